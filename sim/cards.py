@@ -1,0 +1,62 @@
+"""Finding files by name: model cards, hardware cards and scenarios, one's own before the packaged.
+
+A name resolves to `<folder>/<name>.yaml` in the working directory, then among the files that
+come with the package; a path with a suffix or a slash is taken as it stands.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sim.errors import ScenarioError, did_you_mean
+from sim.hardware import Accelerator, Fabric
+from sim.model import ModelCard
+from sim.yaml_loader import read
+
+MODELS = "scenarios/models"
+ACCELERATORS = "hardware"
+FABRICS = "hardware/fabrics"
+CALIBRATION = "hardware/calibration"
+SCENARIOS = "scenarios"
+SWEEPS = "scenarios/sweeps"
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def packaged(folder: str) -> Path:
+    """Return the packaged `folder`: beside the code in a wheel, the checkout's otherwise."""
+    in_wheel = _PACKAGE / "_data" / folder
+    return in_wheel if in_wheel.is_dir() else _PACKAGE.parent / folder
+
+
+def names(folder: str) -> list[str]:
+    """Return the names that resolve in `folder`, sorted."""
+    places = (Path.cwd() / folder, packaged(folder))
+    return sorted({path.stem for place in places for path in place.glob("*.yaml")})
+
+
+def find(folder: str, name: str, what: str, suffix: str = ".yaml") -> Path:
+    """Return the path that `name` stands for. Raises ScenarioError with the nearest name."""
+    if "/" in name or name.endswith(suffix):
+        if Path(name).is_file():
+            return Path(name)
+        raise ScenarioError(f"{name}: no such file")
+    for place in (Path.cwd() / folder, packaged(folder)):
+        if (place / f"{name}{suffix}").is_file():
+            return place / f"{name}{suffix}"
+    raise ScenarioError(f"unknown {what} {name!r}; {did_you_mean(name, names(folder))}")
+
+
+def model(name: str) -> ModelCard:
+    """Return the model card called `name`. Raises ScenarioError if missing or wrong."""
+    return read(find(MODELS, name, "model")).validate(ModelCard)
+
+
+def accelerator(name: str) -> Accelerator:
+    """Return the accelerator card called `name`. Raises ScenarioError if missing or wrong."""
+    return read(find(ACCELERATORS, name, "accelerator")).validate(Accelerator)
+
+
+def fabric(name: str) -> Fabric:
+    """Return the fabric card called `name`. Raises ScenarioError if missing or wrong."""
+    return read(find(FABRICS, name, "fabric")).validate(Fabric)

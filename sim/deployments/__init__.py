@@ -1,0 +1,1 @@
+"""Deployments: each compiles a scenario to a Program and times its stages."""

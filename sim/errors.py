@@ -1,0 +1,63 @@
+"""The error tree and the exit codes that belong to it.
+
+    SimError
+    ├── ScenarioError      a scenario, sweep or card is wrong            exit 3
+    ├── CalibrationError   a calibration table or measurement is wrong   exit 3
+    └── InfeasibleError    the shape cannot run, or no point meets SLO   exit 4
+
+Everything else that escapes is a bug (exit 1). Usage errors exit 2, a sweep that
+finished with failed points 5, an interrupt 130.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_OK = 0
+EXIT_BUG = 1
+EXIT_USAGE = 2
+EXIT_BAD_INPUT = 3
+EXIT_INFEASIBLE = 4
+EXIT_FAILED_POINTS = 5
+EXIT_INTERRUPTED = 130
+
+
+class SimError(Exception):
+    """Root of all errors that afdsim raises on purpose."""
+
+    exit_code = EXIT_BUG
+
+
+class ScenarioError(SimError):
+    """A scenario, sweep or card is wrong. `problems` holds every mistake found, one a line."""
+
+    exit_code = EXIT_BAD_INPUT
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)
+
+
+class CalibrationError(SimError):
+    """A calibration table or a measurement file is wrong."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class InfeasibleError(SimError):
+    """The input is well formed, but this shape cannot run or cannot meet its target."""
+
+    exit_code = EXIT_INFEASIBLE
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """Return a remedy for an unknown name: the nearest known one, else the whole list."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(names)}" if names else "none are known here"

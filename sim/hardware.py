@@ -1,0 +1,102 @@
+"""Hardware cards: an accelerator in its node, and the fabric between nodes.
+
+Every figure is written as `{value, source}`; a card without a source for a figure is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+from sim.figure import Figure
+from sim.units import DType
+
+
+class _Card(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class Node(_Card):
+    """One server: its accelerators, the link between them and its NICs."""
+
+    gpus: PositiveInt
+    """Accelerators in one server."""
+    scale_up_domain_gpus: PositiveInt
+    """Accelerators that reach each other over the scale-up link (8 in an HGX box, 72 in NVL72)."""
+    scale_up_bytes_per_s: Figure
+    """Scale-up bandwidth of one accelerator in one direction (NVLink, HCCS, or PCIe), B/s."""
+    nics: PositiveInt | None = None
+    """NICs of the server for the scale-out network; absent where the source names none."""
+    nic_bytes_per_s: Figure | None = None
+    """Line rate of one NIC in one direction, B/s."""
+    source: str
+    """Where the server's shape was read."""
+
+    def nic_bytes_per_s_per_gpu(self) -> float | None:
+        """Return the NIC line rate that falls to one accelerator, B/s; None without NICs."""
+        if self.nics is None or self.nic_bytes_per_s is None:
+            return None
+        return self.nics * self.nic_bytes_per_s / self.gpus
+
+
+class Accelerator(_Card):
+    """One accelerator card: data-sheet peaks, price, kernel granularity, and its node."""
+
+    kind: Literal["accelerator"]
+    name: str
+    vendor: str
+    architecture: str
+    usd_per_hour: Figure | None = None
+    """Rent of one card, USD per hour; a card without a price has no costs."""
+    flops_per_s: dict[DType, Figure]
+    """Dense peak per number format, FLOP/s (2 per multiply-add)."""
+    hbm_bytes_per_s: Figure
+    hbm_bytes: Figure
+    query_tile_rows: Figure
+    """Rows of the tensor-core tile to which attention pads the query heads of one KV head."""
+    gemm_tile_rows: Figure
+    """Rows of the tensor-core tile to which a GEMM pads M."""
+    default_efficiency: Figure
+    """Share of the roofline that an operation without calibration rows is taken to reach."""
+    node: Node
+
+    def peak_flops_per_s(self, dtype: str) -> float:
+        """Return the dense peak for `dtype`, FLOP/s.
+
+        A card without units for a narrow format computes it in BF16 (weights are widened on
+        the way in), as the Step-3 report counts A800 and 910B (table 4).
+        """
+        flops = {str(name): float(value) for name, value in self.flops_per_s.items()}
+        return flops.get(dtype, flops["bf16"])
+
+    def cost_flops_per_s(self) -> float:
+        """Return the peak that prices a FLOP: FP8 if the card has it, else BF16 (table 5)."""
+        return self.peak_flops_per_s("fp8")
+
+    def usd_per_flop(self) -> float | None:
+        """Return the price of one FLOP, USD (Step-3 report, table 5)."""
+        price = self.usd_per_hour
+        return None if price is None else price / 3600 / self.cost_flops_per_s()
+
+    def usd_per_byte(self) -> float | None:
+        """Return the price of one byte of HBM traffic, USD (Step-3 report, table 5)."""
+        price = self.usd_per_hour
+        return None if price is None else price / 3600 / self.hbm_bytes_per_s
+
+
+class Fabric(_Card):
+    """The scale-out network between servers as a transfer sees it: α + bytes / goodput."""
+
+    kind: Literal["fabric"]
+    name: str
+    latency_us: Figure
+    """Propagation and software latency of one message, from last byte out to usable, µs."""
+    goodput: Figure
+    """Share of the NIC's line rate that payload reaches."""

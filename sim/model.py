@@ -1,0 +1,297 @@
+"""Model cards: shapes, and the FLOPs and bytes they cost per decoded token (DESIGN §3).
+
+FLOPs count 2 per multiply-add; `ctx` is the number of context tokens a decoded token attends to.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from sim.errors import did_you_mean
+from sim.units import DTYPE_BYTES, DType
+
+
+class _Card(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class _SoftmaxAttention(_Card):
+    query_heads: PositiveInt
+    kv_heads: PositiveInt
+    head_dim: PositiveInt
+    window: PositiveInt | None = None
+    """Context tokens a layer looks back at most (sliding or chunked window); absent: all."""
+    kv_dtype: DType
+    """Format of the KV cache in the published serving recipe."""
+    source: str
+
+    def attended_tokens(self, ctx: float) -> float:
+        """Return the context tokens that this layer reads for one decoded token."""
+        return ctx if self.window is None else min(ctx, self.window)
+
+    def kv_elements_per_token(self) -> int:
+        """Return cached elements per context token: K and V of every KV head."""
+        return self.kv_heads * 2 * self.head_dim
+
+    def state_bytes(self) -> float:
+        """Return bytes of constant state per request (none: this layer caches KV)."""
+        return 0.0
+
+    def core_flops(self, ctx: float) -> float:
+        """Return FLOPs of QKᵀ and PV for one decoded token."""
+        return self.query_heads * self.head_dim * 4 * self.attended_tokens(ctx)
+
+    def effective_rank(self) -> int:
+        """Return query heads × head dim, the attention effective rank of the Step-3 report."""
+        return self.query_heads * self.head_dim
+
+
+class Gqa(_SoftmaxAttention):
+    """Grouped-query attention (multi-head if kv_heads = query_heads)."""
+
+    kind: Literal["gqa"]
+
+    def weights_before(self, hidden: int) -> int:
+        """Return weight elements of the projections before the core: Q, K and V."""
+        return hidden * self.head_dim * (self.query_heads + 2 * self.kv_heads)
+
+    def weights_after(self, hidden: int) -> int:
+        """Return weight elements of the output projection."""
+        return self.query_heads * self.head_dim * hidden
+
+
+class Mfa(_SoftmaxAttention):
+    """Multi-matrix factorization attention (Step-3): low-rank query, few wide KV heads."""
+
+    kind: Literal["mfa"]
+    query_rank: PositiveInt
+
+    def weights_before(self, hidden: int) -> int:
+        """Return weight elements before the core: query down and up, K and V."""
+        query = hidden * self.query_rank + self.query_rank * self.query_heads * self.head_dim
+        return query + hidden * 2 * self.head_dim * self.kv_heads
+
+    def weights_after(self, hidden: int) -> int:
+        """Return weight elements of the output projection."""
+        return self.query_heads * self.head_dim * hidden
+
+
+class Mla(_Card):
+    """Multi-head latent attention (DeepSeek-V2/V3), weights absorbed in decoding."""
+
+    kind: Literal["mla"]
+    query_heads: PositiveInt
+    q_lora: PositiveInt
+    kv_lora: PositiveInt
+    rope: PositiveInt
+    nope: PositiveInt
+    v: PositiveInt
+    kv_dtype: DType
+    source: str
+
+    def attended_tokens(self, ctx: float) -> float:
+        """Return the context tokens that this layer reads for one decoded token: all."""
+        return ctx
+
+    def kv_elements_per_token(self) -> int:
+        """Return cached elements per context token: the latent and its rotary part."""
+        return self.kv_lora + self.rope
+
+    def state_bytes(self) -> float:
+        """Return bytes of constant state per request (none: this layer caches KV)."""
+        return 0.0
+
+    def core_flops(self, ctx: float) -> float:
+        """Return FLOPs of the core as the Step-3 report counts them, 2·(576+576) per head."""
+        return self.query_heads * 2 * 2 * (self.kv_lora + self.rope) * ctx
+
+    def core_flops_executed(self, ctx: float) -> float:
+        """Return FLOPs that an absorbed kernel executes: PV skips the rotary part."""
+        return self.query_heads * 2 * (2 * self.kv_lora + self.rope) * ctx
+
+    def weights_before(self, hidden: int) -> int:
+        """Return weight elements before the core: query down and up, latent down, K absorption."""
+        query = hidden * self.q_lora + self.q_lora * self.query_heads * (self.nope + self.rope)
+        latent = hidden * (self.kv_lora + self.rope)
+        return query + latent + self.kv_lora * self.query_heads * self.nope
+
+    def weights_after(self, hidden: int) -> int:
+        """Return weight elements after the core: V absorption and output projection."""
+        return self.kv_lora * self.query_heads * self.v + self.query_heads * self.v * hidden
+
+    def effective_rank(self) -> int:
+        """Return heads × nope dim, the attention effective rank of the Step-3 report."""
+        return self.query_heads * self.nope
+
+
+class LinearAttention(_Card):
+    """Linear (lightning) attention: a constant state per head, read and written each token."""
+
+    kind: Literal["linear"]
+    heads: PositiveInt
+    head_dim: PositiveInt
+    state_dtype: DType
+    flops_per_state_element: PositiveInt
+    projections: PositiveInt
+    """Number of hidden × (heads·head_dim) projections of a layer (Q, K, V, gate, output: 5)."""
+    source: str
+
+    def attended_tokens(self, ctx: float) -> float:
+        """Return the context tokens that this layer reads for one decoded token: none."""
+        return 0.0
+
+    def kv_elements_per_token(self) -> int:
+        """Return cached elements per context token: none."""
+        return 0
+
+    def state_elements(self) -> int:
+        """Return elements of the state of one request."""
+        return self.heads * self.head_dim * self.head_dim
+
+    def state_bytes(self) -> float:
+        """Return bytes of the state of one request."""
+        return self.state_elements() * DTYPE_BYTES[self.state_dtype]
+
+    def core_flops(self, ctx: float) -> float:
+        """Return FLOPs of the state update and read-out for one decoded token."""
+        return float(self.state_elements() * self.flops_per_state_element)
+
+    def weights_before(self, hidden: int) -> int:
+        """Return weight elements of all projections but the output's."""
+        return (self.projections - 1) * hidden * self.heads * self.head_dim
+
+    def weights_after(self, hidden: int) -> int:
+        """Return weight elements of the output projection."""
+        return hidden * self.heads * self.head_dim
+
+    def effective_rank(self) -> int:
+        """Return heads × head dim."""
+        return self.heads * self.head_dim
+
+
+Attention = Annotated[Gqa | Mfa | Mla | LinearAttention, Field(discriminator="kind")]
+
+
+class DenseFfn(_Card):
+    """A dense gated FFN: up, gate and down projection."""
+
+    kind: Literal["dense"]
+    intermediate: PositiveInt
+    source: str
+
+    def weights(self, hidden: int) -> int:
+        """Return weight elements held for one layer."""
+        return 3 * hidden * self.intermediate
+
+    def active_weights(self, hidden: int) -> int:
+        """Return weight elements that one token multiplies with."""
+        return self.weights(hidden)
+
+
+class MoeFfn(_Card):
+    """A mixture of gated experts with optional shared experts."""
+
+    kind: Literal["moe"]
+    experts: PositiveInt
+    top_k: PositiveInt
+    expert_intermediate: PositiveInt
+    shared: Annotated[int, Field(ge=0)]
+    shared_intermediate: Annotated[int, Field(ge=0)]
+    """Intermediate size of one shared expert; 0 without one."""
+    source: str
+
+    @model_validator(mode="after")
+    def _check(self) -> MoeFfn:
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k {self.top_k} exceeds the {self.experts} experts")
+        if (self.shared == 0) != (self.shared_intermediate == 0):
+            raise ValueError("shared and shared_intermediate must both be 0 or both positive")
+        return self
+
+    def expert_weights(self, hidden: int) -> int:
+        """Return weight elements of one routed expert."""
+        return 3 * hidden * self.expert_intermediate
+
+    def shared_weights(self, hidden: int) -> int:
+        """Return weight elements of all shared experts."""
+        return self.shared * 3 * hidden * self.shared_intermediate
+
+    def weights(self, hidden: int) -> int:
+        """Return weight elements held for one layer, router left out."""
+        return self.experts * self.expert_weights(hidden) + self.shared_weights(hidden)
+
+    def active_weights(self, hidden: int) -> int:
+        """Return weight elements that one token multiplies with, router left out."""
+        return self.top_k * self.expert_weights(hidden) + self.shared_weights(hidden)
+
+    def sparsity(self) -> float:
+        """Return (top_k + shared) / (E + shared), the S of Step-3's table 7."""
+        return (self.top_k + self.shared) / (self.experts + self.shared)
+
+
+Ffn = Annotated[DenseFfn | MoeFfn, Field(discriminator="kind")]
+
+
+class Layer(_Card):
+    """One layer: the names of its attention and its FFN among the card's variants."""
+
+    attention: str
+    ffn: str
+
+
+class LayerGroup(_Card):
+    """A pattern of layers that repeats."""
+
+    repeat: PositiveInt
+    pattern: Annotated[list[Layer], Field(min_length=1)]
+
+
+class ModelCard(_Card):
+    """A model: its layer variants and the order in which they stand."""
+
+    kind: Literal["model"]
+    name: str
+    title: str
+    hidden: PositiveInt
+    vocab: PositiveInt
+    attention: dict[str, Attention]
+    ffn: dict[str, Ffn]
+    layers: Annotated[list[LayerGroup], Field(min_length=1)]
+    source: str
+    """Where hidden size, vocabulary and layer order were read."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelCard:
+        for group in self.layers:
+            for layer in group.pattern:
+                if layer.attention not in self.attention:
+                    remedy = did_you_mean(layer.attention, self.attention)
+                    raise ValueError(f"layers name attention {layer.attention!r}: {remedy}")
+                if layer.ffn not in self.ffn:
+                    remedy = did_you_mean(layer.ffn, self.ffn)
+                    raise ValueError(f"layers name ffn {layer.ffn!r}: {remedy}")
+        return self
+
+    @cached_property
+    def layer_sequence(self) -> tuple[Layer, ...]:
+        """The layers from first to last."""
+        return tuple(
+            layer for group in self.layers for _ in range(group.repeat) for layer in group.pattern
+        )
+
+    @cached_property
+    def layer_counts(self) -> dict[Layer, int]:
+        """How often each kind of layer stands in the model, in order of first appearance."""
+        counts: dict[Layer, int] = {}
+        for layer in self.layer_sequence:
+            counts[layer] = counts.get(layer, 0) + 1
+        return counts

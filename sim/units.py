@@ -1,0 +1,25 @@
+"""Units: simulated time is integer nanoseconds, quantities carry their unit in the name."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+NS_PER_US = 1_000
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+
+DType = Literal["fp32", "bf16", "fp8", "int8", "nvfp4"]
+
+# NVFP4 stores one FP8 scale for every 16 values: 4 + 8/16 bits a value.
+DTYPE_BYTES: dict[str, float] = {
+    "fp32": 4.0,
+    "bf16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "nvfp4": 0.5625,
+}
+
+
+def gigabytes(n_bytes: float) -> str:
+    """Return bytes as a decimal gigabyte text, the unit of data sheets."""
+    return f"{n_bytes / 1e9:.1f} GB"

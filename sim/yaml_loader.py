@@ -1,0 +1,255 @@
+"""YAML with a memory of where every value stood, so that each mistake names file, line, column.
+
+`read` parses, refuses duplicate keys, and keeps marks; `Document.validate` turns the tree into a
+pydantic model and reports *all* mistakes of the file at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sim.errors import ScenarioError, did_you_mean
+
+Model = TypeVar("Model", bound=BaseModel)
+Loc = tuple[str | int, ...]
+
+_MAX_DEPTH = 40
+_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Document:
+    """A parsed YAML file: `data` (plain Python values) and the place of every value in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.data: Any = None
+        self.problems: list[str] = []
+        self._places: dict[Loc, str] = {}
+
+    def place(self, loc: Loc) -> str:
+        """Return `file:line:col` of the value at `loc`, or of its nearest known parent."""
+        while loc not in self._places and loc:
+            loc = loc[:-1]
+        return self._places.get(loc, f"{self.name}:1:1")
+
+    def problem(self, loc: Loc, message: str) -> str:
+        """Return `file:line:col: path: message` for the value at `loc`."""
+        path = ".".join(str(part) for part in loc)
+        return f"{self.place(loc)}: {path}: {message}" if path else f"{self.place(loc)}: {message}"
+
+    def set(self, assignment: str) -> None:
+        """Overwrite one value with `path=value` (value in YAML), as `--set` does.
+
+        Raises ScenarioError if the text is not an assignment to a place in the tree.
+        """
+        path, equals, text = assignment.partition("=")
+        parts = [int(part) if part.isdigit() else part for part in path.strip().split(".")]
+        origin = f"--set {path.strip()}"
+        if not equals or not all(part != "" for part in parts):
+            raise ScenarioError(f"--set {assignment}: write path=value, e.g. simulation.seed=3")
+        try:
+            value = yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise ScenarioError(f"{origin}: the value is not YAML: {_one_line(error)}") from None
+        self.put(tuple(parts), value, origin)
+
+    def put(self, loc: Loc, value: Any, origin: str) -> None:
+        """Overwrite the value at `loc`; later mistakes in it are reported at `origin`."""
+        node = self.data
+        for depth, part in enumerate(loc):
+            last = depth == len(loc) - 1
+            if isinstance(node, list) and isinstance(part, int) and part < len(node):
+                child = node[part]
+            elif isinstance(node, dict) and isinstance(part, str):
+                child = node.get(part)
+            else:
+                where = ".".join(map(str, loc[: depth + 1]))
+                raise ScenarioError(f"{origin}: there is no {where} to set")
+            if not last and child is None:
+                child = node[part] = {}
+            if last:
+                node[part] = value
+            node = child
+        self._places = {
+            known: place for known, place in self._places.items() if known[: len(loc)] != loc
+        }
+        self._places[loc] = origin
+
+    def validate(self, model: type[Model]) -> Model:
+        """Return `model` filled from this document.
+
+        Raises ScenarioError with every mistake, duplicate keys included.
+        """
+        problems = list(self.problems)
+        try:
+            result = model.model_validate(self.data)
+        except ValidationError as error:
+            schema = model.model_json_schema()
+            problems += [self._explain(dict(item), schema) for item in error.errors()]
+        if problems:
+            raise ScenarioError(problems)
+        return result
+
+    def _explain(self, item: dict[str, Any], schema: dict[str, Any]) -> str:
+        loc, kind, got = item["loc"], item["type"], item.get("input")
+        known = self._known_loc(loc)
+        ctx = item.get("ctx", {})
+        if kind == "extra_forbidden":
+            remedy = did_you_mean(loc[-1], _keys_at(schema, loc[:-1]))
+            return self.problem(known, f"unknown key; {remedy}")
+        if kind == "missing":
+            return self.problem((*known, loc[-1]), "missing; add this key")
+        if kind == "value_error":
+            return self.problem(known, f"{ctx['error']}")
+        if kind == "union_tag_invalid":
+            tags = [tag.strip(" '") for tag in str(ctx["expected_tags"]).split(",")]
+            field = str(ctx["discriminator"]).strip("'")
+            remedy = did_you_mean(ctx["tag"], tags)
+            return self.problem((*known, field), f"unknown kind (got {ctx['tag']!r}); {remedy}")
+        if kind == "union_tag_not_found":
+            field = str(ctx["discriminator"]).strip("'")
+            return self.problem(known, f"missing key {field!r} that names the kind")
+        message = str(item["msg"]).replace("Input should be", "should be")
+        if kind == "literal_error":
+            options = [word.strip(" '") for word in ctx["expected"].replace(" or ", ",").split(",")]
+            message = f"{message}; {did_you_mean(got, options)}"
+        if isinstance(got, str) and ("number" in message or "integer" in message):
+            message += _number_remedy(got)
+        return self.problem(known, f"{message} (got {_short(got)})")
+
+    def _known_loc(self, loc: Loc) -> Loc:
+        """Drop the parts that pydantic adds for union members, which stand in no file."""
+        known: Loc = ()
+        for part in loc:
+            if (*known, part) in self._places or _has(self.data, (*known, part)):
+                known = (*known, part)
+        return known
+
+
+def _has(data: Any, loc: Loc) -> bool:
+    for part in loc:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
+
+
+def read(path: Path) -> Document:
+    """Return the parsed file at `path`; duplicate keys wait in `.problems` for `validate`.
+
+    Raises ScenarioError if the file cannot be read or is not YAML.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"{path}: cannot be read: {_one_line(error)}") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str) -> Document:
+    """Return the document in `text`, reported as `name` in messages. Raises as `read` does."""
+    document = Document(name)
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is not None:
+            document.data = _construct(loader, root, (), document)
+    except RecursionError:
+        raise ScenarioError(f"{name}: the YAML is nested too deep or refers to itself") from None
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise ScenarioError(f"{place}: not valid YAML: {_one_line(error)}") from None
+    finally:
+        loader.dispose()
+    if document.data is None:
+        raise ScenarioError(f"{name}: the file is empty")
+    if not isinstance(document.data, dict):
+        raise ScenarioError(f"{name}:1:1: should be a mapping of keys to values")
+    return document
+
+
+def _construct(loader: Any, node: yaml.Node, loc: Loc, document: Document) -> Any:
+    mark = node.start_mark
+    document._places.setdefault(loc, f"{document.name}:{mark.line + 1}:{mark.column + 1}")
+    if len(loc) > _MAX_DEPTH:
+        raise RecursionError
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(loader, item, (*loc, i), document) for i, item in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return loader.construct_object(node)
+    mapping: dict[Any, Any] = {}
+    first_lines: dict[Any, int] = {}
+    for key_node, value_node in node.value:
+        place = f"{document.name}:{key_node.start_mark.line + 1}:{key_node.start_mark.column + 1}"
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag.endswith(":merge"):
+            document.problems.append(f"{place}: a key should be plain text")
+            continue
+        key = loader.construct_object(key_node)
+        if not isinstance(key, str):
+            document.problems.append(f"{place}: a key should be text (got {_short(key)}); quote it")
+            continue
+        if key in mapping:
+            path = ".".join(map(str, (*loc, key)))
+            first = first_lines[key]
+            document.problems.append(
+                f"{place}: {path}: duplicate key, first at line {first}; keep one"
+            )
+            continue
+        first_lines[key] = key_node.start_mark.line + 1
+        document._places[(*loc, key)] = place
+        mapping[key] = _construct(loader, value_node, (*loc, key), document)
+    return mapping
+
+
+def _keys_at(schema: dict[str, Any], loc: Loc) -> set[str]:
+    """Return the keys that the JSON schema allows at `loc` (a pydantic error location)."""
+    definitions = schema.get("$defs", {})
+    nodes = [schema]
+    for part in loc:
+        nodes = [child for node in nodes for child in _children(node, part, definitions)]
+    return {key for node in nodes for key in _resolve(node, definitions).get("properties", {})}
+
+
+def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    reference = node.get("$ref")
+    return definitions[reference.rsplit("/", 1)[-1]] if reference else node
+
+
+def _children(
+    node: dict[str, Any], part: str | int, definitions: dict[str, Any]
+) -> list[dict[str, Any]]:
+    node = _resolve(node, definitions)
+    tagged = node.get("discriminator", {}).get("mapping", {})
+    if part in tagged:
+        return [{"$ref": tagged[part]}]
+    if part in node.get("properties", {}):
+        return [node["properties"][part]]
+    if isinstance(part, int) and "items" in node:
+        return [node["items"]]
+    if isinstance(node.get("additionalProperties"), dict):
+        return [node["additionalProperties"]]
+    options = [option for key in ("anyOf", "oneOf") for option in node.get(key, [])]
+    return [child for option in options for child in _children(option, part, definitions)]
+
+
+def _number_remedy(text: str) -> str:
+    try:
+        value = float(text)
+    except ValueError:
+        return ""
+    return f"; YAML reads {text} as text, write {value!r}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
