@@ -60,3 +60,9 @@ def accelerator(name: str) -> Accelerator:
 def fabric(name: str) -> Fabric:
     """Return the fabric card called `name`. Raises ScenarioError if missing or wrong."""
     return read(find(FABRICS, name, "fabric")).validate(Fabric)
+
+
+def check(folder: str, name: str, what: str) -> None:
+    """Raise ScenarioError unless `name` stands for a sound card of `folder`."""
+    card = {MODELS: ModelCard, ACCELERATORS: Accelerator, FABRICS: Fabric}[folder]
+    read(find(folder, name, what)).validate(card)

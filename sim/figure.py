@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -12,6 +12,7 @@ class Figure(float):
     """A positive finite number with the publication it was read from in `.source`."""
 
     source: str
+    positive: ClassVar[bool] = True
 
     def __new__(cls, value: float, source: str) -> Figure:
         """Return `value` as a float that carries `source`."""
@@ -26,7 +27,11 @@ class Figure(float):
     def __get_pydantic_core_schema__(
         cls, _source_type: object, _handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        number = core_schema.float_schema(strict=True, gt=0, allow_inf_nan=False)
+        number = (
+            core_schema.float_schema(strict=True, gt=0, allow_inf_nan=False)
+            if cls.positive
+            else core_schema.float_schema(strict=True, ge=0, allow_inf_nan=False)
+        )
         text = core_schema.str_schema(strict=True, min_length=3)
         pair = core_schema.typed_dict_schema(
             {
@@ -44,3 +49,9 @@ class Figure(float):
     def as_dict(self) -> dict[str, Any]:
         """Return the `{value, source}` pair this figure was read from."""
         return {"value": float(self), "source": self.source}
+
+
+class Parameter(Figure):
+    """A sourced figure that may be zero: an effect that can be switched off."""
+
+    positive: ClassVar[bool] = False

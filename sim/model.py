@@ -6,7 +6,7 @@ FLOPs count 2 per multiply-add; `ctx` is the number of context tokens a decoded 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
@@ -22,6 +22,18 @@ class _Card(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+
+class Projection(NamedTuple):
+    """A linear layer: `groups` independent (k → n) products of the same rows."""
+
+    n: int
+    k: int
+    groups: int = 1
+
+    def weights(self) -> int:
+        """Return weight elements."""
+        return self.groups * self.n * self.k
 
 
 class _SoftmaxAttention(_Card):
@@ -60,13 +72,13 @@ class Gqa(_SoftmaxAttention):
 
     kind: Literal["gqa"]
 
-    def weights_before(self, hidden: int) -> int:
-        """Return weight elements of the projections before the core: Q, K and V."""
-        return hidden * self.head_dim * (self.query_heads + 2 * self.kv_heads)
+    def before_core(self, hidden: int) -> tuple[Projection, ...]:
+        """Return the projections before the core: Q, K and V fused."""
+        return (Projection((self.query_heads + 2 * self.kv_heads) * self.head_dim, hidden),)
 
-    def weights_after(self, hidden: int) -> int:
-        """Return weight elements of the output projection."""
-        return self.query_heads * self.head_dim * hidden
+    def after_core(self, hidden: int) -> tuple[Projection, ...]:
+        """Return the output projection."""
+        return (Projection(hidden, self.query_heads * self.head_dim),)
 
 
 class Mfa(_SoftmaxAttention):
@@ -75,14 +87,14 @@ class Mfa(_SoftmaxAttention):
     kind: Literal["mfa"]
     query_rank: PositiveInt
 
-    def weights_before(self, hidden: int) -> int:
-        """Return weight elements before the core: query down and up, K and V."""
-        query = hidden * self.query_rank + self.query_rank * self.query_heads * self.head_dim
-        return query + hidden * 2 * self.head_dim * self.kv_heads
+    def before_core(self, hidden: int) -> tuple[Projection, ...]:
+        """Return query down, K and V fused, then query up."""
+        down = Projection(self.query_rank + 2 * self.kv_heads * self.head_dim, hidden)
+        return down, Projection(self.query_heads * self.head_dim, self.query_rank)
 
-    def weights_after(self, hidden: int) -> int:
-        """Return weight elements of the output projection."""
-        return self.query_heads * self.head_dim * hidden
+    def after_core(self, hidden: int) -> tuple[Projection, ...]:
+        """Return the output projection."""
+        return (Projection(hidden, self.query_heads * self.head_dim),)
 
 
 class Mla(_Card):
@@ -118,15 +130,16 @@ class Mla(_Card):
         """Return FLOPs that an absorbed kernel executes: PV skips the rotary part."""
         return self.query_heads * 2 * (2 * self.kv_lora + self.rope) * ctx
 
-    def weights_before(self, hidden: int) -> int:
-        """Return weight elements before the core: query down and up, latent down, K absorption."""
-        query = hidden * self.q_lora + self.q_lora * self.query_heads * (self.nope + self.rope)
-        latent = hidden * (self.kv_lora + self.rope)
-        return query + latent + self.kv_lora * self.query_heads * self.nope
+    def before_core(self, hidden: int) -> tuple[Projection, ...]:
+        """Return query and latent down fused, query up, and the absorption of K per head."""
+        down = Projection(self.q_lora + self.kv_lora + self.rope, hidden)
+        up = Projection(self.query_heads * (self.nope + self.rope), self.q_lora)
+        return down, up, Projection(self.kv_lora, self.nope, self.query_heads)
 
-    def weights_after(self, hidden: int) -> int:
-        """Return weight elements after the core: V absorption and output projection."""
-        return self.kv_lora * self.query_heads * self.v + self.query_heads * self.v * hidden
+    def after_core(self, hidden: int) -> tuple[Projection, ...]:
+        """Return the absorption of V per head and the output projection."""
+        absorb = Projection(self.v, self.kv_lora, self.query_heads)
+        return absorb, Projection(hidden, self.query_heads * self.v)
 
     def effective_rank(self) -> int:
         """Return heads × nope dim, the attention effective rank of the Step-3 report."""
@@ -165,17 +178,23 @@ class LinearAttention(_Card):
         """Return FLOPs of the state update and read-out for one decoded token."""
         return float(self.state_elements() * self.flops_per_state_element)
 
-    def weights_before(self, hidden: int) -> int:
-        """Return weight elements of all projections but the output's."""
-        return (self.projections - 1) * hidden * self.heads * self.head_dim
+    def before_core(self, hidden: int) -> tuple[Projection, ...]:
+        """Return all projections but the output's, fused."""
+        return (Projection((self.projections - 1) * self.heads * self.head_dim, hidden),)
 
-    def weights_after(self, hidden: int) -> int:
-        """Return weight elements of the output projection."""
-        return hidden * self.heads * self.head_dim
+    def after_core(self, hidden: int) -> tuple[Projection, ...]:
+        """Return the output projection."""
+        return (Projection(hidden, self.heads * self.head_dim),)
 
     def effective_rank(self) -> int:
         """Return heads × head dim."""
         return self.heads * self.head_dim
+
+
+def attention_weights(attention: Attention, hidden: int) -> int:
+    """Return weight elements of one attention layer, all projections together."""
+    both = (*attention.before_core(hidden), *attention.after_core(hidden))
+    return sum(projection.weights() for projection in both)
 
 
 Attention = Annotated[Gqa | Mfa | Mla | LinearAttention, Field(discriminator="kind")]

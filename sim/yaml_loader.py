@@ -41,6 +41,16 @@ class Document:
         path = ".".join(str(part) for part in loc)
         return f"{self.place(loc)}: {path}: {message}" if path else f"{self.place(loc)}: {message}"
 
+    def get(self, loc: Loc) -> Any:
+        """Return the value at `loc`, None if there is none."""
+        node = self.data
+        for part in loc:
+            try:
+                node = node[part]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return node
+
     def set(self, assignment: str) -> None:
         """Overwrite one value with `path=value` (value in YAML), as `--set` does.
 
@@ -125,18 +135,9 @@ class Document:
         """Drop the parts that pydantic adds for union members, which stand in no file."""
         known: Loc = ()
         for part in loc:
-            if (*known, part) in self._places or _has(self.data, (*known, part)):
+            if self.get((*known, part)) is not None or (*known, part) in self._places:
                 known = (*known, part)
         return known
-
-
-def _has(data: Any, loc: Loc) -> bool:
-    for part in loc:
-        try:
-            data = data[part]
-        except (KeyError, IndexError, TypeError):
-            return False
-    return True
 
 
 def read(path: Path) -> Document:

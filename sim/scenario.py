@@ -1,0 +1,292 @@
+"""The scenario schema: one frozen, validated description of a run.
+
+The docstring under a field is its help in `afdsim schema`, in editors and in docs/scenario.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+
+from sim import cards
+from sim.errors import ScenarioError, SimError
+from sim.figure import Parameter
+from sim.units import DType
+from sim.workload import CsvLengths, Workload
+from sim.yaml_loader import Document, Loc, read
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class AttentionSide(_Part):
+    """The attention instances of an AFD deployment: data-parallel, each GPU its own requests."""
+
+    accelerator: str
+    """Accelerator card, a file in hardware/."""
+    instances: PositiveInt
+    """Attention instances (x of xAyF)."""
+    gpus_per_instance: PositiveInt
+    """GPUs of one instance."""
+    o_proj_tp: PositiveInt
+    """GPUs that share the output projection of an instance; 1: each holds all of it."""
+    lm_head_tp: PositiveInt
+    """GPUs that share the LM head of an instance; 1: each holds all of it."""
+
+    @model_validator(mode="after")
+    def _check(self) -> AttentionSide:
+        for name, ways in (("o_proj_tp", self.o_proj_tp), ("lm_head_tp", self.lm_head_tp)):
+            if self.gpus_per_instance % ways:
+                raise ValueError(
+                    f"{name} {ways} does not divide {self.gpus_per_instance} gpus_per_instance"
+                )
+        return self
+
+    def gpus(self) -> int:
+        """Return the attention GPUs of the deployment."""
+        return self.instances * self.gpus_per_instance
+
+
+class FfnSide(_Part):
+    """The FFN instances of an AFD deployment."""
+
+    accelerator: str
+    """Accelerator card, a file in hardware/."""
+    instances: PositiveInt
+    """FFN instances (y of xAyF)."""
+    gpus_per_instance: PositiveInt
+    """GPUs of one instance."""
+    parallelism: Literal["tp", "ep", "tp_ep"]
+    """tp: every expert sliced over all FFN GPUs; ep: whole experts spread over all FFN GPUs;
+    tp_ep: experts spread over the instances, sliced inside each (Step-3's hybrid)."""
+
+    def gpus(self) -> int:
+        """Return the FFN GPUs of the deployment."""
+        return self.instances * self.gpus_per_instance
+
+
+class Afd(_Part):
+    """Attention-FFN disaggregation (Step-3): xAyF instances and a ring of micro-batches."""
+
+    kind: Literal["afd"]
+    attention: AttentionSide
+    ffn: FfnSide
+    micro_batches: Annotated[int, Field(ge=1, le=8)]
+    """Micro-batches in the pipeline (3 in Step-3's: attention, network, FFN)."""
+    a2f: Literal["broadcast", "routed"]
+    """broadcast: every token goes to every FFN instance; routed: only to those that host one of
+    its experts."""
+    a2f_dtype: DType
+    """Format of activations on the way to the FFN."""
+    f2a_dtype: DType
+    """Format of results on the way back."""
+    duplex: Literal["full", "half"]
+    """full: a NIC sends and receives at once; half: one direction at a time."""
+    fabric: str
+    """Network between the instances, a file in hardware/fabrics/."""
+
+    def gpus(self) -> int:
+        """Return all GPUs of the deployment."""
+        return self.attention.gpus() + self.ffn.gpus()
+
+
+class Ep(_Part):
+    """Colocated wide expert parallelism (DeepSeek): DP attention and EP over the same GPUs."""
+
+    kind: Literal["ep"]
+    accelerator: str
+    """Accelerator card, a file in hardware/."""
+    gpus_in_group: PositiveInt
+    """GPUs of the EP group (the whole deployment)."""
+    redundant_experts: NonNegativeInt
+    """Extra expert copies, so that experts + copies divide evenly over the GPUs."""
+    overlap: Literal["none", "two_batch"]
+    """two_batch: two micro-batches hide each other's all-to-all; none: all in sequence."""
+    dispatch_dtype: DType
+    """Format of activations in dispatch."""
+    combine_dtype: DType
+    """Format of results in combine."""
+    lm_head_tp: PositiveInt
+    """GPUs that share the LM head; 1: each holds all of it."""
+    fabric: str
+    """Network between the nodes, a file in hardware/fabrics/."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Ep:
+        if self.gpus_in_group < 2:
+            raise ValueError("expert parallelism needs at least 2 GPUs")
+        if self.gpus_in_group % self.lm_head_tp:
+            raise ValueError(
+                f"lm_head_tp {self.lm_head_tp} does not divide {self.gpus_in_group} gpus_in_group"
+            )
+        return self
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches in flight: 2 when they overlap, else 1."""
+        return 2 if self.overlap == "two_batch" else 1
+
+    def gpus(self) -> int:
+        """Return all GPUs of the deployment."""
+        return self.gpus_in_group
+
+
+Deployment = Annotated[Afd | Ep, Field(discriminator="kind")]
+
+
+class Precision(_Part):
+    """Number formats of weights and KV."""
+
+    gemm: DType
+    """Format of projections and experts."""
+    kv: Literal["card", "bf16", "fp8", "int8"]
+    """Format of the KV cache and of the attention core; card: as the model card says."""
+    lm_head: DType
+    """Format of embedding, router and LM head."""
+
+
+class Software(_Part):
+    """What no kernel table holds and no one publishes: named, each with its source."""
+
+    glue_us_per_layer: Parameter
+    """Norms, rope, quantisation, routing and launch gaps of one layer on the attention side, µs."""
+    host_gap_us_per_step: Parameter
+    """Time between the last kernel of a step and the first of the next (sampling, scheduler), µs."""
+    overlap_slowdown: Parameter
+    """How many times longer a kernel takes while a communication runs beside it; at least 1."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Software:
+        if self.overlap_slowdown < 1:
+            raise ValueError(f"overlap_slowdown should be at least 1 (got {self.overlap_slowdown})")
+        return self
+
+
+class Memory(_Part):
+    """How the HBM is shared out."""
+
+    utilisation: Share
+    """Share of the HBM that the server may use."""
+    activation_reserve_gb: Annotated[float, Field(ge=0)]
+    """Activations, workspaces and communication buffers per GPU, GB."""
+    kv_block_tokens: PositiveInt
+    """Tokens of one KV block."""
+
+
+class Slo(_Part):
+    """Latency target."""
+
+    tpot_ms: Positive
+    """Mean time per output token that users are promised, ms."""
+
+
+class Simulation(_Part):
+    """How the run is made and when it stops."""
+
+    seed: NonNegativeInt
+    """Seed of every random stream."""
+    engine: Literal["event"] = "event"
+    """event: SimPy, the reference."""
+    precision: Share = 0.01
+    """Stop when the 95 % half-width of TPOT is below this share of TPOT."""
+    min_steps: Annotated[int, Field(ge=20)] = 20
+    """Decode steps of each micro-batch that a closed loop runs at least."""
+    max_steps: Annotated[int, Field(ge=20)] = 2000
+    """Decode steps of each micro-batch after which a closed loop stops in any case."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Simulation:
+        if self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps {self.min_steps} exceeds max_steps {self.max_steps}")
+        return self
+
+
+class Scenario(_Part):
+    """One deployment of one model under one workload."""
+
+    name: str
+    """Name of the scenario in tables."""
+    description: str = ""
+    """What the scenario stands for and where its numbers come from."""
+    model: str
+    """Model card, a file in scenarios/models/."""
+    deployment: Deployment
+    precision: Precision
+    software: Software
+    memory: Memory
+    workload: Workload
+    slo: Slo
+    simulation: Simulation
+
+    def gpus(self) -> int:
+        """Return all GPUs of the deployment."""
+        return self.deployment.gpus()
+
+
+def load(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
+    """Return the scenario at a path, or of a name in scenarios/ (one's own first, then packaged).
+
+    `overrides` are `path=value` assignments made before validation. Raises ScenarioError with
+    every mistake of the scenario and of the names it refers to.
+    """
+    document = read(cards.find(cards.SCENARIOS, str(name), "scenario"))
+    for assignment in overrides:
+        document.set(assignment)
+    return from_document(document)
+
+
+def from_document(document: Document) -> Scenario:
+    """Return the scenario of a parsed document. Raises ScenarioError with every mistake."""
+    problems: list[str] = []
+    scenario: Scenario | None = None
+    try:
+        scenario = document.validate(Scenario)
+    except ScenarioError as error:
+        problems += error.problems
+    problems += _bad_references(document)
+    if scenario is None or problems:
+        raise ScenarioError(problems)
+    return scenario
+
+
+_REFERENCES: dict[Loc, tuple[str, str]] = {
+    ("model",): (cards.MODELS, "model"),
+    ("deployment", "accelerator"): (cards.ACCELERATORS, "accelerator"),
+    ("deployment", "attention", "accelerator"): (cards.ACCELERATORS, "accelerator"),
+    ("deployment", "ffn", "accelerator"): (cards.ACCELERATORS, "accelerator"),
+    ("deployment", "fabric"): (cards.FABRICS, "fabric"),
+}
+
+
+def _bad_references(document: Document) -> list[str]:
+    """Return a problem for every card or file that is named and missing or wrong."""
+    problems = []
+    for loc, (folder, what) in _REFERENCES.items():
+        name = document.get(loc)
+        if isinstance(name, str):
+            try:
+                cards.check(folder, name, what)
+            except SimError as error:
+                problems += [document.problem(loc, line) for line in str(error).splitlines()]
+    lengths = ("workload", "lengths")
+    if document.get((*lengths, "kind")) == "csv":
+        path = document.get((*lengths, "path"))
+        if isinstance(path, str):
+            try:
+                CsvLengths(kind="csv", path=path).read()
+            except ScenarioError as error:
+                problems += [document.problem((*lengths, "path"), p) for p in error.problems]
+    return problems

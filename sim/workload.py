@@ -1,0 +1,288 @@
+"""Workload: how requests arrive and how long their prompts and outputs are.
+
+Requests arrive prefilled: a request brings `prompt` tokens of KV and decodes `output` tokens.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from sim.errors import ScenarioError
+from sim.streams import stream
+from sim.units import NS_PER_S
+
+Tokens = NDArray[np.int64]
+Positive = Annotated[float, Field(gt=0)]
+
+# Requests are drawn in blocks of this many, each block from its own stream.
+BLOCK = 4096
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class Fixed(_Part):
+    """Every request has the same length."""
+
+    kind: Literal["fixed"]
+    tokens: PositiveInt
+
+    def draw(self, rng: np.random.Generator, count: int) -> Tokens:
+        """Return `count` lengths in tokens."""
+        return np.full(count, self.tokens, dtype=np.int64)
+
+    def mean_tokens(self) -> float:
+        """Return the mean length."""
+        return float(self.tokens)
+
+
+class Uniform(_Part):
+    """Whole lengths from `low` to `high`, both included, equally likely."""
+
+    kind: Literal["uniform"]
+    low: PositiveInt
+    high: PositiveInt
+
+    @model_validator(mode="after")
+    def _check(self) -> Uniform:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} exceeds high {self.high}")
+        return self
+
+    def draw(self, rng: np.random.Generator, count: int) -> Tokens:
+        """Return `count` lengths in tokens."""
+        return rng.integers(self.low, self.high, count, endpoint=True)
+
+    def mean_tokens(self) -> float:
+        """Return the mean length."""
+        return (self.low + self.high) / 2
+
+
+class Lognormal(_Part):
+    """Lognormal lengths with the given mean and coefficient of variation, cut at `max_tokens`."""
+
+    kind: Literal["lognormal"]
+    mean: Positive
+    cv: Positive
+    max_tokens: PositiveInt
+    """Longest length the server admits; longer draws are cut to it."""
+
+    def draw(self, rng: np.random.Generator, count: int) -> Tokens:
+        """Return `count` lengths in tokens."""
+        variance = math.log(1 + self.cv**2)
+        raw = rng.lognormal(math.log(self.mean) - variance / 2, math.sqrt(variance), count)
+        return np.clip(np.rint(raw), 1, self.max_tokens).astype(np.int64)
+
+    def mean_tokens(self) -> float:
+        """Return the mean before the cut at `max_tokens`, which is an upper bound."""
+        return self.mean
+
+
+class Geometric(_Part):
+    """Geometric lengths of the given mean: the memoryless case, cut at `max_tokens`."""
+
+    kind: Literal["geometric"]
+    mean: Annotated[float, Field(ge=1)]
+    max_tokens: PositiveInt
+    """Longest length the server admits; longer draws are cut to it."""
+
+    def draw(self, rng: np.random.Generator, count: int) -> Tokens:
+        """Return `count` lengths in tokens."""
+        return np.minimum(rng.geometric(1 / self.mean, count), self.max_tokens).astype(np.int64)
+
+    def mean_tokens(self) -> float:
+        """Return the mean before the cut at `max_tokens`, which is an upper bound."""
+        return self.mean
+
+
+Length = Annotated[Fixed | Uniform | Lognormal | Geometric, Field(discriminator="kind")]
+
+
+class DrawnLengths(_Part):
+    """Prompt and output lengths drawn independently."""
+
+    kind: Literal["drawn"]
+    prompt: Length
+    output: Length
+
+    def draw(
+        self, seed: int, purpose: str, block: int, count: int = BLOCK
+    ) -> tuple[Tokens, Tokens]:
+        """Return prompt and output tokens of one block of requests."""
+        prompt = self.prompt.draw(stream(seed, f"{purpose}-prompt", block), count)
+        return prompt, self.output.draw(stream(seed, f"{purpose}-output", block), count)
+
+    def mean_reserved_tokens(self) -> float:
+        """Return the mean of prompt + output tokens of a request."""
+        return self.prompt.mean_tokens() + self.output.mean_tokens()
+
+    def mean_output_tokens(self) -> float:
+        """Return the mean output tokens of a request."""
+        return self.output.mean_tokens()
+
+
+class CsvLengths(_Part):
+    """Pairs of lengths drawn with replacement from a CSV: `prompt_tokens,output_tokens`."""
+
+    kind: Literal["csv"]
+    path: str
+
+    def read(self) -> tuple[Tokens, Tokens]:
+        """Return the prompt and output columns. Raises ScenarioError naming every bad line."""
+        try:
+            lines = Path(self.path).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ScenarioError(f"{self.path}: cannot be read: {error}") from None
+        reader = csv.DictReader(lines)
+        wanted = ("prompt_tokens", "output_tokens")
+        if not set(wanted) <= set(reader.fieldnames or ()):
+            raise ScenarioError(f"{self.path}:1: the header should name {' and '.join(wanted)}")
+        pairs, problems = [], []
+        for line, row in enumerate(reader, start=2):
+            values = [row[column] for column in wanted]
+            if all(value and value.strip().isdigit() and int(value) > 0 for value in values):
+                pairs.append([int(value) for value in values])
+            else:
+                problems.append(
+                    f"{self.path}:{line}: lengths should be whole and positive (got {values})"
+                )
+        if not pairs and not problems:
+            problems.append(f"{self.path}:2: the file has no rows")
+        if problems:
+            raise ScenarioError(problems)
+        prompt, output = np.array(pairs, dtype=np.int64).T
+        return prompt, output
+
+    def draw(
+        self, seed: int, purpose: str, block: int, count: int = BLOCK
+    ) -> tuple[Tokens, Tokens]:
+        """Return prompt and output tokens of one block of requests."""
+        prompt, output = self.read()
+        rows = stream(seed, f"{purpose}-csv", block).integers(0, len(prompt), count)
+        return prompt[rows], output[rows]
+
+    def mean_reserved_tokens(self) -> float:
+        """Return the mean of prompt + output tokens of a request."""
+        prompt, output = self.read()
+        return float((prompt + output).mean())
+
+    def mean_output_tokens(self) -> float:
+        """Return the mean output tokens of a request."""
+        return float(self.read()[1].mean())
+
+
+Lengths = Annotated[DrawnLengths | CsvLengths, Field(discriminator="kind")]
+
+
+class ClosedLoop(_Part):
+    """A fixed number of requests in flight; each finished one is replaced at once."""
+
+    kind: Literal["closed"]
+    concurrency: PositiveInt | None = None
+    """Requests in flight in the whole deployment."""
+    requests_per_gpu: Positive | None = None
+    """Requests in flight divided by all GPUs of the deployment, instead of `concurrency`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ClosedLoop:
+        if (self.concurrency is None) == (self.requests_per_gpu is None):
+            raise ValueError("give exactly one of concurrency and requests_per_gpu")
+        return self
+
+    def requests_in_flight(self, gpus: int) -> int:
+        """Return the number of requests in flight on a deployment of `gpus` GPUs."""
+        if self.concurrency is not None:
+            return self.concurrency
+        assert self.requests_per_gpu is not None
+        return max(1, round(self.requests_per_gpu * gpus))
+
+
+class Poisson(_Part):
+    """Requests arrive independently at a constant rate, from an empty system."""
+
+    kind: Literal["poisson"]
+    requests_per_s: Positive
+    requests: PositiveInt
+    """Number of requests to simulate."""
+
+    def gaps_ns(self, seed: int, block: int) -> NDArray[np.int64]:
+        """Return the times between the arrivals of one block of requests, ns."""
+        gaps = stream(seed, "arrival", block).exponential(NS_PER_S / self.requests_per_s, BLOCK)
+        return np.rint(gaps).astype(np.int64)
+
+
+Arrivals = Annotated[ClosedLoop | Poisson, Field(discriminator="kind")]
+
+
+class Workload(_Part):
+    """Arrivals and lengths of the requests."""
+
+    arrivals: Arrivals
+    lengths: Lengths
+
+
+class Requests:
+    """The endless line of requests of a workload: lengths by index, drawn block by block."""
+
+    def __init__(self, workload: Workload, seed: int) -> None:
+        self._workload = workload
+        self._seed = seed
+        self._prompt: list[Tokens] = []
+        self._output: list[Tokens] = []
+        self._arrival_ns: list[NDArray[np.int64]] = []
+
+    def lengths(self, index: int) -> tuple[int, int]:
+        """Return prompt and output tokens of request `index`."""
+        block, offset = divmod(index, BLOCK)
+        while len(self._prompt) <= block:
+            drawn = self._workload.lengths.draw(self._seed, "request", len(self._prompt))
+            self._prompt.append(drawn[0])
+            self._output.append(drawn[1])
+        return int(self._prompt[block][offset]), int(self._output[block][offset])
+
+    def arrival_ns(self, index: int) -> int | None:
+        """Return when request `index` arrives; None past the last one of an open workload."""
+        arrivals = self._workload.arrivals
+        assert isinstance(arrivals, Poisson)
+        if index >= arrivals.requests:
+            return None
+        block, offset = divmod(index, BLOCK)
+        while len(self._arrival_ns) <= block:
+            last = int(self._arrival_ns[-1][-1]) if self._arrival_ns else 0
+            gaps = arrivals.gaps_ns(self._seed, len(self._arrival_ns))
+            self._arrival_ns.append(last + np.cumsum(gaps))
+        return int(self._arrival_ns[block][offset])
+
+
+def stationary_sample(workload: Workload, seed: int, count: int) -> tuple[Tokens, Tokens, Tokens]:
+    """Return prompt, output and age (tokens already decoded) of `count` requests in flight.
+
+    In the steady state of a closed loop a slot holds a request with a probability proportional to
+    its output length, at an age uniform over that length; the mean context of such a slot is the
+    slot load θ = Σ[D·P + D(D−1)/2]/ΣD of DESIGN §5. Lengths and ages are stratified samples.
+    """
+    blocks = math.ceil(4 * count / BLOCK)
+    drawn = [workload.lengths.draw(seed, "stationary", block) for block in range(blocks)]
+    prompt = np.concatenate([pair[0] for pair in drawn])
+    output = np.concatenate([pair[1] for pair in drawn])
+    rng = stream(seed, "stationary-age")
+    strata = (np.arange(count) + rng.random(count)) / count
+    ends = np.cumsum(output)
+    chosen = np.searchsorted(ends, strata * ends[-1], side="right")
+    ages = ((rng.permutation(count) + rng.random(count)) / count * output[chosen]).astype(np.int64)
+    shuffle = rng.permutation(count)
+    return prompt[chosen][shuffle], output[chosen][shuffle], ages[shuffle]
