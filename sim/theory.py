@@ -114,10 +114,11 @@ def kv_bytes(model: ModelCard, ctx: float) -> float:
 
 def attention_flops(model: ModelCard, ctx: float) -> float:
     """Return FLOPs of the attention cores for one token, MLA as the report counts it (table 2)."""
-    return sum(
+    flops = (
         count * model.attention[layer.attention].core_flops(ctx)
         for layer, count in model.layer_counts.items()
     )
+    return float(sum(flops))
 
 
 def linear_params(model: ModelCard) -> int:
