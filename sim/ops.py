@@ -17,6 +17,7 @@ from sim.units import DTYPE_BYTES
 
 Floats = NDArray[np.float64]
 Medium = Literal["hbm", "scale_up", "nic"]
+Direction = Literal["dispatch", "combine"]
 
 # One FP32 scale for every 128 FP8 activations, as DeepSeek-V3 and DeepEP quantise (DeepSeek-V3
 # technical report, §3.3.2).
@@ -150,7 +151,7 @@ def moe(
 
 
 def a2a(
-    direction: Literal["dispatch", "combine"],
+    direction: Direction,
     dtype: str,
     ep: int,
     domain_gpus: int,
