@@ -63,8 +63,9 @@ class AfdDeployment(Site):
         busiest = max(self.model.layer_counts, key=lambda layer: self.model.layer_counts[layer])
         rows, delays_ns = self._durations(nominal)
         kind = self.kinds.index(busiest)
-        stage_ns = {name: int(np.max(ns)) for (name, of), ns in rows.items() if of == kind}
-        return program(shape, choose_lags(shape, stage_ns, delays_ns["link"]))
+        tail = len(self.kinds)
+        stage_ns = {name: int(np.max(ns)) for (name, of), ns in rows.items() if of in (kind, tail)}
+        return program(shape, choose_lags(shape, stage_ns, delays_ns["link"], delays_ns["host"]))
 
     def times(self, batch: Batch) -> Times:
         """Return the durations of one step of a micro-batch that holds `batch`."""

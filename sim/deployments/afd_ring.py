@@ -46,15 +46,20 @@ class Lags(NamedTuple):
     """all_gather before reduce_scatter on an FFN instance's NVLink, where they take turns."""
     nic: int = 0
     """sending before receiving on a half-duplex NIC."""
+    tail: int = 0
+    """lm_head before the next step's first attention on a GPU."""
 
 
-def choose_lags(shape: Shape, stage_ns: dict[str, int], latency_ns: int) -> Lags:
+def choose_lags(shape: Shape, stage_ns: dict[str, int], latency_ns: int, host_ns: int) -> Lags:
     """Return the static order that promises the shortest period for the given stage times.
 
     Two stages x and y of a micro-batch share a server, with others between them. Running x `lag`
     micro-batches ahead of y lets the middle overlap with x, but makes y wait for a later
     micro-batch's x. Each circuit of waits bounds the period from below (its time over the number
     of micro-batches it spans); the lags with the smallest bound win, the smallest lags on a tie.
+
+    Where two steps meet, `tail` more micro-batches run their LM heads before the first one begins
+    its next step. That fills the host gap of the first, but holds it up by as many turns.
     """
     m = shape.micro_batches
     t = {name: stage_ns.get(name, 0) for name in STAGES}
@@ -69,8 +74,8 @@ def choose_lags(shape: Shape, stage_ns: dict[str, int], latency_ns: int) -> Lags
         range(m if shape.half_duplex else 1),
     )
 
-    def bound(lags: Lags) -> float:
-        o_proj, nvlink, nic = lags
+    def turn_ns(lags: Lags) -> float:
+        o_proj, nvlink, nic, _tail = lags
         nearest = m - o_proj - max(nvlink, nic)
         circuits = [(t["attention"] + o_path, o_proj + 1), (loop - t["o_exchange"], nearest)]
         if shape.nvlink_turns:
@@ -80,7 +85,14 @@ def choose_lags(shape: Shape, stage_ns: dict[str, int], latency_ns: int) -> Lags
         return max(time / span for time, span in circuits)
 
     feasible = [Lags(*c) for c in choices if c[0] + max(c[1], c[2]) < m]
-    return min(feasible, key=lambda lags: (bound(lags), lags))
+    lags = min(feasible, key=lambda lags: (turn_ns(lags), lags))
+    turn = turn_ns(lags)
+
+    def held_up_ns(tail: int) -> float:
+        bare_gap = t["attention"] + t["lm_head"] + host_ns - (tail + 1) * turn
+        return max(tail * turn, host_ns + (m - 1) // (tail + 1) * max(0, bare_gap))
+
+    return lags._replace(tail=min(range(m), key=held_up_ns))
 
 
 STAGES = (
@@ -161,19 +173,26 @@ def _set_orders(build: ProgramBuilder, shape: Shape, lags: Lags, pools: dict[str
     if shape.half_duplex:
         lag_of |= {"f2a_in": lags.nic, "f2a": lags.nic}
     shares: dict[int, list[str]] = {index: [] for index in range(len(build.pools))}
-    for stage in (stage.name for stage in build.stages):
+    for stage in ("lm_head", *(stage.name for stage in build.stages[:-1])):
         shares[pools[stage]].append(stage)
     for pool, stages in shares.items():
-        build.order(pool, [(key, 0) for key in _interleave(build, stages, lag_of)])
+        build.order(pool, _interleave(build, stages, lag_of, lags.tail))
 
 
-def _interleave(build: ProgramBuilder, stages: list[str], lag_of: dict[str, int]) -> list[Key]:
-    """Return a round robin over layers and micro-batches; lagging stages run that much later."""
+def _interleave(
+    build: ProgramBuilder, stages: list[str], lag_of: dict[str, int], tail: int
+) -> list[tuple[Key, int]]:
+    """Return a round robin over layers and micro-batches in which lagging stages run that later.
+
+    Turn k belongs to micro-batch k mod m in layer k div m. The next step begins `tail` turns
+    after the last layer's; what a lag moves past that is left for the next period.
+    """
     m = build.micro_batches
-    order = []
-    for k in range((build.layers + 1) * m):
-        for stage in stages:
-            layer, j = divmod(k - lag_of.get(stage, 0), m)
-            if (stage, layer, j) in build.ids:
-                order.append((stage, layer, j))
-    return order
+    turns = build.layers * m + tail
+    places: list[tuple[int, int, Key, int]] = []
+    for rank, stage in enumerate(stages):
+        for name, layer, j in build.ids:
+            if name == stage:
+                late, turn = divmod(layer * m + j + lag_of.get(stage, 0), turns)
+                places.append((turn, rank, (stage, layer, j), -late))
+    return [(key, offset) for _turn, _rank, key, offset in sorted(places)]
