@@ -126,10 +126,6 @@ class DrawnLengths(_Part):
         prompt = self.prompt.draw(stream(seed, f"{purpose}-prompt", block), count)
         return prompt, self.output.draw(stream(seed, f"{purpose}-output", block), count)
 
-    def mean_reserved_tokens(self) -> float:
-        """Return the mean of prompt + output tokens of a request."""
-        return self.prompt.mean_tokens() + self.output.mean_tokens()
-
     def mean_output_tokens(self) -> float:
         """Return the mean output tokens of a request."""
         return self.output.mean_tokens()
@@ -174,11 +170,6 @@ class CsvLengths(_Part):
         prompt, output = self.read()
         rows = stream(seed, f"{purpose}-csv", block).integers(0, len(prompt), count)
         return prompt[rows], output[rows]
-
-    def mean_reserved_tokens(self) -> float:
-        """Return the mean of prompt + output tokens of a request."""
-        prompt, output = self.read()
-        return float((prompt + output).mean())
 
     def mean_output_tokens(self) -> float:
         """Return the mean output tokens of a request."""

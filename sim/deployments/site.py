@@ -13,7 +13,7 @@ from sim.model import Layer, MoeFfn
 from sim.program import Program, Times
 from sim.scenario import Scenario
 from sim.units import DTYPE_BYTES
-from sim.workload import ClosedLoop, stationary_sample
+from sim.workload import ClosedLoop, Tokens, stationary_sample
 
 # Enough requests that their mean context is within 1 % of the slot load for any length law.
 _NOMINAL_SAMPLE = 4096
@@ -66,9 +66,8 @@ class Site(ABC):
         memory = self.kv_memory()
         memory.kv_capacity_bytes()
         in_flight = self.requests_in_flight()
-        each = float(
-            self.layout.request_bytes(self.scenario.workload.lengths.mean_reserved_tokens())
-        )
+        prompt, output, _age = self._in_flight_sample()
+        each = float(self.layout.request_bytes(prompt + output).mean())
         requests = 1.0 if in_flight is None else in_flight / self.attention_gpus
         memory.check_kv(requests * each, requests, self.kv_remedy())
 
@@ -97,9 +96,7 @@ class Site(ABC):
     def nominal_batch(self, micro_batches: int) -> Batch:
         """Return the micro-batch to expect: an even share of the mean load."""
         scenario = self.scenario
-        prompt, _output, age = stationary_sample(
-            scenario.workload, scenario.simulation.seed, _NOMINAL_SAMPLE
-        )
+        prompt, _output, age = self._in_flight_sample()
         in_flight: float | None = self.requests_in_flight()
         arrivals = scenario.workload.arrivals
         if in_flight is None:
@@ -110,6 +107,11 @@ class Site(ABC):
         each = in_flight / self.attention_gpus / micro_batches
         ctx = float((prompt + age).mean())
         return Batch.even(self.attention_gpus, each, ctx, self.layout.bytes_per_token)
+
+    def _in_flight_sample(self) -> tuple[Tokens, Tokens, Tokens]:
+        """Return prompt, output and age of requests as they are found in flight."""
+        seed = self.scenario.simulation.seed
+        return stationary_sample(self.scenario.workload, seed, _NOMINAL_SAMPLE)
 
     def attention_weight_bytes(self, o_proj_tp: int) -> float:
         """Return bytes of attention weights and routers that an attention GPU holds."""
