@@ -68,7 +68,7 @@ def pareto_figure(title: str, rows: Sequence[Row], published: Sequence[Published
             x=1e3 / slo_ms,
             line={"color": "#888888", "dash": "dot"},
             annotation_text=f"SLO: TPOT {slo_ms:g} ms",
-            annotation_position="top right",
+            annotation_position="bottom right",
         )
     if published:
         figure.add_scatter(
@@ -77,8 +77,8 @@ def pareto_figure(title: str, rows: Sequence[Row], published: Sequence[Published
             mode="markers+text",
             name="published",
             marker={"symbol": "x", "size": 12, "color": "#000000"},
-            text=[point.label for point in published],
-            textposition="top right",
+            text=[f"  {point.label}" for point in published],
+            textposition="middle right",
             customdata=[
                 f"<b>{html.escape(p.label)}</b><br>TPOT {p.tpot_ms:.1f} ms<br>"
                 f"{p.tgs:g} tokens/s/GPU<br>{html.escape(p.source)}"
@@ -103,7 +103,12 @@ def pareto_figure(title: str, rows: Sequence[Row], published: Sequence[Published
 def write_page(path: Path, figure: Any) -> None:
     """Write a figure as one HTML file that opens offline."""
     figure.write_html(
-        path, include_plotlyjs=True, full_html=True, default_height="96vh", div_id="pareto"
+        path,
+        include_plotlyjs=True,
+        full_html=True,
+        default_height="94vh",
+        div_id="pareto",
+        config={"responsive": True, "displaylogo": False},
     )
 
 
