@@ -48,7 +48,6 @@ class Link(NamedTuple):
     node: int
     wiring: Wiring
     when: When = "end"
-    delay: int | None = None
     steps_back: int = 0
 
 
@@ -60,6 +59,9 @@ class Node(NamedTuple):
     layer: int
     micro_batch: int
     inputs: tuple[Link, ...]
+    delay: int | None
+    """Index of the latency between the last input and the earliest start. A node with a latency
+    is no source of a `start` link."""
     gated: bool
     """Waits for the step boundary of its micro-batch."""
 
@@ -95,6 +97,11 @@ class Program:
         """Micro-batches in flight."""
         return len(self.closing)
 
+    @property
+    def slots(self) -> int:
+        """Length of `Times.rows`."""
+        return len(self.stages) * (max(self.layer_kinds) + 1)
+
     def slot(self, stage: int, kind: int) -> int:
         """Return the index in `Times.rows` of a stage in a kind of layer."""
         return stage * (max(self.layer_kinds) + 1) + kind
@@ -108,6 +115,18 @@ class Program:
                 if period + offset >= 0:
                     yield node, period + offset
             period += 1
+
+    def laps(self, pool: int) -> tuple[list[int], list[int]]:
+        """Return the nodes a server of `pool` runs at first, and those that it then repeats."""
+        order = self.orders[pool]
+        offsets = [offset for _, offset in order]
+        first = [
+            node
+            for period in range(-max(offsets, default=0), -min(offsets, default=0))
+            for node, offset in order
+            if period + offset >= 0
+        ]
+        return first, [node for node, _ in order]
 
     def times(
         self, rows: Mapping[tuple[str, int], ArrayLike], delays_ns: Mapping[str, int]
@@ -180,14 +199,21 @@ class ProgramBuilder:
         self.stages.append(Stage(name, pool))
 
     def node(
-        self, stage: str, layer: int, micro_batch: int, inputs: list[Link], gated: bool = False
+        self,
+        stage: str,
+        layer: int,
+        micro_batch: int,
+        inputs: list[Link],
+        delay: str | None = None,
+        gated: bool = False,
     ) -> int:
         """Add a node and return its id. The tail is `layer` = number of layers."""
         index = next(i for i, known in enumerate(self.stages) if known.name == stage)
         tail_kind = max(self.layer_kinds) + 1
         kind = self.layer_kinds[layer] if layer < self.layers else tail_kind
         slot = index * (tail_kind + 1) + kind
-        self.nodes.append(Node(index, slot, layer, micro_batch, tuple(inputs), gated))
+        latency = None if delay is None else self.delays.index(delay)
+        self.nodes.append(Node(index, slot, layer, micro_batch, tuple(inputs), latency, gated))
         self.ids[stage, layer, micro_batch] = len(self.nodes) - 1
         return len(self.nodes) - 1
 
@@ -198,12 +224,13 @@ class ProgramBuilder:
         micro_batch: int,
         wiring: Wiring,
         when: When = "end",
-        delay: str | None = None,
         steps_back: int = 0,
     ) -> Link:
         """Return a link from a node that is already there."""
-        index = None if delay is None else self.delays.index(delay)
-        return Link(self.ids[stage, layer, micro_batch], wiring, when, index, steps_back)
+        source = self.ids[stage, layer, micro_batch]
+        if when == "start" and self.nodes[source].delay is not None:
+            raise ValueError(f"{stage} starts after a latency, so nothing can start with it")
+        return Link(source, wiring, when, steps_back)
 
     def wait(self, key: tuple[str, int, int], link: Link) -> None:
         """Add one more input to the node of (stage, layer, micro-batch)."""
