@@ -1,0 +1,317 @@
+"""Fitting a calibration table: measurements in, curves with known held-out error out.
+
+Kernels that belong together are fitted together (`Family.group`): one set of roofline constants
+and one smooth residual over the whole group, from which each kernel's curve takes a grid. The
+error of a curve is measured by the same procedure on two thirds of the points; the curve itself
+then uses all of them.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from sim import families
+from sim.errors import CalibrationError
+from sim.families import Family, Kernel
+from sim.hardware import Accelerator
+from sim.kernels import KernelTable
+from sim.measurements import GPUS, Measurement
+from sim.ops import Floats
+from sim.regression import Residual, fit_constants, rising, roofline_us
+from sim.table import Curve
+
+HELD_OUT_SHARE = 3  # one block in so many is held out
+_FEWEST_POINTS = 6  # below this, a group stays uncalibrated
+_MOST_NODES = 26  # an axis with more distinct values gets nodes two to a doubling
+_THIN = 0.004  # log error that dropping a node of the grid may cause
+_MEASURED_FASTER = 1.0 + 1e-9
+
+LICENCES = {
+    "aic": "Apache-2.0",
+    "InferSim": "Apache-2.0",
+    "vidur": "MIT",
+    "DeepEP": "MIT",
+    "DeepGEMM": "MIT",
+    "afdsim": "Apache-2.0",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Measurements that are fitted together."""
+
+    name: tuple[str, ...]
+    family: Family
+    members: tuple[tuple[Kernel, tuple[Measurement, ...]], ...]
+
+    def rows(self) -> list[Measurement]:
+        """Return all measurements of the group."""
+        return [row for _, rows in self.members for row in rows]
+
+
+def own(measurements: Iterable[Measurement], accelerator: str) -> list[Measurement]:
+    """Return the measurements that calibrate the card called `accelerator`."""
+    return [
+        row
+        for row in measurements
+        if accelerator in GPUS.get(row.gpu, (row.gpu,)) and _is_calibrated(row)
+    ]
+
+
+def _is_calibrated(row: Measurement) -> bool:
+    names = {value for _, value in row.fixed if isinstance(value, str)}
+    return row.op in families.FAMILIES and "all_reduce_internode" not in names
+
+
+def impossible(rows: Sequence[Measurement], accelerator: Accelerator) -> list[tuple[float, int]]:
+    """Return, for each row faster than the card's peak, how many times and its index."""
+    table = KernelTable(accelerator)
+    found = []
+    by_kernel: dict[Kernel, list[int]] = {}
+    for index, row in enumerate(rows):
+        by_kernel.setdefault(families.kernel_of(row), []).append(index)
+    for kernel, indices in by_kernel.items():
+        members = [rows[index] for index in indices]
+        op = families.build(accelerator, kernel, families.coordinates(members))
+        floor = np.maximum(*table.peak_us(op))
+        for index, row, least in zip(indices, members, floor, strict=True):
+            if row.latency_us * _MEASURED_FASTER < least:
+                found.append((float(least / row.latency_us), index))
+    return sorted(found, key=lambda one: one[1])
+
+
+def groups(measurements: Iterable[Measurement]) -> list[Group]:
+    """Return measurements grouped by what is fitted together, in a fixed order."""
+    found: dict[tuple[str, ...], dict[Kernel, list[Measurement]]] = {}
+    for row in measurements:
+        kernel = families.kernel_of(row)
+        name = families.family(kernel).group(kernel)
+        found.setdefault(name, {}).setdefault(kernel, []).append(row)
+    return [
+        Group(
+            name,
+            families.family(next(iter(found[name]))),
+            tuple((kernel, tuple(rows)) for kernel, rows in sorted(found[name].items(), key=_order)),
+        )
+        for name in sorted(found)
+    ]
+
+
+def _order(member: tuple[Kernel, list[Measurement]]) -> str:
+    return repr(member[0])
+
+
+def fit(
+    measurements: Sequence[Measurement],
+    accelerator: Accelerator,
+    like: Accelerator | None = None,
+    like_ops: frozenset[str] | None = None,
+) -> list[Curve]:
+    """Return the curves of `accelerator`, each with its held-out error.
+
+    `like` names a card whose kernels stand in where this one was not measured (`like_ops`: only
+    for these operations): compute kernels carry over, and transfers with the efficiency of
+    their link. Raises CalibrationError if no measurement is of the card.
+    """
+    rows = own(measurements, accelerator.name)
+    donors = [] if like is None else own(measurements, like.name)
+    donors = [row for row in donors if like_ops is None or row.op in like_ops]
+    if not rows and not donors:
+        raise CalibrationError(
+            f"none of the measurements is of {accelerator.name}; known GPUs:"
+            f" {', '.join(sorted({row.gpu for row in measurements}))}"
+        )
+    curves: dict[tuple[str, str, str, str], Curve] = {}
+    mine = {group.name: group for group in groups(rows)}
+    for group in groups(donors):
+        assert like is not None
+        if group.name in mine and group.family.pooled:
+            pooled = [*mine[group.name].rows(), *group.rows()]
+            mine[group.name] = groups(pooled)[0]
+            continue
+        for curve in _fit_group(group, like):
+            source = f"derived from {like.name}: {curve.source}"
+            curves[curve.identity] = replace(curve, source=source)
+    for group in mine.values():
+        curves |= {curve.identity: curve for curve in _fit_group(group, accelerator)}
+    return sorted(curves.values(), key=lambda curve: curve.identity)
+
+
+def _fit_group(group: Group, accelerator: Accelerator) -> list[Curve]:
+    """Return the curves of a group; none if it is too small."""
+    if len(group.rows()) < _FEWEST_POINTS:
+        return []
+    curves = curves_of(group, accelerator)
+    errors = held_out(group, accelerator)
+    return [
+        replace(curve, mape=errors[kernel][0], p90=errors[kernel][1])
+        for (kernel, _), curve in zip(group.members, curves, strict=True)
+    ]
+
+
+def curves_of(group: Group, accelerator: Accelerator) -> list[Curve]:
+    """Return one curve per kernel of the group, fitted to all its measurements."""
+    family = group.family
+    table = KernelTable(accelerator)
+    features, compute, memory, measured = [], [], [], []
+    for kernel, rows in group.members:
+        at = families.coordinates(rows)
+        op = families.build(accelerator, kernel, at)
+        work_us, moved_us = table.work_us(op)
+        axes = {name: np.broadcast_to(op.axes[name], len(rows)) for name in family.axes}
+        features.append(family.features(kernel, axes))
+        compute.append(work_us)
+        memory.append(np.broadcast_to(moved_us, len(rows)))
+        measured.append(np.array([row.latency_us for row in rows]))
+    time_us = np.concatenate(measured)
+    constants = fit_constants(np.concatenate(compute), np.concatenate(memory), time_us)
+    smooth_us = roofline_us(np.log(constants), np.concatenate(compute), np.concatenate(memory))
+    residual = Residual(
+        np.concatenate(features), np.log(time_us / smooth_us), family.noise, _blocks(group)
+    )
+    return [
+        _curve(family, accelerator, kernel, rows, constants, residual)
+        for kernel, rows in group.members
+    ]
+
+
+def held_out(group: Group, accelerator: Accelerator) -> dict[Kernel, tuple[float, float]]:
+    """Return MAPE and P90 of each kernel, fitted on two thirds of its group and tried on the rest.
+
+    NaN where nothing was held out.
+    """
+    kept = {kernel: [row for row in rows if not _is_held(group.family, row)] for kernel, rows in
+            group.members}
+    training = replace(group, members=tuple((k, tuple(v)) for k, v in kept.items() if v))
+    if len(training.rows()) < _FEWEST_POINTS:
+        return {kernel: (np.nan, np.nan) for kernel in kept}
+    table = KernelTable(accelerator, curves_of(training, accelerator))
+    found = {}
+    for kernel, rows in group.members:
+        tried = [row for row in rows if _is_held(group.family, row)]
+        errors = np.abs(relative_errors(table, kernel, tried)) if tried else np.array([np.nan])
+        found[kernel] = (float(errors.mean()), float(np.quantile(errors, 0.9)))
+    return found
+
+
+def relative_errors(table: KernelTable, kernel: Kernel, rows: Sequence[Measurement]) -> Floats:
+    """Return modelled/measured − 1 of measurements of one kernel; NaN where it has no curve."""
+    op = families.build(table.accelerator, kernel, families.coordinates(rows))
+    curve, _ = table.serving(op)
+    if curve is None:
+        return np.full(len(rows), np.nan)
+    time_us, _ = table.time_us(op, curve)
+    return np.asarray(time_us / np.array([row.latency_us for row in rows]) - 1)
+
+
+def _is_held(family: Family, row: Measurement) -> bool:
+    """Return whether a measurement belongs to the third that validation holds out."""
+    names = family.block or [name for name, _ in row.at]
+    block = [value for name, value in row.at if name in names]
+    fixed = () if family.block else (row.fixed, row.dtype)
+    return zlib.crc32(repr((block, fixed)).encode()) % HELD_OUT_SHARE == 0
+
+
+def _blocks(group: Group) -> np.ndarray:
+    rows = group.rows()
+    if not group.family.block:
+        return np.arange(len(rows))
+    shapes = [tuple(dict(row.at)[name] for name in group.family.block) for row in rows]
+    index = {shape: number for number, shape in enumerate(sorted(set(shapes)))}
+    return np.array([index[shape] for shape in shapes])
+
+
+def _curve(
+    family: Family,
+    accelerator: Accelerator,
+    kernel: Kernel,
+    rows: Sequence[Measurement],
+    constants: tuple[float, float, float, float],
+    residual: Residual,
+) -> Curve:
+    """Return the curve of one kernel: the group's residual on the grid of its own points."""
+    measured = families.build(accelerator, kernel, families.coordinates(rows))
+    nodes = [_nodes(np.unique(measured.axes[name])) for name in family.axes]
+    shape = tuple(len(one) for one in nodes)
+    mesh = np.array(list(product(*nodes)))
+    at = {name: mesh[:, column] for column, name in enumerate(family.axes)}
+    grid = families.build(accelerator, kernel, at)
+    compute_us, memory_us = KernelTable(accelerator).work_us(grid)
+    smooth_us = roofline_us(np.log(constants), compute_us, memory_us).reshape(shape)
+    possible = {name: np.broadcast_to(grid.axes[name], len(mesh)) for name in family.axes}
+    log_time = np.log(smooth_us) + residual(family.features(kernel, possible)).reshape(shape)
+    along = [family.axes.index(name) for name in family.rising]
+    log_time = rising(log_time, np.zeros(shape), along)
+    overhead_us, e_c, e_m, p = constants
+    axes, values = thinned(family.axes, nodes, log_time - np.log(smooth_us))
+    return Curve(
+        op=grid.name,
+        kernel=kernel.kernel,
+        dtype=kernel.dtype,
+        key=grid.key,
+        overhead_us=float(f"{overhead_us:.5g}"),
+        e_c=float(f"{e_c:.5g}"),
+        e_m=float(f"{e_m:.5g}"),
+        p=float(f"{p:.5g}"),
+        source=_sources(rows),
+        licence=_licence(rows),
+        points=len(rows),
+        mape=np.nan,
+        p90=np.nan,
+        axes=axes,
+        residual=values,
+    )
+
+
+def _nodes(values: Floats) -> Floats:
+    if len(values) <= _MOST_NODES:
+        return values
+    steps = int(np.ceil(2 * np.log2(values[-1] / values[0])))
+    return np.asarray(np.geomspace(values[0], values[-1], min(steps, _MOST_NODES) + 1))
+
+
+def thinned(
+    names: Sequence[str], nodes: Sequence[Floats], residual: Floats
+) -> tuple[tuple[tuple[str, Floats], ...], Floats]:
+    """Return the grid without nodes that interpolation between their neighbours replaces."""
+    kept = list(nodes)
+    grid = residual
+    for axis in range(len(kept)):
+        index = 1
+        while index < len(kept[axis]) - 1:
+            at = np.log(kept[axis])
+            share = (at[index] - at[index - 1]) / (at[index + 1] - at[index - 1])
+            before, here, after = (np.take(grid, index + step, axis) for step in (-1, 0, 1))
+            if np.abs(before * (1 - share) + after * share - here).max() < _THIN:
+                kept[axis] = np.delete(kept[axis], index)
+                grid = np.delete(grid, index, axis)
+            else:
+                index += 1
+    return tuple(zip(names, kept, strict=True)), np.round(grid, 3)
+
+
+def _sources(rows: Sequence[Measurement]) -> str:
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.source] = counts.get(row.source, 0) + 1
+    return "; ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+
+
+def _licence(rows: Sequence[Measurement]) -> str:
+    found = {
+        LICENCES.get(row.source.replace(":", " ").split()[0], "unstated") for row in rows
+    }
+    return " and ".join(sorted(found))
+
+
+def curves_by_op(curves: Iterable[Curve]) -> Mapping[tuple[str, str, str], list[Curve]]:
+    """Return curves by (op, kernel, dtype), for reports."""
+    found: dict[tuple[str, str, str], list[Curve]] = {}
+    for curve in curves:
+        found.setdefault(curve.identity[:3], []).append(curve)
+    return found
