@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from sim.errors import ScenarioError, did_you_mean
 from sim.hardware import Accelerator, Fabric
 from sim.model import ModelCard
@@ -64,5 +66,17 @@ def fabric(name: str) -> Fabric:
 
 def check(folder: str, name: str, what: str) -> None:
     """Raise ScenarioError unless `name` stands for a sound card of `folder`."""
-    card = {MODELS: ModelCard, ACCELERATORS: Accelerator, FABRICS: Fabric}[folder]
-    read(find(folder, name, what)).validate(card)
+    kinds: dict[str, type[BaseModel]] = {
+        MODELS: ModelCard,
+        ACCELERATORS: Accelerator,
+        FABRICS: Fabric,
+    }
+    read(find(folder, name, what)).validate(kinds[folder])
+
+
+def calibration(accelerator: str) -> Path | None:
+    """Return the calibration table of an accelerator, None if there is none."""
+    for place in (Path.cwd() / CALIBRATION, packaged(CALIBRATION)):
+        if (place / f"{accelerator}.csv").is_file():
+            return place / f"{accelerator}.csv"
+    return None

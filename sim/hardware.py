@@ -32,6 +32,10 @@ class Node(_Card):
     """Accelerators that reach each other over the scale-up link (8 in an HGX box, 72 in NVL72)."""
     scale_up_bytes_per_s: Figure
     """Scale-up bandwidth of one accelerator in one direction (NVLink, HCCS, or PCIe), B/s."""
+    in_network_collectives: bool
+    """Whether the switch multicasts and reduces (NVLink SHARP): an all-gather then loads only the
+    receiving direction of the link and a reduce-scatter only the sending one. Without it either
+    loads both, and the two take turns."""
     nics: PositiveInt | None = None
     """NICs of the server for the scale-out network; absent where the source names none."""
     nic_bytes_per_s: Figure | None = None

@@ -96,6 +96,6 @@ class GpuMemory:
             raise InfeasibleError(
                 f"KV cache needs {gigabytes(needed_bytes)} per {self.role} GPU, "
                 f"{self.accelerator.name} has {gigabytes(capacity)} left beside "
-                f"{gigabytes(self.weights_bytes)} of weights: lower the batch to {fitting} requests "
-                f"per {self.role} GPU or {adding}"
+                f"{gigabytes(self.weights_bytes)} of weights: lower the batch to {fitting} "
+                f"requests per {self.role} GPU or {adding}"
             )

@@ -55,7 +55,7 @@ class AttentionSide(_Part):
                 )
         return self
 
-    def gpus(self) -> int:
+    def gpu_count(self) -> int:
         """Return the attention GPUs of the deployment."""
         return self.instances * self.gpus_per_instance
 
@@ -73,7 +73,7 @@ class FfnSide(_Part):
     """tp: every expert sliced over all FFN GPUs; ep: whole experts spread over all FFN GPUs;
     tp_ep: experts spread over the instances, sliced inside each (Step-3's hybrid)."""
 
-    def gpus(self) -> int:
+    def gpu_count(self) -> int:
         """Return the FFN GPUs of the deployment."""
         return self.instances * self.gpus_per_instance
 
@@ -98,9 +98,9 @@ class Afd(_Part):
     fabric: str
     """Network between the instances, a file in hardware/fabrics/."""
 
-    def gpus(self) -> int:
+    def gpu_count(self) -> int:
         """Return all GPUs of the deployment."""
-        return self.attention.gpus() + self.ffn.gpus()
+        return self.attention.gpu_count() + self.ffn.gpu_count()
 
 
 class Ep(_Part):
@@ -109,7 +109,7 @@ class Ep(_Part):
     kind: Literal["ep"]
     accelerator: str
     """Accelerator card, a file in hardware/."""
-    gpus_in_group: PositiveInt
+    gpus: PositiveInt
     """GPUs of the EP group (the whole deployment)."""
     redundant_experts: NonNegativeInt
     """Extra expert copies, so that experts + copies divide evenly over the GPUs."""
@@ -126,12 +126,10 @@ class Ep(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Ep:
-        if self.gpus_in_group < 2:
+        if self.gpus < 2:
             raise ValueError("expert parallelism needs at least 2 GPUs")
-        if self.gpus_in_group % self.lm_head_tp:
-            raise ValueError(
-                f"lm_head_tp {self.lm_head_tp} does not divide {self.gpus_in_group} gpus_in_group"
-            )
+        if self.gpus % self.lm_head_tp:
+            raise ValueError(f"lm_head_tp {self.lm_head_tp} does not divide {self.gpus} gpus")
         return self
 
     @property
@@ -139,9 +137,9 @@ class Ep(_Part):
         """Micro-batches in flight: 2 when they overlap, else 1."""
         return 2 if self.overlap == "two_batch" else 1
 
-    def gpus(self) -> int:
+    def gpu_count(self) -> int:
         """Return all GPUs of the deployment."""
-        return self.gpus_in_group
+        return self.gpus
 
 
 Deployment = Annotated[Afd | Ep, Field(discriminator="kind")]
@@ -162,9 +160,9 @@ class Software(_Part):
     """What no kernel table holds and no one publishes: named, each with its source."""
 
     glue_us_per_layer: Parameter
-    """Norms, rope, quantisation, routing and launch gaps of one layer on the attention side, µs."""
+    """Norms, rope, quantisation, routing and launch gaps of a layer on the attention side, µs."""
     host_gap_us_per_step: Parameter
-    """Time between the last kernel of a step and the first of the next (sampling, scheduler), µs."""
+    """From the last kernel of a step to the first of the next (sampling, scheduling), µs."""
     overlap_slowdown: Parameter
     """How many times longer a kernel takes while a communication runs beside it; at least 1."""
 
@@ -231,9 +229,9 @@ class Scenario(_Part):
     slo: Slo
     simulation: Simulation
 
-    def gpus(self) -> int:
+    def gpu_count(self) -> int:
         """Return all GPUs of the deployment."""
-        return self.deployment.gpus()
+        return self.deployment.gpu_count()
 
 
 def load(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:

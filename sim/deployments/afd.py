@@ -1,0 +1,260 @@
+"""AFD: how long each stage of the ring takes, what it holds in memory and what it costs."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from math import comb
+from typing import ClassVar
+
+import numpy as np
+
+from sim import cards, ops
+from sim.deployments.afd_ring import Shape, choose_lags, program
+from sim.deployments.site import Site
+from sim.errors import InfeasibleError
+from sim.kvcache import GpuMemory
+from sim.layers import Batch, LayerTimer, Ns, split_evenly, us, whole_ns
+from sim.model import DenseFfn, Layer, MoeFfn
+from sim.program import Program, Times
+from sim.scenario import Afd, Scenario
+from sim.units import DTYPE_BYTES, NS_PER_S, NS_PER_US
+
+
+class AfdDeployment(Site):
+    """An AFD scenario, compiled: its program and the durations of its stages."""
+
+    breakdown: ClassVar = {
+        "t_a_layer": ("attention", "o_exchange", "o_proj", "o_reduce"),
+        "t_a2f_layer": ("a2f", "link"),
+        "t_f_layer": ("all_gather", "experts", "reduce_scatter"),
+        "t_f2a_layer": ("f2a_in", "link"),
+    }
+
+    def __init__(self, scenario: Scenario) -> None:
+        deployment = scenario.deployment
+        assert isinstance(deployment, Afd)
+        super().__init__(scenario, deployment.attention.gpu_count())
+        self.afd = deployment
+        self.fabric = cards.fabric(deployment.fabric)
+        attention = cards.accelerator(deployment.attention.accelerator)
+        ffn = cards.accelerator(deployment.ffn.accelerator)
+        self.attention_timer = self.timer(attention)
+        self.ffn_timer = self.timer(ffn) if ffn != attention else self.attention_timer
+        self._check_links()
+        self.attention_memory = self.memory(attention, "attention", self._attention_weights())
+        self.ffn_memory = self.memory(ffn, "FFN", self._ffn_weights())
+        self.ffn_memory.kv_capacity_bytes()
+
+    @cached_property
+    def program(self) -> Program:
+        """The ring, in the static order that suits the expected load."""
+        afd = self.afd
+        shared = afd.attention.gpu_count() // afd.attention.o_proj_tp
+        shape = Shape(
+            layer_kinds=tuple(self.kinds.index(layer) for layer in self.model.layer_sequence),
+            micro_batches=afd.micro_batches,
+            attention_gpus=self.attention_gpus,
+            ffn_instances=afd.ffn.instances,
+            o_proj_groups=shared if afd.attention.o_proj_tp > 1 else 0,
+            half_duplex=afd.duplex == "half",
+            nvlink_turns=not self.ffn_timer.table.accelerator.node.in_network_collectives,
+        )
+        nominal = self.nominal_batch(afd.micro_batches)
+        busiest = max(self.model.layer_counts, key=lambda layer: self.model.layer_counts[layer])
+        rows, delays_ns = self._durations(nominal)
+        kind = self.kinds.index(busiest)
+        stage_ns = {name: int(np.max(ns)) for (name, of), ns in rows.items() if of == kind}
+        return program(shape, choose_lags(shape, stage_ns, delays_ns["link"]))
+
+    def times(self, batch: Batch) -> Times:
+        """Return the durations of one step of a micro-batch that holds `batch`."""
+        if batch.is_empty():
+            return self.program.times({}, {"link": 0, "host": 0})
+        return self.program.times(*self._durations(batch))
+
+    def cards_and_gpus(self) -> list[tuple[str, int]]:
+        """Return how many GPUs of which card the deployment rents."""
+        attention, ffn = self.afd.attention, self.afd.ffn
+        return [
+            (attention.accelerator, attention.gpu_count()),
+            (ffn.accelerator, ffn.gpu_count()),
+        ]
+
+    def kv_memory(self) -> GpuMemory:
+        """Return the memory of a GPU that holds KV."""
+        return self.attention_memory
+
+    def kv_remedy(self) -> str:
+        """Return how more room for KV is made."""
+        return "add an attention instance"
+
+    def _durations(self, batch: Batch) -> tuple[dict[tuple[str, int], Ns], dict[str, int]]:
+        software = self.scenario.software
+        rows: dict[tuple[str, int], Ns] = {}
+        for kind, layer in enumerate(self.kinds):
+            uses = self.model.layer_counts[layer]
+            timed = self._attention(layer, batch, uses)
+            timed |= self._ffn(layer, batch, uses)
+            timed |= self._transfers(layer, batch)
+            rows |= {(stage, kind): ns for stage, ns in timed.items()}
+        tail = len(self.kinds)
+        rows["lm_head", tail] = self.attention_timer.lm_head(
+            batch.requests, self.afd.attention.lm_head_tp
+        )
+        delays_ns = {
+            "link": round(self.fabric.latency_us * NS_PER_US),
+            "host": round(software.host_gap_us_per_step * NS_PER_US),
+        }
+        return rows, delays_ns
+
+    def _slowed(self, time: Ns) -> Ns:
+        """Return the time of a kernel that runs beside the transfers of other micro-batches."""
+        beside = self.afd.micro_batches > 1
+        return whole_ns(time * self.scenario.software.overlap_slowdown) if beside else time
+
+    def _attention(self, layer: Layer, batch: Batch, uses: int) -> dict[str, Ns]:
+        timer, tp = self.attention_timer, self.afd.attention.o_proj_tp
+        b = batch.requests
+        front = timer.before_core(layer.attention, b, uses) + timer.core(
+            layer.attention, batch, uses
+        )
+        front = front + us(self.scenario.software.glue_us_per_layer, b)
+        rows = np.repeat(b.reshape(-1, tp).sum(axis=1), tp)
+        back = timer.after_core(layer.attention, rows, tp, uses)
+        back = back + timer.router(layer.ffn, b, uses)
+        if tp == 1:
+            return {"attention": self._slowed(front + back)}
+        grouped = b.reshape(-1, tp)
+        width = self.model.attention[layer.attention].after_core(self.model.hidden)[-1].k
+        sent = grouped.max(axis=1) * width * DTYPE_BYTES["bf16"]
+        partial = grouped.sum(axis=1) * self.model.hidden * DTYPE_BYTES["bf16"]
+        exchange = ops.collective("all_to_all", "bf16", tp, sent)
+        reduce = ops.collective("reduce_scatter", "bf16", tp, partial)
+        return {
+            "attention": self._slowed(front),
+            "o_exchange": timer.table.duration_ns(exchange, uses),
+            "o_proj": self._slowed(back),
+            "o_reduce": timer.table.duration_ns(reduce, uses),
+        }
+
+    def _ffn(self, layer: Layer, batch: Batch, uses: int) -> dict[str, Ns]:
+        side, timer = self.afd.ffn, self.ffn_timer
+        y, g = side.instances, side.gpus_per_instance
+        ffn = self.model.ffn[layer.ffn]
+        tokens = float(batch.requests.sum())
+        uses_here = uses * y * g
+        if isinstance(ffn, DenseFfn):
+            time = timer.dense(ffn.intermediate / (y * g), tokens, uses_here)
+        else:
+            held, slices = self._experts_held(ffn)
+            time = timer.experts(ffn, held, ffn.experts, slices, tokens, uses_here)
+            columns = ffn.shared * ffn.shared_intermediate
+            if self.afd.a2f == "broadcast":
+                time = time + timer.dense(columns / (y * g), tokens, uses_here)
+            else:
+                time = time + timer.dense(columns / g, tokens / y, uses_here)
+        arriving = tokens * self._visits(layer)
+        gathered = arriving * ops.activation_bytes(self.model.hidden, self.afd.a2f_dtype)
+        summed = arriving * self.model.hidden * DTYPE_BYTES[self.afd.f2a_dtype]
+        gather = ops.collective("all_gather", self.afd.a2f_dtype, g, gathered)
+        scatter = ops.collective("reduce_scatter", self.afd.f2a_dtype, g, summed)
+        return {
+            "all_gather": timer.table.duration_ns(gather, uses * y),
+            "experts": self._slowed(time),
+            "reduce_scatter": timer.table.duration_ns(scatter, uses * y),
+        }
+
+    def _transfers(self, layer: Layer, batch: Batch) -> dict[str, Ns]:
+        """Return the NIC times of both sides, both ways.
+
+        An attention GPU sends each of its tokens to every instance that wants it; an FFN
+        instance's ranks share the tokens that come, and the fullest rank sets the pace.
+        """
+        y, hidden = self.afd.ffn.instances, self.model.hidden
+        visits = batch.requests.astype(np.float64) * self._visits(layer)
+        fullest = rail_load(self.afd.ffn.gpus_per_instance, visits)
+        a_goodput = self._goodput(self.attention_timer)
+        f_goodput = self._goodput(self.ffn_timer)
+        out = ops.activation_bytes(hidden, self.afd.a2f_dtype)
+        back = ops.activation_bytes(hidden, self.afd.f2a_dtype)
+        return {
+            "a2f": whole_ns(visits * y * out / a_goodput * NS_PER_S),
+            "a2f_in": whole_ns(fullest * out / f_goodput * NS_PER_S),
+            "f2a": whole_ns(fullest * back / f_goodput * NS_PER_S),
+            "f2a_in": whole_ns(visits * y * back / a_goodput * NS_PER_S),
+        }
+
+    def _visits(self, layer: Layer) -> float:
+        """Return the probability that a token goes to a given FFN instance."""
+        ffn, y = self.model.ffn[layer.ffn], self.afd.ffn.instances
+        everywhere = self.afd.a2f == "broadcast" or self.afd.ffn.parallelism == "tp"
+        if everywhere or isinstance(ffn, DenseFfn):
+            return 1.0
+        elsewhere = ffn.experts - ffn.experts // y
+        return 1 - comb(elsewhere, ffn.top_k) / comb(ffn.experts, ffn.top_k)
+
+    def _experts_held(self, ffn: MoeFfn) -> tuple[int, int]:
+        """Return the experts of which an FFN GPU holds a part, and into how many parts each is cut.
+
+        Raises InfeasibleError if the experts do not divide.
+        """
+        side = self.afd.ffn
+        ways = {"tp": 1, "tp_ep": side.instances, "ep": side.gpu_count()}[side.parallelism]
+        remedy = "choose another number of FFN instances or parallelism: tp"
+        held = split_evenly(ffn.experts, ways, "experts", remedy)
+        return held, side.gpu_count() // ways
+
+    def _goodput(self, timer: LayerTimer) -> float:
+        accelerator = timer.table.accelerator
+        nic = accelerator.node.nic_bytes_per_s_per_gpu()
+        if nic is None:
+            raise InfeasibleError(
+                f"{accelerator.name} has no NICs on its card: it cannot be one side of AFD"
+            )
+        return nic * self.fabric.goodput
+
+    def _check_links(self) -> None:
+        for side, ways in (
+            (self.afd.attention, max(self.afd.attention.o_proj_tp, self.afd.attention.lm_head_tp)),
+            (self.afd.ffn, self.afd.ffn.gpus_per_instance),
+        ):
+            domain = cards.accelerator(side.accelerator).node.scale_up_domain_gpus
+            if ways > domain:
+                raise InfeasibleError(
+                    f"{ways} {side.accelerator} GPUs should share work over a scale-up link that "
+                    f"joins {domain}: make the instance or the tensor parallelism smaller"
+                )
+        self._goodput(self.attention_timer)
+        self._goodput(self.ffn_timer)
+
+    def _attention_weights(self) -> float:
+        side = self.afd.attention
+        return self.attention_weight_bytes(side.o_proj_tp) + self.vocab_bytes(side.lm_head_tp)
+
+    def _ffn_weights(self) -> float:
+        model, gpus = self.model, self.afd.ffn.gpu_count()
+        total = 0.0
+        for layer, count in model.layer_counts.items():
+            ffn = model.ffn[layer.ffn]
+            if isinstance(ffn, DenseFfn):
+                total += count * ffn.weights(model.hidden) / gpus
+                continue
+            held, slices = self._experts_held(ffn)
+            total += count * held * ffn.expert_weights(model.hidden) / slices
+            broadcast = self.afd.a2f == "broadcast"
+            ways = gpus if broadcast else self.afd.ffn.gpus_per_instance
+            total += count * ffn.shared_weights(model.hidden) / ways
+        return total * DTYPE_BYTES[self.scenario.precision.gemm]
+
+
+def rail_load(ranks: int, load: ops.Floats) -> float:
+    """Return the largest load that one of an FFN instance's `ranks` exchanges with attention GPUs.
+
+    Same-rank rails: attention GPU i talks to rank i mod `ranks`; where an instance has more ranks
+    than there are attention GPUs, each GPU spreads its load over several.
+    """
+    gpus = len(load)
+    if gpus >= ranks:
+        return float(np.bincount(np.arange(gpus) % ranks, load, ranks).max())
+    sharing = np.bincount(np.arange(ranks) % gpus, minlength=gpus)
+    return float((load / sharing).max())

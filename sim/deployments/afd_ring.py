@@ -1,0 +1,179 @@
+"""The AFD ring: the program of attention and FFN instances that pass micro-batches around.
+
+A layer of a micro-batch runs through these stages (Step-3 report, section 7 and figure 7):
+
+    attention ─ [o_exchange ─ o_proj ─ o_reduce] ─ a2f ─ a2f_in ─ all_gather ─ experts
+        ▲                                                                        │
+        └────────────── f2a_in ─ f2a ─ reduce_scatter ◄──────────────────────────┘
+
+The stages in brackets exist with `o_proj_tp` > 1. A transfer occupies the sender's NIC (a2f, f2a)
+and the receiver's (a2f_in, f2a_in) at once: the receiving side begins when the last sender has
+begun, and the data is there when both have finished and the fabric's latency has passed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+from sim.program import Link, Program, ProgramBuilder
+
+Key = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of an AFD deployment decides its program."""
+
+    layer_kinds: tuple[int, ...]
+    micro_batches: int
+    attention_gpus: int
+    ffn_instances: int
+    o_proj_groups: int = 0
+    """Groups of attention GPUs that share an output projection; 0: none is shared."""
+    half_duplex: bool = False
+    nvlink_turns: bool = False
+    """Whether all-gather and reduce-scatter of an FFN instance take turns on one link."""
+
+
+class Lags(NamedTuple):
+    """How many micro-batches ahead the first of two stages that share a server runs."""
+
+    o_proj: int = 0
+    """attention before o_proj on a GPU, o_exchange before o_reduce on its NVLink."""
+    nvlink: int = 0
+    """all_gather before reduce_scatter on an FFN instance's NVLink, where they take turns."""
+    nic: int = 0
+    """sending before receiving on a half-duplex NIC."""
+
+
+def choose_lags(shape: Shape, stage_ns: dict[str, int], latency_ns: int) -> Lags:
+    """Return the static order that promises the shortest period for the given stage times.
+
+    Two stages x and y of a micro-batch share a server, with others between them. Running x `lag`
+    micro-batches ahead of y lets the middle overlap with x, but makes y wait for a later
+    micro-batch's x. Each circuit of waits bounds the period from below (its time over the number
+    of micro-batches it spans); the lags with the smallest bound win, the smallest lags on a tie.
+    """
+    m = shape.micro_batches
+    t = {name: stage_ns.get(name, 0) for name in STAGES}
+    to_ffn = max(t["a2f"], t["a2f_in"]) + latency_ns
+    back = max(t["f2a"], t["f2a_in"]) + latency_ns
+    o_path = t["o_exchange"] + t["o_proj"] + t["o_reduce"]
+    ffn = t["all_gather"] + t["experts"] + t["reduce_scatter"]
+    loop = t["attention"] + o_path + to_ffn + ffn + back
+    choices = product(
+        range(m if shape.o_proj_groups else 1),
+        range(m if shape.nvlink_turns else 1),
+        range(m if shape.half_duplex else 1),
+    )
+
+    def bound(lags: Lags) -> float:
+        o_proj, nvlink, nic = lags
+        nearest = m - o_proj - max(nvlink, nic)
+        circuits = [(t["attention"] + o_path, o_proj + 1), (loop - t["o_exchange"], nearest)]
+        if shape.nvlink_turns:
+            circuits += [(ffn, nvlink + 1), (loop - t["experts"], m - o_proj - nvlink)]
+        if shape.half_duplex:
+            circuits += [(to_ffn + ffn + back, nic + 1), (loop - ffn, m - o_proj - nic)]
+        return max(time / span for time, span in circuits)
+
+    feasible = [Lags(*c) for c in choices if c[0] + max(c[1], c[2]) < m]
+    return min(feasible, key=lambda lags: (bound(lags), lags))
+
+
+STAGES = (
+    *("attention", "o_exchange", "o_proj", "o_reduce", "a2f", "a2f_in"),
+    *("all_gather", "experts", "reduce_scatter", "f2a", "f2a_in", "lm_head"),
+)
+
+
+def program(shape: Shape, lags: Lags) -> Program:
+    """Return the program of an AFD deployment with the given static order."""
+    build = ProgramBuilder(shape.layer_kinds, shape.micro_batches, ("link", "host"))
+    gpus, instances = shape.attention_gpus, shape.ffn_instances
+    attention = build.pool("attention", "gpu", gpus)
+    groups = shape.o_proj_groups
+    nvlink_a = build.pool("attention.nvlink", "nvlink", groups) if groups else attention
+    if shape.half_duplex:
+        a_out = a_in = build.pool("attention.nic", "nic", gpus)
+        f_out = f_in = build.pool("ffn.nic", "nic", instances)
+    else:
+        a_out = build.pool("attention.nic_out", "nic", gpus)
+        a_in = build.pool("attention.nic_in", "nic", gpus)
+        f_in = build.pool("ffn.nic_in", "nic", instances)
+        f_out = build.pool("ffn.nic_out", "nic", instances)
+    if shape.nvlink_turns:
+        gather = scatter = build.pool("ffn.nvlink", "nvlink", instances)
+    else:
+        gather = build.pool("ffn.nvlink_in", "nvlink", instances)
+        scatter = build.pool("ffn.nvlink_out", "nvlink", instances)
+    ffn = build.pool("ffn", "gpu", instances)
+    pools = (
+        *(attention, nvlink_a, attention, nvlink_a, a_out, f_in),
+        *(gather, ffn, scatter, f_out, a_in, attention),
+    )
+    for stage, pool in zip(STAGES, pools, strict=True):
+        if groups or not stage.startswith("o_"):
+            build.stage(stage, pool)
+    for layer in range(build.layers):
+        for j in range(shape.micro_batches):
+            _add_layer(build, layer, j, groups > 0)
+    for j in range(shape.micro_batches):
+        build.node("lm_head", build.layers, j, _answers(build, build.layers, j))
+    _set_orders(build, shape, lags, dict(zip(STAGES, pools, strict=True)))
+    return build.build("lm_head", "host")
+
+
+def _answers(build: ProgramBuilder, layer: int, j: int) -> list[Link]:
+    """Return the links by which attention waits for all FFN instances' answers to a layer."""
+    return [
+        build.link("f2a_in", layer - 1, j, "each", delay="link"),
+        build.link("f2a", layer - 1, j, "all", delay="link"),
+    ]
+
+
+def _add_layer(build: ProgramBuilder, layer: int, j: int, shared_o_proj: bool) -> None:
+    build.node("attention", layer, j, _answers(build, layer, j) if layer else [], gated=layer == 0)
+    last = "attention"
+    if shared_o_proj:
+        for stage in ("o_exchange", "o_proj", "o_reduce"):
+            build.node(stage, layer, j, [build.link(last, layer, j, "each")])
+            last = stage
+    build.node("a2f", layer, j, [build.link(last, layer, j, "each")])
+    build.node("a2f_in", layer, j, [build.link("a2f", layer, j, "all", "start")])
+    arrived = [
+        build.link("a2f_in", layer, j, "each", delay="link"),
+        build.link("a2f", layer, j, "all", delay="link"),
+    ]
+    build.node("all_gather", layer, j, arrived)
+    build.node("experts", layer, j, [build.link("all_gather", layer, j, "each")])
+    build.node("reduce_scatter", layer, j, [build.link("experts", layer, j, "each")])
+    build.node("f2a", layer, j, [build.link("reduce_scatter", layer, j, "each")])
+    build.node("f2a_in", layer, j, [build.link("f2a", layer, j, "all", "start")])
+
+
+def _set_orders(build: ProgramBuilder, shape: Shape, lags: Lags, pools: dict[str, int]) -> None:
+    lag_of = {"o_proj": lags.o_proj, "o_reduce": lags.o_proj}
+    if shape.nvlink_turns:
+        lag_of |= {"reduce_scatter": lags.nvlink}
+    if shape.half_duplex:
+        lag_of |= {"f2a_in": lags.nic, "f2a": lags.nic}
+    shares: dict[int, list[str]] = {index: [] for index in range(len(build.pools))}
+    for stage in (stage.name for stage in build.stages):
+        shares[pools[stage]].append(stage)
+    for pool, stages in shares.items():
+        build.order(pool, [(key, 0) for key in _interleave(build, stages, lag_of)])
+
+
+def _interleave(build: ProgramBuilder, stages: list[str], lag_of: dict[str, int]) -> list[Key]:
+    """Return a round robin over layers and micro-batches; lagging stages run that much later."""
+    m = build.micro_batches
+    order = []
+    for k in range((build.layers + 1) * m):
+        for stage in stages:
+            layer, j = divmod(k - lag_of.get(stage, 0), m)
+            if (stage, layer, j) in build.ids:
+                order.append((stage, layer, j))
+    return order

@@ -1,0 +1,148 @@
+"""EP: how long each stage of colocated expert parallelism takes, what it holds and costs."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from sim import cards, ops
+from sim.deployments.ep_schedule import Shape, program
+from sim.deployments.site import Site
+from sim.errors import InfeasibleError
+from sim.kvcache import GpuMemory
+from sim.layers import Batch, Ns, split_evenly, us, whole_ns
+from sim.model import DenseFfn, Layer, MoeFfn
+from sim.program import Program, Times
+from sim.scenario import Ep, Scenario
+from sim.units import DTYPE_BYTES, NS_PER_US
+
+
+class EpDeployment(Site):
+    """An EP scenario, compiled: its program and the durations of its stages."""
+
+    breakdown: ClassVar = {
+        "t_a_layer": ("attn0", "attn1"),
+        "t_a2f_layer": ("dispatch",),
+        "t_f_layer": ("shared", "experts"),
+        "t_f2a_layer": ("combine",),
+    }
+
+    def __init__(self, scenario: Scenario) -> None:
+        deployment = scenario.deployment
+        assert isinstance(deployment, Ep)
+        super().__init__(scenario, deployment.gpus)
+        self.ep = deployment
+        self.layer_timer = self.timer(cards.accelerator(deployment.accelerator))
+        accelerator = self.layer_timer.table.accelerator
+        domain = accelerator.node.scale_up_domain_gpus
+        if deployment.lm_head_tp > domain:
+            raise InfeasibleError(
+                f"{deployment.lm_head_tp} GPUs should share the LM head over a scale-up link that "
+                f"joins {domain}: make lm_head_tp smaller"
+            )
+        if deployment.gpus > domain and accelerator.node.nic_bytes_per_s_per_gpu() is None:
+            raise InfeasibleError(
+                f"{accelerator.name} has no NICs on its card: EP over {deployment.gpus} GPUs "
+                f"cannot leave a node of {domain}"
+            )
+        self._memory = self.memory(accelerator, "EP", self._weights())
+
+    @cached_property
+    def program(self) -> Program:
+        """The schedule."""
+        kinds = tuple(self.kinds.index(layer) for layer in self.model.layer_sequence)
+        return program(Shape(kinds, self.ep.gpus, self.ep.overlap == "two_batch"))
+
+    def times(self, batch: Batch) -> Times:
+        """Return the durations of one step of a micro-batch that holds `batch`."""
+        if batch.is_empty():
+            return self.program.times({}, {"host": 0})
+        rows: dict[tuple[str, int], Ns] = {}
+        for kind, layer in enumerate(self.kinds):
+            timed = self._layer(layer, batch, self.model.layer_counts[layer])
+            rows |= {(stage, kind): ns for stage, ns in timed.items()}
+        rows["lm_head", len(self.kinds)] = self.layer_timer.lm_head(
+            batch.requests, self.ep.lm_head_tp
+        )
+        # The micro-batches of a step share one pass of the host, so each bears its part.
+        gap_us = self.scenario.software.host_gap_us_per_step / self.ep.micro_batches
+        return self.program.times(rows, {"host": round(gap_us * NS_PER_US)})
+
+    def cards_and_gpus(self) -> list[tuple[str, int]]:
+        """Return how many GPUs of which card the deployment rents."""
+        return [(self.ep.accelerator, self.ep.gpus)]
+
+    def kv_memory(self) -> GpuMemory:
+        """Return the memory of a GPU that holds KV."""
+        return self._memory
+
+    def kv_remedy(self) -> str:
+        """Return how more room for KV is made."""
+        return "use a narrower KV format"
+
+    def _layer(self, layer: Layer, batch: Batch, uses: int) -> dict[str, Ns]:
+        timer, b = self.layer_timer, batch.requests
+        # Norm and rope stand before the core, quantisation and routing after it.
+        glue = us(self.scenario.software.glue_us_per_layer / 2, b)
+        attn0 = timer.before_core(layer.attention, b, uses) + glue
+        attn1 = timer.core(layer.attention, batch, uses) + glue
+        attn1 = attn1 + timer.after_core(layer.attention, b, 1, uses)
+        attn1 = attn1 + timer.router(layer.ffn, b, uses)
+        ffn = self.model.ffn[layer.ffn]
+        if isinstance(ffn, DenseFfn):
+            dense = timer.dense(ffn.intermediate, b, uses)
+            return {"attn0": attn0, "attn1": attn1, "shared": dense}
+        held, copies = self._experts_held(ffn)
+        shared = timer.dense(ffn.shared * ffn.shared_intermediate, b, uses)
+        tokens = float(b.sum())
+        return {
+            "attn0": self._slowed(attn0),
+            "attn1": self._slowed(attn1),
+            "shared": self._slowed(shared),
+            "experts": timer.experts(ffn, held, copies, 1, tokens, uses * self.ep.gpus),
+            "dispatch": self._all_to_all("dispatch", ffn, batch, uses),
+            "combine": self._all_to_all("combine", ffn, batch, uses),
+        }
+
+    def _all_to_all(self, direction: ops.Direction, ffn: MoeFfn, batch: Batch, uses: int) -> Ns:
+        """Return the time of dispatch or combine; the rank with the most tokens sets it."""
+        dispatching = direction == "dispatch"
+        table = self.layer_timer.table
+        op = ops.a2a(
+            direction,
+            self.ep.dispatch_dtype if dispatching else self.ep.combine_dtype,
+            self.ep.gpus,
+            table.accelerator.node.scale_up_domain_gpus,
+            float(np.max(batch.requests)),
+            self.model.hidden,
+            ffn.top_k,
+        )
+        return table.duration_ns(op, uses * self.ep.gpus)
+
+    def _slowed(self, time: Ns) -> Ns:
+        """Return the time of a kernel that runs beside the other micro-batch's all-to-all."""
+        beside = self.ep.overlap == "two_batch"
+        return whole_ns(time * self.scenario.software.overlap_slowdown) if beside else time
+
+    def _experts_held(self, ffn: MoeFfn) -> tuple[int, int]:
+        """Return experts per GPU and physical experts. Raises InfeasibleError if uneven."""
+        copies = ffn.experts + self.ep.redundant_experts
+        missing = -ffn.experts % self.ep.gpus
+        remedy = f"set redundant_experts to {missing} or to {missing + self.ep.gpus}"
+        return split_evenly(copies, self.ep.gpus, "experts and copies", remedy), copies
+
+    def _weights(self) -> float:
+        model, precision = self.model, self.scenario.precision
+        total = 0.0
+        for layer, count in model.layer_counts.items():
+            ffn = model.ffn[layer.ffn]
+            if isinstance(ffn, DenseFfn):
+                total += count * ffn.weights(model.hidden)
+                continue
+            held, _copies = self._experts_held(ffn)
+            total += count * held * ffn.expert_weights(model.hidden)
+            total += count * ffn.shared_weights(model.hidden)
+        total *= DTYPE_BYTES[precision.gemm]
+        return total + self.attention_weight_bytes(1) + self.vocab_bytes(self.ep.lm_head_tp)

@@ -1,0 +1,131 @@
+"""What every deployment has: a model on GPUs with KV, weights that fit, times and a price."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from sim import cards, kernels
+from sim.hardware import Accelerator
+from sim.kvcache import GpuMemory, kv_layout
+from sim.layers import Batch, LayerTimer
+from sim.model import Layer, MoeFfn
+from sim.program import Program, Times
+from sim.scenario import Scenario
+from sim.units import DTYPE_BYTES
+from sim.workload import ClosedLoop, stationary_sample
+
+# Enough requests that their mean context is within 1 % of the slot load for any length law.
+_NOMINAL_SAMPLE = 4096
+
+
+class Site(ABC):
+    """A scenario compiled for an engine. Engines see `program`, the scheduler sees the rest."""
+
+    breakdown: ClassVar[dict[str, tuple[str, ...]]]
+    """Stages (or delays) whose times add up to each per-layer column of the results."""
+
+    def __init__(self, scenario: Scenario, attention_gpus: int) -> None:
+        self.scenario = scenario
+        self.attention_gpus = attention_gpus
+        self.model = cards.model(scenario.model)
+        self.kinds: list[Layer] = list(self.model.layer_counts)
+        self.layout = kv_layout(self.model, scenario.precision.kv, scenario.memory.kv_block_tokens)
+        self.tables: list[kernels.KernelTable] = []
+
+    @property
+    @abstractmethod
+    def program(self) -> Program:
+        """Servers, static order and dependencies."""
+
+    @abstractmethod
+    def times(self, batch: Batch) -> Times:
+        """Return the durations of one step of a micro-batch that holds `batch`."""
+
+    @abstractmethod
+    def cards_and_gpus(self) -> list[tuple[str, int]]:
+        """Return how many GPUs of which card the deployment rents."""
+
+    @abstractmethod
+    def kv_memory(self) -> GpuMemory:
+        """Return the memory of a GPU that holds KV."""
+
+    @abstractmethod
+    def kv_remedy(self) -> str:
+        """Return how more room for KV is made."""
+
+    def requests_in_flight(self) -> int | None:
+        """Return the concurrency of a closed loop; None for an open one."""
+        arrivals = self.scenario.workload.arrivals
+        if not isinstance(arrivals, ClosedLoop):
+            return None
+        return arrivals.requests_in_flight(self.scenario.gpu_count())
+
+    def check_memory(self) -> None:
+        """Refuse a shape whose weights or mean KV do not fit. Raises InfeasibleError."""
+        memory = self.kv_memory()
+        memory.kv_capacity_bytes()
+        in_flight = self.requests_in_flight()
+        each = float(
+            self.layout.request_bytes(self.scenario.workload.lengths.mean_reserved_tokens())
+        )
+        requests = 1.0 if in_flight is None else in_flight / self.attention_gpus
+        memory.check_kv(requests * each, requests, self.kv_remedy())
+
+    def usd_per_hour(self) -> float | None:
+        """Return the rent of the deployment, USD per hour; None if a card has no price."""
+        total = 0.0
+        for name, gpus in self.cards_and_gpus():
+            price = cards.accelerator(name).usd_per_hour
+            if price is None:
+                return None
+            total += price * gpus
+        return total
+
+    def timer(self, accelerator: Accelerator) -> LayerTimer:
+        """Return the layer timer of a card with its shipped calibration, if it has one."""
+        table = kernels.load(accelerator, cards.calibration(accelerator.name))
+        self.tables.append(table)
+        return LayerTimer(self.model, self.scenario.precision, table)
+
+    def memory(self, accelerator: Accelerator, role: str, weights_bytes: float) -> GpuMemory:
+        """Return how a GPU's memory is spent."""
+        memory = self.scenario.memory
+        reserve = memory.activation_reserve_gb * 1e9
+        return GpuMemory(accelerator, role, weights_bytes, reserve, memory.utilisation)
+
+    def nominal_batch(self, micro_batches: int) -> Batch:
+        """Return the micro-batch to expect: an even share of the mean load."""
+        scenario = self.scenario
+        prompt, _output, age = stationary_sample(
+            scenario.workload, scenario.simulation.seed, _NOMINAL_SAMPLE
+        )
+        in_flight: float | None = self.requests_in_flight()
+        arrivals = scenario.workload.arrivals
+        if in_flight is None:
+            # Little's law at the latency target: the load that the deployment should carry.
+            assert not isinstance(arrivals, ClosedLoop)
+            per_request_s = scenario.workload.lengths.mean_output_tokens() * scenario.slo.tpot_ms
+            in_flight = arrivals.requests_per_s * per_request_s / 1e3
+        each = in_flight / self.attention_gpus / micro_batches
+        ctx = float((prompt + age).mean())
+        return Batch.even(self.attention_gpus, each, ctx, self.layout.bytes_per_token)
+
+    def attention_weight_bytes(self, o_proj_tp: int) -> float:
+        """Return bytes of attention weights and routers that an attention GPU holds."""
+        model, precision = self.model, self.scenario.precision
+        elements, router = 0.0, 0
+        for layer, count in model.layer_counts.items():
+            attention = model.attention[layer.attention]
+            before = sum(p.weights() for p in attention.before_core(model.hidden))
+            after = sum(p.weights() for p in attention.after_core(model.hidden))
+            elements += count * (before + after / o_proj_tp)
+            ffn = model.ffn[layer.ffn]
+            if isinstance(ffn, MoeFfn):
+                router += count * model.hidden * ffn.experts
+        return elements * DTYPE_BYTES[precision.gemm] + router * DTYPE_BYTES[precision.lm_head]
+
+    def vocab_bytes(self, tp: int) -> float:
+        """Return bytes of embedding and LM head that a GPU holds when `tp` GPUs share them."""
+        both = 2 * self.model.vocab * self.model.hidden / tp
+        return both * DTYPE_BYTES[self.scenario.precision.lm_head]

@@ -1,0 +1,209 @@
+"""Metrics: the figures of a run, each declared once with unit, definition and better direction."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.run import FILL_STEPS, Run, step_gaps_ns
+from sim.statistics import half_width, warm_up, weighted_percentile
+from sim.units import NS_PER_MS, NS_PER_S, NS_PER_US
+
+
+class Metric(NamedTuple):
+    """A declared figure."""
+
+    name: str
+    unit: str
+    better: Literal["max", "min", ""]
+    definition: str
+
+
+METRICS = (
+    Metric("gpus", "GPU", "", "all GPUs of the deployment, idle ones too"),
+    Metric("requests_in_flight", "requests", "", "mean requests decoding at a time"),
+    Metric("tpot_ms_mean", "ms", "min", "mean over requests of (last − first token)/(tokens − 1)"),
+    Metric("tpot_ms_p50", "ms", "min", "median of the requests' TPOT"),
+    Metric("tpot_ms_p90", "ms", "min", "90th percentile of the requests' TPOT"),
+    Metric("tpot_ms_p99", "ms", "min", "99th percentile of the requests' TPOT"),
+    Metric("tpot_ci95_ms", "ms", "min", "95 % half-width of the mean gap, by batch means"),
+    Metric("itl_ms_p50", "ms", "min", "median gap between tokens"),
+    Metric("itl_ms_p99", "ms", "min", "99th percentile of the gaps between tokens"),
+    Metric("queue_ms_mean", "ms", "min", "mean wait from arrival to admission"),
+    Metric("queue_ms_p99", "ms", "min", "99th percentile of that wait"),
+    Metric("tgs", "tokens/s/GPU", "max", "output tokens per second over all GPUs"),
+    Metric("tokens_per_s_per_user", "tokens/s", "max", "1 / mean TPOT"),
+    Metric("usd_per_1m_tokens", "USD", "min", "rent of all cards per million output tokens"),
+    Metric("t_a_layer_us", "µs", "min", "attention of a layer and micro-batch, slowest GPU"),
+    Metric("t_f_layer_us", "µs", "min", "FFN of a layer and micro-batch, its collectives included"),
+    Metric("t_a2f_layer_us", "µs", "min", "way to the FFN: A→F transfer, or EP dispatch"),
+    Metric("t_f2a_layer_us", "µs", "min", "way back: F→A transfer, or EP combine"),
+    Metric("t_step_ms", "ms", "min", "mean time from step boundary to step boundary"),
+    Metric("kv_occupancy", "share", "", "mean share of the KV capacity in use"),
+    Metric("calibrated_share", "share", "max", "kernel time inside measured ranges"),
+    Metric("extrapolated_share", "share", "min", "kernel time outside the measured range"),
+    Metric("uncalibrated_share", "share", "min", "kernel time from the card's default efficiency"),
+    Metric("measured_steps", "steps", "", "decode steps of each micro-batch after the warm-up"),
+)
+
+
+def cut_steps(run: Run) -> int:
+    """Return how many leading steps of each micro-batch are warm-up: the fill, then MSER-5."""
+    gaps = step_gaps_ns(run.steps)[FILL_STEPS:]
+    return min(FILL_STEPS + warm_up(gaps), int(run.steps["step"].max()))
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """Return every figure of `METRICS` with the scenario's name and verdicts, ready for JSON.
+
+    A figure that does not exist (a price on a card without one, a TPOT of one-token answers) is
+    None.
+    """
+    cut = cut_steps(run)
+    scenario, steps = run.scenario, run.steps
+    gpus = scenario.gpu_count()
+    measured = steps["step"] >= cut
+    gap_ns = (steps["end_ns"] - steps["previous_end_ns"]).astype(np.float64)
+    gaps, weights = gap_ns[measured], steps["continuing"][measured].astype(np.float64)
+    tpot_ms = request_tpot_ms(run, cut)
+    per_s = _tokens_per_s(run, cut)
+    fresh = run.requests["tokens_in_run"] > 0
+    fresh &= run.requests["arrival_ns"] > 0
+    queue_ns = (run.requests["admitted_ns"] - run.requests["arrival_ns"])[fresh]
+    kernel_ns = sum(run.usage_ns.values())
+    figures: dict[str, Any] = {
+        "scenario": scenario.name,
+        "deployment": scenario.deployment.kind,
+        "model": scenario.model,
+        "gpus": gpus,
+        "requests_in_flight": _requests_in_flight(run, cut),
+        "tpot_ms_mean": _mean(tpot_ms),
+        "tpot_ms_p50": _percentile(tpot_ms, 50),
+        "tpot_ms_p90": _percentile(tpot_ms, 90),
+        "tpot_ms_p99": _percentile(tpot_ms, 99),
+        "tpot_ci95_ms": _finite(half_width(step_gaps_ns(steps)[max(cut - 1, 0) :]) / NS_PER_MS),
+        "itl_ms_p50": _itl_ms(gaps, weights, 50),
+        "itl_ms_p99": _itl_ms(gaps, weights, 99),
+        "queue_ms_mean": _mean(queue_ns / NS_PER_MS),
+        "queue_ms_p99": _percentile(queue_ns / NS_PER_MS, 99),
+        "tgs": per_s / gpus,
+        "tokens_per_s_per_user": 1e3 / tpot_ms.mean() if len(tpot_ms) else None,
+        "usd_per_1m_tokens": None,
+        "t_step_ms": float((steps["end_ns"] - steps["start_ns"])[measured].mean()) / NS_PER_MS,
+        "utilisation": utilisation(run, cut),
+        "kv_occupancy": _kv_occupancy(run, measured),
+        "measured_steps": int(steps["step"].max()) + 1 - cut,
+    }
+    if run.usd_per_hour is not None and per_s > 0:
+        figures["usd_per_1m_tokens"] = run.usd_per_hour / 3600 / per_s * 1e6
+    for column, values in run.layer_ns.items():
+        busy = measured & (steps["tokens"] > 0)
+        figures[f"{column}_us"] = float(values[busy].mean()) / NS_PER_US if busy.any() else 0.0
+    for status, spent in run.usage_ns.items():
+        figures[f"{status}_share"] = spent / kernel_ns if kernel_ns else 0.0
+    slo_ms = scenario.slo.tpot_ms
+    figures["slo_tpot_ms"] = slo_ms
+    figures["slo_met"] = bool(len(tpot_ms)) and bool(tpot_ms.mean() <= slo_ms)
+    return figures
+
+
+def request_tpot_ms(run: Run, cut: int) -> NDArray[np.float64]:
+    """Return the TPOT of every request over its tokens after the warm-up, ms.
+
+    A closed loop is watched for a while in which long requests neither begin nor end: their TPOT
+    is that of the tokens seen. Requests with fewer than two tokens after the cut have none.
+    """
+    result = []
+    for micro_batch in range(run.program.micro_batches):
+        mine = run.steps["micro_batch"] == micro_batch
+        ends = run.steps["end_ns"][mine]
+        if len(ends) <= cut:
+            continue
+        chosen = run.requests["micro_batch"] == micro_batch
+        first = np.maximum(run.requests["first_token_ns"][chosen], ends[max(cut - 1, 0)])
+        last = run.requests["last_token_ns"][chosen]
+        tokens = np.searchsorted(ends, last) - np.searchsorted(ends, first)
+        result.append(((last - first)[tokens > 0] / tokens[tokens > 0]) / NS_PER_MS)
+    return np.concatenate(result) if result else np.empty(0)
+
+
+def utilisation(run: Run, cut: int) -> dict[str, float]:
+    """Return the mean busy share of the servers of each pool after the warm-up."""
+    shares = server_utilisation(run, cut)
+    result, first = {}, 0
+    for pool in run.program.pools:
+        result[pool.name] = float(shares[first : first + pool.servers].mean())
+        first += pool.servers
+    return result
+
+
+def server_utilisation(run: Run, cut: int) -> NDArray[np.float64]:
+    """Return the busy share of each server after the warm-up, in the order of the pools."""
+    last = min(
+        int(run.steps["step"][run.steps["micro_batch"] == j].max())
+        for j in range(run.program.micro_batches)
+    )
+    span = _span_ns(run, cut, last)
+    busy: NDArray[np.float64] = run.busy_ns[cut : last + 1].sum(axis=0) / span
+    return np.minimum(busy, 1.0)
+
+
+def _span_ns(run: Run, cut: int, last: int) -> float:
+    """Return the mean time over micro-batches from the start of step `cut` to the end of `last`."""
+    steps = run.steps
+    begun = steps["start_ns"][steps["step"] == cut].mean()
+    ended = steps["end_ns"][steps["step"] == last].mean()
+    return float(ended - begun)
+
+
+def _tokens_per_s(run: Run, cut: int) -> float:
+    """Return output tokens per second: tokens of whole steps over the time they took."""
+    total = 0.0
+    for micro_batch in range(run.program.micro_batches):
+        mine = (run.steps["micro_batch"] == micro_batch) & (run.steps["step"] >= cut)
+        if mine.any():
+            ends = run.steps["end_ns"][mine]
+            begun = run.steps["start_ns"][mine][0]
+            total += run.steps["tokens"][mine].sum() / (ends[-1] - begun) * NS_PER_S
+    return float(total)
+
+
+def _requests_in_flight(run: Run, cut: int) -> float:
+    """Return the mean number of requests decoding, weighed by time."""
+    steps, total = run.steps, 0.0
+    for micro_batch in range(run.program.micro_batches):
+        mine = (steps["micro_batch"] == micro_batch) & (steps["step"] >= cut)
+        if mine.any():
+            length = (steps["end_ns"] - steps["start_ns"])[mine]
+            span = steps["end_ns"][mine][-1] - steps["start_ns"][mine][0]
+            total += float((steps["tokens"][mine] * length).sum() / span)
+    return total
+
+
+def _kv_occupancy(run: Run, measured: NDArray[np.bool_]) -> float:
+    seen = measured & (run.steps["micro_batch"] == 0)
+    if not seen.any() or run.kv_capacity_bytes == 0:
+        return 0.0
+    return float(run.steps["kv_bytes_mean"][seen].mean() / run.kv_capacity_bytes)
+
+
+def _itl_ms(
+    gaps: NDArray[np.float64], weights: NDArray[np.float64], percent: float
+) -> float | None:
+    if not weights.any():
+        return None
+    return weighted_percentile(gaps, weights, percent) / NS_PER_MS
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _percentile(values: NDArray[np.float64], percent: float) -> float | None:
+    return float(np.percentile(values, percent)) if len(values) else None
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -1,0 +1,237 @@
+"""Run: one scenario from its first step to its tables.
+
+`Decoder` is the controller that both engines ask at every step boundary; `simulate` puts
+deployment, scheduler and engine together and returns what happened as a `Run`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.deployments import compile_deployment
+from sim.deployments.site import Site
+from sim.engines import event
+from sim.errors import InfeasibleError
+from sim.kernels import Status
+from sim.program import Node, Program, Times
+from sim.scenario import Scenario
+from sim.scheduler import Emission, InFlight, Scheduler
+from sim.statistics import half_width
+from sim.workload import ClosedLoop
+
+Columns = dict[str, NDArray[np.int64]]
+
+# The first step fills the pipeline from empty and the second drains that disturbance.
+FILL_STEPS = 2
+
+# Half-widths are looked at this often, in steps.
+_CHECK_EVERY = 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """What happened, as plain tables; `sim.metrics` turns it into figures."""
+
+    scenario: Scenario
+    program: Program
+    steps: Columns
+    """One row per micro-batch and step, in the order in which the steps ended."""
+    layer_ns: dict[str, NDArray[np.float64]]
+    """Per-layer times of the same rows, by column of DESIGN §7."""
+    requests: Columns
+    """One row per request seen, by request number."""
+    busy_ns: NDArray[np.int64]
+    """Work begun in each step, by (step, server); servers in the order of the pools."""
+    usage_ns: dict[Status, float]
+    """Kernel time by status of its look-up."""
+    usd_per_hour: float | None
+    kv_capacity_bytes: float
+    tables: dict[str, str]
+    """SHA-256 of the calibration table of each accelerator; empty where it has none."""
+    wall_s: float
+    records: list[event.Record] = field(default_factory=list)
+    """Tasks of the recorded window."""
+
+
+@dataclass
+class _OpenStep:
+    number: int
+    start_ns: int
+    layer_ns: dict[str, float]
+
+
+class Decoder:
+    """Closes a step, admits requests, times the next step, and decides when it is enough."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        scenario = site.scenario
+        self.simulation = scenario.simulation
+        self.closed = isinstance(scenario.workload.arrivals, ClosedLoop)
+        self.scheduler = Scheduler(
+            scenario.workload,
+            scenario.simulation.seed,
+            site.attention_gpus,
+            site.program.micro_batches,
+            site.layout,
+            site.kv_memory().kv_capacity_bytes(),
+            site.requests_in_flight(),
+        )
+        m = site.program.micro_batches
+        self._open: list[_OpenStep | None] = [None] * m
+        self._count = [0] * m
+        self._last_ns = [-1] * m
+        self._rows: list[tuple[int, ...]] = []
+        self._layer_ns: list[dict[str, float]] = []
+        self._finished: list[tuple[int, int, InFlight]] = []
+        self._busy: list[NDArray[np.int64]] = []
+
+    def boundary(self, micro_batch: int, now_ns: int) -> Times | event.Wait | None:
+        """Return the durations of the micro-batch's next step; None when the run is over."""
+        scheduler = self.scheduler
+        step = self._open[micro_batch]
+        if step is not None:
+            self._close(micro_batch, step, scheduler.emit(micro_batch, now_ns), now_ns)
+            if self.closed and micro_batch == len(self._open) - 1 and self._enough():
+                return None
+        scheduler.admit(micro_batch, now_ns)
+        if not scheduler.in_flight():
+            self._open[micro_batch] = None
+            arrival_ns = scheduler.next_arrival_ns()
+            return None if arrival_ns is None else event.Wait(arrival_ns)
+        times = self.site.times(scheduler.batch(micro_batch))
+        self._begin(micro_batch, now_ns, times)
+        return times
+
+    def _begin(self, micro_batch: int, now_ns: int, times: Times) -> None:
+        number = self._count[micro_batch]
+        self._count[micro_batch] += 1
+        program = self.site.program
+        if number == len(self._busy):
+            servers = sum(pool.servers for pool in program.pools)
+            self._busy.append(np.zeros(servers, dtype=np.int64))
+        self._busy[number] += np.concatenate(program.busy_ns(times))
+        stage_ns: dict[str, float] = program.layer_mean_ns(times)
+        stage_ns |= dict(zip(program.delays, times.delays_ns, strict=True))
+        layer_ns = {
+            column: sum(stage_ns.get(stage, 0.0) for stage in stages)
+            for column, stages in self.site.breakdown.items()
+        }
+        self._open[micro_batch] = _OpenStep(number, now_ns, layer_ns)
+
+    def _close(self, micro_batch: int, step: _OpenStep, emission: Emission, now_ns: int) -> None:
+        kv_bytes = self.scheduler.kv_bytes() if micro_batch == 0 else np.zeros(1)
+        row = (micro_batch, step.number, step.start_ns, now_ns, self._last_ns[micro_batch])
+        load = (emission.tokens, emission.continuing, int(kv_bytes.mean()), int(kv_bytes.max()))
+        self._rows.append(row + load)
+        self._layer_ns.append(step.layer_ns)
+        self._last_ns[micro_batch] = now_ns
+        if len(emission.finished):
+            self._finished.append((micro_batch, now_ns, emission.finished))
+
+    def _enough(self) -> bool:
+        done = min(self._count)
+        if done >= self.simulation.max_steps:
+            return True
+        measured = done - FILL_STEPS
+        if measured < self.simulation.min_steps or measured % _CHECK_EVERY:
+            return False
+        gaps = step_gaps_ns(self.step_columns())[FILL_STEPS:]
+        return half_width(gaps) <= self.simulation.precision * float(gaps.mean())
+
+    def step_columns(self) -> Columns:
+        """Return the table of the steps that have ended."""
+        names = (
+            *("micro_batch", "step", "start_ns", "end_ns", "previous_end_ns"),
+            *("tokens", "continuing", "kv_bytes_mean", "kv_bytes_max"),
+        )
+        table = np.array(self._rows, dtype=np.int64).reshape(-1, len(names))
+        return dict(zip(names, table.T, strict=True))
+
+    def layer_columns(self) -> dict[str, NDArray[np.float64]]:
+        """Return the per-layer times of the same steps."""
+        names = self.site.breakdown
+        return {name: np.array([row[name] for row in self._layer_ns]) for name in names}
+
+    def request_columns(self) -> Columns:
+        """Return the table of all requests that emitted a token, finished or still in flight."""
+        parts = [(j, now, flight, 1) for j, now, flight in self._finished]
+        flights = enumerate(self.scheduler.flights)
+        parts += [(j, self._last_ns[j], f.select(f.observed > 0), 0) for j, f in flights]
+        columns: dict[str, list[NDArray[np.int64]]] = {}
+        for micro_batch, last_ns, flight, finished in parts:
+            values = {
+                "request": flight.request,
+                "micro_batch": np.full(len(flight), micro_batch),
+                "gpu": flight.gpu,
+                "arrival_ns": flight.arrival_ns,
+                "admitted_ns": flight.admitted_ns,
+                "first_token_ns": flight.first_token_ns,
+                "last_token_ns": np.full(len(flight), last_ns),
+                "prompt_tokens": flight.prompt,
+                "output_tokens": flight.output,
+                "tokens_in_run": flight.observed,
+                "finished": np.full(len(flight), finished),
+            }
+            for name, value in values.items():
+                columns.setdefault(name, []).append(value)
+        table = {name: np.concatenate(values) for name, values in columns.items()}
+        order = np.argsort(table["request"], kind="stable")
+        return {name: values[order] for name, values in table.items()}
+
+    def busy_table(self) -> NDArray[np.int64]:
+        """Return work begun by (step, server)."""
+        return np.array(self._busy)
+
+
+def step_gaps_ns(steps: Columns) -> NDArray[np.float64]:
+    """Return the mean time between tokens by step number, over micro-batches, ns.
+
+    Each gap weighs as many times as requests saw it; steps in which no request saw one are left
+    out. The first step of the run has no gaps, so index 0 is the step after it.
+    """
+    gap = (steps["end_ns"] - steps["previous_end_ns"]) * steps["continuing"]
+    weight = np.bincount(steps["step"], steps["continuing"])
+    total = np.bincount(steps["step"], gap)
+    seen = weight > 0
+    return np.asarray(total[seen] / weight[seen], dtype=np.float64)
+
+
+def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None) -> Run:
+    """Simulate `scenario` and return its tables.
+
+    `keep(node, step)` chooses the tasks that are recorded for a timeline. Raises InfeasibleError
+    if the shape cannot run.
+    """
+    begun = time.perf_counter()
+    site = compile_deployment(scenario)
+    decoder = Decoder(site)
+    engine = event.EventEngine(site.program, decoder)
+    records = event.record(engine, keep) if keep is not None else []
+    engine.run()
+    steps = decoder.step_columns()
+    if not len(steps["step"]):
+        raise InfeasibleError("no request was served: the workload is empty")
+    usage: dict[Status, float] = {"calibrated": 0.0, "extrapolated": 0.0, "uncalibrated": 0.0}
+    for table in site.tables:
+        for status, spent in table.usage_ns.items():
+            usage[status] += spent
+    return Run(
+        scenario=scenario,
+        program=site.program,
+        steps=steps,
+        layer_ns=decoder.layer_columns(),
+        requests=decoder.request_columns(),
+        busy_ns=decoder.busy_table(),
+        usage_ns=usage,
+        usd_per_hour=site.usd_per_hour(),
+        kv_capacity_bytes=site.kv_memory().kv_capacity_bytes(),
+        tables={table.accelerator.name: table.sha256 for table in site.tables},
+        wall_s=time.perf_counter() - begun,
+        records=records,
+    )
