@@ -24,6 +24,7 @@ _POWER_LAW = re.compile(r"power_law_(\d+(?:\.\d+)?)")
 # pairs than experts, as aiconfigurator draws the loads it measures.
 _MOST_OF_TOKENS = 0.8
 _SPARSE_WEIGHTS = (0.01, 2.0)
+_REDRAWS = 64  # a draw that gives an expert more than every token is drawn again
 _DRAWS = 16
 
 
@@ -54,13 +55,17 @@ def _power_law(
     pairs = tokens * top_k
     dense = pairs > experts
     low, high = (1.0, tokens * _MOST_OF_TOKENS) if dense else _SPARSE_WEIGHTS
-    flat = rng.random(experts)
-    if abs(alpha - 1) < 1e-9:
-        weights = low * (high / low) ** flat
-    else:
-        power = 1 - alpha
-        weights = ((high**power - low**power) * flat + low**power) ** (1 / power)
-    loads = np.minimum(np.rint(weights / weights.sum() * pairs), tokens).astype(np.int64)
+    for _ in range(_REDRAWS):
+        flat = rng.random(experts)
+        if abs(alpha - 1) < 1e-9:
+            weights = low * (high / low) ** flat
+        else:
+            power = 1 - alpha
+            weights = ((high**power - low**power) * flat + low**power) ** (1 / power)
+        wanted = np.rint(weights / weights.sum() * pairs)
+        if wanted.max() <= tokens:
+            break
+    loads = np.minimum(wanted, tokens).astype(np.int64)
     order = np.argsort(-loads, kind="stable")
     turn = 0
     while (missing := pairs - int(loads.sum())) != 0:
