@@ -23,7 +23,7 @@ from sim.kernels import KernelTable
 from sim.measurements import GPUS, Measurement
 from sim.ops import Floats
 from sim.regression import Residual, fit_constants, rising, roofline_us
-from sim.table import Curve
+from sim.table import Curve, Identity, work_of
 
 HELD_OUT_SHARE = 3  # one block in so many is held out
 _FEWEST_POINTS = 6  # below this, a group stays uncalibrated
@@ -106,52 +106,70 @@ def _order(member: tuple[Kernel, list[Measurement]]) -> str:
     return repr(member[0])
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A held-out measurement and the error of a fit that had not seen it."""
+
+    row: Measurement
+    error: float
+    """Modelled over measured, minus 1."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The curves of one accelerator and the trials that tell their error."""
+
+    curves: tuple[Curve, ...]
+    trials: tuple[Trial, ...]
+
+
 def fit(
     measurements: Sequence[Measurement],
     accelerator: Accelerator,
     like: Accelerator | None = None,
-    like_ops: frozenset[str] | None = None,
-) -> list[Curve]:
+    like_ops: frozenset[str] = frozenset(),
+) -> Fit:
     """Return the curves of `accelerator`, each with its held-out error.
 
     `like` names a card whose kernels stand in where this one was not measured (`like_ops`: only
-    for these operations): compute kernels carry over, and transfers with the efficiency of
-    their link. Raises CalibrationError if no measurement is of the card.
+    for these operations; none: for all): compute kernels carry over, and transfers with the
+    efficiency of their link. Raises CalibrationError if no measurement is of the card.
     """
-    rows = own(measurements, accelerator.name)
+    mine = {group.name: group for group in groups(own(measurements, accelerator.name))}
     donors = [] if like is None else own(measurements, like.name)
-    donors = [row for row in donors if like_ops is None or row.op in like_ops]
-    if not rows and not donors:
-        raise CalibrationError(
-            f"none of the measurements is of {accelerator.name}; known GPUs:"
-            f" {', '.join(sorted({row.gpu for row in measurements}))}"
-        )
-    curves: dict[tuple[str, str, str, str], Curve] = {}
-    mine = {group.name: group for group in groups(rows)}
+    donors = [row for row in donors if not like_ops or row.op in like_ops]
+    if not mine and not donors:
+        known = ", ".join(sorted({row.gpu for row in measurements}))
+        raise CalibrationError(f"none of the measurements is of {accelerator.name}; GPUs: {known}")
+    curves: dict[Identity, Curve] = {}
+    trials: list[Trial] = []
     for group in groups(donors):
         assert like is not None
         if group.name in mine and group.family.pooled:
-            pooled = [*mine[group.name].rows(), *group.rows()]
-            mine[group.name] = groups(pooled)[0]
+            mine[group.name] = groups([*mine[group.name].rows(), *group.rows()])[0]
             continue
-        for curve in _fit_group(group, like):
+        for curve in _fit_group(group, like)[0]:
             source = f"derived from {like.name}: {curve.source}"
             curves[curve.identity] = replace(curve, source=source)
     for group in mine.values():
-        curves |= {curve.identity: curve for curve in _fit_group(group, accelerator)}
-    return sorted(curves.values(), key=lambda curve: curve.identity)
+        fitted, tried = _fit_group(group, accelerator)
+        curves |= {curve.identity: curve for curve in fitted}
+        trials += tried
+    ordered = tuple(sorted(curves.values(), key=lambda curve: curve.identity))
+    return Fit(ordered, tuple(trials))
 
 
-def _fit_group(group: Group, accelerator: Accelerator) -> list[Curve]:
-    """Return the curves of a group; none if it is too small."""
+def _fit_group(group: Group, accelerator: Accelerator) -> tuple[list[Curve], list[Trial]]:
+    """Return the curves of a group and its trials; none if it is too small."""
     if len(group.rows()) < _FEWEST_POINTS:
-        return []
-    curves = curves_of(group, accelerator)
-    errors = held_out(group, accelerator)
-    return [
-        replace(curve, mape=errors[kernel][0], p90=errors[kernel][1])
-        for (kernel, _), curve in zip(group.members, curves, strict=True)
-    ]
+        return [], []
+    tried = held_out(group, accelerator)
+    curves = []
+    for (kernel, _), curve in zip(group.members, curves_of(group, accelerator), strict=True):
+        error = np.abs([trial.error for trial in tried[kernel]] or [np.nan])
+        mape, p90 = float(error.mean()), float(np.quantile(error, 0.9))
+        curves.append(replace(curve, mape=mape, p90=p90))
+    return curves, [trial for kernel, _ in group.members for trial in tried[kernel]]
 
 
 def curves_of(group: Group, accelerator: Accelerator) -> list[Curve]:
@@ -180,22 +198,26 @@ def curves_of(group: Group, accelerator: Accelerator) -> list[Curve]:
     ]
 
 
-def held_out(group: Group, accelerator: Accelerator) -> dict[Kernel, tuple[float, float]]:
-    """Return MAPE and P90 of each kernel, fitted on two thirds of its group and tried on the rest.
+def held_out(group: Group, accelerator: Accelerator) -> dict[Kernel, list[Trial]]:
+    """Return the trials of each kernel: fitted on two thirds of its group, tried on the rest.
 
-    NaN where nothing was held out.
+    None where nothing was held out, or too little was left to fit.
     """
-    kept = {kernel: [row for row in rows if not _is_held(group.family, row)] for kernel, rows in
-            group.members}
-    training = replace(group, members=tuple((k, tuple(v)) for k, v in kept.items() if v))
+    members = [
+        (kernel, tuple(row for row in rows if not is_held(group.family, row)))
+        for kernel, rows in group.members
+    ]
+    training = replace(group, members=tuple((kernel, rows) for kernel, rows in members if rows))
+    found: dict[Kernel, list[Trial]] = {kernel: [] for kernel, _ in members}
     if len(training.rows()) < _FEWEST_POINTS:
-        return {kernel: (np.nan, np.nan) for kernel in kept}
+        return found
     table = KernelTable(accelerator, curves_of(training, accelerator))
-    found = {}
     for kernel, rows in group.members:
-        tried = [row for row in rows if _is_held(group.family, row)]
-        errors = np.abs(relative_errors(table, kernel, tried)) if tried else np.array([np.nan])
-        found[kernel] = (float(errors.mean()), float(np.quantile(errors, 0.9)))
+        tried = [row for row in rows if is_held(group.family, row)]
+        if tried:
+            errors = relative_errors(table, kernel, tried)
+            pairs = zip(tried, errors, strict=True)
+            found[kernel] = [Trial(row, float(error)) for row, error in pairs if error == error]
     return found
 
 
@@ -209,7 +231,7 @@ def relative_errors(table: KernelTable, kernel: Kernel, rows: Sequence[Measureme
     return np.asarray(time_us / np.array([row.latency_us for row in rows]) - 1)
 
 
-def _is_held(family: Family, row: Measurement) -> bool:
+def is_held(family: Family, row: Measurement) -> bool:
     """Return whether a measurement belongs to the third that validation holds out."""
     names = family.block or [name for name, _ in row.at]
     block = [value for name, value in row.at if name in names]
@@ -263,9 +285,15 @@ def _curve(
         points=len(rows),
         mape=np.nan,
         p90=np.nan,
+        most_work=_most_work(measured.axes, family),
         axes=axes,
         residual=values,
     )
+
+
+def _most_work(measured: Mapping[str, Floats], family: Family) -> float:
+    work = work_of({name: measured[name] for name in family.axes})
+    return float(f"{work.max() * (1 + 1e-5):.5g}")
 
 
 def _nodes(values: Floats) -> Floats:
@@ -307,11 +335,3 @@ def _licence(rows: Sequence[Measurement]) -> str:
         LICENCES.get(row.source.replace(":", " ").split()[0], "unstated") for row in rows
     }
     return " and ".join(sorted(found))
-
-
-def curves_by_op(curves: Iterable[Curve]) -> Mapping[tuple[str, str, str], list[Curve]]:
-    """Return curves by (op, kernel, dtype), for reports."""
-    found: dict[tuple[str, str, str], list[Curve]] = {}
-    for curve in curves:
-        found.setdefault(curve.identity[:3], []).append(curve)
-    return found

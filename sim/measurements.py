@@ -155,6 +155,7 @@ class Row:
 def _gemm(row: Row) -> Iterator[Measurement]:
     label = row.one_of("dtype", ("bfloat16", "fp8", "fp8_block", "nvfp4"))
     kernel = {"fp8": "rowwise", "fp8_block": "blockwise"}.get(label, "dense")
+    kernel = row.values.get("kernel") or kernel
     at = tuple((name, float(row.count(name))) for name in ("m", "n", "k"))
     yield row.measurement("gemm", kernel, dtype=_DTYPES[label], label=label, fixed=(), at=at)
 
@@ -163,7 +164,7 @@ def _attention(row: Row, op: str, fixed: tuple[str, ...]) -> Iterator[Measuremen
     label = row.one_of("kv_dtype", _DTYPES)
     yield row.measurement(
         op,
-        "fastest",
+        row.values.get("kernel") or "fastest",
         dtype=_DTYPES[label],
         label=label,
         fixed=tuple((name, float(row.count(name))) for name in fixed),
@@ -238,10 +239,11 @@ def _moe(row: Row) -> Iterator[Measurement]:
 def _grouped_gemm(row: Row) -> Iterator[Measurement]:
     label = row.one_of("dtype", _DTYPES)
     layout = row.one_of("layout", ("masked", "contiguous"))
+    kernel = row.values.get("kernel") or layout
     fixed = tuple((name, float(row.count(name))) for name in ("n", "k"))
     at = (("rows", float(row.count("m_per_group"))), ("groups", float(row.count("groups"))))
     yield row.measurement(
-        "grouped_gemm", layout, dtype=_DTYPES[label], label=label, fixed=fixed, at=at
+        "grouped_gemm", kernel, dtype=_DTYPES[label], label=label, fixed=fixed, at=at
     )
 
 

@@ -5,13 +5,14 @@ One file per accelerator, one line per fact, so that a changed measurement is a 
     # afdsim-calibration 2
     op,kernel,dtype,key,field,at,values
     gemm,dense,bf16,,fit,,overhead_us=3.7 e_c=0.84 e_m=0.89 p=3.5
-    gemm,dense,bf16,,error,held-out,points=910 mape=0.041 p90=0.089
+    gemm,dense,bf16,,error,held-out,points=910 mape=0.041 p90=0.089 work=8192
     gemm,dense,bf16,,source,Apache-2.0,aic:sglang/0.5.14 (115); aic:vllm/0.24.0 (631)
     gemm,dense,bf16,,axis,m,1 2 4 8 16
     gemm,dense,bf16,,residual,n=512 k=2048,-12 3 5 8 21
 
 A residual row runs along the first axis at one point of the others; its values are log residuals
-in thousandths. The first and last node of the axes are the range in which the curve is calibrated.
+in thousandths. A curve is calibrated between the first and last node of its axes, up to the most
+work (context tokens, rows) of one measurement.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ FIELDS = ("fit", "error", "source", "axis", "residual")
 _FADING = frozenset({"m", "batch", "rows"})
 _FADE_E_FOLD = 2 * float(np.log(2))  # natural-log units of the coordinate: two doublings
 
+# Axes whose product is the work of a launch.
+_WORK = frozenset({"m", "batch", "kv_len", "rows", "groups", "active"})
+
 Identity = tuple[str, str, str, str]
 
 
@@ -70,6 +74,8 @@ class Curve:
     """Mean absolute error on held-out points by the same procedure, a fraction; NaN if unknown."""
     p90: float
     """90th percentile of that error; NaN if unknown."""
+    most_work: float = np.inf
+    """Largest product of M, batch, context, rows, groups and experts in one measurement."""
     axes: tuple[tuple[str, Floats], ...] = ()
     """Names and ascending nodes of the residual grid."""
     residual: Floats = field(default_factory=lambda: np.zeros(()))
@@ -99,9 +105,9 @@ class Curve:
         """
         if any(name not in coordinates for name, _ in self.axes):
             return np.zeros(()), np.zeros((), dtype=np.bool_)
-        value = self.residual.ravel()[:, np.newaxis]
         inside = np.ones((), dtype=np.bool_)
         fade: Floats | float = 1.0
+        work: Floats | float = 0.0
         points = np.broadcast_arrays(*(coordinates[name] for name, _ in self.axes))
         shape = points[0].shape if points else ()
         steps = []
@@ -111,8 +117,11 @@ class Curve:
             low = np.minimum(position.astype(np.int64), max(len(nodes) - 2, 0))
             steps.append((low, position - low, len(nodes)))
             inside = inside & (x >= nodes[0] - 1e-6) & (x <= nodes[-1] + 1e-6)
+            if name in _WORK:
+                work = work + x
             if name in _FADING:
                 fade = fade * np.exp(-np.maximum(x - nodes[-1], 0.0) / _FADE_E_FOLD)
+        inside = inside & (work <= np.log(self.most_work) + 1e-6)
         flat = self.residual.ravel()
         value = np.zeros(np.shape(points[0].ravel()) if points else (1,))
         for corner in itertools.product((0, 1), repeat=len(steps)):
@@ -123,6 +132,11 @@ class Curve:
                 weight = weight * (share if side else 1.0 - share)
             value = value + weight * flat[index]
         return (value * fade).reshape(shape), np.broadcast_to(inside, value.shape).reshape(shape)
+
+
+def work_of(axes: Mapping[str, Floats]) -> Floats:
+    """Return the product of the coordinates that make up the work of a launch."""
+    return np.asarray(np.prod([axes[name] for name in sorted(_WORK & axes.keys())], axis=0))
 
 
 def digest(content: bytes) -> str:
@@ -139,6 +153,7 @@ def dump(curves: Iterable[Curve]) -> str:
     for curve in curves:
         fit = {name: getattr(curve, name) for name in ("overhead_us", "e_c", "e_m", "p")}
         error = {"points": curve.points, "mape": curve.mape, "p90": curve.p90}
+        error["work"] = curve.most_work
         rows = [("fit", "", _pairs(fit)), ("error", "held-out", _pairs(error))]
         rows.append(("source", curve.licence, curve.source))
         rows += [("axis", name, " ".join(f"{x:.10g}" for x in at)) for name, at in curve.axes]
@@ -227,7 +242,7 @@ def _curve(identity: Identity, facts: Sequence[_Fact]) -> Curve:
         raise CalibrationError(
             f"{fit.place}: e_c and e_m should lie in (0, 1], p be positive, overhead_us not negative"
         )
-    points, mape, p90 = error.pairs(("points", "mape", "p90"))
+    points, mape, p90, work = error.pairs(("points", "mape", "p90", "work"))
     if not source.values:
         raise CalibrationError(f"{source.place}: a curve needs its source")
     axes = tuple((fact.at, fact.numbers()) for fact in by_name["axis"])
@@ -236,7 +251,7 @@ def _curve(identity: Identity, facts: Sequence[_Fact]) -> Curve:
             raise CalibrationError(f"{fact.place}: axis nodes should be positive and ascend")
     residual = _residual(axes, by_name["residual"], first)
     numbers = (overhead_us, e_c, e_m, p)
-    about = (source.values, source.at, int(points), mape, p90)
+    about = (source.values, source.at, int(points), mape, p90, work)
     return Curve(*identity, *numbers, *about, axes, residual)
 
 
