@@ -93,7 +93,7 @@ def plot(
 
 
 def _read(paths: Sequence[Path]) -> list[Measurement]:
-    from sim.measurements import read_all
+    from sim.measurement_files import read_all
 
     return read_all(paths)
 

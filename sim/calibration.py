@@ -9,36 +9,26 @@ then uses all of them.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim import families
+from sim.calibration_grid import curve_on_grid
 from sim.errors import CalibrationError
 from sim.families import Family, Kernel
 from sim.hardware import Accelerator
 from sim.kernels import KernelTable
 from sim.measurements import GPUS, Measurement
 from sim.ops import Floats
-from sim.regression import Residual, fit_constants, rising, roofline_us
-from sim.table import Curve, Identity, work_of
+from sim.regression import Residual, fit_constants, roofline_us
+from sim.table import Curve, Identity
 
 HELD_OUT_SHARE = 3  # one block in so many is held out
 _FEWEST_POINTS = 6  # below this, a group stays uncalibrated
-_MOST_NODES = 26  # an axis with more distinct values gets nodes two to a doubling
-_THIN = 0.004  # log error that dropping a node of the grid may cause
 _MEASURED_FASTER = 1.0 + 1e-9
-
-LICENCES = {
-    "aic": "Apache-2.0",
-    "InferSim": "Apache-2.0",
-    "vidur": "MIT",
-    "DeepEP": "MIT",
-    "DeepGEMM": "MIT",
-    "afdsim": "Apache-2.0",
-}
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,9 @@ def groups(measurements: Iterable[Measurement]) -> list[Group]:
         Group(
             name,
             families.family(next(iter(found[name]))),
-            tuple((kernel, tuple(rows)) for kernel, rows in sorted(found[name].items(), key=_order)),
+            tuple(
+                (kernel, tuple(rows)) for kernel, rows in sorted(found[name].items(), key=_order)
+            ),
         )
         for name in sorted(found)
     ]
@@ -193,7 +185,7 @@ def curves_of(group: Group, accelerator: Accelerator) -> list[Curve]:
         np.concatenate(features), np.log(time_us / smooth_us), family.noise, _blocks(group)
     )
     return [
-        _curve(family, accelerator, kernel, rows, constants, residual)
+        curve_on_grid(family, accelerator, kernel, rows, constants, residual)
         for kernel, rows in group.members
     ]
 
@@ -239,99 +231,10 @@ def is_held(family: Family, row: Measurement) -> bool:
     return zlib.crc32(repr((block, fixed)).encode()) % HELD_OUT_SHARE == 0
 
 
-def _blocks(group: Group) -> np.ndarray:
+def _blocks(group: Group) -> NDArray[np.int64]:
     rows = group.rows()
     if not group.family.block:
         return np.arange(len(rows))
     shapes = [tuple(dict(row.at)[name] for name in group.family.block) for row in rows]
     index = {shape: number for number, shape in enumerate(sorted(set(shapes)))}
     return np.array([index[shape] for shape in shapes])
-
-
-def _curve(
-    family: Family,
-    accelerator: Accelerator,
-    kernel: Kernel,
-    rows: Sequence[Measurement],
-    constants: tuple[float, float, float, float],
-    residual: Residual,
-) -> Curve:
-    """Return the curve of one kernel: the group's residual on the grid of its own points."""
-    measured = families.build(accelerator, kernel, families.coordinates(rows))
-    nodes = [_nodes(np.unique(measured.axes[name])) for name in family.axes]
-    shape = tuple(len(one) for one in nodes)
-    mesh = np.array(list(product(*nodes)))
-    at = {name: mesh[:, column] for column, name in enumerate(family.axes)}
-    grid = families.build(accelerator, kernel, at)
-    compute_us, memory_us = KernelTable(accelerator).work_us(grid)
-    smooth_us = roofline_us(np.log(constants), compute_us, memory_us).reshape(shape)
-    possible = {name: np.broadcast_to(grid.axes[name], len(mesh)) for name in family.axes}
-    log_time = np.log(smooth_us) + residual(family.features(kernel, possible)).reshape(shape)
-    along = [family.axes.index(name) for name in family.rising]
-    log_time = rising(log_time, np.zeros(shape), along)
-    overhead_us, e_c, e_m, p = constants
-    axes, values = thinned(family.axes, nodes, log_time - np.log(smooth_us))
-    return Curve(
-        op=grid.name,
-        kernel=kernel.kernel,
-        dtype=kernel.dtype,
-        key=grid.key,
-        overhead_us=float(f"{overhead_us:.5g}"),
-        e_c=float(f"{e_c:.5g}"),
-        e_m=float(f"{e_m:.5g}"),
-        p=float(f"{p:.5g}"),
-        source=_sources(rows),
-        licence=_licence(rows),
-        points=len(rows),
-        mape=np.nan,
-        p90=np.nan,
-        most_work=_most_work(measured.axes, family),
-        axes=axes,
-        residual=values,
-    )
-
-
-def _most_work(measured: Mapping[str, Floats], family: Family) -> float:
-    work = work_of({name: measured[name] for name in family.axes})
-    return float(f"{work.max() * (1 + 1e-5):.5g}")
-
-
-def _nodes(values: Floats) -> Floats:
-    if len(values) <= _MOST_NODES:
-        return values
-    steps = int(np.ceil(2 * np.log2(values[-1] / values[0])))
-    return np.asarray(np.geomspace(values[0], values[-1], min(steps, _MOST_NODES) + 1))
-
-
-def thinned(
-    names: Sequence[str], nodes: Sequence[Floats], residual: Floats
-) -> tuple[tuple[tuple[str, Floats], ...], Floats]:
-    """Return the grid without nodes that interpolation between their neighbours replaces."""
-    kept = list(nodes)
-    grid = residual
-    for axis in range(len(kept)):
-        index = 1
-        while index < len(kept[axis]) - 1:
-            at = np.log(kept[axis])
-            share = (at[index] - at[index - 1]) / (at[index + 1] - at[index - 1])
-            before, here, after = (np.take(grid, index + step, axis) for step in (-1, 0, 1))
-            if np.abs(before * (1 - share) + after * share - here).max() < _THIN:
-                kept[axis] = np.delete(kept[axis], index)
-                grid = np.delete(grid, index, axis)
-            else:
-                index += 1
-    return tuple(zip(names, kept, strict=True)), np.round(grid, 3)
-
-
-def _sources(rows: Sequence[Measurement]) -> str:
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.source] = counts.get(row.source, 0) + 1
-    return "; ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
-
-
-def _licence(rows: Sequence[Measurement]) -> str:
-    found = {
-        LICENCES.get(row.source.replace(":", " ").split()[0], "unstated") for row in rows
-    }
-    return " and ".join(sorted(found))

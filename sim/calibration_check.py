@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim import experts, families
 from sim.kernels import KernelTable
@@ -75,26 +76,30 @@ def _comparison(
             modelled[at], inside[at], peak[at] = predicted
     known = np.isfinite(modelled)
     error = modelled[known] / measured[known] - 1
-    size = np.abs(error)
-    figures: tuple[float | None, ...] = (None,) * 4
-    if known.any():
-        figures = (
-            float(size.mean()),
-            float(np.median(size)),
-            float(np.quantile(size, 0.9)),
-            float(error.mean()),
-        )
-    counts = (len(rows), int(inside.sum()))
+    size = np.abs(error) if known.any() else None
     file, gpu, op, dtype, name, regime = place
-    op = "moe" if op == "moe_hottest" else op
     return Comparison(
-        file, gpu, op, dtype, name, regime, *counts, *figures, measured, modelled, peak
+        file=file,
+        gpu=gpu,
+        op="moe" if op == "moe_hottest" else op,
+        dtype=dtype,
+        kernel=name,
+        regime=regime,
+        points=len(rows),
+        in_range=int(inside.sum()),
+        mape=None if size is None else float(size.mean()),
+        p50=None if size is None else float(np.median(size)),
+        p90=None if size is None else float(np.quantile(size, 0.9)),
+        bias=None if size is None else float(error.mean()),
+        measured_us=measured,
+        modelled_us=modelled,
+        peak_us=peak,
     )
 
 
 def predict(
     table: KernelTable, kernel: families.Kernel, rows: Sequence[Measurement]
-) -> tuple[Floats, np.ndarray, Floats]:
+) -> tuple[Floats, NDArray[np.bool_], Floats]:
     """Return modelled µs (NaN: no curve), whether in range, and µs at the card's peak."""
     if kernel.op == "moe_hottest":
         return _hottest(table, kernel, rows)
@@ -112,7 +117,7 @@ def predict(
 
 def _hottest(
     table: KernelTable, kernel: families.Kernel, rows: Sequence[Measurement]
-) -> tuple[Floats, np.ndarray, Floats]:
+) -> tuple[Floats, NDArray[np.bool_], Floats]:
     """Return the time of the hottest rank under a drawn load, on the kernel of even loads."""
     fixed = dict(kernel.fixed)
     hidden, intermediate = int(float(fixed["hidden"])), float(fixed["intermediate"])

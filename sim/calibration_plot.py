@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sim.calibration_check import Comparison
+from sim.ops import Floats
 
 _BAND = 0.10
 _HEIGHT = 420
@@ -51,13 +52,13 @@ def _label(one: Comparison) -> str:
     return " ".join(part for part in (one.dtype, one.kernel, one.regime) if part)
 
 
-def _points(x: np.ndarray, y: np.ndarray, name: str) -> go.Scattergl:
+def _points(x: Floats, y: Floats, name: str) -> go.Scattergl:
     return go.Scattergl(
         x=x, y=y, mode="markers", name=name, marker={"size": 4, "opacity": 0.6}, text=name
     )
 
 
-def _line(x: np.ndarray, factor: float, dash: str) -> go.Scatter:
+def _line(x: Floats, factor: float, dash: str) -> go.Scatter:
     return go.Scatter(
         x=x,
         y=x * factor,
@@ -86,7 +87,7 @@ def _roofline(figure: go.Figure, row: int, members: Sequence[Comparison]) -> Non
     figure.update_yaxes(title="measured, µs", row=row, col=2)
 
 
-def _ends(parts: Sequence[np.ndarray]) -> np.ndarray:
+def _ends(parts: Sequence[Floats]) -> Floats:
     values = np.concatenate(parts)
     values = values[np.isfinite(values) & (values > 0)]
     return np.array([values.min(), values.max()]) if len(values) else np.array([1.0, 10.0])

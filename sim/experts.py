@@ -28,9 +28,7 @@ _REDRAWS = 64  # a draw that gives an expert more than every token is drawn agai
 _DRAWS = 16
 
 
-def draw(
-    load: str, tokens: int, experts: int, top_k: int, rng: np.random.Generator
-) -> Counts:
+def draw(load: str, tokens: int, experts: int, top_k: int, rng: np.random.Generator) -> Counts:
     """Return the tokens of each expert in one draw of `load`; they sum to tokens · top_k.
 
     "uniform" draws every (token, expert) pair alike; "balanced" gives each expert the same;
@@ -39,9 +37,9 @@ def draw(
     """
     pairs = tokens * top_k
     if load == "uniform":
-        return rng.multinomial(pairs, np.full(experts, 1 / experts)).astype(np.int64)
+        return np.asarray(rng.multinomial(pairs, np.full(experts, 1 / experts)), dtype=np.int64)
     if load == "balanced":
-        return np.bincount(np.arange(pairs) % experts, minlength=experts).astype(np.int64)
+        return np.asarray(np.bincount(np.arange(pairs) % experts, minlength=experts))
     law = _POWER_LAW.fullmatch(load)
     if law is None:
         raise CalibrationError(f"load should be uniform, balanced or power_law_α (got {load!r})")
@@ -75,7 +73,7 @@ def _power_law(
         elif missing < 0 and loads[expert] > 0:
             loads[expert] -= 1
         turn += 1
-    return loads
+    return np.asarray(loads, dtype=np.int64)
 
 
 def rank_op(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -63,9 +64,7 @@ class Family:
         """Return what kernels must share to be fitted together."""
         dtype = "" if "dtype" in self.across else kernel.dtype
         texts = [
-            f"{name}={_related(value)}"
-            for name, value in kernel.fixed
-            if isinstance(value, str)
+            f"{name}={_related(value)}" for name, value in kernel.fixed if isinstance(value, str)
         ]
         return (kernel.op, kernel.kernel, dtype, *texts)
 
@@ -144,17 +143,15 @@ def _moe(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
     (hidden,) = _sizes(kernel, "hidden")
     experts = at["experts"]
     if kernel.kernel == "masked":
-        (intermediate,) = _sizes(kernel, "intermediate")
+        columns: Floats = np.asarray(float(_sizes(kernel, "intermediate")[0]))
         active = np.minimum(at["active"], experts)
         pairs = at["rows"] * active
     else:
         pairs = at["rows"] * experts
         active = np.minimum(_hit(kernel.kernel, experts, pairs), np.maximum(pairs, 1.0))
-        intermediate = at["intermediate"]
+        columns = at["intermediate"]
     tile = card.gemm_tile_rows
-    return ops.moe(
-        kernel.dtype, hidden, intermediate, active, pairs, tile, kernel.kernel, experts
-    )
+    return ops.moe(kernel.dtype, hidden, columns, active, pairs, tile, kernel.kernel, experts)
 
 
 def _hit(kernel: str, experts: Floats, pairs: Floats) -> Floats:
@@ -191,7 +188,7 @@ def _a2a(_card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
 
 
 def _collective(_card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
-    name = str(dict(kernel.fixed)["name"])
+    name = cast(ops.Collective, dict(kernel.fixed)["name"])
     return ops.collective(name, kernel.dtype, at["gpus"], at["bytes"], kernel.kernel)
 
 

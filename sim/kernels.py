@@ -41,7 +41,7 @@ _SERVED_BY = {
 }
 
 # Kernels timed on whole tiles of every expert, so that their work is the padded one.
-_PADDING_KERNELS = frozenset({"masked"})
+_PADDING_KERNELS = frozenset({("moe", "masked")})
 
 _KEPT_LOOK_UPS = 4096
 _KEPT_VALUES = 64
@@ -103,7 +103,7 @@ class KernelTable:
     def work_us(self, op: Op) -> tuple[Floats, Floats]:
         """Return compute and memory time at peak of the work the roofline sees, µs each."""
         compute_us, memory_us = self.peak_us(op)
-        if op.kernel in _PADDING_KERNELS:
+        if (op.name, op.kernel) in _PADDING_KERNELS:
             compute_us = op.flops / self.accelerator.peak_flops_per_s(op.dtype) * US_PER_S
         return compute_us, memory_us
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Protocol
@@ -172,7 +172,7 @@ def write(files: Mapping[str, str], folder: Path) -> list[Path]:
     for name, text in files.items():
         partial = folder / f".{name}.partial"
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, folder / name)
+        partial.replace(folder / name)
         paths.append(folder / name)
     return paths
 
@@ -190,29 +190,35 @@ def default_cases(ops: Iterable[str], tiny: bool = False) -> list[Case]:
 
 
 def _decode_cases() -> list[Case]:
-    cases = []
-    for n, k in ((4096, 7168), (7168, 2048), (2112, 7168), (24576, 1536), (7168, 16384)):
-        for m in (1, 8, 16, 32, 64, 96, 128, 192, 256, 512, 1024):
-            for dtype in ("bfloat16", "fp8"):
-                cases.append(Case("gemm", dtype, {"m": m, "n": n, "k": k}))
-    batches, contexts = (1, 8, 32, 64, 128, 256), (1024, 4096, 8192, 16384, 32768)
-    heads = ((64, 1, 256), (16, 1, 128), (64, 4, 128), (64, 8, 128))
-    for batch in batches:
-        for kv_len in contexts:
-            at = {"batch": batch, "kv_len": kv_len}
-            for query, kv, dim in heads:
-                if batch * kv_len * kv * dim <= 2**31:
-                    shape = {"n_q_heads": query, "n_kv_heads": kv, "head_dim": dim, **at}
-                    cases += [Case("attention_gqa", kind, shape) for kind in ("bfloat16", "fp8")]
-            if batch * kv_len <= 2**22:
-                shape = {"n_q_heads": 128, "kv_lora": 512, "rope": 64, **at}
-                cases.append(Case("attention_mla", "bfloat16", shape))
-    for groups in (1, 2, 4, 8, 16, 32):
-        for rows in (1, 16, 64, 128, 256):
-            for n, k in ((4096, 7168), (7168, 2048)):
-                shape = {"groups": groups, "m_per_group": rows, "n": n, "k": k}
-                cases.append(Case("grouped_gemm", "bfloat16", shape))
+    gemms = product(
+        ((4096, 7168), (7168, 2048), (2112, 7168), (24576, 1536), (7168, 16384)),
+        (1, 8, 16, 32, 64, 96, 128, 192, 256, 512, 1024),
+        ("bfloat16", "fp8"),
+    )
+    cases = [Case("gemm", dtype, {"m": m, "n": n, "k": k}) for (n, k), m, dtype in gemms]
+    loads = product((1, 2, 4, 8, 16, 32), (1, 16, 64, 128, 256), ((4096, 7168), (7168, 2048)))
+    cases += [
+        Case("grouped_gemm", "bfloat16", {"groups": groups, "m_per_group": rows, "n": n, "k": k})
+        for groups, rows, (n, k) in loads
+    ]
     cases += [Case("memory_bound", "bfloat16", {"bytes_moved": 2**p}) for p in range(12, 33)]
+    return cases + _attention_cases()
+
+
+def _attention_cases() -> list[Case]:
+    """Return decode attention up to the contexts that fit beside their copy in 80 GB."""
+    cases = []
+    heads = ((64, 1, 256), (16, 1, 128), (64, 4, 128), (64, 8, 128))
+    sizes = product((1, 8, 32, 64, 128, 256), (1024, 4096, 8192, 16384, 32768))
+    for batch, kv_len in sizes:
+        at = {"batch": batch, "kv_len": kv_len}
+        for query, kv, dim in heads:
+            if batch * kv_len * kv * dim <= 2**31:
+                shape = {"n_q_heads": query, "n_kv_heads": kv, "head_dim": dim, **at}
+                cases += [Case("attention_gqa", kind, shape) for kind in ("bfloat16", "fp8")]
+        if batch * kv_len <= 2**22:
+            shape = {"n_q_heads": 128, "kv_lora": 512, "rope": 64, **at}
+            cases.append(Case("attention_mla", "bfloat16", shape))
     return cases
 
 

@@ -18,7 +18,7 @@ try:
 except ImportError:  # a CPU without Triton: `attention` then gathers the pages
     triton = None
 
-Tensor = torch.Tensor
+Tensor = Any  # torch.Tensor: the extra [gpu] is absent where types are checked
 
 _LEAST_ROWS = 16  # rows of the smallest tensor-core product
 _PROGRAMS = 256  # programs wanted in flight; contexts are split until there are so many
@@ -26,8 +26,8 @@ _LEAST_SPLIT_PAGES = 4
 
 if triton is not None:
 
-    @triton.jit  # type: ignore[untyped-decorator]  # triton ships no types
-    def _split(  # type: ignore[no-untyped-def]  # noqa: D103, PLR0913
+    @triton.jit  # type: ignore[untyped-decorator]  # Triton ships no types and reads its own
+    def _split(  # type: ignore[no-untyped-def]
         q, k, v, q_rope, k_rope, table, out, top, total, kv_len, scale, pages_a_split,
         pages_a_request, splits,
         HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
@@ -64,10 +64,9 @@ if triton is not None:
             most = tl.maximum(best, tl.max(score, 1))
             part = tl.exp(score - most[:, None])
             fade = tl.exp(best - most)
+            held = key
             if OWN_V:
                 held = tl.load(v + at, mask=known[:, None], other=0.0).to(query.dtype)
-            else:
-                held = key
             value = value * fade[:, None] + tl.dot(part.to(query.dtype), held)
             weight = weight * fade + tl.sum(part, 1)
             best = most

@@ -18,6 +18,7 @@ from sim.units import DTYPE_BYTES
 Floats = NDArray[np.float64]
 Medium = Literal["hbm", "scale_up", "nic"]
 Direction = Literal["dispatch", "combine"]
+Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all"]
 
 # One FP32 scale for every 128 FP8 activations, as DeepSeek-V3 and DeepEP quantise (DeepSeek-V3
 # technical report, §3.3.2).
@@ -54,10 +55,10 @@ class Op:
     kernel: str = ""
     """Implementation of the operation, as calibration tables name it."""
     needed_flops: Floats | None = None
-    """FLOPs of the result alone, where `flops` includes padding."""
+    """FLOPs of the rows that were launched, where `flops` includes padding to tiles."""
 
     def least_flops(self) -> Floats:
-        """Return the FLOPs that the result needs, padding left out."""
+        """Return the FLOPs that no kernel can save: those without padding to tiles."""
         return self.flops if self.needed_flops is None else self.needed_flops
 
 
@@ -94,10 +95,11 @@ def gemm(
 ) -> Op:
     """Return an (m×k)·(k×n) product: weights in `dtype` read once, BF16 in and out.
 
+    M is padded as serving engines do, and in `flops` to whole tiles of the card besides.
     `n` and `k` may be fractional where they stand for a sum of several projections. FP8 is
     quantised in blocks of 128, as DeepSeek-V3 does, unless `kernel` says "rowwise".
     """
-    rows, columns, depth = _floats(m), _floats(n), _floats(k)
+    rows, columns, depth = padded_rows(m), _floats(n), _floats(k)
     elements = columns * depth
     weights = np.where(rows > 0, elements * DTYPE_BYTES[dtype], 0.0)
     traffic = weights + rows * (depth * DTYPE_BYTES[dtype] + columns * DTYPE_BYTES["bf16"])
@@ -108,7 +110,7 @@ def gemm(
         2 * padded(rows, tile_rows) * elements,
         traffic,
         "hbm",
-        {"m": padded_rows(rows), "n": columns, "k": depth},
+        {"m": rows, "n": columns, "k": depth},
         kernel or ("blockwise" if dtype == "fp8" else "dense"),
         2 * rows * elements,
     )
@@ -313,7 +315,7 @@ def a2a(
 
 
 def collective(
-    name: Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all"],
+    name: Collective,
     dtype: str,
     gpus: ArrayLike,
     full_bytes: ArrayLike,

@@ -7,8 +7,8 @@ leave-out error among a few. Everything is deterministic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ _OUTLIER = 3.5  # leave-one-out errors above this many deviations are taken as n
 _AMPLITUDE = 0.2  # prior log spread of residuals
 _SHARPNESS = 16  # a choice weighs (leave-out error / the best one's) to the power of −this
 _LEAST_TRUST = 0.05  # choices that would weigh less than this are dropped
+_SWEEPS = 3  # turns of the isotonic regression over its axes
 _CHUNK = 2000  # points evaluated at a time, for memory
 
 
@@ -104,12 +105,12 @@ class Smoothness:
 
 
 MENU = tuple(
-    Smoothness(shape, reach, detail, robust)
-    for shape, reach, detail in (
-        ("matern", 1.0, 0.0),
-        ("matern", 1.6, 0.7),
-        ("linear", 1.0, 0.0),
-        ("linear", 2.0, 0.0),
+    replace(choice, robust=robust)
+    for choice in (
+        Smoothness("matern", 1.0),
+        Smoothness("matern", 1.6, detail=0.7),
+        Smoothness("linear", 1.0),
+        Smoothness("linear", 2.0),
     )
     for robust in (True, False)
 )
@@ -148,15 +149,19 @@ class Residual:
         prior = choice.covariance(self.features, self.features)
         spread = np.full(len(self.values), noise**2)
         for _ in range(2 if choice.robust else 0):
-            inverse = np.linalg.inv(prior + np.diag(spread))
+            inverse = _inverse(prior + np.diag(spread))
             left_out = inverse @ self.values / np.diag(inverse)
             deviation = np.maximum(np.sqrt(1 / np.diag(inverse)), 0.03)
             odd = np.abs(left_out) > _OUTLIER * deviation
             spread = np.where(odd, np.maximum(spread, left_out**2), spread)
-        inverse = np.linalg.inv(prior + np.diag(spread))
+        inverse = _inverse(prior + np.diag(spread))
         weight = inverse @ self.values
         error = np.abs(np.expm1(-_left_out(inverse, weight, self.blocks)))
         return float(np.minimum(error, 1.0).mean()), weight
+
+
+def _inverse(matrix: Floats) -> Floats:
+    return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
 
 
 def _left_out(inverse: Floats, weight: Floats, blocks: NDArray[np.int64]) -> Floats:
@@ -170,22 +175,22 @@ def _left_out(inverse: Floats, weight: Floats, blocks: NDArray[np.int64]) -> Flo
     return error
 
 
-def rising(log_time: Floats, least_slope: Floats, axes: Sequence[int]) -> Floats:
-    """Return the grid nearest to `log_time` that never falls along `axes`.
+def rising(log_time: Floats, least_rise: Mapping[int, Floats]) -> Floats:
+    """Return the grid nearest to `log_time` that rises along each axis of `least_rise`.
 
-    Isotonic regression line by line; `least_slope` has the shape of the grid and tells how much
-    each step may fall without the roofline between two nodes falling (0 at the first node).
+    Isotonic regression line by line; `least_rise` gives, in the shape of the grid, how much the
+    step to each node must rise at least (0 at the first).
     """
     grid = log_time.copy()
-    for _ in range(3):
-        for axis in axes:
-            allowed = np.cumsum(least_slope, axis=axis)
-            lines = np.moveaxis(grid + allowed, axis, -1)
+    due = {axis: np.cumsum(rise, axis=axis) for axis, rise in least_rise.items()}
+    for _ in range(_SWEEPS):
+        for axis, owed in due.items():
+            lines = np.moveaxis(grid - owed, axis, -1)
             shape = lines.shape
             fitted = np.stack([_isotonic(line) for line in lines.reshape(-1, shape[-1])])
-            grid = np.moveaxis(fitted.reshape(shape), -1, axis) - allowed
-    for axis in axes:
-        grid = np.maximum.accumulate(grid, axis=axis)
+            grid = np.moveaxis(fitted.reshape(shape), -1, axis) + owed
+    for axis, owed in due.items():
+        grid = np.maximum.accumulate(grid - owed, axis=axis) + owed
     return grid
 
 

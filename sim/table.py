@@ -21,7 +21,6 @@ import csv
 import hashlib
 import io
 import itertools
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,13 +39,17 @@ FIELDS = ("fit", "error", "source", "axis", "residual")
 
 # Axes along which a residual fades beyond the last node: more work fills the machine, and the
 # smooth roofline alone takes over. Along the others (context, bytes) an efficiency persists.
-_FADING = frozenset({"m", "batch", "rows"})
-_FADE_E_FOLD = 2 * float(np.log(2))  # natural-log units of the coordinate: two doublings
+# Slowly enough that no time falls: the roofline grows faster than the residual fades.
+_FADING = frozenset({"m", "batch"})
+_FADE_E_FOLD = 4 * float(np.log(2))  # natural-log units of the coordinate: four doublings
 
 # Axes whose product is the work of a launch.
 _WORK = frozenset({"m", "batch", "kv_len", "rows", "groups", "active"})
 
 Identity = tuple[str, str, str, str]
+
+_TINY = float(np.finfo(np.float64).tiny)
+_SAME = 1e-6  # log distance at which a coordinate still is the node
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,8 @@ class Curve:
 
     def roofline_us(self, compute_us: Floats, memory_us: Floats) -> Floats:
         """Return the smooth maximum of two times at physical peak, µs, overhead included."""
-        tiny = np.finfo(np.float64).tiny
-        log_compute = self.p * np.log(np.maximum(compute_us / self.e_c, tiny))
-        log_memory = self.p * np.log(np.maximum(memory_us / self.e_m, tiny))
+        log_compute = self.p * np.log(np.maximum(compute_us / self.e_c, _TINY))
+        log_memory = self.p * np.log(np.maximum(memory_us / self.e_m, _TINY))
         return self.overhead_us + np.exp(np.logaddexp(log_compute, log_memory) / self.p)
 
     @cached_property
@@ -101,37 +103,42 @@ class Curve:
         """Return the log residual at `coordinates`, and whether each lies in the measured range.
 
         Multilinear in the logarithms of the coordinates. Beyond the nodes the edge holds; past
-        the last node of M, batch and rows it fades.
+        the last node of M and batch it fades.
         """
         if any(name not in coordinates for name, _ in self.axes):
             return np.zeros(()), np.zeros((), dtype=np.bool_)
-        inside = np.ones((), dtype=np.bool_)
-        fade: Floats | float = 1.0
-        work: Floats | float = 0.0
         points = np.broadcast_arrays(*(coordinates[name] for name, _ in self.axes))
         shape = points[0].shape if points else ()
-        steps = []
-        for (name, _), nodes, at in zip(self.axes, self._log_nodes, points, strict=True):
-            x = np.log(np.maximum(at.ravel(), np.finfo(np.float64).tiny))
+        logs = [np.log(np.maximum(at.ravel(), _TINY)) for at in points]
+        value = self._interpolated(logs, int(np.prod(shape)))
+        inside = np.ones(value.shape, dtype=np.bool_)
+        work = np.zeros(value.shape)
+        for (name, _), nodes, x in zip(self.axes, self._log_nodes, logs, strict=True):
+            inside &= (x >= nodes[0] - _SAME) & (x <= nodes[-1] + _SAME)
+            if name in _WORK:
+                work += x
+            if name in _FADING:
+                value *= np.exp(-np.maximum(x - nodes[-1], 0.0) / _FADE_E_FOLD)
+        inside &= work <= np.log(self.most_work) + _SAME
+        return value.reshape(shape), inside.reshape(shape)
+
+    def _interpolated(self, logs: Sequence[Floats], count: int) -> Floats:
+        """Return the residual at log coordinates: the weighted corners of their grid cells."""
+        cells = []
+        for nodes, x in zip(self._log_nodes, logs, strict=True):
             position = np.interp(x, nodes, np.arange(len(nodes), dtype=np.float64))
             low = np.minimum(position.astype(np.int64), max(len(nodes) - 2, 0))
-            steps.append((low, position - low, len(nodes)))
-            inside = inside & (x >= nodes[0] - 1e-6) & (x <= nodes[-1] + 1e-6)
-            if name in _WORK:
-                work = work + x
-            if name in _FADING:
-                fade = fade * np.exp(-np.maximum(x - nodes[-1], 0.0) / _FADE_E_FOLD)
-        inside = inside & (work <= np.log(self.most_work) + 1e-6)
+            cells.append((low, position - low, len(nodes)))
         flat = self.residual.ravel()
-        value = np.zeros(np.shape(points[0].ravel()) if points else (1,))
-        for corner in itertools.product((0, 1), repeat=len(steps)):
-            index: NDArray[np.int64] | int = 0
-            weight: Floats | float = 1.0
-            for side, (low, share, count) in zip(corner, steps, strict=True):
-                index = index * count + np.minimum(low + side, count - 1)
+        value = np.zeros(count)
+        for corner in itertools.product((0, 1), repeat=len(cells)):
+            index = np.zeros(count, dtype=np.int64)
+            weight = np.ones(count)
+            for side, (low, share, nodes_of) in zip(corner, cells, strict=True):
+                index = index * nodes_of + np.minimum(low + side, nodes_of - 1)
                 weight = weight * (share if side else 1.0 - share)
-            value = value + weight * flat[index]
-        return (value * fade).reshape(shape), np.broadcast_to(inside, value.shape).reshape(shape)
+            value += weight * flat[index]
+        return value
 
 
 def work_of(axes: Mapping[str, Floats]) -> Floats:
@@ -158,11 +165,13 @@ def dump(curves: Iterable[Curve]) -> str:
         rows.append(("source", curve.licence, curve.source))
         rows += [("axis", name, " ".join(f"{x:.10g}" for x in at)) for name, at in curve.axes]
         others = [[(name, node) for node in nodes] for name, nodes in curve.axes[1:]]
-        lines = curve.residual.reshape(curve.residual.shape[0], -1).T if curve.axes else []
-        for place, line in zip(itertools.product(*others), lines, strict=False):
-            rows.append(("residual", _pairs(dict(place)), " ".join(f"{1000 * r:.0f}" for r in line)))
+        if curve.axes:
+            lines = curve.residual.reshape(curve.residual.shape[0], -1).T
+            for place, line in zip(itertools.product(*others), lines, strict=True):
+                values = " ".join(str(round(1000 * r)) for r in line)
+                rows.append(("residual", _pairs(dict(place)), values))
         writer.writerows((*curve.identity, *row) for row in rows)
-    return out.getvalue().replace("-0 ", "0 ").replace("-0\n", "0\n")
+    return out.getvalue()
 
 
 def write(curves: Iterable[Curve], path: Path) -> None:
@@ -170,7 +179,7 @@ def write(curves: Iterable[Curve], path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(dump(curves), encoding="utf-8")
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         raise CalibrationError(f"{path}: cannot be written: {error}") from None
     finally:
@@ -240,7 +249,8 @@ def _curve(identity: Identity, facts: Sequence[_Fact]) -> Curve:
     overhead_us, e_c, e_m, p = fit.pairs(("overhead_us", "e_c", "e_m", "p"))
     if not (0 < e_c <= 1 and 0 < e_m <= 1 and overhead_us >= 0 and p > 0):
         raise CalibrationError(
-            f"{fit.place}: e_c and e_m should lie in (0, 1], p be positive, overhead_us not negative"
+            f"{fit.place}: e_c and e_m should lie in (0, 1], p be positive,"
+            " overhead_us not negative"
         )
     points, mape, p90, work = error.pairs(("points", "mape", "p90", "work"))
     if not source.values:
@@ -250,9 +260,21 @@ def _curve(identity: Identity, facts: Sequence[_Fact]) -> Curve:
         if not (len(nodes) and nodes[0] > 0 and (np.diff(nodes) > 0).all()):
             raise CalibrationError(f"{fact.place}: axis nodes should be positive and ascend")
     residual = _residual(axes, by_name["residual"], first)
-    numbers = (overhead_us, e_c, e_m, p)
-    about = (source.values, source.at, int(points), mape, p90, work)
-    return Curve(*identity, *numbers, *about, axes, residual)
+    return Curve(
+        *identity,
+        overhead_us=overhead_us,
+        e_c=e_c,
+        e_m=e_m,
+        p=p,
+        source=source.values,
+        licence=source.at,
+        points=int(points),
+        mape=mape,
+        p90=p90,
+        most_work=work,
+        axes=axes,
+        residual=residual,
+    )
 
 
 def _residual(axes: tuple[tuple[str, Floats], ...], rows: list[_Fact], first: str) -> Floats:
