@@ -1,19 +1,17 @@
 """KernelTable: how long a kernel takes on a card, by the calibrated roofline of DESIGN §3.
 
-    latency = overhead + max(FLOPs / (peak · e_c), bytes / (bandwidth · e_m))
+    latency = (overhead + smooth-max(FLOPs / (peak · e_c), bytes / (bandwidth · e_m))) · exp(r)
 
-The efficiencies e_c and e_m come from the card's calibration rows, interpolated in log space
-along the row's axis; outside the rows the nearest one holds and the look-up counts as
-extrapolated. An operation without rows reaches the card's default efficiency and counts as
-uncalibrated.
+Overhead, e_c, e_m and the residual r at the shape come from the card's calibration curve; no
+look-up beats the physical peak. A shape outside the curve's measured range, or a kernel that
+borrows the curve of its nearest relative, counts as extrapolated. An operation without curves
+reaches the card's default efficiency and counts as uncalibrated.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,46 +20,46 @@ from numpy.typing import NDArray
 
 from sim.errors import CalibrationError
 from sim.hardware import Accelerator
-from sim.ops import Floats, Op
+from sim.ops import Floats, Medium, Op
+from sim.table import Curve, Identity, read
 from sim.units import NS_PER_S, NS_PER_US
 
-SCHEMA = "afdsim-calibration 1"
-COLUMNS = ("op", "dtype", "key", "axis", "at", "overhead_us", "e_c", "e_m", "source")
-
 Status = Literal["calibrated", "extrapolated", "uncalibrated"]
-_STATUSES: tuple[Status, ...] = ("calibrated", "extrapolated", "uncalibrated")
+STATUSES: tuple[Status, ...] = ("calibrated", "extrapolated", "uncalibrated")
 
+US_PER_S = NS_PER_S / NS_PER_US
 
-@dataclass(frozen=True)
-class Row:
-    """One measured operating point of a kernel: its efficiency at one value of an axis."""
+# What an engine runs under a general name, best first; the first one measured on the card serves.
+_SERVED_BY = {
+    ("moe", "fused"): (
+        "deepgemm",
+        "sglang_flashinfer_trtllm_moe",
+        "moe_torch_flow_cutlass",
+        "sglang_fused_moe_triton",
+    ),
+    ("collective", "one_shot"): ("SGLang_CustomAllReduce_graph", "vLLM_custom_graph", "TRTLLM"),
+}
 
-    op: str
-    dtype: str
-    key: str
-    axis: str
-    at: float
-    overhead_us: float
-    e_c: float
-    e_m: float
-    source: str
+# Kernels timed on whole tiles of every expert, so that their work is the padded one.
+_PADDING_KERNELS = frozenset({("moe", "masked")})
+
+_KEPT_LOOK_UPS = 4096
+_KEPT_VALUES = 64
 
 
 class KernelTable:
     """The kernel times of one accelerator. Each look-up adds to `usage_ns` by its status."""
 
     def __init__(
-        self, accelerator: Accelerator, rows: Sequence[Row] = (), sha256: str = ""
+        self, accelerator: Accelerator, curves: Sequence[Curve] = (), sha256: str = ""
     ) -> None:
         self.accelerator = accelerator
-        self.rows = tuple(rows)
+        self.curves = tuple(curves)
         self.sha256 = sha256
-        self.usage_ns: dict[Status, float] = dict.fromkeys(_STATUSES, 0.0)
-        self._curves: dict[tuple[str, str, str], list[Row]] = {}
-        for row in rows:
-            self._curves.setdefault((row.op, row.dtype, row.key), []).append(row)
-        for curve in self._curves.values():
-            curve.sort(key=lambda row: row.at)
+        self.usage_ns: dict[Status, float] = dict.fromkeys(STATUSES, 0.0)
+        self._by_identity = {curve.identity: curve for curve in curves}
+        self._serving: dict[Identity, tuple[Curve | None, bool]] = {}
+        self._kept: dict[tuple[Identity, bytes], tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
 
     def duration_ns(self, op: Op, uses: int = 1) -> NDArray[np.int64]:
         """Return the time of `op` in whole ns, one value per GPU; zero work takes no time.
@@ -69,99 +67,120 @@ class KernelTable:
         `uses` is how often the look-up will be spent in a step (the layers it stands for): it
         weighs the look-up in `usage_ns`.
         """
-        curve = self._curves.get((op.name, op.dtype, op.key))
-        e_c: Floats | float
-        e_m: Floats | float
-        overhead_us: Floats | float
-        inside: NDArray[np.bool_] | None = None
+        curve, exact = self.serving(op)
         if curve is None:
-            e_c = e_m = float(self.accelerator.default_efficiency)
-            overhead_us = 0.0
-        else:
-            at = op.axes[curve[0].axis]
-            known = np.array([row.at for row in curve])
-            log_at = np.log(np.maximum(at, np.finfo(float).tiny))
-            e_c = np.exp(np.interp(log_at, np.log(known), np.log([row.e_c for row in curve])))
-            e_m = np.exp(np.interp(log_at, np.log(known), np.log([row.e_m for row in curve])))
-            overhead_us = np.interp(log_at, np.log(known), [row.overhead_us for row in curve])
-            inside = (at >= known[0]) & (at <= known[-1])
-        compute_s = op.flops / (self.accelerator.peak_flops_per_s(op.dtype) * np.minimum(e_c, 1.0))
-        memory_s = op.bytes / (self._bytes_per_s(op) * np.minimum(e_m, 1.0))
-        busy = (op.flops > 0) | (op.bytes > 0)
-        roofline_ns = np.maximum(compute_s, memory_s) * NS_PER_S
-        exact_ns = np.where(busy, roofline_ns + np.asarray(overhead_us) * NS_PER_US, 0.0)
-        duration = np.rint(exact_ns).astype(np.int64)
-        self._count(duration, inside, uses)
-        return duration
-
-    def _bytes_per_s(self, op: Op) -> float:
-        if op.medium == "hbm":
-            return float(self.accelerator.hbm_bytes_per_s)
-        if op.medium == "scale_up":
-            return float(self.accelerator.node.scale_up_bytes_per_s)
-        nic = self.accelerator.node.nic_bytes_per_s_per_gpu()
-        if nic is None:
-            raise CalibrationError(
-                f"{self.accelerator.name} has no NICs on its card: {op.name} cannot leave the node"
-            )
-        return nic
-
-    def _count(
-        self, duration: NDArray[np.int64], inside: NDArray[np.bool_] | None, uses: int
-    ) -> None:
+            duration = _whole_ns(self._default_us(op))
+            self.usage_ns["uncalibrated"] += float(duration.sum()) * uses
+            return duration
+        duration, inside = self._timed(op, curve)
         total = float(duration.sum()) * uses
-        if inside is None:
-            self.usage_ns["uncalibrated"] += total
-            return
-        calibrated = float(np.where(inside, duration, 0).sum()) * uses
+        calibrated = float(duration[inside].sum()) * uses if exact else 0.0
         self.usage_ns["calibrated"] += calibrated
         self.usage_ns["extrapolated"] += total - calibrated
+        return duration
+
+    def serving(self, op: Op) -> tuple[Curve | None, bool]:
+        """Return the curve that times `op` (None: uncalibrated) and whether it is its own."""
+        identity = (op.name, op.kernel, op.dtype, op.key)
+        if identity not in self._serving:
+            self._serving[identity] = self._choose(identity, op.medium)
+        return self._serving[identity]
+
+    def time_us(self, op: Op, curve: Curve) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return the time of `op` on `curve`, µs, and whether each shape was in its range."""
+        residual, inside = curve.log_residual(op.axes)
+        calibrated_us = curve.roofline_us(*self.work_us(op)) * np.exp(residual)
+        calibrated_us = np.maximum(calibrated_us, np.maximum(*self.peak_us(op)))
+        busy = (op.flops > 0) | (op.bytes > 0)
+        time = np.where(busy, calibrated_us, 0.0)
+        return time, np.broadcast_to(inside, time.shape)
+
+    def peak_us(self, op: Op) -> tuple[Floats, Floats]:
+        """Return what `op` takes at least at the card's compute peak and bandwidth, µs each."""
+        compute_us = op.least_flops() / self.accelerator.peak_flops_per_s(op.dtype) * US_PER_S
+        return compute_us, op.bytes / bytes_per_s(self.accelerator, op.medium) * US_PER_S
+
+    def work_us(self, op: Op) -> tuple[Floats, Floats]:
+        """Return compute and memory time at peak of the work the roofline sees, µs each."""
+        compute_us, memory_us = self.peak_us(op)
+        if (op.name, op.kernel) in _PADDING_KERNELS:
+            compute_us = op.flops / self.accelerator.peak_flops_per_s(op.dtype) * US_PER_S
+        return compute_us, memory_us
+
+    def _timed(self, op: Op, curve: Curve) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return ns and range of `op` on `curve`; small look-ups are kept for the next step."""
+        if np.size(op.bytes) > _KEPT_VALUES:
+            time, inside = self.time_us(op, curve)
+            return _whole_ns(time), inside
+        shape = b"".join(np.asarray(part).tobytes() for part in (op.bytes, *op.axes.values()))
+        asked = ((op.name, op.kernel, op.dtype, op.key), shape + op.flops.tobytes())
+        if asked not in self._kept:
+            if len(self._kept) >= _KEPT_LOOK_UPS:
+                self._kept.clear()
+            time, inside = self.time_us(op, curve)
+            kept = _whole_ns(time)
+            kept.flags.writeable = False
+            self._kept[asked] = kept, inside
+        return self._kept[asked]
+
+    def _default_us(self, op: Op) -> Floats:
+        peak = self.accelerator.peak_flops_per_s(op.dtype)
+        bandwidth = bytes_per_s(self.accelerator, op.medium)
+        seconds = np.maximum(op.flops / peak, op.bytes / bandwidth)
+        return seconds * US_PER_S / float(self.accelerator.default_efficiency)
+
+    def _choose(self, identity: Identity, medium: Medium) -> tuple[Curve | None, bool]:
+        """Return the curve of `identity`, else of its nearest relative, and whether it is own."""
+        op, kernel, dtype, key = identity
+        for name in (kernel, *_SERVED_BY.get((op, kernel), ())):
+            if (op, name, dtype, key) in self._by_identity:
+                return self._by_identity[op, name, dtype, key], True
+        relatives = []
+        for curve in self.curves:
+            if curve.op != op or (medium != "hbm" and curve.kernel != kernel):
+                continue
+            away = _key_distance(key, curve.key)
+            strange = (curve.dtype != dtype, "/" in curve.kernel, curve.kernel != kernel)
+            if away < np.inf:
+                relatives.append((*strange, away, curve.identity))
+        return (self._by_identity[min(relatives)[-1]], False) if relatives else (None, False)
+
+
+def bytes_per_s(accelerator: Accelerator, medium: Medium) -> float:
+    """Return the bandwidth of a medium of a card, B/s. Raises CalibrationError without NICs."""
+    if medium == "hbm":
+        return float(accelerator.hbm_bytes_per_s)
+    if medium == "scale_up":
+        return float(accelerator.node.scale_up_bytes_per_s)
+    nic = accelerator.node.nic_bytes_per_s_per_gpu()
+    if nic is None:
+        raise CalibrationError(
+            f"{accelerator.name} has no NICs on its card: its GPUs cannot leave the node"
+        )
+    return nic
 
 
 def load(accelerator: Accelerator, path: Path | None) -> KernelTable:
-    """Return the kernel table of `accelerator` from the CSV at `path` (None: no rows).
+    """Return the kernel table of `accelerator` from the CSV at `path` (None: no curves).
 
     Raises CalibrationError with file and line if the table is malformed.
     """
     if path is None:
         return KernelTable(accelerator)
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"{path}: cannot be read: {error}") from None
-    lines = text.splitlines()
-    if not lines or lines[0] != f"# {SCHEMA}":
-        raise CalibrationError(f"{path}:1: the first line should be '# {SCHEMA}'")
-    reader = csv.DictReader(lines[1:])
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise CalibrationError(f"{path}:2: the columns should be {','.join(COLUMNS)}")
-    rows = [_row(record, f"{path}:{line}") for line, record in enumerate(reader, start=3)]
-    return KernelTable(accelerator, rows, hashlib.sha256(content).hexdigest())
+    curves, sha256 = read(path)
+    return KernelTable(accelerator, curves, sha256)
 
 
-def _row(record: dict[str, str], place: str) -> Row:
-    if None in record or None in record.values():
-        raise CalibrationError(f"{place}: should have {len(COLUMNS)} columns")
-    numbers = {}
-    for column in ("at", "overhead_us", "e_c", "e_m"):
-        try:
-            numbers[column] = float(record[column])
-        except ValueError:
-            raise CalibrationError(
-                f"{place}: {column} should be a number (got {record[column]!r})"
-            ) from None
-    if not (numbers["at"] > 0 and numbers["overhead_us"] >= 0):
-        raise CalibrationError(f"{place}: at should be positive and overhead_us not negative")
-    if not (0 < numbers["e_c"] <= 1 and 0 < numbers["e_m"] <= 1):
-        raise CalibrationError(f"{place}: e_c and e_m should lie in (0, 1], none beats the peak")
-    if not record["source"]:
-        raise CalibrationError(f"{place}: a row needs its source")
-    return Row(
-        op=record["op"],
-        dtype=record["dtype"],
-        key=record["key"],
-        axis=record["axis"],
-        source=record["source"],
-        **numbers,
-    )
+def _whole_ns(time_us: Floats) -> NDArray[np.int64]:
+    return np.rint(time_us * NS_PER_US).astype(np.int64)
+
+
+def _key_distance(one: str, other: str) -> float:
+    """Return how far two shape keys lie apart in doublings; ∞ if they are of different kinds."""
+    if one == other:
+        return 0.0
+    kind_one, kind_other = re.sub(r"[\d.]+", "#", one), re.sub(r"[\d.]+", "#", other)
+    if kind_one != kind_other or "#" not in kind_one:
+        return np.inf
+    sizes = zip(re.findall(r"[\d.]+", one), re.findall(r"[\d.]+", other), strict=True)
+    return sum(abs(float(np.log2(float(a) / float(b)))) for a, b in sizes)

@@ -18,11 +18,21 @@ from sim.units import DTYPE_BYTES
 Floats = NDArray[np.float64]
 Medium = Literal["hbm", "scale_up", "nic"]
 Direction = Literal["dispatch", "combine"]
+Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all"]
 
 # One FP32 scale for every 128 FP8 activations, as DeepSeek-V3 and DeepEP quantise (DeepSeek-V3
 # technical report, §3.3.2).
 SCALE_BLOCK = 128
 SCALE_BYTES = 4
+
+# Rows to which serving engines pad M before they launch a GEMM: powers of two up to 32, then
+# these, then whole tiles of 128 (measured: M = 129 and 257 cost a tile more, 17 and 65 do not).
+_ROW_LADDER = np.array([0, 1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256], dtype=np.float64)
+_ROW_TILE = 128
+
+# The widest expert parallelism for which DeepEP's kernels over NVLink were measured; wider
+# scale-up domains run the all-to-all of TensorRT-LLM.
+_DEEPEP_NVLINK_GPUS = 8
 
 
 @dataclass(frozen=True)
@@ -42,10 +52,23 @@ class Op:
     medium: Medium
     axes: Mapping[str, Floats]
     """Shape coordinates along which a calibration table interpolates."""
+    kernel: str = ""
+    """Implementation of the operation, as calibration tables name it."""
+    needed_flops: Floats | None = None
+    """FLOPs of the rows that were launched, where `flops` includes padding to tiles."""
+
+    def least_flops(self) -> Floats:
+        """Return the FLOPs that no kernel can save: those without padding to tiles."""
+        return self.flops if self.needed_flops is None else self.needed_flops
 
 
 def _floats(value: ArrayLike) -> Floats:
     return np.asarray(value, dtype=np.float64)
+
+
+def _per(total: Floats, parts: Floats) -> Floats:
+    """Return total / parts, 0 where there are no parts."""
+    return np.divide(total, parts, out=np.zeros_like(total + parts), where=parts > 0)
 
 
 def padded(rows: ArrayLike, tile: float) -> Floats:
@@ -53,23 +76,44 @@ def padded(rows: ArrayLike, tile: float) -> Floats:
     return np.ceil(_floats(rows) / tile) * tile
 
 
-def activation_bytes(hidden: int, dtype: str) -> float:
+def padded_rows(rows: ArrayLike) -> Floats:
+    """Return `rows` rounded up to the M that serving engines launch a GEMM with."""
+    exact = _floats(rows)
+    step = np.searchsorted(_ROW_LADDER, np.minimum(exact, _ROW_LADDER[-1]))
+    return np.where(exact > _ROW_LADDER[-1], padded(exact, _ROW_TILE), _ROW_LADDER[step])
+
+
+def activation_bytes(hidden: ArrayLike, dtype: str) -> Floats:
     """Return bytes of one token's activations on a wire; FP8 and INT8 carry block scales."""
-    scales = hidden / SCALE_BLOCK * SCALE_BYTES if dtype in ("fp8", "int8") else 0.0
-    return hidden * DTYPE_BYTES[dtype] + scales
+    elements = _floats(hidden)
+    scales = elements / SCALE_BLOCK * SCALE_BYTES if dtype in ("fp8", "int8") else 0.0
+    return elements * DTYPE_BYTES[dtype] + scales
 
 
-def gemm(dtype: str, m: ArrayLike, n: float, k: float, tile_rows: float) -> Op:
+def gemm(
+    dtype: str, m: ArrayLike, n: ArrayLike, k: ArrayLike, tile_rows: float, kernel: str = ""
+) -> Op:
     """Return an (m×k)·(k×n) product: weights in `dtype` read once, BF16 in and out.
 
-    `n` and `k` may be fractional where they stand for a sum of several projections.
+    M is padded as serving engines do, and in `flops` to whole tiles of the card besides.
+    `n` and `k` may be fractional where they stand for a sum of several projections. FP8 is
+    quantised in blocks of 128, as DeepSeek-V3 does, unless `kernel` says "rowwise".
     """
-    rows = _floats(m)
-    weights = np.where(rows > 0, n * k * DTYPE_BYTES[dtype], 0.0)
-    traffic = weights + rows * (k * DTYPE_BYTES[dtype] + n * DTYPE_BYTES["bf16"])
-    axes = {"m": rows, "n": _floats(n), "k": _floats(k)}
-    flops = 2 * padded(rows, tile_rows) * n * k
-    return Op("gemm", dtype, "", flops, traffic, "hbm", axes)
+    rows, columns, depth = padded_rows(m), _floats(n), _floats(k)
+    elements = columns * depth
+    weights = np.where(rows > 0, elements * DTYPE_BYTES[dtype], 0.0)
+    traffic = weights + rows * (depth * DTYPE_BYTES[dtype] + columns * DTYPE_BYTES["bf16"])
+    return Op(
+        "gemm",
+        dtype,
+        "",
+        2 * padded(rows, tile_rows) * elements,
+        traffic,
+        "hbm",
+        {"m": rows, "n": columns, "k": depth},
+        kernel or ("blockwise" if dtype == "fp8" else "dense"),
+        2 * rows * elements,
+    )
 
 
 def attention_gqa(
@@ -86,13 +130,22 @@ def attention_gqa(
     The query heads of one KV head are padded to a tile of `tile_rows`; MFA is the case of 64
     query heads on one KV head of 256.
     """
-    group = query_heads // kv_heads
     tokens, requests = _floats(kv_tokens), _floats(batch)
-    flops = kv_heads * padded(group, tile_rows) * head_dim * 4 * tokens
+    needed = query_heads * head_dim * 4 * tokens
+    group = query_heads / kv_heads
     traffic = kv_heads * 2 * head_dim * tokens * DTYPE_BYTES[dtype]
     traffic = traffic + requests * 2 * query_heads * head_dim * DTYPE_BYTES["bf16"]
-    axes = {"batch": requests, "kv_tokens": tokens, "kv_heads": _floats(kv_heads)}
-    return Op("attention_gqa", dtype, f"g{group}d{head_dim}", flops, traffic, "hbm", axes)
+    return Op(
+        "attention_gqa",
+        dtype,
+        f"q{query_heads}kv{kv_heads}d{head_dim}",
+        needed * padded(group, tile_rows) / group,
+        traffic,
+        "hbm",
+        {"batch": requests, "kv_len": _per(tokens, requests)},
+        "fastest",
+        needed,
+    )
 
 
 def attention_mla(
@@ -106,11 +159,35 @@ def attention_mla(
 ) -> Op:
     """Return absorbed multi-head latent attention: QKᵀ over kv_lora + rope, PV over kv_lora."""
     tokens, requests = _floats(kv_tokens), _floats(batch)
-    flops = padded(query_heads, tile_rows) * 2 * (2 * kv_lora + rope) * tokens
+    needed = query_heads * 2 * (2 * kv_lora + rope) * tokens
     traffic = (kv_lora + rope) * tokens * DTYPE_BYTES[dtype]
     traffic = traffic + requests * query_heads * (2 * kv_lora + rope) * DTYPE_BYTES["bf16"]
-    axes = {"batch": requests, "kv_tokens": tokens, "heads": _floats(query_heads)}
-    return Op("attention_mla", dtype, f"h{query_heads}", flops, traffic, "hbm", axes)
+    return Op(
+        "attention_mla",
+        dtype,
+        f"h{query_heads}",
+        needed * padded(query_heads, tile_rows) / query_heads,
+        traffic,
+        "hbm",
+        {"batch": requests, "kv_len": _per(tokens, requests)},
+        "fastest",
+        needed,
+    )
+
+
+def mla_module(
+    dtype: str, kv_dtype: str, query_heads: int, kernel: str, batch: ArrayLike, kv_tokens: ArrayLike
+) -> Op:
+    """Return the whole MLA block of DeepSeek-V3 (hidden 7168): projections, norms and core."""
+    tokens, requests = _floats(kv_tokens), _floats(batch)
+    core = attention_mla(kv_dtype, query_heads, 512, 64, requests, tokens, 1)
+    weights = 7168 * (1536 + 576) + query_heads * (1536 * 192 + 512 * 256 + 128 * 7168)
+    traffic = core.bytes + np.where(requests > 0, weights * DTYPE_BYTES[dtype], 0.0)
+    key = f"h{query_heads}c{DTYPE_BYTES[kv_dtype]:g}"
+    # The core runs at the rate of its cache's format, the projections at that of the weights.
+    rate = DTYPE_BYTES[kv_dtype] / DTYPE_BYTES[dtype]
+    flops = core.least_flops() * rate + 2 * requests * weights
+    return Op("mla_module", dtype, key, flops, traffic, "hbm", core.axes, kernel)
 
 
 def attention_linear(dtype: str, state_elements: int, flops: float, batch: ArrayLike) -> Op:
@@ -121,75 +198,143 @@ def attention_linear(dtype: str, state_elements: int, flops: float, batch: Array
     return Op("attention_linear", dtype, "", flops * requests, traffic, "hbm", axes)
 
 
+def memory_bound(dtype: str, n_bytes: ArrayLike) -> Op:
+    """Return an elementwise kernel (norm, rope, quantise, sum, copy) that moves `n_bytes`."""
+    traffic = _floats(n_bytes)
+    axes = {"bytes": traffic}
+    return Op("memory_bound", dtype, "", np.zeros_like(traffic), traffic, "hbm", axes, "copy")
+
+
 def moe(
     dtype: str,
     hidden: int,
-    intermediate: float,
+    intermediate: ArrayLike,
     active_experts: ArrayLike,
     expert_tokens: ArrayLike,
     tile_rows: float,
+    kernel: str = "masked",
+    local_experts: ArrayLike | None = None,
+    tile_tokens: ArrayLike | None = None,
 ) -> Op:
-    """Return a masked grouped FFN: up, gate, activation and down of the experts on one GPU.
+    """Return a grouped FFN: up, gate, activation and down of the experts on one GPU.
 
-    `active_experts` experts hold at least one of the `expert_tokens` (token, expert) pairs; only
-    their weights are read, and each is padded to whole row tiles.
+    `active_experts` of the `local_experts` (default: those) hold at least one of the
+    `expert_tokens` (token, expert) pairs; only their weights are read. The masked kernel pads
+    each to whole row tiles: `tile_tokens` are the padded rows where the loads are known,
+    otherwise they are taken as equal. A fused kernel ("fused", or an engine's by name) also
+    permutes and sums the tokens; "NAME/power_law_1.01" is one measured under that skew.
     """
-    experts, tokens = _floats(active_experts), _floats(expert_tokens)
-    per_expert = np.divide(tokens, experts, out=np.zeros_like(tokens + experts), where=experts > 0)
-    rows = experts * padded(per_expert, tile_rows)
-    weights = 3 * hidden * intermediate
-    traffic = experts * weights * DTYPE_BYTES[dtype]
+    active, tokens = _floats(active_experts), _floats(expert_tokens)
+    experts = active if local_experts is None else _floats(local_experts)
+    per_active = _per(tokens, active)
+    rows = active * padded(per_active, tile_rows) if tile_tokens is None else _floats(tile_tokens)
+    columns = _floats(intermediate)
+    weights = 3 * hidden * columns
+    traffic = active * weights * DTYPE_BYTES[dtype]
     traffic = traffic + tokens * (hidden * (DTYPE_BYTES[dtype] + DTYPE_BYTES["bf16"]))
-    traffic = traffic + tokens * 2 * intermediate * DTYPE_BYTES["bf16"]
-    axes = {
-        "experts": experts,
-        "expert_tokens": tokens,
-        "hidden": _floats(hidden),
-        "intermediate": _floats(intermediate),
-    }
-    return Op("moe", dtype, "masked", 2 * rows * weights, traffic, "hbm", axes)
+    traffic = traffic + tokens * 2 * columns * DTYPE_BYTES["bf16"]
+    masked = kernel == "masked"
+    axes = {"experts": experts, "active": active, "rows": per_active}
+    if not masked:
+        axes = {
+            "intermediate": columns,
+            "experts": experts,
+            "rows": _per(tokens, experts),
+        }
+    return Op(
+        "moe",
+        dtype,
+        f"h{hidden}i{float(columns):g}" if masked else f"h{hidden}",
+        2 * rows * weights,
+        traffic,
+        "hbm",
+        axes,
+        kernel,
+        2 * tokens * weights,
+    )
+
+
+def grouped_gemm(
+    dtype: str, layout: str, groups: ArrayLike, rows: ArrayLike, n: int, k: int, tile_rows: float
+) -> Op:
+    """Return one projection of `groups` experts with `rows` tokens each (masked, contiguous)."""
+    experts, each = _floats(groups), _floats(rows)
+    weights = float(n * k)
+    tokens = experts * each
+    traffic = experts * weights * DTYPE_BYTES[dtype]
+    traffic = traffic + tokens * (k * DTYPE_BYTES[dtype] + n * DTYPE_BYTES["bf16"])
+    return Op(
+        "grouped_gemm",
+        dtype,
+        f"n{n}k{k}",
+        2 * experts * padded(each, tile_rows) * weights,
+        traffic,
+        "hbm",
+        {"groups": experts, "rows": each},
+        layout,
+        2 * tokens * weights,
+    )
 
 
 def a2a(
     direction: Direction,
     dtype: str,
-    ep: int,
+    ep: ArrayLike,
     domain_gpus: int,
     tokens_per_rank: ArrayLike,
     hidden: int,
     top_k: int,
+    experts: ArrayLike = 256,
+    kernel: str = "",
 ) -> Op:
     """Return one direction of the EP all-to-all: every (token, expert) pair is one message.
 
     Under uniform routing (EP − domain)/EP of the pairs leave the scale-up domain and cross the
     NIC; inside one domain (EP − 1)/EP of them cross the scale-up link (DeepEP low latency).
+    TensorRT-LLM sends a token once to each of the ranks that host its experts.
     """
-    tokens = _floats(tokens_per_rank)
-    pairs = tokens * top_k * activation_bytes(hidden, dtype)
-    inside = ep <= domain_gpus
-    share = (ep - 1) / ep if inside else (ep - domain_gpus) / ep
-    axes = {"ep": _floats(ep), "tokens_per_rank": tokens}
+    tokens, ranks = _floats(tokens_per_rank), _floats(ep)
+    widest = float(ranks.max())
+    inside = widest <= domain_gpus
+    over_nvlink = "deepep_ll" if widest <= _DEEPEP_NVLINK_GPUS else "trtllm_NVLinkTwoSided"
+    served_by = kernel or (over_nvlink if inside else "deepep_ll_rdma")
+    messages = top_k * ((ranks - 1) / ranks if inside else (ranks - domain_gpus) / ranks)
+    if served_by.startswith("trtllm"):
+        messages = (ranks - 1) * (1 - (1 - 1 / ranks) ** top_k)
+    sent = tokens * messages * activation_bytes(hidden, dtype)
     return Op(
         f"a2a_{direction}",
         dtype,
         f"h{hidden}k{top_k}",
-        np.zeros_like(pairs),
-        pairs * share,
+        np.zeros_like(sent),
+        sent,
         "scale_up" if inside else "nic",
-        axes,
+        {"ep": ranks, "tokens": tokens, "experts": _floats(experts)},
+        served_by,
     )
 
 
 def collective(
-    name: Literal["all_gather", "reduce_scatter", "all_to_all"],
+    name: Collective,
     dtype: str,
-    gpus: int,
+    gpus: ArrayLike,
     full_bytes: ArrayLike,
+    kernel: str = "nccl",
 ) -> Op:
     """Return a collective inside a scale-up domain: each GPU moves (gpus − 1)/gpus of the buffer.
 
-    For an all-to-all the full buffer is what one GPU sends, its own part included.
+    So does an all-reduce that is summed in the switch; a ring moves twice that, which is then
+    its efficiency. For an all-to-all the full buffer is what one GPU sends, its own part
+    included. `kernel` "one_shot" is the small all-reduce of serving engines.
     """
-    moved = _floats(full_bytes) * (gpus - 1) / gpus
-    axes = {"gpus": _floats(gpus), "bytes": _floats(full_bytes)}
-    return Op("collective", dtype, name, np.zeros_like(moved), moved, "scale_up", axes)
+    full, ranks = _floats(full_bytes), _floats(gpus)
+    moved = full * (ranks - 1) / ranks
+    axes = {"gpus": ranks, "bytes": full}
+    return Op("collective", dtype, name, np.zeros_like(moved), moved, "scale_up", axes, kernel)
+
+
+def p2p(dtype: str, medium: Medium, n_bytes: ArrayLike) -> Op:
+    """Return one message between two GPUs over the scale-up link or a NIC each (NCCL)."""
+    moved = _floats(n_bytes)
+    axes = {"bytes": moved}
+    return Op("p2p", dtype, medium, np.zeros_like(moved), moved, medium, axes, "nccl")

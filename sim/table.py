@@ -1,0 +1,296 @@
+"""Calibration tables: the fitted curves of one accelerator and the CSV that holds them.
+
+One file per accelerator, one line per fact, so that a changed measurement is a small diff:
+
+    # afdsim-calibration 2
+    op,kernel,dtype,key,field,at,values
+    gemm,dense,bf16,,fit,,overhead_us=3.7 e_c=0.84 e_m=0.89 p=3.5
+    gemm,dense,bf16,,error,held-out,points=910 mape=0.041 p90=0.089 work=8192
+    gemm,dense,bf16,,source,Apache-2.0,aic:sglang/0.5.14 (115); aic:vllm/0.24.0 (631)
+    gemm,dense,bf16,,axis,m,1 2 4 8 16
+    gemm,dense,bf16,,residual,n=512 k=2048,-12 3 5 8 21
+
+A residual row runs along the first axis at one point of the others; its values are log residuals
+in thousandths. A curve is calibrated between the first and last node of its axes, up to the most
+work (context tokens, rows) of one measurement.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.errors import CalibrationError
+from sim.ops import Floats
+
+SCHEMA = "afdsim-calibration 2"
+COLUMNS = ("op", "kernel", "dtype", "key", "field", "at", "values")
+IDENTITY = COLUMNS[:4]
+FIELDS = ("fit", "error", "source", "axis", "residual")
+
+# Axes along which a residual fades beyond the last node: more work fills the machine, and the
+# smooth roofline alone takes over. Along the others (context, bytes) an efficiency persists.
+# Slowly enough that no time falls: the roofline grows faster than the residual fades.
+_FADING = frozenset({"m", "batch"})
+_FADE_E_FOLD = 4 * float(np.log(2))  # natural-log units of the coordinate: four doublings
+
+# Axes whose product is the work of a launch.
+_WORK = frozenset({"m", "batch", "kv_len", "rows", "groups", "active"})
+
+Identity = tuple[str, str, str, str]
+
+_TINY = float(np.finfo(np.float64).tiny)
+_SAME = 1e-6  # log distance at which a coordinate still is the node
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One calibrated kernel: a smooth-max roofline and the log residual of measurements on it."""
+
+    op: str
+    kernel: str
+    dtype: str
+    key: str
+    overhead_us: float
+    """Latency of a launch with no work, µs."""
+    e_c: float
+    """Share of the compute peak that large work reaches."""
+    e_m: float
+    """Share of the medium's bandwidth that large transfers reach."""
+    p: float
+    """Smoothness of the maximum of compute and memory time: 1 adds them, ∞ takes the larger."""
+    source: str
+    """Measurements the curve was fitted to, with their numbers of points."""
+    licence: str
+    points: int
+    """Measured points of this curve."""
+    mape: float
+    """Mean absolute error on held-out points by the same procedure, a fraction; NaN if unknown."""
+    p90: float
+    """90th percentile of that error; NaN if unknown."""
+    most_work: float = np.inf
+    """Largest product of M, batch, context, rows, groups and experts in one measurement."""
+    axes: tuple[tuple[str, Floats], ...] = ()
+    """Names and ascending nodes of the residual grid."""
+    residual: Floats = field(default_factory=lambda: np.zeros(()))
+    """Log of measured over roofline time at the nodes, one dimension per axis."""
+
+    @property
+    def identity(self) -> Identity:
+        """Return what selects this curve: op, kernel, dtype, key."""
+        return self.op, self.kernel, self.dtype, self.key
+
+    def roofline_us(self, compute_us: Floats, memory_us: Floats) -> Floats:
+        """Return the smooth maximum of two times at physical peak, µs, overhead included."""
+        log_compute = self.p * np.log(np.maximum(compute_us / self.e_c, _TINY))
+        log_memory = self.p * np.log(np.maximum(memory_us / self.e_m, _TINY))
+        return self.overhead_us + np.exp(np.logaddexp(log_compute, log_memory) / self.p)
+
+    @cached_property
+    def _log_nodes(self) -> list[Floats]:
+        return [np.log(nodes) for _, nodes in self.axes]
+
+    def log_residual(self, coordinates: Mapping[str, Floats]) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return the log residual at `coordinates`, and whether each lies in the measured range.
+
+        Multilinear in the logarithms of the coordinates. Beyond the nodes the edge holds; past
+        the last node of M and batch it fades.
+        """
+        if any(name not in coordinates for name, _ in self.axes):
+            return np.zeros(()), np.zeros((), dtype=np.bool_)
+        points = np.broadcast_arrays(*(coordinates[name] for name, _ in self.axes))
+        shape = points[0].shape if points else ()
+        logs = [np.log(np.maximum(at.ravel(), _TINY)) for at in points]
+        value = self._interpolated(logs, int(np.prod(shape)))
+        inside = np.ones(value.shape, dtype=np.bool_)
+        work = np.zeros(value.shape)
+        for (name, _), nodes, x in zip(self.axes, self._log_nodes, logs, strict=True):
+            inside &= (x >= nodes[0] - _SAME) & (x <= nodes[-1] + _SAME)
+            if name in _WORK:
+                work += x
+            if name in _FADING:
+                value *= np.exp(-np.maximum(x - nodes[-1], 0.0) / _FADE_E_FOLD)
+        inside &= work <= np.log(self.most_work) + _SAME
+        return value.reshape(shape), inside.reshape(shape)
+
+    def _interpolated(self, logs: Sequence[Floats], count: int) -> Floats:
+        """Return the residual at log coordinates: the weighted corners of their grid cells."""
+        cells = []
+        for nodes, x in zip(self._log_nodes, logs, strict=True):
+            position = np.interp(x, nodes, np.arange(len(nodes), dtype=np.float64))
+            low = np.minimum(position.astype(np.int64), max(len(nodes) - 2, 0))
+            cells.append((low, position - low, len(nodes)))
+        flat = self.residual.ravel()
+        value = np.zeros(count)
+        for corner in itertools.product((0, 1), repeat=len(cells)):
+            index = np.zeros(count, dtype=np.int64)
+            weight = np.ones(count)
+            for side, (low, share, nodes_of) in zip(corner, cells, strict=True):
+                index = index * nodes_of + np.minimum(low + side, nodes_of - 1)
+                weight = weight * (share if side else 1.0 - share)
+            value += weight * flat[index]
+        return value
+
+
+def work_of(axes: Mapping[str, Floats]) -> Floats:
+    """Return the product of the coordinates that make up the work of a launch."""
+    return np.asarray(np.prod([axes[name] for name in sorted(_WORK & axes.keys())], axis=0))
+
+
+def digest(content: bytes) -> str:
+    """Return the SHA-256 of a table file, as run.json names it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def dump(curves: Iterable[Curve]) -> str:
+    """Return the CSV text of `curves`."""
+    out = io.StringIO()
+    out.write(f"# {SCHEMA}\n")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for curve in curves:
+        fit = {name: getattr(curve, name) for name in ("overhead_us", "e_c", "e_m", "p")}
+        error = {"points": curve.points, "mape": curve.mape, "p90": curve.p90}
+        error["work"] = curve.most_work
+        rows = [("fit", "", _pairs(fit)), ("error", "held-out", _pairs(error))]
+        rows.append(("source", curve.licence, curve.source))
+        rows += [("axis", name, " ".join(f"{x:.10g}" for x in at)) for name, at in curve.axes]
+        others = [[(name, node) for node in nodes] for name, nodes in curve.axes[1:]]
+        if curve.axes:
+            lines = curve.residual.reshape(curve.residual.shape[0], -1).T
+            for place, line in zip(itertools.product(*others), lines, strict=True):
+                values = " ".join(str(round(1000 * r)) for r in line)
+                rows.append(("residual", _pairs(dict(place)), values))
+        writer.writerows((*curve.identity, *row) for row in rows)
+    return out.getvalue()
+
+
+def write(curves: Iterable[Curve], path: Path) -> None:
+    """Write `curves` to `path`; a file that is there is replaced only by a complete one."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(dump(curves), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise CalibrationError(f"{path}: cannot be written: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read(path: Path) -> tuple[list[Curve], str]:
+    """Return the curves of the table at `path` and its SHA-256.
+
+    Raises CalibrationError with file and line if the table is malformed.
+    """
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CalibrationError(f"{path}: cannot be read: {error}") from None
+    lines = text.splitlines()
+    if not lines or lines[0] != f"# {SCHEMA}":
+        raise CalibrationError(f"{path}:1: the first line should be '# {SCHEMA}'")
+    reader = csv.reader(lines[1:])
+    if tuple(next(reader, [])) != COLUMNS:
+        raise CalibrationError(f"{path}:2: the columns should be {','.join(COLUMNS)}")
+    facts: dict[Identity, list[_Fact]] = {}
+    for number, record in enumerate(reader, start=3):
+        place = f"{path}:{number}"
+        if len(record) != len(COLUMNS):
+            raise CalibrationError(f"{place}: should have {len(COLUMNS)} columns")
+        op, kernel, dtype, key, name, at, values = record
+        if name not in FIELDS:
+            raise CalibrationError(f"{place}: field should be one of {', '.join(FIELDS)}")
+        facts.setdefault((op, kernel, dtype, key), []).append(_Fact(place, name, at, values))
+    return [_curve(identity, of) for identity, of in facts.items()], digest(content)
+
+
+@dataclass(frozen=True)
+class _Fact:
+    place: str
+    name: str
+    at: str
+    values: str
+
+    def numbers(self) -> Floats:
+        try:
+            return np.array([float(word) for word in self.values.split()])
+        except ValueError:
+            raise CalibrationError(f"{self.place}: should hold numbers") from None
+
+    def pairs(self, names: Sequence[str]) -> list[float]:
+        words = dict(word.partition("=")[::2] for word in self.values.split())
+        try:
+            return [float(words[name]) for name in names]
+        except (KeyError, ValueError):
+            raise CalibrationError(
+                f"{self.place}: should give {', '.join(names)} (got {self.values!r})"
+            ) from None
+
+
+def _curve(identity: Identity, facts: Sequence[_Fact]) -> Curve:
+    by_name: dict[str, list[_Fact]] = {name: [] for name in FIELDS}
+    for fact in facts:
+        by_name[fact.name].append(fact)
+    first = facts[0].place
+    for name in ("fit", "error", "source"):
+        if len(by_name[name]) != 1:
+            raise CalibrationError(f"{first}: {'/'.join(identity)} needs one {name} row")
+    fit, error, source = by_name["fit"][0], by_name["error"][0], by_name["source"][0]
+    overhead_us, e_c, e_m, p = fit.pairs(("overhead_us", "e_c", "e_m", "p"))
+    if not (0 < e_c <= 1 and 0 < e_m <= 1 and overhead_us >= 0 and p > 0):
+        raise CalibrationError(
+            f"{fit.place}: e_c and e_m should lie in (0, 1], p be positive,"
+            " overhead_us not negative"
+        )
+    points, mape, p90, work = error.pairs(("points", "mape", "p90", "work"))
+    if not source.values:
+        raise CalibrationError(f"{source.place}: a curve needs its source")
+    axes = tuple((fact.at, fact.numbers()) for fact in by_name["axis"])
+    for fact, (_, nodes) in zip(by_name["axis"], axes, strict=True):
+        if not (len(nodes) and nodes[0] > 0 and (np.diff(nodes) > 0).all()):
+            raise CalibrationError(f"{fact.place}: axis nodes should be positive and ascend")
+    residual = _residual(axes, by_name["residual"], first)
+    return Curve(
+        *identity,
+        overhead_us=overhead_us,
+        e_c=e_c,
+        e_m=e_m,
+        p=p,
+        source=source.values,
+        licence=source.at,
+        points=int(points),
+        mape=mape,
+        p90=p90,
+        most_work=work,
+        axes=axes,
+        residual=residual,
+    )
+
+
+def _residual(axes: tuple[tuple[str, Floats], ...], rows: list[_Fact], first: str) -> Floats:
+    shape = tuple(len(nodes) for _, nodes in axes)
+    if not axes:
+        return np.zeros(())
+    if len(rows) != int(np.prod(shape[1:])):
+        raise CalibrationError(f"{first}: the axes ask for {int(np.prod(shape[1:]))} residual rows")
+    for row in rows:
+        if len(row.numbers()) != shape[0]:
+            raise CalibrationError(f"{row.place}: should hold {shape[0]} residuals")
+    grid = np.stack([row.numbers() for row in rows], axis=1) / 1000
+    if not np.isfinite(grid).all():
+        raise CalibrationError(f"{first}: residuals should be finite")
+    return grid.reshape(shape)
+
+
+def _pairs(values: Mapping[str, float]) -> str:
+    return " ".join(f"{name}={value:.5g}" for name, value in values.items())
