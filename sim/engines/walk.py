@@ -1,0 +1,172 @@
+"""Walk: the compiled inner loop of the recurrence, over the tables of a Plan."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.engines.compiled import compiled
+from sim.engines.graph import Ints
+from sim.engines.plan import (
+    BEGUN,
+    DURATIONS,
+    ENDS,
+    MARK_FROM,
+    MARK_TO,
+    MORE_FROM,
+    MORE_TO,
+    OUT_FROM,
+    OUT_TO,
+    PHI,
+    PREVIOUS,
+    STARTS,
+    VECTOR,
+    VECTOR_DELAY,
+    WIDTH,
+    Int32s,
+)
+
+_TABLES = "int32[:, ::1], int32[::1], int32[:, ::1], int32[:, ::1]"
+_STATE = "int64[::1], int64[::1], int64[::1], int64[::1]"
+
+
+@compiled("void(int64, int64, int32[:, ::1], int32[:, ::1], int64[::1], int64[::1], int64[::1])")
+def _gather(
+    row: int, period: int, rows: Int32s, more: Int32s, ends: Ints, delays: Ints, gathered: Ints
+) -> None:
+    """Put the last of the inputs from server to server into `gathered`."""
+    gathered[: rows[row, WIDTH]] = 0
+    for k in range(rows[row, MORE_FROM], rows[row, MORE_TO]):
+        place, gathers, spreads, targets, back, delay = more[k]
+        if period + rows[row, PHI] < back:
+            continue
+        for i in range(targets):
+            block = place + i // spreads * gathers
+            for source in range(block, block + gathers):
+                gathered[i] = max(gathered[i], ends[source] + delays[delay])
+
+
+@compiled(f"void(int64, int64, int64, {_TABLES}, {_STATE}, int64[::1])")
+def evaluate(
+    first: int,
+    last: int,
+    period: int,
+    rows: Int32s,
+    marks: Int32s,
+    outputs: Int32s,
+    more: Int32s,
+    ends: Ints,
+    marked: Ints,
+    durations: Ints,
+    delays: Ints,
+    gathered: Ints,
+) -> None:
+    """Evaluate the nodes of rows `first` to `last` in one period."""
+    for row in range(first, last):
+        width = np.intp(rows[row, WIDTH])
+        to = rows[row, ENDS]
+        end = ends[to : to + width]
+        at = rows[row, PREVIOUS]
+        free = ends[at : at + width]
+        if period + rows[row, PHI] < 0:
+            end[:] = free
+            continue
+        ready = np.int64(0)
+        for k in range(rows[row, MARK_FROM], rows[row, MARK_TO]):
+            ready = max(ready, marked[marks[k]])
+        at = rows[row, DURATIONS]
+        duration = durations[at : at + width]
+        vector = rows[row, VECTOR]
+        late = delays[rows[row, VECTOR_DELAY]]
+        if rows[row, MORE_TO] > rows[row, MORE_FROM]:
+            _gather(row, period, rows, more, ends, delays, gathered)
+            inputs = gathered[:width]
+            late = np.int64(0)
+            vector = np.int32(0)
+        elif vector >= 0:
+            inputs = ends[vector : vector + width]
+        else:
+            inputs = free
+        if rows[row, OUT_TO] == rows[row, OUT_FROM]:
+            if vector >= 0:
+                for i in range(width):
+                    end[i] = max(max(free[i], ready), inputs[i] + late) + duration[i]
+            else:
+                for i in range(width):
+                    end[i] = max(free[i], ready) + duration[i]
+        else:
+            over = np.int64(0)
+            begun = np.int64(0)
+            if vector >= 0:
+                for i in range(width):
+                    start = max(max(free[i], ready), inputs[i] + late)
+                    end[i] = start + duration[i]
+                    begun = max(begun, start)
+                    over = max(over, end[i])
+            else:
+                for i in range(width):
+                    start = max(free[i], ready)
+                    end[i] = start + duration[i]
+                    begun = max(begun, start)
+                    over = max(over, end[i])
+            for k in range(rows[row, OUT_FROM], rows[row, OUT_TO]):
+                value = begun if outputs[k, 1] else over
+                marked[outputs[k, 0]] = value + delays[outputs[k, 2]]
+        if rows[row, STARTS] >= 0:
+            at = rows[row, STARTS]
+            for i in range(width):
+                ends[at + i] = end[i] - duration[i]
+
+
+@compiled(
+    f"int64(int64[::1], int64[:, ::1], int64[:, ::1], int64[::1], int64[::1], boolean[::1], "
+    f"{_TABLES}, {_STATE}, int64[::1])"
+)
+def advance(
+    groups: Ints,
+    needs: Ints,
+    closing: Ints,
+    done: Ints,
+    answered: Ints,
+    pending: NDArray[np.bool_],
+    rows: Int32s,
+    marks: Int32s,
+    outputs: Int32s,
+    more: Int32s,
+    ends: Ints,
+    marked: Ints,
+    durations: Ints,
+    delays: Ints,
+    gathered: Ints,
+) -> int:
+    """Evaluate all that the answered boundaries allow; return the micro-batch to ask next.
+
+    `done` holds, by group, the next period to evaluate, `answered` the last step that each
+    micro-batch has begun. Returns -1 if every micro-batch waits for another.
+    """
+    micro_batches = len(answered)
+    period = done.min()
+    while period <= done.max():
+        for g in range(len(done)):
+            if done[g] != period:
+                continue
+            allowed = True
+            for j in range(micro_batches):
+                allowed &= period + needs[g, j] <= answered[j]
+            if not allowed:
+                continue
+            evaluate(
+                groups[g], groups[g + 1], period,
+                rows, marks, outputs, more, ends, marked, durations, delays, gathered,
+            )  # fmt: skip
+            done[g] = period + 1
+            for j in range(micro_batches):
+                if closing[j, 0] == g and period + closing[j, 1] >= 0:
+                    pending[j] = True
+        period += 1
+    first = len(marked) - micro_batches
+    chosen = -1
+    for j in range(micro_batches):
+        if pending[j] and (chosen < 0 or marked[first + j] < marked[first + chosen]):
+            chosen = j
+    return chosen
