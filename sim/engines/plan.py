@@ -25,8 +25,12 @@ Int32s = NDArray[np.int32]
 
 # Columns of `Plan.rows`, one row a node.
 WIDTH, ENDS, PREVIOUS, DURATIONS, VECTOR, VECTOR_DELAY = range(6)
-MARK_FROM, MARK_TO, OUT_FROM, OUT_TO, MORE_FROM, MORE_TO, STARTS, BEGUN, PHI = range(6, 15)
+MARK_FROM, MARK_TO, OUT_FROM, OUT_TO, MORE_FROM, MORE_TO, STARTS, KIND, PHI = range(6, 15)
 COLUMNS = 16
+
+# Kinds of nodes, by what the loop has to do: no vector to wait for and nothing that waits for a
+# mark; a vector; a vector and marks to set; the rest.
+PLAIN, JOINED, JOINED_MARKING, MARKING, GATHERING = range(5)
 
 
 class Inexact(ValueError):
@@ -54,8 +58,6 @@ class Plan:
     """By group and micro-batch: step boundary needed, relative to the period."""
     closing: Ints
     """By micro-batch: (group, phi) of the node that closes its step."""
-    slot_offsets: Ints
-    """Place of each slot in a micro-batch's durations, and their number."""
     size: int
     """Values in all vectors."""
     mark_count: int
@@ -174,8 +176,6 @@ class _Tables:
         self.width = widths[pool_of_stage[[node.stage for node in program.nodes]]]
         self.place = np.empty(len(self.nodes), dtype=np.int64)
         self.place[self.nodes] = np.cumsum(self.width[self.nodes]) - self.width[self.nodes]
-        kinds = max(program.layer_kinds) + 1
-        self.slots = np.concatenate([[0], np.cumsum(np.repeat(widths[pool_of_stage], kinds))])
         self.marks: list[int] = []
         self.more: list[tuple[int, ...]] = []
         self.mark_of: dict[tuple[int, str, int], int] = {}
@@ -201,8 +201,8 @@ class _Tables:
         flat: list[tuple[int, int, int]] = []
         for row, node in enumerate(self.nodes.tolist()):
             rows[row, OUT_FROM], rows[row, OUT_TO] = len(flat), len(flat) + len(self.outputs[node])
-            rows[row, BEGUN] = any(of_start for _, of_start, _ in self.outputs[node])
             rows[row, STARTS] = self.starts.get(node, -1)
+            rows[row, KIND] = _kind(rows[row])
             flat += self.outputs[node]
         return Plan(
             program=program,
@@ -214,7 +214,6 @@ class _Tables:
             groups=self.groups,
             needs=self.needs,
             closing=self.closing,
-            slot_offsets=self.slots,
             size=self.size,
             mark_count=mark_count,
         )
@@ -222,7 +221,8 @@ class _Tables:
     def _inputs(self, row: Int32s, index: int) -> None:
         """Fill in what a node waits for and where its durations are."""
         node = self.program.nodes[index]
-        row[DURATIONS] = node.micro_batch * self.slots[-1] + self.slots[node.slot]
+        bounds = self.program.slot_bounds
+        row[DURATIONS] = node.micro_batch * bounds[-1][1] + bounds[node.slot][0]
         row[VECTOR_DELAY] = self._delay(index, None)
         row[MARK_FROM], row[MORE_FROM] = len(self.marks), len(self.more)
         if node.gated:
@@ -277,6 +277,15 @@ class _Tables:
         if delay is None:
             return self.program.micro_batches * count
         return self.program.nodes[node].micro_batch * count + delay
+
+
+def _kind(row: Int32s) -> int:
+    if row[MORE_TO] > row[MORE_FROM]:
+        return GATHERING
+    marking = row[OUT_TO] > row[OUT_FROM] or row[STARTS] >= 0
+    if row[VECTOR] < 0:
+        return MARKING if marking else PLAIN
+    return JOINED_MARKING if marking else JOINED
 
 
 def _name(program: Program, node: int) -> str:

@@ -19,9 +19,11 @@ from __future__ import annotations
 import numpy as np
 
 from sim.engines.event import Controller, Wait
-from sim.engines.plan import PHI, plan
+from sim.engines.plan import PHI, Inexact, plan
 from sim.engines.walk import advance
 from sim.program import Program, Times
+
+__all__ = ["Inexact", "RecurrenceEngine", "run"]
 
 
 class RecurrenceEngine:
@@ -31,7 +33,7 @@ class RecurrenceEngine:
         self.program = program
         self.controller = controller
         self.plan = tables = plan(program)
-        m, slots = program.micro_batches, int(tables.slot_offsets[-1])
+        m, slots = program.micro_batches, program.slot_bounds[-1][1]
         self._answered = np.full(m, -1, dtype=np.int64)
         self._pending = np.zeros(m, dtype=np.bool_)
         self._marked = np.zeros(tables.mark_count, dtype=np.int64)
@@ -81,7 +83,7 @@ class RecurrenceEngine:
             self._boundary_ns[micro_batch] = answer.until_ns
             self._pending[micro_batch] = True
             return
-        np.concatenate(answer.rows, out=self._duration_rows[micro_batch])
+        self._duration_rows[micro_batch] = answer.values
         self._delay_rows[micro_batch] = answer.delays_ns
         self._begun_ns[micro_batch] = now_ns
         self._answered[micro_batch] += 1

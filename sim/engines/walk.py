@@ -8,9 +8,12 @@ from numpy.typing import NDArray
 from sim.engines.compiled import compiled
 from sim.engines.graph import Ints
 from sim.engines.plan import (
-    BEGUN,
     DURATIONS,
     ENDS,
+    GATHERING,
+    JOINED,
+    JOINED_MARKING,
+    KIND,
     MARK_FROM,
     MARK_TO,
     MORE_FROM,
@@ -18,6 +21,7 @@ from sim.engines.plan import (
     OUT_FROM,
     OUT_TO,
     PHI,
+    PLAIN,
     PREVIOUS,
     STARTS,
     VECTOR,
@@ -30,7 +34,7 @@ _TABLES = "int32[:, ::1], int32[::1], int32[:, ::1], int32[:, ::1]"
 _STATE = "int64[::1], int64[::1], int64[::1], int64[::1]"
 
 
-@compiled("void(int64, int64, int32[:, ::1], int32[:, ::1], int64[::1], int64[::1], int64[::1])")
+@compiled("void(uint64, int64, int32[:, ::1], int32[:, ::1], int64[::1], int64[::1], int64[::1])")
 def _gather(
     row: int, period: int, rows: Int32s, more: Int32s, ends: Ints, delays: Ints, gathered: Ints
 ) -> None:
@@ -61,61 +65,61 @@ def evaluate(
     delays: Ints,
     gathered: Ints,
 ) -> None:
-    """Evaluate the nodes of rows `first` to `last` in one period."""
-    for row in range(first, last):
-        width = np.intp(rows[row, WIDTH])
-        to = rows[row, ENDS]
-        end = ends[to : to + width]
-        at = rows[row, PREVIOUS]
-        free = ends[at : at + width]
+    """Evaluate the nodes of rows `first` to `last` in one period.
+
+    Indices are unsigned, which spares a check for negative ones in every access.
+    """
+    for row in range(np.uint64(first), np.uint64(last)):
+        width = np.uint64(rows[row, WIDTH])
+        end = np.uint64(rows[row, ENDS])
+        free = np.uint64(rows[row, PREVIOUS])
+        work = np.uint64(rows[row, DURATIONS])
         if period + rows[row, PHI] < 0:
-            end[:] = free
+            for i in range(width):
+                ends[end + i] = ends[free + i]
             continue
         ready = np.int64(0)
-        for k in range(rows[row, MARK_FROM], rows[row, MARK_TO]):
-            ready = max(ready, marked[marks[k]])
-        at = rows[row, DURATIONS]
-        duration = durations[at : at + width]
-        vector = rows[row, VECTOR]
-        late = delays[rows[row, VECTOR_DELAY]]
-        if rows[row, MORE_TO] > rows[row, MORE_FROM]:
-            _gather(row, period, rows, more, ends, delays, gathered)
-            inputs = gathered[:width]
-            late = np.int64(0)
-            vector = np.int32(0)
-        elif vector >= 0:
-            inputs = ends[vector : vector + width]
-        else:
-            inputs = free
-        if rows[row, OUT_TO] == rows[row, OUT_FROM]:
-            if vector >= 0:
-                for i in range(width):
-                    end[i] = max(max(free[i], ready), inputs[i] + late) + duration[i]
-            else:
-                for i in range(width):
-                    end[i] = max(free[i], ready) + duration[i]
-        else:
-            over = np.int64(0)
-            begun = np.int64(0)
-            if vector >= 0:
-                for i in range(width):
-                    start = max(max(free[i], ready), inputs[i] + late)
-                    end[i] = start + duration[i]
-                    begun = max(begun, start)
-                    over = max(over, end[i])
-            else:
-                for i in range(width):
-                    start = max(free[i], ready)
-                    end[i] = start + duration[i]
-                    begun = max(begun, start)
-                    over = max(over, end[i])
-            for k in range(rows[row, OUT_FROM], rows[row, OUT_TO]):
-                value = begun if outputs[k, 1] else over
-                marked[outputs[k, 0]] = value + delays[outputs[k, 2]]
-        if rows[row, STARTS] >= 0:
-            at = rows[row, STARTS]
+        for k in range(np.uint64(rows[row, MARK_FROM]), np.uint64(rows[row, MARK_TO])):
+            ready = max(ready, marked[np.uint64(marks[k])])
+        kind = rows[row, KIND]
+        if kind == PLAIN:
             for i in range(width):
-                ends[at + i] = end[i] - duration[i]
+                ends[end + i] = max(ends[free + i], ready) + durations[work + i]
+            continue
+        begun = np.int64(0)
+        over = np.int64(0)
+        if kind == JOINED:
+            joins = np.uint64(rows[row, VECTOR])
+            late = delays[np.uint64(rows[row, VECTOR_DELAY])]
+            for i in range(width):
+                start = max(max(ends[free + i], ready), ends[joins + i] + late)
+                ends[end + i] = start + durations[work + i]
+            continue
+        if kind == JOINED_MARKING:
+            joins = np.uint64(rows[row, VECTOR])
+            late = delays[np.uint64(rows[row, VECTOR_DELAY])]
+            for i in range(width):
+                start = max(max(ends[free + i], ready), ends[joins + i] + late)
+                over = max(over, start + durations[work + i])
+                begun = max(begun, start)
+                ends[end + i] = start + durations[work + i]
+        else:
+            if kind == GATHERING:
+                _gather(row, period, rows, more, ends, delays, gathered)
+            for i in range(width):
+                start = max(ends[free + i], ready)
+                if kind == GATHERING:
+                    start = max(start, gathered[i])
+                over = max(over, start + durations[work + i])
+                begun = max(begun, start)
+                ends[end + i] = start + durations[work + i]
+        for k in range(np.uint64(rows[row, OUT_FROM]), np.uint64(rows[row, OUT_TO])):
+            value = begun if outputs[k, 1] else over
+            marked[np.uint64(outputs[k, 0])] = value + delays[np.uint64(outputs[k, 2])]
+        if rows[row, STARTS] >= 0:
+            starts = np.uint64(rows[row, STARTS])
+            for i in range(width):
+                ends[starts + i] = ends[end + i] - durations[work + i]
 
 
 @compiled(
