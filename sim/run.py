@@ -146,7 +146,7 @@ class Decoder:
         if measured < self.simulation.min_steps or measured % _CHECK_EVERY:
             return False
         gaps = step_gaps_ns(self.step_columns())[FILL_STEPS:]
-        return half_width(gaps) <= self.simulation.precision * float(gaps.mean())
+        return bool(len(gaps)) and half_width(gaps) <= self.simulation.precision * gaps.mean()
 
     def step_columns(self) -> Columns:
         """Return the table of the steps that have ended."""
@@ -254,7 +254,7 @@ def _decode(
             try:
                 recurrence.run(program, decoder)
                 return "recurrence", "", []
-            except recurrence.Inexact as reason:
+            except recurrence.InexactError as reason:
                 note = f"the event engine ran: {reason}"
         else:
             note = "the event engine ran: it alone records a timeline"

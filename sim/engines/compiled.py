@@ -6,7 +6,7 @@ Importing this module imports Numba (most of a second), so only an engine that r
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -21,10 +21,10 @@ def compiled(signature: str) -> Callable[[Function], Function]:
     """
 
     def decorate(function: Function) -> Function:
-        options = {"nogil": True, "error_model": "numpy"}
         try:
-            return numba.njit(signature, cache=True, **options)(function)  # type: ignore[no-any-return]
+            made: Any = numba.njit(signature, cache=True, error_model="numpy")(function)
         except (OSError, RuntimeError):
-            return numba.njit(signature, **options)(function)  # type: ignore[no-any-return]
+            made = numba.njit(signature, error_model="numpy")(function)
+        return cast(Function, made)
 
     return decorate

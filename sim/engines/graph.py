@@ -23,7 +23,7 @@ Flags = NDArray[np.bool_]
 NEVER = 1 << 40
 
 
-class Deadlock(ValueError):
+class DeadlockError(ValueError):
     """A node waits for itself."""
 
 
@@ -40,15 +40,15 @@ class Graph:
 
     @classmethod
     def of(cls, vertices: int, source: Ints, target: Ints, shift: Ints) -> Graph:
-        """Return the graph of the given edges. Raises Deadlock."""
+        """Return the graph of the given edges. Raises DeadlockError."""
         phi = np.zeros(vertices, dtype=np.int64)
         if not _settle(source, target, shift, phi):
-            raise Deadlock
+            raise DeadlockError
         back = shift + phi[source] - phi[target]
         now = back == 0
         order = _topological(vertices, source[now], target[now])
         if len(order) < vertices:
-            raise Deadlock
+            raise DeadlockError
         return cls(order, phi, source, target, back)
 
     def latest_before(self, seeds: Ints, values: Ints, edges: Flags | None = None) -> Ints:
@@ -63,7 +63,13 @@ class Graph:
         return self._spread(self.target, self.source, self.order[::-1], seeds, values, edges)
 
     def _spread(
-        self, source: Ints, target: Ints, order: Ints, seeds: Ints, values: Ints, edges: Flags | None
+        self,
+        source: Ints,
+        target: Ints,
+        order: Ints,
+        seeds: Ints,
+        values: Ints,
+        edges: Flags | None,
     ) -> Ints:
         place = np.empty(len(order), dtype=np.int64)
         place[order] = np.arange(len(order))
@@ -92,7 +98,7 @@ def _settle(source: Ints, target: Ints, shift: Ints, phi: Ints) -> bool:
 
 @compiled("int64[::1](int64, int64[::1], int64[::1])")
 def _topological(vertices: int, source: Ints, target: Ints) -> Ints:
-    """Return the vertices by Kahn's algorithm, chains kept together; fewer if there is a circuit."""
+    """Return the vertices in order (Kahn), chains kept together; fewer if there is a circuit."""
     first = np.zeros(vertices + 1, dtype=np.int64)
     missing = np.zeros(vertices, dtype=np.int64)
     for e in range(len(source)):

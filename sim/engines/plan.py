@@ -18,7 +18,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engines.graph import NEVER, Deadlock, Graph, Ints
+from sim.engines.graph import NEVER, DeadlockError, Graph, Ints
+from sim.errors import SimError
 from sim.program import Link, Program
 
 Int32s = NDArray[np.int32]
@@ -33,7 +34,7 @@ COLUMNS = 16
 PLAIN, JOINED, JOINED_MARKING, MARKING, GATHERING = range(5)
 
 
-class Inexact(ValueError):
+class InexactError(SimError):
     """The recurrence could not give the event engine's times; the message says why."""
 
 
@@ -51,7 +52,7 @@ class Plan:
     outputs: Int32s
     """(mark, 1 if of the start, delay) that nodes set, by OUT_FROM:OUT_TO."""
     more: Int32s
-    """(place of the source, sources a target, targets a source, targets, steps back, delay)."""
+    """(place of the source, sources a target, targets a source, steps back, delay)."""
     groups: Ints
     """First row of each group, and the end."""
     needs: Ints
@@ -75,12 +76,12 @@ class Plan:
 
 
 def plan(program: Program) -> Plan:
-    """Return the tables of `program`. Raises Inexact, with the reason in one line."""
+    """Return the tables of `program`. Raises InexactError, with the reason in one line."""
     _check_orders(program)
     try:
         graph, ends_only = _graph(program)
-    except Deadlock:
-        raise Inexact("its static order is deadlocked") from None
+    except DeadlockError:
+        raise InexactError("its static order is deadlocked") from None
     needs = _needs(program, graph)
     _check_closings(program, graph, ends_only)
     return _Tables(program, graph, needs).plan()
@@ -90,11 +91,11 @@ def _check_orders(program: Program) -> None:
     """Refuse a program that does not run each node once a step or looks two steps back."""
     ordered = sorted(node for order in program.orders for node, _ in order)
     if ordered != list(range(len(program.nodes))):
-        raise Inexact("a node is not run exactly once in a step")
+        raise InexactError("a node is not run exactly once in a step")
     for v, node in enumerate(program.nodes):
         for link in node.inputs:
             if link.steps_back > 1:
-                raise Inexact(f"{_name(program, v)} waits for more than one step back")
+                raise InexactError(f"{_name(program, v)} waits for more than one step back")
 
 
 def _graph(program: Program) -> tuple[Graph, NDArray[np.bool_]]:
@@ -126,7 +127,7 @@ def _needs(program: Program, graph: Graph) -> Ints:
     late = needs[np.arange(len(own)), own] != graph.phi
     if late.any():
         node = int(np.argmax(late))
-        raise Inexact(f"{_name(program, node)} does not wait for its own step boundary")
+        raise InexactError(f"{_name(program, node)} does not wait for its own step boundary")
     return needs
 
 
@@ -140,19 +141,15 @@ def _check_closings(program: Program, graph: Graph, ends_only: NDArray[np.bool_]
         steps_ahead = ended + graph.phi - graph.phi[closing]
         loose = (own == j) & (steps_ahead < 0)
         if loose.any():
-            node = int(np.argmax(loose))
-            raise Inexact(f"{_name(program, node)} may outlast its step")
+            raise InexactError(f"{_name(program, int(np.argmax(loose)))} may outlast its step")
         reached = graph.latest_after(seed, np.zeros(1, dtype=np.int64))
         steps_ahead = reached + graph.phi - graph.phi[closing]
-        for v, node_ in enumerate(program.nodes):
-            for link in node_.inputs:
-                if program.nodes[link.node].micro_batch != j or not link.steps_back and own[v] == j:
-                    continue
-                if steps_ahead[v] < link.steps_back:
-                    raise Inexact(
-                        f"{_name(program, link.node)} may come again before "
-                        f"{_name(program, v)} has begun"
-                    )
+        for v, link in ((v, link) for v, node in enumerate(program.nodes) for link in node.inputs):
+            if own[link.node] == j and steps_ahead[v] < link.steps_back:
+                raise InexactError(
+                    f"{_name(program, link.node)} may come again before "
+                    f"{_name(program, v)} has begun"
+                )
 
 
 class _Tables:
@@ -210,7 +207,7 @@ class _Tables:
             rows=rows,
             marks=np.array(self.marks, dtype=np.int32),
             outputs=np.array(flat, dtype=np.int32).reshape(-1, 3),
-            more=np.array(self.more, dtype=np.int32).reshape(-1, 6),
+            more=np.array(self.more, dtype=np.int32).reshape(-1, 5),
             groups=self.groups,
             needs=self.needs,
             closing=self.closing,
@@ -242,7 +239,7 @@ class _Tables:
         row[MARK_TO], row[MORE_TO] = len(self.marks), len(self.more)
         if row[MORE_TO] > row[MORE_FROM] and row[VECTOR] >= 0:
             # The further inputs are gathered in one vector of their own; it replaces this one.
-            self.more.append((row[VECTOR], 1, 1, width, 0, row[VECTOR_DELAY]))
+            self.more.append((row[VECTOR], 1, 1, 0, row[VECTOR_DELAY]))
             row[MORE_TO] += 1
 
     def _mark(self, link: Link) -> int:
@@ -257,8 +254,13 @@ class _Tables:
     def _vector(self, link: Link, sources: int, width: int) -> tuple[int, ...]:
         """Return the row of `more` for a link from server to server or block to block."""
         if link.steps_back and link.delay is not None:
-            raise Inexact(
+            raise InexactError(
                 f"{_name(self.program, link.node)} has a delay to single servers of the next step"
+            )
+        if sources % width and width % sources:
+            raise InexactError(
+                f"{sources} servers of {_name(self.program, link.node)} do not form blocks for "
+                f"the {width} that wait for them"
             )
         place = int(self.place[link.node])
         if link.when == "start":
@@ -266,10 +268,8 @@ class _Tables:
                 self.starts[link.node] = self.size
                 self.size += int(sources)
             place = self.starts[link.node]
-        gathers, spreads = max(sources // width, 1), max(width // sources, 1)
-        targets = min(width, sources * spreads)
-        delay = self._delay(link.node, link.delay)
-        return place, int(gathers), int(spreads), int(targets), link.steps_back, delay
+        gathers, spreads = max(int(sources // width), 1), max(int(width // sources), 1)
+        return place, gathers, spreads, link.steps_back, self._delay(link.node, link.delay)
 
     def _delay(self, node: int, delay: int | None) -> int:
         """Return the place of a delay of a node's micro-batch; of the constant 0 for None."""

@@ -19,15 +19,15 @@ from __future__ import annotations
 import numpy as np
 
 from sim.engines.event import Controller, Wait
-from sim.engines.plan import PHI, Inexact, plan
+from sim.engines.plan import PHI, InexactError, plan
 from sim.engines.walk import advance
 from sim.program import Program, Times
 
-__all__ = ["Inexact", "RecurrenceEngine", "run"]
+__all__ = ["InexactError", "RecurrenceEngine", "run"]
 
 
 class RecurrenceEngine:
-    """One run of a program under a controller. Raises Inexact for a program beyond it."""
+    """One run of a program under a controller. Raises InexactError for a program beyond it."""
 
     def __init__(self, program: Program, controller: Controller) -> None:
         self.program = program
@@ -66,9 +66,9 @@ class RecurrenceEngine:
         """Run until the controller ends it and return the simulated end, ns."""
         boundary = self.controller.boundary
         answers = [boundary(j, 0) for j in range(self.program.micro_batches)]
-        if None in answers:
-            return 0
         for j, first in enumerate(answers):
+            if first is None:
+                return 0
             self._answer(j, 0, first)
         while (j := advance(*self._walk)) >= 0:
             now_ns = int(self._boundary_ns[j])
@@ -91,5 +91,5 @@ class RecurrenceEngine:
 
 
 def run(program: Program, controller: Controller) -> int:
-    """Run `program` under `controller` and return the simulated end, ns. Raises Inexact."""
+    """Run `program` under `controller` and return the simulated end, ns. Raises InexactError."""
     return RecurrenceEngine(program, controller).run()

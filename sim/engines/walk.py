@@ -41,17 +41,17 @@ def _gather(
     """Put the last of the inputs from server to server into `gathered`."""
     gathered[: rows[row, WIDTH]] = 0
     for k in range(rows[row, MORE_FROM], rows[row, MORE_TO]):
-        place, gathers, spreads, targets, back, delay = more[k]
+        place, gathers, spreads, back, delay = more[k]
         if period + rows[row, PHI] < back:
             continue
-        for i in range(targets):
+        for i in range(rows[row, WIDTH]):
             block = place + i // spreads * gathers
             for source in range(block, block + gathers):
                 gathered[i] = max(gathered[i], ends[source] + delays[delay])
 
 
 @compiled(f"void(int64, int64, int64, {_TABLES}, {_STATE}, int64[::1])")
-def evaluate(
+def evaluate(  # noqa: C901 - one branch for each kind of node
     first: int,
     last: int,
     period: int,
