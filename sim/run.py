@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,9 @@ class Run:
     tables: dict[str, str]
     """SHA-256 of the calibration table of each accelerator; empty where it has none."""
     wall_s: float
+    engine: Literal["event", "recurrence"] = "event"
+    engine_note: str = ""
+    """Why another engine ran than the scenario asks for."""
     records: list[event.Record] = field(default_factory=list)
     """Tasks of the recorded window."""
 
@@ -115,7 +119,7 @@ class Decoder:
         if number == len(self._busy):
             servers = sum(pool.servers for pool in program.pools)
             self._busy.append(np.zeros(servers, dtype=np.int64))
-        self._busy[number] += np.concatenate(program.busy_ns(times))
+        self._busy[number] += program.busy_ns(times)
         stage_ns: dict[str, float] = program.layer_mean_ns(times)
         stage_ns |= dict(zip(program.delays, times.delays_ns, strict=True))
         layer_ns = {
@@ -142,7 +146,7 @@ class Decoder:
         if measured < self.simulation.min_steps or measured % _CHECK_EVERY:
             return False
         gaps = step_gaps_ns(self.step_columns())[FILL_STEPS:]
-        return half_width(gaps) <= self.simulation.precision * float(gaps.mean())
+        return bool(len(gaps)) and half_width(gaps) <= self.simulation.precision * gaps.mean()
 
     def step_columns(self) -> Columns:
         """Return the table of the steps that have ended."""
@@ -211,9 +215,7 @@ def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None
     begun = time.perf_counter()
     site = compile_deployment(scenario)
     decoder = Decoder(site)
-    engine = event.EventEngine(site.program, decoder)
-    records = event.record(engine, keep) if keep is not None else []
-    engine.run()
+    engine, note, records = _decode(site.program, decoder, keep)
     steps = decoder.step_columns()
     if not len(steps["step"]):
         raise InfeasibleError("no request was served: the workload is empty")
@@ -233,5 +235,30 @@ def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None
         kv_capacity_bytes=site.kv_memory().kv_capacity_bytes(),
         tables={table.accelerator.name: table.sha256 for table in site.tables},
         wall_s=time.perf_counter() - begun,
+        engine=engine,
+        engine_note=note,
         records=records,
     )
+
+
+def _decode(
+    program: Program, decoder: Decoder, keep: Callable[[Node, int], bool] | None
+) -> tuple[Literal["event", "recurrence"], str, list[event.Record]]:
+    """Run the engine; return which it was, why not the one asked for, and its records."""
+    note = ""
+    if decoder.simulation.engine == "recurrence":
+        if keep is None:
+            # Numba takes most of a second to import.
+            from sim.engines import recurrence
+
+            try:
+                recurrence.run(program, decoder)
+                return "recurrence", "", []
+            except recurrence.InexactError as reason:
+                note = f"the event engine ran: {reason}"
+        else:
+            note = "the event engine ran: it alone records a timeline"
+    engine = event.EventEngine(program, decoder)
+    records = event.record(engine, keep) if keep is not None else []
+    engine.run()
+    return "event", note, records

@@ -196,8 +196,9 @@ class Simulation(_Part):
 
     seed: NonNegativeInt
     """Seed of every random stream."""
-    engine: Literal["event"] = "event"
-    """event: SimPy, the reference."""
+    engine: Literal["event", "recurrence"] = "recurrence"
+    """recurrence: the same times without an event list, a thousand times faster; event: SimPy,
+    the reference, which also runs where the recurrence cannot."""
     precision: Share = 0.01
     """Stop when the 95 % half-width of TPOT is below this share of TPOT."""
     min_steps: Annotated[int, Field(ge=20)] = 20
