@@ -5,8 +5,8 @@ static order: take the next task, wait until it has been served, tell those who 
 micro-batch is a process too: begin a step, wait until the step is closed, begin the next.
 
 One idiom keeps it fast: a server that must wait for its inputs does not poll and is not woken to
-start. Whoever brings the last input puts the *end* of the task into the event queue, latency of
-the inputs included, so a task costs one event whether or not its server had to wait.
+start. Whoever brings the last input puts the *end* of the task into the event queue, the latency
+of its inputs included, so a task costs one event whether or not its server had to wait.
 """
 
 from __future__ import annotations
@@ -65,15 +65,13 @@ class Receiver(Protocol):
 class Work:
     """What the tasks of one node share."""
 
-    __slots__ = ("delay", "delays_ns", "durations_ns", "engine", "needs", "node")
+    __slots__ = ("durations_ns", "engine", "needs", "node")
 
     def __init__(self, engine: EventEngine, index: int) -> None:
         node = engine.program.nodes[index]
         self.engine = engine
         self.node = index
         self.needs = len(node.inputs) + node.gated
-        self.delay = node.delay
-        self.delays_ns = engine.delays_ns[node.micro_batch]
         self.durations_ns = engine.rows[node.micro_batch][node.slot]
 
 
@@ -94,54 +92,75 @@ class Task:
     def arrive(self) -> None:
         """Count one input; start if it was the last and the server waits."""
         self.missing -= 1
-        if self.missing == 0:
-            work = self.work
-            delay_ns = 0 if work.delay is None else work.delays_ns[work.delay]
-            if self.service is not None:
-                self._start(self.service, delay_ns)
-            elif delay_ns:
-                self.ready_ns = work.engine.now_ns() + delay_ns
+        if self.missing == 0 and self.service is not None:
+            self._start(self.service)
+
+    def arrive_at(self, ready_ns: int) -> None:
+        """Count one input that can be used from `ready_ns` on."""
+        if ready_ns > self.ready_ns:
+            self.ready_ns = ready_ns
+        self.arrive()
 
     def take(self, service: Service) -> None:
         """Note that the server has come to this task; start if all inputs are there."""
         if self.missing:
             self.service = service
-        elif self.ready_ns == 0:
-            self._start(service, 0)
         else:
-            self._start(service, max(0, self.ready_ns - self.work.engine.now_ns()))
+            self._start(service)
 
-    def _start(self, service: Service, wait_ns: int) -> None:
-        """Occupy the server from `wait_ns` after now on, until `service` fires."""
-        self.service = None
+    def _start(self, service: Service) -> None:
+        """Occupy the server as soon as all inputs can be used, until `service` fires."""
         work = self.work
+        engine = work.engine
+        self.service = None
         self.missing = work.needs
         duration_ns = work.durations_ns[self.server]
-        engine = work.engine
+        wait_ns = 0
+        if self.ready_ns:
+            wait_ns = max(0, self.ready_ns - engine.now_ns())
+            self.ready_ns = 0
         engine.schedule(service, NORMAL, wait_ns + duration_ns)
-        for receiver in self.starts:
-            receiver.arrive()
+        if self.starts:
+            if wait_ns:
+                engine.env.timeout(wait_ns).callbacks.append(self._begin)
+            else:
+                self._begin()
         if engine.record is not None:
             engine.record(work.node, self.server, wait_ns, duration_ns)
+
+    def _begin(self, _event: object = None) -> None:
+        for receiver in self.starts:
+            receiver.arrive()
 
 
 class Barrier:
     """Passes on one input to each of its targets when the last of its own is there."""
 
-    __slots__ = ("missing", "needs", "targets")
+    __slots__ = ("delay", "delays_ns", "engine", "missing", "needs", "targets")
 
-    def __init__(self, needs: int, targets: list[Task]) -> None:
+    def __init__(
+        self, engine: EventEngine, needs: int, targets: list[Task], micro_batch: int, link: Link
+    ) -> None:
+        self.engine = engine
         self.needs = needs
         self.missing = needs
         self.targets = targets
+        self.delays_ns = engine.delays_ns[micro_batch]
+        self.delay = link.delay
 
     def arrive(self) -> None:
         """Count one input; after the last, give each target its input."""
         self.missing -= 1
-        if not self.missing:
-            self.missing = self.needs
+        if self.missing:
+            return
+        self.missing = self.needs
+        if self.delay is None:
             for target in self.targets:
                 target.arrive()
+        else:
+            ready_ns = self.engine.now_ns() + self.delays_ns[self.delay]
+            for target in self.targets:
+                target.arrive_at(ready_ns)
 
 
 class Closing:
@@ -271,7 +290,12 @@ class EventEngine:
         for froms, tos in groups:
             for target in tos:
                 target.missing -= link.steps_back
-            receiver = tos[0] if len(froms) == len(tos) == 1 else Barrier(len(froms), tos)
+            receiver: Receiver
+            if len(froms) == len(tos) == 1 and link.delay is None:
+                receiver = tos[0]
+            else:
+                micro_batch = self.program.nodes[link.node].micro_batch
+                receiver = Barrier(self, len(froms), tos, micro_batch, link)
             for source in froms:
                 if link.when == "start":
                     source.starts += (receiver,)
