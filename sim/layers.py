@@ -132,29 +132,37 @@ class LayerTimer:
         down = ops.gemm(dtype, tokens, hidden, intermediate, tile)
         return self.table.duration_ns(up, uses) + self.table.duration_ns(down, uses)
 
-    def experts(self, ffn: MoeFfn, spread: Spread, tokens: float, uses: int) -> Ns:
-        """Return the time of the routed experts on each rank; the first is the hottest.
+    def experts(
+        self, ffn: MoeFfn, spread: Spread, tokens: float, uses: int, shared: bool = False
+    ) -> Ns:
+        """Return the time of the experts on each rank; the first rank is the hottest.
 
-        `tokens` are all tokens of the micro-batch. Only experts that are hit are read: of the
-        `held` ones of a rank, held·(1 − (1 − k/copies)^tokens) are expected to be.
+        `tokens` are all tokens of the micro-batch. Only routed experts that are hit are read: of
+        the `held` ones of a rank, held·(1 − (1 − k/copies)^tokens) are expected to be. With
+        `shared`, each rank also runs the shared experts for its share of the tokens: as further
+        experts of the same kernel where they have the same width, after it otherwise.
         """
         share = ffn.top_k / spread.copies
         held = spread.copies // spread.ranks
         active = held * -np.expm1(tokens * np.log1p(-min(share, 1 - 1e-12)))
         hot = hottest_factor(self.load, tokens, spread.copies, ffn.top_k, spread.ranks)
         pairs = tokens * share * held * np.array([hot, 1.0])
+        fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
         op = ops.moe(
             self.precision.gemm,
             self.model.hidden,
             ffn.expert_intermediate / spread.slices,
-            np.full(2, active),
-            pairs,
+            np.full(2, active + fused),
+            pairs + fused * tokens / spread.ranks,
             self.table.accelerator.gemm_tile_rows,
-            local_experts=np.full(2, float(held)),
+            local_experts=np.full(2, float(held + fused)),
         )
         hottest_ns, mean_ns = self.table.duration_ns(op, uses)
         times = np.full(spread.ranks, mean_ns)
         times[0] = hottest_ns
+        if shared and not fused:
+            columns = ffn.shared * ffn.shared_intermediate / spread.slices
+            times = times + self.dense(columns, tokens / spread.ranks, uses)
         return times
 
     def lm_head(self, requests: NDArray[np.int64], tp: int) -> Ns:

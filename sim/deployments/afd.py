@@ -145,13 +145,8 @@ class AfdDeployment(Site):
         if isinstance(ffn, DenseFfn):
             time = timer.dense(ffn.intermediate / (y * g), tokens, all_gpus)
         else:
-            time = timer.experts(ffn, self._spread(ffn), tokens, all_gpus)
+            time = timer.experts(ffn, self._spread(ffn), tokens, all_gpus, shared=True)
             time = time.reshape(y, -1).max(axis=1) if len(time) >= y else np.repeat(time, y)
-            columns = ffn.shared * ffn.shared_intermediate
-            if self.afd.a2f == "broadcast":
-                time = time + timer.dense(columns / (y * g), tokens, all_gpus)
-            else:
-                time = time + timer.dense(columns / g, tokens / y, all_gpus)
         arriving = tokens * self._visits(layer)
         gathered = arriving * ops.activation_bytes(self.model.hidden, self.afd.a2f_dtype)
         summed = arriving * self.model.hidden * DTYPE_BYTES[self.afd.f2a_dtype]
@@ -238,9 +233,7 @@ class AfdDeployment(Site):
             spread = self._spread(ffn)
             held = ffn.experts / spread.ranks / spread.slices
             total += count * held * ffn.expert_weights(model.hidden)
-            broadcast = self.afd.a2f == "broadcast"
-            ways = gpus if broadcast else self.afd.ffn.gpus_per_instance
-            total += count * ffn.shared_weights(model.hidden) / ways
+            total += count * ffn.shared_weights(model.hidden) / spread.slices
         return total * DTYPE_BYTES[self.scenario.precision.gemm]
 
 
