@@ -49,6 +49,7 @@ class Link(NamedTuple):
     node: int
     wiring: Wiring
     when: When = "end"
+    delay: int | None = None
     steps_back: int = 0
 
 
@@ -60,9 +61,6 @@ class Node(NamedTuple):
     layer: int
     micro_batch: int
     inputs: tuple[Link, ...]
-    delay: int | None
-    """Index of the latency between the last input and the earliest start. A node with a latency
-    is no source of a `start` link."""
     gated: bool
     """Waits for the step boundary of its micro-batch."""
 
@@ -239,7 +237,6 @@ class ProgramBuilder:
         layer: int,
         micro_batch: int,
         inputs: list[Link],
-        delay: str | None = None,
         gated: bool = False,
     ) -> int:
         """Add a node and return its id. The tail is `layer` = number of layers."""
@@ -247,8 +244,7 @@ class ProgramBuilder:
         tail_kind = max(self.layer_kinds) + 1
         kind = self.layer_kinds[layer] if layer < self.layers else tail_kind
         slot = index * (tail_kind + 1) + kind
-        latency = None if delay is None else self.delays.index(delay)
-        self.nodes.append(Node(index, slot, layer, micro_batch, tuple(inputs), latency, gated))
+        self.nodes.append(Node(index, slot, layer, micro_batch, tuple(inputs), gated))
         self.ids[stage, layer, micro_batch] = len(self.nodes) - 1
         return len(self.nodes) - 1
 
@@ -259,13 +255,12 @@ class ProgramBuilder:
         micro_batch: int,
         wiring: Wiring,
         when: When = "end",
+        delay: str | None = None,
         steps_back: int = 0,
     ) -> Link:
         """Return a link from a node that is already there."""
-        source = self.ids[stage, layer, micro_batch]
-        if when == "start" and self.nodes[source].delay is not None:
-            raise ValueError(f"{stage} starts after a latency, so nothing can start with it")
-        return Link(source, wiring, when, steps_back)
+        index = None if delay is None else self.delays.index(delay)
+        return Link(self.ids[stage, layer, micro_batch], wiring, when, index, steps_back)
 
     def wait(self, key: tuple[str, int, int], link: Link) -> None:
         """Add one more input to the node of (stage, layer, micro-batch)."""

@@ -145,6 +145,41 @@ class Ep(_Part):
 Deployment = Annotated[Afd | Ep, Field(discriminator="kind")]
 
 
+class Balanced(_Part):
+    """Every expert gets the same tokens, as in profiles with simulated routing."""
+
+    kind: Literal["balanced"]
+
+    def load(self) -> str:
+        """Return the load in the words of `sim.experts`."""
+        return "balanced"
+
+
+class UniformRouting(_Part):
+    """Every token picks its experts at random, all alike: uneven by its own spread only."""
+
+    kind: Literal["uniform"]
+
+    def load(self) -> str:
+        """Return the load in the words of `sim.experts`."""
+        return "uniform"
+
+
+class PowerLaw(_Part):
+    """Popularities of experts drawn from a truncated power law."""
+
+    kind: Literal["power_law"]
+    alpha: Positive
+    """Exponent; 1.01 is the strong skew that kernels were measured under."""
+
+    def load(self) -> str:
+        """Return the load in the words of `sim.experts`."""
+        return f"power_law_{self.alpha:g}"
+
+
+Routing = Annotated[Balanced | UniformRouting | PowerLaw, Field(discriminator="kind")]
+
+
 class Precision(_Part):
     """Number formats of weights and KV."""
 
@@ -160,7 +195,7 @@ class Software(_Part):
     """What no kernel table holds and no one publishes: named, each with its source."""
 
     glue_us_per_layer: Parameter
-    """Norms, rope, quantisation, routing and launch gaps of a layer on the attention side, µs."""
+    """Norms, rope, quantisation, router and launch gaps of a layer on the attention side, µs."""
     host_gap_us_per_step: Parameter
     """From the last kernel of a step to the first of the next (sampling, scheduling), µs."""
     overlap_slowdown: Parameter
@@ -200,7 +235,7 @@ class Simulation(_Part):
     """recurrence: the same times without an event list, a thousand times faster; event: SimPy,
     the reference, which also runs where the recurrence cannot."""
     precision: Share = 0.01
-    """Stop when the 95 % half-width of TPOT is below this share of TPOT."""
+    """A closed loop stops when the 95 % half-width of TPOT is below this share of TPOT."""
     min_steps: Annotated[int, Field(ge=20)] = 20
     """Decode steps of each micro-batch that a closed loop runs at least."""
     max_steps: Annotated[int, Field(ge=20)] = 2000
@@ -223,6 +258,9 @@ class Scenario(_Part):
     model: str
     """Model card, a file in scenarios/models/."""
     deployment: Deployment
+    """Where attention and experts run."""
+    routing: Routing
+    """How evenly tokens choose experts; the rank with most tokens sets the pace."""
     precision: Precision
     software: Software
     memory: Memory

@@ -17,7 +17,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from sim import cards
 from sim.errors import InfeasibleError, ScenarioError
@@ -65,6 +66,30 @@ class Axis(_Part):
             raise ValueError(f"zipped paths need as many values each (got {lengths})")
         return self
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Return the schema of an axis as it is written: paths to lists or ranges."""
+        number = {"type": "number"}
+        bounds = {"from": number, "to": number, "step": number}
+        either = [
+            {"type": "array", "minItems": 1},
+            {
+                "type": "object",
+                "properties": bounds,
+                "required": list(bounds),
+                "additionalProperties": False,
+            },
+        ]
+        return {
+            "type": "object",
+            "title": "Axis",
+            "description": cls.__doc__,
+            "minProperties": 1,
+            "additionalProperties": {"anyOf": either},
+        }
+
     def settings(self) -> list[dict[str, Any]]:
         """Return the assignments of each position of the axis."""
         columns = zip(*self.values.values(), strict=True)
@@ -103,9 +128,13 @@ class Published(_Part):
     """A published measurement, drawn as a labelled cross."""
 
     label: str
+    """Text beside the cross."""
     tpot_ms: Annotated[float, Field(gt=0)]
+    """Published TPOT, ms."""
     tgs: Annotated[float, Field(gt=0)]
+    """Published throughput, output tokens/s/GPU."""
     source: str
+    """Where it was published."""
 
 
 class Sweep(_Part):
@@ -113,7 +142,9 @@ class Sweep(_Part):
 
     kind: Literal["sweep"]
     name: str
+    """Name of the sweep and of its directory of results."""
     description: str = ""
+    """What the sweep compares."""
     set: dict[str, Any] = {}
     """Values by dotted path that hold for all points."""
     families: Annotated[list[Family], Field(min_length=1)]

@@ -40,6 +40,7 @@ class Fixed(_Part):
 
     kind: Literal["fixed"]
     tokens: PositiveInt
+    """Length of every request, tokens."""
 
     def draw(self, rng: np.random.Generator, count: int) -> Tokens:
         """Return `count` lengths in tokens."""
@@ -55,7 +56,9 @@ class Uniform(_Part):
 
     kind: Literal["uniform"]
     low: PositiveInt
+    """Shortest length, tokens."""
     high: PositiveInt
+    """Longest length, tokens."""
 
     @model_validator(mode="after")
     def _check(self) -> Uniform:
@@ -77,7 +80,9 @@ class Lognormal(_Part):
 
     kind: Literal["lognormal"]
     mean: Positive
+    """Mean length before the cut, tokens."""
     cv: Positive
+    """Standard deviation over mean."""
     max_tokens: PositiveInt
     """Longest length the server admits; longer draws are cut to it."""
 
@@ -97,6 +102,7 @@ class Geometric(_Part):
 
     kind: Literal["geometric"]
     mean: Annotated[float, Field(ge=1)]
+    """Mean length before the cut, tokens."""
     max_tokens: PositiveInt
     """Longest length the server admits; longer draws are cut to it."""
 
@@ -117,7 +123,9 @@ class DrawnLengths(_Part):
 
     kind: Literal["drawn"]
     prompt: Length
+    """Tokens of KV that a request brings."""
     output: Length
+    """Tokens that a request decodes."""
 
     def draw(
         self, seed: int, purpose: str, block: int, count: int = BLOCK
@@ -136,6 +144,7 @@ class CsvLengths(_Part):
 
     kind: Literal["csv"]
     path: str
+    """File with the columns prompt_tokens and output_tokens, from the working directory."""
 
     def read(self) -> tuple[Tokens, Tokens]:
         """Return the prompt and output columns. Raises ScenarioError naming every bad line."""
@@ -207,6 +216,7 @@ class Poisson(_Part):
 
     kind: Literal["poisson"]
     requests_per_s: Positive
+    """Mean arrivals per second in the whole deployment."""
     requests: PositiveInt
     """Number of requests to simulate."""
 
@@ -223,7 +233,9 @@ class Workload(_Part):
     """Arrivals and lengths of the requests."""
 
     arrivals: Arrivals
+    """When requests arrive."""
     lengths: Lengths
+    """How long their prompts and outputs are."""
 
 
 class Requests:

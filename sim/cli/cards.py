@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import typer
@@ -93,10 +94,10 @@ def show_hardware(name: str, as_json: AsJson = False) -> None:
     card = cards.accelerator(name)
     kernel_table = kernels.load(card, cards.calibration(name))
     if as_json:
-        rows = [vars(row) for row in kernel_table.rows]
+        curves = [_curve(curve) for curve in kernel_table.curves]
         data = {
             "card": card.model_dump(mode="json"),
-            "calibration": rows,
+            "calibration": curves,
             "sha256": kernel_table.sha256,
         }
         print(json.dumps(data, indent=2, ensure_ascii=False))
@@ -106,18 +107,37 @@ def show_hardware(name: str, as_json: AsJson = False) -> None:
         figures.add_row(path, f"{float(figure):g}", figure.source)
     screen = console()
     screen.print(figures)
-    if not kernel_table.rows:
+    if not kernel_table.curves:
         screen.print("not calibrated: every kernel runs at the default efficiency")
         return
-    known = table(["op", "dtype", "shape", "at", "overhead µs", "e_c", "e_m", "source"])
-    known.title = (
-        f"calibrated from {len(kernel_table.rows)} points (sha256 {kernel_table.sha256[:12]})"
-    )
-    for row in kernel_table.rows:
-        cells = (f"{row.axis} {row.at:g}", f"{row.overhead_us:g}", f"{row.e_c:.3f}")
-        known.add_row(row.op, row.dtype, row.key, *cells, f"{row.e_m:.3f}", row.source)
+    columns = ["op", "kernel", "dtype", "shape", "points", "range", "error", "P90", "source"]
+    known = table(columns, f"calibrated kernels (sha256 {kernel_table.sha256[:12]})")
+    for curve in map(_curve, kernel_table.curves):
+        ranges = ", ".join(
+            f"{axis} {low:g}–{high:g}" for axis, (low, high) in curve["range"].items()
+        )
+        error = ("–" if curve[name] is None else f"{curve[name]:.1%}" for name in ("mape", "p90"))
+        names = (curve[name] for name in ("op", "kernel", "dtype", "key"))
+        known.add_row(*names, str(curve["points"]), ranges, *error, curve["source"])
     screen.print(known)
-    screen.print("all other operations: the card's default efficiency, counted as uncalibrated")
+    screen.print(
+        "error: mean absolute error and its 90th percentile on held-out points; kernels without a "
+        "curve borrow their nearest relative's (extrapolated) or run at the default efficiency "
+        "(uncalibrated)"
+    )
+
+
+def _curve(curve: Any) -> dict[str, Any]:
+    """Return what a calibrated kernel is known by: identity, constants, range, error, source."""
+    names = ("op", "kernel", "dtype", "key", "overhead_us", "e_c", "e_m", "p", "source", "licence")
+    known = {name: getattr(curve, name) for name in (*names, "points")}
+    errors = {name: _known(getattr(curve, name)) for name in ("mape", "p90")}
+    ranges = {axis: (float(nodes[0]), float(nodes[-1])) for axis, nodes in curve.axes}
+    return known | errors | {"range": ranges}
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _figures(card: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -98,7 +98,9 @@ def validate(
 
 
 def schema(
-    of: Annotated[str, typer.Argument(help="scenario, sweep, model, accelerator.")] = "scenario",
+    of: Annotated[
+        str, typer.Argument(help="scenario, sweep, model, accelerator or fabric.")
+    ] = "scenario",
 ) -> None:
     """Print a JSON Schema, for completion and checks in an editor.
 

@@ -153,7 +153,7 @@ def program(shape: Shape, lags: Lags) -> Program:
         for j in range(shape.micro_batches):
             _add_layer(build, layer, j, groups > 0)
     for j in range(shape.micro_batches):
-        build.node("lm_head", build.layers, j, _answers(build, build.layers, j), "link")
+        build.node("lm_head", build.layers, j, _answers(build, build.layers, j))
     _set_orders(build, shape, lags, dict(zip(STAGES, pools, strict=True)))
     return build.build("lm_head", "host")
 
@@ -161,16 +161,13 @@ def program(shape: Shape, lags: Lags) -> Program:
 def _answers(build: ProgramBuilder, layer: int, j: int) -> list[Link]:
     """Return the links by which attention waits for all FFN instances' answers to a layer."""
     return [
-        build.link("f2a_in", layer - 1, j, "each"),
-        build.link("f2a", layer - 1, j, "all"),
+        build.link("f2a_in", layer - 1, j, "each", delay="link"),
+        build.link("f2a", layer - 1, j, "all", delay="link"),
     ]
 
 
 def _add_layer(build: ProgramBuilder, layer: int, j: int, shared_o_proj: bool) -> None:
-    if layer == 0:
-        build.node("attention", layer, j, [], gated=True)
-    else:
-        build.node("attention", layer, j, _answers(build, layer, j), "link")
+    build.node("attention", layer, j, _answers(build, layer, j) if layer else [], gated=layer == 0)
     last = "attention"
     if shared_o_proj:
         for stage in ("o_exchange", "o_proj", "o_reduce"):
@@ -179,10 +176,10 @@ def _add_layer(build: ProgramBuilder, layer: int, j: int, shared_o_proj: bool) -
     build.node("a2f", layer, j, [build.link(last, layer, j, "each")])
     build.node("a2f_in", layer, j, [build.link("a2f", layer, j, "all", "start")])
     arrived = [
-        build.link("a2f_in", layer, j, "each"),
-        build.link("a2f", layer, j, "all"),
+        build.link("a2f_in", layer, j, "each", delay="link"),
+        build.link("a2f", layer, j, "all", delay="link"),
     ]
-    build.node("all_gather", layer, j, arrived, "link")
+    build.node("all_gather", layer, j, arrived)
     build.node("experts", layer, j, [build.link("all_gather", layer, j, "each")])
     build.node("reduce_scatter", layer, j, [build.link("experts", layer, j, "each")])
     build.node("f2a", layer, j, [build.link("reduce_scatter", layer, j, "each")])

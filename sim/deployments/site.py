@@ -22,8 +22,9 @@ _NOMINAL_SAMPLE = 4096
 class Site(ABC):
     """A scenario compiled for an engine. Engines see `program`, the scheduler sees the rest."""
 
-    breakdown: ClassVar[dict[str, tuple[str, ...]]]
-    """Stages (or delays) whose times add up to each per-layer column of the results."""
+    breakdown: ClassVar[dict[str, tuple[str | tuple[str, ...], ...]]]
+    """Stages (or delays) whose times add up to each per-layer column of the results; of stages in
+    an inner tuple, which run at once, the longest counts."""
 
     def __init__(self, scenario: Scenario, attention_gpus: int) -> None:
         self.scenario = scenario
@@ -32,6 +33,15 @@ class Site(ABC):
         self.kinds: list[Layer] = list(self.model.layer_counts)
         self.layout = kv_layout(self.model, scenario.precision.kv, scenario.memory.kv_block_tokens)
         self.tables: list[kernels.KernelTable] = []
+
+    def layer_ns(self, times: Times) -> dict[str, float]:
+        """Return the mean time of a layer by column of `breakdown`, slowest server, ns."""
+        stage_ns: dict[str, float] = self.program.layer_mean_ns(times)
+        stage_ns |= dict(zip(self.program.delays, times.delays_ns, strict=True))
+        return {
+            column: sum(_longest(stage_ns, stages) for stages in parts)
+            for column, parts in self.breakdown.items()
+        }
 
     @property
     @abstractmethod
@@ -85,7 +95,7 @@ class Site(ABC):
         """Return the layer timer of a card with its shipped calibration, if it has one."""
         table = kernels.load(accelerator, cards.calibration(accelerator.name))
         self.tables.append(table)
-        return LayerTimer(self.model, self.scenario.precision, table)
+        return LayerTimer(self.model, self.scenario.precision, self.scenario.routing.load(), table)
 
     def memory(self, accelerator: Accelerator, role: str, weights_bytes: float) -> GpuMemory:
         """Return how a GPU's memory is spent."""
@@ -131,3 +141,8 @@ class Site(ABC):
         """Return bytes of embedding and LM head that a GPU holds when `tp` GPUs share them."""
         both = 2 * self.model.vocab * self.model.hidden / tp
         return both * DTYPE_BYTES[self.scenario.precision.lm_head]
+
+
+def _longest(stage_ns: dict[str, float], stages: str | tuple[str, ...]) -> float:
+    names = (stages,) if isinstance(stages, str) else stages
+    return max(stage_ns.get(name, 0.0) for name in names)

@@ -5,13 +5,14 @@ static order: take the next task, wait until it has been served, tell those who 
 micro-batch is a process too: begin a step, wait until the step is closed, begin the next.
 
 One idiom keeps it fast: a server that must wait for its inputs does not poll and is not woken to
-start. Whoever brings the last input puts the *end* of the task into the event queue, latency of
-the inputs included, so a task costs one event whether or not its server had to wait.
+start. Whoever brings the last input puts the *end* of the task into the event queue, the latency
+of its inputs included, so a task costs one event whether or not its server had to wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from functools import cached_property
 from itertools import chain, cycle
 from typing import NamedTuple, Protocol
 
@@ -67,12 +68,12 @@ class Work:
 
     __slots__ = ("delay", "delays_ns", "durations_ns", "engine", "needs", "node")
 
-    def __init__(self, engine: EventEngine, index: int) -> None:
+    def __init__(self, engine: EventEngine, index: int, delay: int | None) -> None:
         node = engine.program.nodes[index]
         self.engine = engine
         self.node = index
         self.needs = len(node.inputs) + node.gated
-        self.delay = node.delay
+        self.delay = delay
         self.delays_ns = engine.delays_ns[node.micro_batch]
         self.durations_ns = engine.rows[node.micro_batch][node.slot]
 
@@ -92,7 +93,7 @@ class Task:
         self.ends: tuple[Receiver, ...] = ()
 
     def arrive(self) -> None:
-        """Count one input; start if it was the last and the server waits."""
+        """Count one input; after the last, start if the server waits."""
         self.missing -= 1
         if self.missing == 0:
             work = self.work
@@ -112,12 +113,12 @@ class Task:
             self._start(service, max(0, self.ready_ns - self.work.engine.now_ns()))
 
     def _start(self, service: Service, wait_ns: int) -> None:
-        """Occupy the server from `wait_ns` after now on, until `service` fires."""
-        self.service = None
+        """Occupy the server `wait_ns` from now, until `service` fires."""
         work = self.work
+        engine = work.engine
+        self.service = None
         self.missing = work.needs
         duration_ns = work.durations_ns[self.server]
-        engine = work.engine
         engine.schedule(service, NORMAL, wait_ns + duration_ns)
         for receiver in self.starts:
             receiver.arrive()
@@ -128,20 +129,37 @@ class Task:
 class Barrier:
     """Passes on one input to each of its targets when the last of its own is there."""
 
-    __slots__ = ("missing", "needs", "targets")
+    __slots__ = ("delay", "delays_ns", "env", "missing", "needs", "targets")
 
-    def __init__(self, needs: int, targets: list[Task]) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        needs: int,
+        targets: list[Task],
+        delay: int | None,
+        delays_ns: list[int],
+    ) -> None:
+        self.env = env
         self.needs = needs
         self.missing = needs
         self.targets = targets
+        self.delay = delay
+        self.delays_ns = delays_ns
 
     def arrive(self) -> None:
-        """Count one input; after the last, give each target its input."""
+        """Count one input; after the last, release the targets when the delay is over."""
         self.missing -= 1
-        if not self.missing:
+        if self.missing == 0:
             self.missing = self.needs
-            for target in self.targets:
-                target.arrive()
+            if self.delay is None:
+                self.release()
+            else:
+                self.env.timeout(self.delays_ns[self.delay]).callbacks.append(self.release)
+
+    def release(self, _event: object = None) -> None:
+        """Give each target its input."""
+        for target in self.targets:
+            target.arrive()
 
 
 class Closing:
@@ -251,15 +269,34 @@ class EventEngine:
     def _make_tasks(self) -> list[list[Task]]:
         tasks = []
         for index, node in enumerate(self.program.nodes):
-            work = Work(self, index)
+            work = Work(self, index, self._common_delay(index))
             tasks.append([Task(work, server) for server in range(self._width(node))])
         for index, node in enumerate(self.program.nodes):
             for link in node.inputs:
                 self._wire(link, tasks[link.node], tasks[index])
         return tasks
 
+    def _common_delay(self, index: int) -> int | None:
+        """Return the delay that all inputs of a node come with, if its tasks can bear it instead.
+
+        A task that bears it is under way before it starts, so it can be no source of a start.
+        """
+        nodes = self.program.nodes
+        node = nodes[index]
+        if node.gated or index in self._start_sources:
+            return None
+        delays = {link.delay for link in node.inputs}
+        others = [link for link in node.inputs if nodes[link.node].micro_batch != node.micro_batch]
+        return delays.pop() if len(delays) == 1 and not others else None
+
+    @cached_property
+    def _start_sources(self) -> set[int]:
+        links = (link for node in self.program.nodes for link in node.inputs)
+        return {link.node for link in links if link.when == "start"}
+
     def _wire(self, link: Link, sources: list[Task], targets: list[Task]) -> None:
         """Connect the tasks of a link's source with its targets."""
+        delay = None if targets[0].work.delay is not None else link.delay
         if link.wiring == "all":
             groups = [(sources, targets)]
         elif len(sources) >= len(targets):
@@ -271,7 +308,13 @@ class EventEngine:
         for froms, tos in groups:
             for target in tos:
                 target.missing -= link.steps_back
-            receiver = tos[0] if len(froms) == len(tos) == 1 else Barrier(len(froms), tos)
+            receiver: Receiver
+            if len(froms) == len(tos) == 1 and delay is None:
+                receiver = tos[0]
+            else:
+                micro_batch = self.program.nodes[link.node].micro_batch
+                delays_ns = self.delays_ns[micro_batch]
+                receiver = Barrier(self.env, len(froms), tos, delay, delays_ns)
             for source in froms:
                 if link.when == "start":
                     source.starts += (receiver,)
