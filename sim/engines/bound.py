@@ -130,13 +130,15 @@ class BoundEngine:
         targets = np.searchsorted(graph.first, circuit, side="right") - 1
         for place, (edge, vertex) in enumerate(zip(circuit, targets, strict=True)):
             node = program.nodes[self.plan.nodes[graph.row[vertex]]]
-            mine, server = times[node.micro_batch], int(graph.server[vertex])
+            server = int(graph.server[vertex])
             where = node.layer, node.micro_batch, server
             if graph.delay[edge] < self.plan.delay_count:
-                delay = int(graph.delay[edge]) % len(program.delays)
-                if mine.delays_ns[delay]:
-                    yield Part(program.delays[delay], *where, mine.delays_ns[delay])
+                of, delay = divmod(int(graph.delay[edge]), len(program.delays))
+                if times[of].delays_ns[delay]:
+                    yield Part(program.delays[delay], *where, times[of].delays_ns[delay])
             if graph.task[vertex] >= 0:
                 only_start = graph.of_start[circuit[(place + 1) % len(circuit)]]
-                duration_ns = 0 if only_start else int(mine.rows[node.slot][server])
+                duration_ns = (
+                    0 if only_start else int(times[node.micro_batch].rows[node.slot][server])
+                )
                 yield Part(program.stages[node.stage].name, *where, duration_ns)

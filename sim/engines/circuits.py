@@ -14,7 +14,6 @@ import numpy as np
 from sim.engines.compiled import compiled
 from sim.engines.graph import Ints
 from sim.engines.plan import (
-    DELAY,
     DURATIONS,
     ENDS,
     MARK_FROM,
@@ -27,6 +26,7 @@ from sim.engines.plan import (
     PREVIOUS,
     STARTS,
     VECTOR,
+    VECTOR_DELAY,
     WIDTH,
     Int32s,
     Plan,
@@ -55,7 +55,8 @@ class TaskGraph(NamedTuple):
         """Return the ns of each edge: the target's duration and the delay before it."""
         spent = np.append(durations, 0)[self.task]
         targets = np.repeat(spent, np.diff(self.first))
-        return targets + delays[self.delay] - self.of_start * spent[self.source]
+        weights: Ints = targets + delays[self.delay] - self.of_start * spent[self.source]
+        return weights
 
 
 def task_graph(plan: Plan) -> TaskGraph:
@@ -121,14 +122,13 @@ def _edges(  # noqa: C901 - one branch for each kind of input
     for r in range(len(rows)):
         base, width = v, rows[r, WIDTH]
         gathered = rows[r, MORE_TO] > rows[r, MORE_FROM]
-        late = rows[r, DELAY]
         for i in range(width):
             task[v], row[v], server[v] = rows[r, DURATIONS] + i, r, i
             source[e], delay[e] = of_place[rows[r, PREVIOUS] + i], none
             back[e] = source[e] >= base
             e += 1
             for k in range(rows[r, MARK_FROM], rows[r, MARK_TO]):
-                delay[e] = late
+                delay[e] = none
                 if marks[k] < micro_batches:
                     source[e] = of_mark[mark_count - micro_batches + marks[k]]
                     back[e] = 1 + closing_phi[marks[k]] - rows[r, PHI]
@@ -138,10 +138,10 @@ def _edges(  # noqa: C901 - one branch for each kind of input
                 e += 1
             if rows[r, VECTOR] >= 0 and not gathered:
                 source[e] = of_place[rows[r, VECTOR] + i]
-                back[e], delay[e] = source[e] >= base, late
+                back[e], delay[e] = source[e] >= base, rows[r, VECTOR_DELAY]
                 e += 1
             for k in range(rows[r, MORE_FROM], rows[r, MORE_TO]):
-                place, gathers, spreads, _back = more[k]
+                place, gathers, spreads, _back, late = more[k]
                 for p in range(
                     place + i // spreads * gathers, place + (i // spreads + 1) * gathers
                 ):

@@ -2,8 +2,8 @@
 
 The loop keeps one vector of ends per node (`ends`, one value per server) and scalar `marks`: the
 last end or start of a node that others wait for as a barrier, and the step boundaries. A node's
-vector is the maximum of its predecessor in the server's order and of the marks and the vectors
-that it waits for (plus its latency), plus its durations.
+vector is the maximum of its predecessor in the server's order, the marks and the vectors that it
+waits for, plus its durations.
 
 Nodes are evaluated group by group. A group holds the nodes of a period that need the same step
 boundaries: group g of period p may be evaluated as soon as, for every micro-batch j, the boundary
@@ -25,7 +25,7 @@ from sim.program import Link, Program
 Int32s = NDArray[np.int32]
 
 # Columns of `Plan.rows`, one row a node.
-WIDTH, ENDS, PREVIOUS, DURATIONS, VECTOR, DELAY = range(6)
+WIDTH, ENDS, PREVIOUS, DURATIONS, VECTOR, VECTOR_DELAY = range(6)
 MARK_FROM, MARK_TO, OUT_FROM, OUT_TO, MORE_FROM, MORE_TO, STARTS, KIND, PHI = range(6, 15)
 COLUMNS = 16
 
@@ -52,7 +52,7 @@ class Plan:
     outputs: Int32s
     """(mark, 1 if of the start, delay) that nodes set, by OUT_FROM:OUT_TO."""
     more: Int32s
-    """(place of the source, sources a target, targets a source, steps back)."""
+    """(place of the source, sources a target, targets a source, steps back, delay)."""
     groups: Ints
     """First row of each group, and the end."""
     needs: Ints
@@ -96,8 +96,6 @@ def _check_orders(program: Program) -> None:
         for link in node.inputs:
             if link.steps_back > 1:
                 raise InexactError(f"{_name(program, v)} waits for more than one step back")
-        if node.delay is not None and not node.gated and all(k.steps_back for k in node.inputs):
-            raise InexactError(f"{_name(program, v)} has a latency after nothing in its first step")
 
 
 def _graph(program: Program) -> tuple[Graph, NDArray[np.bool_]]:
@@ -177,7 +175,7 @@ class _Tables:
         self.place[self.nodes] = np.cumsum(self.width[self.nodes]) - self.width[self.nodes]
         self.marks: list[int] = []
         self.more: list[tuple[int, ...]] = []
-        self.mark_of: dict[tuple[int, str], int] = {}
+        self.mark_of: dict[tuple[int, str, int], int] = {}
         self.outputs: list[list[tuple[int, int, int]]] = [[] for _ in program.nodes]
         self.starts: dict[int, int] = {}
         self.size = int(self.width.sum())
@@ -209,7 +207,7 @@ class _Tables:
             rows=rows,
             marks=np.array(self.marks, dtype=np.int32),
             outputs=np.array(flat, dtype=np.int32).reshape(-1, 3),
-            more=np.array(self.more, dtype=np.int32).reshape(-1, 4),
+            more=np.array(self.more, dtype=np.int32).reshape(-1, 5),
             groups=self.groups,
             needs=self.needs,
             closing=self.closing,
@@ -222,7 +220,7 @@ class _Tables:
         node = self.program.nodes[index]
         bounds = self.program.slot_bounds
         row[DURATIONS] = node.micro_batch * bounds[-1][1] + bounds[node.slot][0]
-        row[DELAY] = self._delay(index, node.delay if node.inputs or node.gated else None)
+        row[VECTOR_DELAY] = self._delay(index, None)
         row[MARK_FROM], row[MORE_FROM] = len(self.marks), len(self.more)
         if node.gated:
             self.marks.append(node.micro_batch)
@@ -235,25 +233,30 @@ class _Tables:
                 sources == width and row[VECTOR] < 0 and link.when == "end" and not link.steps_back
             ):
                 row[VECTOR] = self.place[link.node]
+                row[VECTOR_DELAY] = self._delay(link.node, link.delay)
             else:
                 self.more.append(self._vector(link, sources, width))
         row[MARK_TO], row[MORE_TO] = len(self.marks), len(self.more)
         if row[MORE_TO] > row[MORE_FROM] and row[VECTOR] >= 0:
             # The further inputs are gathered in one vector of their own; it replaces this one.
-            self.more.append((row[VECTOR], 1, 1, 0))
+            self.more.append((row[VECTOR], 1, 1, 0, row[VECTOR_DELAY]))
             row[MORE_TO] += 1
 
     def _mark(self, link: Link) -> int:
         """Return the mark that a barrier over all servers of a link's source sets."""
-        key = link.node, link.when
+        delay = self._delay(link.node, link.delay)
+        key = link.node, link.when, delay
         if key not in self.mark_of:
             self.mark_of[key] = mark = self.program.micro_batches + len(self.mark_of)
-            none = self._delay(link.node, None)
-            self.outputs[link.node].append((mark, int(link.when == "start"), none))
+            self.outputs[link.node].append((mark, int(link.when == "start"), delay))
         return self.mark_of[key]
 
     def _vector(self, link: Link, sources: int, width: int) -> tuple[int, ...]:
         """Return the row of `more` for a link from server to server or block to block."""
+        if link.steps_back and link.delay is not None:
+            raise InexactError(
+                f"{_name(self.program, link.node)} has a delay to single servers of the next step"
+            )
         if sources % width and width % sources:
             raise InexactError(
                 f"{sources} servers of {_name(self.program, link.node)} do not form blocks for "
@@ -266,7 +269,7 @@ class _Tables:
                 self.size += int(sources)
             place = self.starts[link.node]
         gathers, spreads = max(int(sources // width), 1), max(int(width // sources), 1)
-        return place, gathers, spreads, link.steps_back
+        return place, gathers, spreads, link.steps_back, self._delay(link.node, link.delay)
 
     def _delay(self, node: int, delay: int | None) -> int:
         """Return the place of a delay of a node's micro-batch; of the constant 0 for None."""

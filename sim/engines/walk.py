@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from sim.engines.compiled import compiled
 from sim.engines.graph import Ints
 from sim.engines.plan import (
-    DELAY,
     DURATIONS,
     ENDS,
     GATHERING,
@@ -26,6 +25,7 @@ from sim.engines.plan import (
     PREVIOUS,
     STARTS,
     VECTOR,
+    VECTOR_DELAY,
     WIDTH,
     Int32s,
 )
@@ -34,18 +34,20 @@ _TABLES = "int32[:, ::1], int32[::1], int32[:, ::1], int32[:, ::1]"
 _STATE = "int64[::1], int64[::1], int64[::1], int64[::1]"
 
 
-@compiled("void(uint64, int64, int32[:, ::1], int32[:, ::1], int64[::1], int64[::1])")
-def _gather(row: int, period: int, rows: Int32s, more: Int32s, ends: Ints, gathered: Ints) -> None:
+@compiled("void(uint64, int64, int32[:, ::1], int32[:, ::1], int64[::1], int64[::1], int64[::1])")
+def _gather(
+    row: int, period: int, rows: Int32s, more: Int32s, ends: Ints, delays: Ints, gathered: Ints
+) -> None:
     """Put the last of the inputs from server to server into `gathered`."""
     gathered[: rows[row, WIDTH]] = 0
     for k in range(rows[row, MORE_FROM], rows[row, MORE_TO]):
-        place, gathers, spreads, back = more[k]
+        place, gathers, spreads, back, delay = more[k]
         if period + rows[row, PHI] < back:
             continue
         for i in range(rows[row, WIDTH]):
             block = place + i // spreads * gathers
             for source in range(block, block + gathers):
-                gathered[i] = max(gathered[i], ends[source])
+                gathered[i] = max(gathered[i], ends[source] + delays[delay])
 
 
 @compiled(f"void(int64, int64, int64, {_TABLES}, {_STATE}, int64[::1])")
@@ -79,8 +81,6 @@ def evaluate(  # noqa: C901 - one branch for each kind of node
         ready = np.int64(0)
         for k in range(np.uint64(rows[row, MARK_FROM]), np.uint64(rows[row, MARK_TO])):
             ready = max(ready, marked[np.uint64(marks[k])])
-        late = delays[np.uint64(rows[row, DELAY])]
-        ready += late
         kind = rows[row, KIND]
         if kind == PLAIN:
             for i in range(width):
@@ -90,12 +90,14 @@ def evaluate(  # noqa: C901 - one branch for each kind of node
         over = np.int64(0)
         if kind == JOINED:
             joins = np.uint64(rows[row, VECTOR])
+            late = delays[np.uint64(rows[row, VECTOR_DELAY])]
             for i in range(width):
                 start = max(max(ends[free + i], ready), ends[joins + i] + late)
                 ends[end + i] = start + durations[work + i]
             continue
         if kind == JOINED_MARKING:
             joins = np.uint64(rows[row, VECTOR])
+            late = delays[np.uint64(rows[row, VECTOR_DELAY])]
             for i in range(width):
                 start = max(max(ends[free + i], ready), ends[joins + i] + late)
                 over = max(over, start + durations[work + i])
@@ -103,11 +105,11 @@ def evaluate(  # noqa: C901 - one branch for each kind of node
                 ends[end + i] = start + durations[work + i]
         else:
             if kind == GATHERING:
-                _gather(row, period, rows, more, ends, gathered)
+                _gather(row, period, rows, more, ends, delays, gathered)
             for i in range(width):
                 start = max(ends[free + i], ready)
                 if kind == GATHERING:
-                    start = max(start, gathered[i] + late)
+                    start = max(start, gathered[i])
                 over = max(over, start + durations[work + i])
                 begun = max(begun, start)
                 ends[end + i] = start + durations[work + i]

@@ -67,7 +67,6 @@ def pipelines(draw: st.DrawFn) -> Program:
     places = [(layer, k) for layer in range(build.layers) for k in range(stages)]
     for at, (layer, k) in enumerate([*places, (build.layers, stages)]):
         name = "tail" if k == stages else f"stage{k}"
-        late = delays[k] if k < stages and whens[k] == "end" else None
         for j in range(m):
             inputs: list[Link] = []
             if at:
@@ -75,11 +74,13 @@ def pipelines(draw: st.DrawFn) -> Program:
                 when: When = whens[before]
                 if name == "tail":
                     when = "end"
-                inputs.append(build.link(f"stage{before}", past, j, wirings[before], when))
+                inputs.append(
+                    build.link(f"stage{before}", past, j, wirings[before], when, delays[before])
+                )
             if at > 1 and whens[places[at - 2][1]] == "start":
                 past, before = places[at - 2]
                 inputs.append(build.link(f"stage{before}", past, j, "all"))
-            build.node(name, layer, j, inputs, late if at else None, gated=at == 0)
+            build.node(name, layer, j, inputs, gated=at == 0)
     if m > 1 and draw(st.booleans()):
         layer, k = draw(st.sampled_from(places))
         source = f"stage{k}", layer, draw(st.integers(1, m - 1))

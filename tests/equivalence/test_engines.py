@@ -117,7 +117,7 @@ def chain(*inputs: list[Link]) -> Program:
     build = ProgramBuilder((0,), 1, ("host",))
     for name in ("first", "second", "tail"):
         build.stage(name, build.pool(name, "gpu", 2))
-        build.node(name, int(name == "tail"), 0, inputs[len(build.nodes)], gated=name == "first")
+        build.node(name, int(name == "tail"), 0, inputs[len(build.nodes)], name == "first")
         build.order(len(build.pools) - 1, [((name, int(name == "tail"), 0), 0)])
     return build.build("tail", "host")
 
