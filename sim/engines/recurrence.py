@@ -19,7 +19,8 @@ from __future__ import annotations
 import numpy as np
 
 from sim.engines.event import Controller, Wait
-from sim.engines.plan import PHI, InexactError, plan
+from sim.engines.plan import plan
+from sim.engines.tables import PHI, InexactError
 from sim.engines.walk import advance
 from sim.program import Program, Times
 
@@ -52,9 +53,8 @@ class RecurrenceEngine:
             self._answered,
             self._pending,
             tables.rows,
-            tables.marks,
-            tables.outputs,
             tables.more,
+            tables.outputs,
             np.zeros(tables.size, dtype=np.int64),
             self._marked,
             self._durations,
