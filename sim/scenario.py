@@ -19,6 +19,7 @@ from sim.workload import CsvLengths, Workload
 from sim.yaml_loader import Document, Loc, read
 
 Positive = Annotated[float, Field(gt=0)]
+MoeKernel = Literal["masked", "fused"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -72,6 +73,9 @@ class FfnSide(_Part):
     parallelism: Literal["tp", "ep", "tp_ep"]
     """tp: every expert sliced over all FFN GPUs; ep: whole experts spread over all FFN GPUs;
     tp_ep: experts spread over the instances, sliced inside each (Step-3's hybrid)."""
+    moe_kernel: MoeKernel
+    """masked: a grouped GEMM over experts padded to tiles (DeepGEMM behind DeepEP); fused: the
+    serving framework's fused MoE kernel with permutation and sum."""
 
     def gpu_count(self) -> int:
         """Return the FFN GPUs of the deployment."""
@@ -113,6 +117,9 @@ class Ep(_Part):
     """GPUs of the EP group (the whole deployment)."""
     redundant_experts: NonNegativeInt
     """Extra expert copies, so that experts + copies divide evenly over the GPUs."""
+    moe_kernel: MoeKernel
+    """masked: a grouped GEMM over experts padded to tiles (DeepGEMM behind DeepEP); fused: the
+    serving framework's fused MoE kernel with permutation and sum."""
     overlap: Literal["none", "two_batch"]
     """two_batch: two micro-batches hide each other's all-to-all; none: all in sequence."""
     dispatch_dtype: DType

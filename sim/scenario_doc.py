@@ -61,7 +61,7 @@ def _sections(schema: dict[str, Any]) -> list[str]:
     definitions, places = schema["$defs"], dict[str, dict[str, None]]()
 
     def walk(node: dict[str, Any], path: str) -> None:
-        for key, value in node["properties"].items():
+        for key, value in node.get("properties", {}).items():
             place = f"{path}{key}[]" if "items" in value else f"{path}{key}"
             for name in _definitions(value):
                 places.setdefault(name, {})[f"`{place}`"] = None

@@ -38,8 +38,11 @@ class AfdDeployment(Site):
         self.fabric = cards.fabric(deployment.fabric)
         attention = cards.accelerator(deployment.attention.accelerator)
         ffn = cards.accelerator(deployment.ffn.accelerator)
-        self.attention_timer = self.timer(attention)
-        self.ffn_timer = self.timer(ffn) if ffn != attention else self.attention_timer
+        self.attention_timer = self.timer(attention, deployment.ffn.moe_kernel)
+        same = ffn == attention
+        self.ffn_timer = (
+            self.attention_timer if same else self.timer(ffn, deployment.ffn.moe_kernel)
+        )
         self._check_links()
         self.attention_memory = self.memory(attention, "attention", self._attention_weights())
         self.ffn_memory = self.memory(ffn, "FFN", self._ffn_weights())

@@ -35,7 +35,8 @@ class EpDeployment(Site):
         super().__init__(scenario, deployment.gpus)
         self.ep = deployment
         self.fabric = cards.fabric(deployment.fabric)
-        self.layer_timer = self.timer(cards.accelerator(deployment.accelerator))
+        card = cards.accelerator(deployment.accelerator)
+        self.layer_timer = self.timer(card, deployment.moe_kernel)
         accelerator = self.layer_timer.table.accelerator
         domain = accelerator.node.scale_up_domain_gpus
         if deployment.lm_head_tp > domain:

@@ -11,7 +11,7 @@ from sim.kvcache import GpuMemory, kv_layout
 from sim.layers import Batch, LayerTimer
 from sim.model import Layer, MoeFfn
 from sim.program import Program, Times
-from sim.scenario import Scenario
+from sim.scenario import MoeKernel, Scenario
 from sim.units import DTYPE_BYTES
 from sim.workload import ClosedLoop, Tokens, stationary_sample
 
@@ -91,11 +91,12 @@ class Site(ABC):
             total += price * gpus
         return total
 
-    def timer(self, accelerator: Accelerator) -> LayerTimer:
+    def timer(self, accelerator: Accelerator, moe_kernel: MoeKernel) -> LayerTimer:
         """Return the layer timer of a card with its shipped calibration, if it has one."""
         table = kernels.load(accelerator, cards.calibration(accelerator.name))
         self.tables.append(table)
-        return LayerTimer(self.model, self.scenario.precision, self.scenario.routing.load(), table)
+        load = self.scenario.routing.load()
+        return LayerTimer(self.model, self.scenario.precision, load, moe_kernel, table)
 
     def memory(self, accelerator: Accelerator, role: str, weights_bytes: float) -> GpuMemory:
         """Return how a GPU's memory is spent."""

@@ -12,7 +12,6 @@ of its inputs included, so a task costs one event whether or not its server had 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from functools import cached_property
 from itertools import chain, cycle
 from typing import NamedTuple, Protocol
 
@@ -66,15 +65,13 @@ class Receiver(Protocol):
 class Work:
     """What the tasks of one node share."""
 
-    __slots__ = ("delay", "delays_ns", "durations_ns", "engine", "needs", "node")
+    __slots__ = ("durations_ns", "engine", "needs", "node")
 
-    def __init__(self, engine: EventEngine, index: int, delay: int | None) -> None:
+    def __init__(self, engine: EventEngine, index: int) -> None:
         node = engine.program.nodes[index]
         self.engine = engine
         self.node = index
         self.needs = len(node.inputs) + node.gated
-        self.delay = delay
-        self.delays_ns = engine.delays_ns[node.micro_batch]
         self.durations_ns = engine.rows[node.micro_batch][node.slot]
 
 
@@ -93,73 +90,77 @@ class Task:
         self.ends: tuple[Receiver, ...] = ()
 
     def arrive(self) -> None:
-        """Count one input; after the last, start if the server waits."""
+        """Count one input; start if it was the last and the server waits."""
         self.missing -= 1
-        if self.missing == 0:
-            work = self.work
-            delay_ns = 0 if work.delay is None else work.delays_ns[work.delay]
-            if self.service is not None:
-                self._start(self.service, delay_ns)
-            elif delay_ns:
-                self.ready_ns = work.engine.now_ns() + delay_ns
+        if self.missing == 0 and self.service is not None:
+            self._start(self.service)
+
+    def arrive_at(self, ready_ns: int) -> None:
+        """Count one input that can be used from `ready_ns` on."""
+        if ready_ns > self.ready_ns:
+            self.ready_ns = ready_ns
+        self.arrive()
 
     def take(self, service: Service) -> None:
         """Note that the server has come to this task; start if all inputs are there."""
         if self.missing:
             self.service = service
-        elif self.ready_ns == 0:
-            self._start(service, 0)
         else:
-            self._start(service, max(0, self.ready_ns - self.work.engine.now_ns()))
+            self._start(service)
 
-    def _start(self, service: Service, wait_ns: int) -> None:
-        """Occupy the server `wait_ns` from now, until `service` fires."""
+    def _start(self, service: Service) -> None:
+        """Occupy the server as soon as all inputs can be used, until `service` fires."""
         work = self.work
         engine = work.engine
         self.service = None
         self.missing = work.needs
         duration_ns = work.durations_ns[self.server]
+        wait_ns = 0
+        if self.ready_ns:
+            wait_ns = max(0, self.ready_ns - engine.now_ns())
+            self.ready_ns = 0
         engine.schedule(service, NORMAL, wait_ns + duration_ns)
-        for receiver in self.starts:
-            receiver.arrive()
+        if self.starts:
+            if wait_ns:
+                engine.env.timeout(wait_ns).callbacks.append(self._begin)
+            else:
+                self._begin()
         if engine.record is not None:
             engine.record(work.node, self.server, wait_ns, duration_ns)
+
+    def _begin(self, _event: object = None) -> None:
+        for receiver in self.starts:
+            receiver.arrive()
 
 
 class Barrier:
     """Passes on one input to each of its targets when the last of its own is there."""
 
-    __slots__ = ("delay", "delays_ns", "env", "missing", "needs", "targets")
+    __slots__ = ("delay", "delays_ns", "engine", "missing", "needs", "targets")
 
     def __init__(
-        self,
-        env: simpy.Environment,
-        needs: int,
-        targets: list[Task],
-        delay: int | None,
-        delays_ns: list[int],
+        self, engine: EventEngine, needs: int, targets: list[Task], micro_batch: int, link: Link
     ) -> None:
-        self.env = env
+        self.engine = engine
         self.needs = needs
         self.missing = needs
         self.targets = targets
-        self.delay = delay
-        self.delays_ns = delays_ns
+        self.delays_ns = engine.delays_ns[micro_batch]
+        self.delay = link.delay
 
     def arrive(self) -> None:
-        """Count one input; after the last, release the targets when the delay is over."""
+        """Count one input; after the last, give each target its input."""
         self.missing -= 1
-        if self.missing == 0:
-            self.missing = self.needs
-            if self.delay is None:
-                self.release()
-            else:
-                self.env.timeout(self.delays_ns[self.delay]).callbacks.append(self.release)
-
-    def release(self, _event: object = None) -> None:
-        """Give each target its input."""
-        for target in self.targets:
-            target.arrive()
+        if self.missing:
+            return
+        self.missing = self.needs
+        if self.delay is None:
+            for target in self.targets:
+                target.arrive()
+        else:
+            ready_ns = self.engine.now_ns() + self.delays_ns[self.delay]
+            for target in self.targets:
+                target.arrive_at(ready_ns)
 
 
 class Closing:
@@ -269,34 +270,15 @@ class EventEngine:
     def _make_tasks(self) -> list[list[Task]]:
         tasks = []
         for index, node in enumerate(self.program.nodes):
-            work = Work(self, index, self._common_delay(index))
+            work = Work(self, index)
             tasks.append([Task(work, server) for server in range(self._width(node))])
         for index, node in enumerate(self.program.nodes):
             for link in node.inputs:
                 self._wire(link, tasks[link.node], tasks[index])
         return tasks
 
-    def _common_delay(self, index: int) -> int | None:
-        """Return the delay that all inputs of a node come with, if its tasks can bear it instead.
-
-        A task that bears it is under way before it starts, so it can be no source of a start.
-        """
-        nodes = self.program.nodes
-        node = nodes[index]
-        if node.gated or index in self._start_sources:
-            return None
-        delays = {link.delay for link in node.inputs}
-        others = [link for link in node.inputs if nodes[link.node].micro_batch != node.micro_batch]
-        return delays.pop() if len(delays) == 1 and not others else None
-
-    @cached_property
-    def _start_sources(self) -> set[int]:
-        links = (link for node in self.program.nodes for link in node.inputs)
-        return {link.node for link in links if link.when == "start"}
-
     def _wire(self, link: Link, sources: list[Task], targets: list[Task]) -> None:
         """Connect the tasks of a link's source with its targets."""
-        delay = None if targets[0].work.delay is not None else link.delay
         if link.wiring == "all":
             groups = [(sources, targets)]
         elif len(sources) >= len(targets):
@@ -309,12 +291,11 @@ class EventEngine:
             for target in tos:
                 target.missing -= link.steps_back
             receiver: Receiver
-            if len(froms) == len(tos) == 1 and delay is None:
+            if len(froms) == len(tos) == 1 and link.delay is None:
                 receiver = tos[0]
             else:
                 micro_batch = self.program.nodes[link.node].micro_batch
-                delays_ns = self.delays_ns[micro_batch]
-                receiver = Barrier(self.env, len(froms), tos, delay, delays_ns)
+                receiver = Barrier(self, len(froms), tos, micro_batch, link)
             for source in froms:
                 if link.when == "start":
                     source.starts += (receiver,)
