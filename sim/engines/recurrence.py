@@ -42,6 +42,8 @@ class RecurrenceEngine:
         self._delays = np.zeros(tables.delay_count + 1, dtype=np.int64)
         self._duration_rows = self._durations.reshape(m, slots)
         self._delay_rows = self._delays[:-1].reshape(m, -1)
+        self.ends_ns = np.zeros(tables.size, dtype=np.int64)
+        """When each task, in evaluation order, ended last (scratch may follow)."""
         self._begun_ns = self._marked[:m]
         self._boundary_ns = self._marked[tables.boundary_marks :]
         first_period = -int(tables.rows[:, PHI].max())
@@ -55,7 +57,7 @@ class RecurrenceEngine:
             tables.rows,
             tables.more,
             tables.outputs,
-            np.zeros(tables.size, dtype=np.int64),
+            self.ends_ns,
             self._marked,
             self._durations,
             self._delays,

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from equivalence.programs import Script, afd_programs, ep_programs, pipelines, scripts
 from sim.deployments import afd_ring, ep_schedule
 from sim.engines import event as event_engine
 from sim.engines import recurrence
 from sim.program import Link, Program, ProgramBuilder
+from tests.equivalence.programs import Script, afd_programs, ep_programs, pipelines, scripts
 
 DEFAULT = settings(max_examples=60, deadline=None)
 NIGHTLY = settings(max_examples=500, deadline=None)
