@@ -14,7 +14,7 @@ from sim.deployments import afd_ring, ep_schedule
 from sim.engines import event as event_engine
 from sim.engines import recurrence
 from sim.program import Link, Program, ProgramBuilder
-from equivalence.programs import Script, afd_programs, ep_programs, pipelines, scripts
+from tests.equivalence.programs import Script, afd_programs, ep_programs, pipelines, scripts
 
 DEFAULT = settings(max_examples=60, deadline=None)
 NIGHTLY = settings(max_examples=500, deadline=None)
