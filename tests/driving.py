@@ -46,11 +46,13 @@ class Scripted:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What a scripted run did in its whole steps."""
+    """What a scripted run did, in whole steps and in what of the next ones was begun."""
 
     program: Program
+    steps: int
+    """Whole steps of every micro-batch."""
     boundaries: list[list[int]]
-    """Per micro-batch: when step 0, 1, … begins; the last entry ends the last step."""
+    """Per micro-batch: when step 0, 1, … begins; the last entry ends the last whole step."""
     records: dict[tuple[int, int, int], Record]
     """By (node, step, server)."""
 
@@ -72,11 +74,11 @@ class Timeline:
         return lanes
 
     def starts(self) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-        """Return the start of every task, one row a step."""
-        width = 1 + max(step for _node, step, _server in self.records)
-        rows: list[list[int]] = [[] for _ in range(width)]
+        """Return the start of every task, one row for each whole step."""
+        rows: list[list[int]] = [[] for _ in range(self.steps)]
         for (_node, step, _server), record in sorted(self.records.items()):
-            rows[step].append(record.start_ns)
+            if step < self.steps:
+                rows[step].append(record.start_ns)
         return np.array(rows)
 
 
@@ -90,12 +92,19 @@ def play(program: Program, script: Script | Times, steps: int) -> Timeline:
     answer = always(script) if isinstance(script, Times) else script
     controller = Scripted(program.micro_batches, answer, steps)
     engine = event.EventEngine(program, controller)
-    records = event.record(engine, lambda _node, step: step < steps)
+    records = event.record(engine, lambda _node, _step: True)
     engine.run()
     keyed = {(r.node, r.step, r.server): r for r in records}
     assert len(keyed) == len(records), "a task ran twice in one step"
     boundaries = [mine[: steps + 1] for mine in controller.boundaries]
-    return Timeline(program, boundaries, keyed)
+    return Timeline(program, steps, boundaries, keyed)
+
+
+def play_boundaries(program: Program, script: Script, steps: int) -> list[list[int]]:
+    """Return only the boundaries of a run, without a record of its tasks."""
+    controller = Scripted(program.micro_batches, script, steps)
+    event.run(program, controller)
+    return [mine[: steps + 1] for mine in controller.boundaries]
 
 
 def period_ns(program: Program, times: Times) -> Fraction:
