@@ -21,7 +21,7 @@ from sim.errors import InfeasibleError
 from sim.kernels import Status
 from sim.program import Node, Program, Times
 from sim.scenario import Scenario
-from sim.scheduler import Emission, InFlight, Scheduler
+from sim.scheduler import Emission, Scheduler
 from sim.statistics import half_width
 from sim.workload import ClosedLoop
 
@@ -95,7 +95,6 @@ class Decoder:
         self._last_ns = [-1] * m
         self._rows: list[tuple[int, ...]] = []
         self._layer_ns: list[dict[str, float]] = []
-        self._finished: list[tuple[int, int, InFlight]] = []
         self._busy: list[NDArray[np.int64]] = []
 
     def boundary(self, micro_batch: int, now_ns: int) -> Times | event.Wait | None:
@@ -134,8 +133,6 @@ class Decoder:
         self._rows.append(row + load)
         self._layer_ns.append(step.layer_ns)
         self._last_ns[micro_batch] = now_ns
-        if len(emission.finished):
-            self._finished.append((micro_batch, now_ns, emission.finished))
 
     def _enough(self) -> bool:
         done = min(self._count)
@@ -164,29 +161,26 @@ class Decoder:
 
     def request_columns(self) -> Columns:
         """Return the table of all requests that emitted a token, finished or still in flight."""
-        parts = [(j, now, flight, 1) for j, now, flight in self._finished]
-        flights = enumerate(self.scheduler.flights)
-        parts += [(j, self._last_ns[j], f.select(f.observed > 0), 0) for j, f in flights]
-        columns: dict[str, list[NDArray[np.int64]]] = {}
-        for micro_batch, last_ns, flight, finished in parts:
-            values = {
-                "request": flight.request,
-                "micro_batch": np.full(len(flight), micro_batch),
-                "gpu": flight.gpu,
-                "arrival_ns": flight.arrival_ns,
-                "admitted_ns": flight.admitted_ns,
-                "first_token_ns": flight.first_token_ns,
-                "last_token_ns": np.full(len(flight), last_ns),
-                "prompt_tokens": flight.prompt,
-                "output_tokens": flight.output,
-                "tokens_in_run": flight.observed,
-                "finished": np.full(len(flight), finished),
-            }
-            for name, value in values.items():
-                columns.setdefault(name, []).append(value)
-        table = {name: np.concatenate(values) for name, values in columns.items()}
-        order = np.argsort(table["request"], kind="stable")
-        return {name: values[order] for name, values in table.items()}
+        ledger, flights = self.scheduler.ledger, self.scheduler.flights
+        seen = np.flatnonzero(ledger.column("first_token_ns") >= 0)
+        columns = {name: ledger.column(name)[seen] for name in ledger.COLUMNS}
+        ended = np.array([flight.steps for flight in flights])[columns["micro_batch"]]
+        last_ns = np.array(self._last_ns)[columns["micro_batch"]]
+        finished = columns["finished"] == 1
+        tokens = np.where(finished, columns["output"] - columns["age"], ended - columns["entered"])
+        return {
+            "request": seen,
+            "micro_batch": columns["micro_batch"],
+            "gpu": columns["gpu"],
+            "arrival_ns": columns["arrival_ns"],
+            "admitted_ns": columns["admitted_ns"],
+            "first_token_ns": columns["first_token_ns"],
+            "last_token_ns": np.where(finished, columns["last_token_ns"], last_ns),
+            "prompt_tokens": columns["prompt"],
+            "output_tokens": columns["output"],
+            "tokens_in_run": tokens,
+            "finished": columns["finished"],
+        }
 
     def busy_table(self) -> NDArray[np.int64]:
         """Return work begun by (step, server)."""
