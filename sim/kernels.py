@@ -172,7 +172,7 @@ def load(accelerator: Accelerator, path: Path | None) -> KernelTable:
 
 
 def _whole_ns(time_us: Floats) -> NDArray[np.int64]:
-    return np.rint(time_us * NS_PER_US).astype(np.int64)
+    return np.asarray(np.rint(time_us * NS_PER_US), dtype=np.int64)
 
 
 def _key_distance(one: str, other: str) -> float:
