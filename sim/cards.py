@@ -6,6 +6,7 @@ come with the package; a path with a suffix or a slash is taken as it stands.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -47,6 +48,17 @@ def find(folder: str, name: str, what: str, suffix: str = ".yaml") -> Path:
         if (place / f"{name}{suffix}").is_file():
             return place / f"{name}{suffix}"
     raise ScenarioError(f"unknown {what} {name!r}; {did_you_mean(name, names(folder))}")
+
+
+def find_any(folders: Sequence[str], name: str, what: str) -> Path:
+    """Return the path that `name` stands for in the first of `folders` that has it."""
+    for folder in folders:
+        if name in names(folder):
+            return find(folder, name, what)
+    if "/" in name or name.endswith(".yaml"):
+        return find(folders[0], name, what)
+    known = [known for folder in folders for known in names(folder)]
+    raise ScenarioError(f"unknown {what} {name!r}; {did_you_mean(name, known)}")
 
 
 def model(name: str) -> ModelCard:

@@ -132,7 +132,13 @@ def hottest_loads(
     return hottest
 
 
-def hottest_factor(load: str, tokens: int, experts: int, top_k: int, ranks: int) -> float:
-    """Return the tokens of the hottest rank over the mean rank's, expected over draws."""
-    hottest = hottest_loads(load, tokens, experts, top_k, ranks)
-    return float(hottest.sum(axis=1).mean() * ranks / (tokens * top_k))
+def hottest_factor(load: str, tokens: float, experts: int, top_k: int, ranks: int) -> float:
+    """Return the tokens of the hottest rank over the mean rank's, expected over draws.
+
+    The factor changes slowly with `tokens`, so it is drawn on a grid of eighths of a doubling.
+    """
+    if load == "balanced" or ranks == 1 or tokens <= 0:
+        return 1.0
+    on_grid = max(1, round(2 ** (round(8 * np.log2(tokens)) / 8)))
+    hottest = hottest_loads(load, on_grid, experts, top_k, ranks)
+    return float(hottest.sum(axis=1).mean() * ranks / (on_grid * top_k))

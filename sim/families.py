@@ -148,13 +148,13 @@ def _moe(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
         pairs = at["rows"] * active
     else:
         pairs = at["rows"] * experts
-        active = np.minimum(_hit(kernel.kernel, experts, pairs), np.maximum(pairs, 1.0))
+        active = np.minimum(hit_experts(kernel.kernel, experts, pairs), np.maximum(pairs, 1.0))
         columns = at["intermediate"]
     tile = card.gemm_tile_rows
     return ops.moe(kernel.dtype, hidden, columns, active, pairs, tile, kernel.kernel, experts)
 
 
-def _hit(kernel: str, experts: Floats, pairs: Floats) -> Floats:
+def hit_experts(kernel: str, experts: Floats, pairs: Floats) -> Floats:
     """Return how many experts the measured load reaches: all, or fewer under a skewed load."""
     reachable = experts / 2 if kernel.endswith("/grouped") else experts
     skewed = "/power_law" in kernel

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sim import ops
 from sim.errors import InfeasibleError
+from sim.experts import hottest_factor
+from sim.families import hit_experts
 from sim.kernels import KernelTable
 from sim.kvcache import kv_dtype
-from sim.model import DenseFfn, LinearAttention, Mla, ModelCard, MoeFfn, Projection
+from sim.model import LinearAttention, Mla, ModelCard, MoeFfn, Projection
 from sim.scenario import Precision
 from sim.units import DTYPE_BYTES, NS_PER_US
 
@@ -44,36 +47,51 @@ class Batch:
         return not self.requests.any()
 
 
+class Spread(NamedTuple):
+    """How routed experts lie on ranks (EP GPUs, or FFN instances that slice each expert)."""
+
+    copies: int
+    """Physical experts, redundant ones included."""
+    ranks: int
+    slices: int
+    """Parts that each expert of a rank is cut into, one a GPU."""
+
+
 @dataclass(frozen=True)
 class LayerTimer:
     """Times the parts of a model's layers on one kind of GPU."""
 
     model: ModelCard
     precision: Precision
+    load: str
+    """Expert load, in the words of `sim.experts`: balanced, uniform, power_law_α."""
+    moe_kernel: str
+    """Kernel of the routed experts: masked or fused."""
     table: KernelTable
 
-    def _gemms(self, projections: Iterable[Projection], m: ArrayLike, ways: int, uses: int) -> Ns:
-        """Return the time of projections one after the other, output columns cut `ways` ways."""
+    def _gemms(self, projections: Iterable[Projection], m: ArrayLike, uses: int) -> Ns:
+        """Return the time of projections one after the other."""
         tile = self.table.accelerator.gemm_tile_rows
         total = np.zeros(np.shape(m), dtype=np.int64)
         for n, k, groups in projections:
-            op = ops.gemm(self.precision.gemm, m, n * groups / ways, k, tile)
+            op = ops.gemm(self.precision.gemm, m, n, k, tile, groups=groups)
             total = total + self.table.duration_ns(op, uses)
         return total
 
     def before_core(self, name: str, requests: ArrayLike, uses: int) -> Ns:
         """Return the time of the projections before the core of attention `name`."""
         projections = self.model.attention[name].before_core(self.model.hidden)
-        return self._gemms(projections, requests, 1, uses)
+        return self._gemms(projections, requests, uses)
 
-    def after_core(self, name: str, requests: ArrayLike, tp: int, uses: int) -> Ns:
-        """Return the time of the projections after the core, shared by `tp` GPUs.
+    def after_core(self, name: str, requests: ArrayLike, uses: int) -> Ns:
+        """Return the time between core and output projection (MLA's absorption of V)."""
+        *projections, _output = self.model.attention[name].after_core(self.model.hidden)
+        return self._gemms(projections, requests, uses)
 
-        Each of the `tp` GPUs then multiplies the rows of all of them with its share of the
-        weights; `requests` are the rows that it multiplies.
-        """
-        projections = self.model.attention[name].after_core(self.model.hidden)
-        return self._gemms(projections, requests, tp, uses)
+    def output(self, name: str, rows: ArrayLike, tp: int, uses: int) -> Ns:
+        """Return the time of the output projection of `rows`, its heads shared by `tp` GPUs."""
+        *_before, output = self.model.attention[name].after_core(self.model.hidden)
+        return self._gemms([output._replace(k=output.k // tp)], rows, uses)
 
     def core(self, name: str, batch: Batch, uses: int) -> Ns:
         """Return the time of the attention core of a layer with attention `name`."""
@@ -106,15 +124,6 @@ class LayerTimer:
             )
         return self.table.duration_ns(op, uses)
 
-    def router(self, name: str, requests: ArrayLike, uses: int) -> Ns:
-        """Return the time of the expert router in front of FFN `name`; none before a dense one."""
-        ffn = self.model.ffn[name]
-        if isinstance(ffn, DenseFfn):
-            return np.zeros(np.shape(requests), dtype=np.int64)
-        tile = self.table.accelerator.gemm_tile_rows
-        op = ops.gemm(self.precision.lm_head, requests, ffn.experts, self.model.hidden, tile)
-        return self.table.duration_ns(op, uses)
-
     def dense(self, intermediate: float, tokens: ArrayLike, uses: int) -> Ns:
         """Return the time of a gated FFN of `intermediate` columns over `tokens` rows."""
         if intermediate == 0:
@@ -127,26 +136,49 @@ class LayerTimer:
         return self.table.duration_ns(up, uses) + self.table.duration_ns(down, uses)
 
     def experts(
-        self, ffn: MoeFfn, held: int, copies: int, slices: int, tokens: ArrayLike, uses: int
+        self, ffn: MoeFfn, spread: Spread, tokens: float, uses: int, shared: bool = False
     ) -> Ns:
-        """Return the time of the routed experts on a GPU under uniform routing.
+        """Return the time of the experts on each rank; the first rank is the hottest.
 
-        `tokens` are all tokens of the micro-batch, `held` the experts on the GPU among `copies`
-        physical ones, each cut in `slices`. Only experts that are hit are read: the expected
-        number is held·(1 − (1 − k/copies)^tokens).
+        `tokens` are all tokens of the micro-batch. Only routed experts that are hit are read: of
+        the `held` ones of a rank, held·(1 − (1 − k/copies)^tokens) are expected to be. With
+        `shared`, each rank also runs the shared experts for its share of the tokens: as further
+        experts of the same kernel where they have the same width, after it otherwise.
         """
-        rows = np.asarray(tokens, dtype=np.float64)
-        share = ffn.top_k / copies
-        active = held * -np.expm1(rows * np.log1p(-min(share, 1 - 1e-12)))
-        op = ops.moe(
-            self.precision.gemm,
-            self.model.hidden,
-            ffn.expert_intermediate / slices,
-            active,
-            rows * share * held,
-            self.table.accelerator.gemm_tile_rows,
-        )
-        return self.table.duration_ns(op, uses)
+        share = ffn.top_k / spread.copies
+        held = spread.copies // spread.ranks
+        active = held * -np.expm1(tokens * np.log1p(-min(share, 1 - 1e-12)))
+        pairs = tokens * share * held
+        fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
+
+        def launch(kernel: str, hit: float, hot: float) -> ops.Op:
+            return ops.moe(
+                self.precision.gemm,
+                self.model.hidden,
+                ffn.expert_intermediate / spread.slices,
+                np.full(2, hit + fused),
+                pairs * np.array([hot, 1.0]) + fused * tokens / spread.ranks,
+                self.table.accelerator.gemm_tile_rows,
+                kernel,
+                np.full(2, float(held + fused)),
+            )
+
+        hot = hottest_factor(self.load, tokens, spread.copies, ffn.top_k, spread.ranks)
+        op = launch(self.moe_kernel, active, hot)
+        curve, _own = self.table.serving(op)
+        if curve is not None:
+            # Where the slowest rank was itself measured under this load, no factor is needed.
+            name = f"{curve.kernel}/{self.load}"
+            hit = float(hit_experts(name, np.asarray(float(held)), np.asarray(pairs)))
+            measured = launch(name, hit, 1.0)
+            op = measured if self.table.serving(measured)[1] else op
+        hottest_ns, mean_ns = self.table.duration_ns(op, uses)
+        times = np.full(spread.ranks, mean_ns)
+        times[0] = hottest_ns
+        if shared and not fused:
+            columns = ffn.shared * ffn.shared_intermediate / spread.slices
+            times = times + self.dense(columns, tokens / spread.ranks, uses)
+        return times
 
     def lm_head(self, requests: NDArray[np.int64], tp: int) -> Ns:
         """Return the time of the LM head shared by `tp` neighbouring GPUs, gathering included."""
@@ -159,10 +191,11 @@ class LayerTimer:
             self.model.hidden,
             accelerator.gemm_tile_rows,
         )
-        time = self.table.duration_ns(op)
+        time = self.table.duration_ns(op, tp)
         if tp > 1:
             full = rows * self.model.hidden * DTYPE_BYTES["bf16"]
-            time = time + self.table.duration_ns(ops.collective("all_gather", "bf16", tp, full))
+            gather = ops.collective("all_gather", "bf16", tp, full)
+            time = time + self.table.duration_ns(gather, tp)
         return whole_ns(np.repeat(time, tp))
 
 

@@ -51,8 +51,22 @@ METRICS = (
 
 def cut_steps(run: Run) -> int:
     """Return how many leading steps of each micro-batch are warm-up: the fill, then MSER-5."""
-    gaps = step_gaps_ns(run.steps)[FILL_STEPS:]
-    return min(FILL_STEPS + warm_up(gaps), int(run.steps["step"].max()))
+    numbers, gaps = step_gaps_ns(run.steps)
+    numbers, gaps = numbers[numbers >= FILL_STEPS], gaps[numbers >= FILL_STEPS]
+    last = int(run.steps["step"].max())
+    return min(int(numbers[warm_up(gaps)]), last) if len(numbers) else min(FILL_STEPS, last)
+
+
+def measured_steps(run: Run, cut: int) -> NDArray[np.bool_]:
+    """Return which rows of `run.steps` count: those after the warm-up.
+
+    With arrivals from outside, those after the last arrival do not: a system that runs empty.
+    """
+    measured: NDArray[np.bool_] = run.steps["step"] >= cut
+    if run.scenario.workload.arrivals.kind != "closed":
+        fed = measured & (run.steps["end_ns"] <= run.requests["arrival_ns"].max())
+        measured = fed if fed.any() else measured
+    return measured
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -64,11 +78,12 @@ def summary(run: Run) -> dict[str, Any]:
     cut = cut_steps(run)
     scenario, steps = run.scenario, run.steps
     gpus = scenario.gpu_count()
-    measured = steps["step"] >= cut
+    measured = measured_steps(run, cut)
     gap_ns = (steps["end_ns"] - steps["previous_end_ns"]).astype(np.float64)
     gaps, weights = gap_ns[measured], steps["continuing"][measured].astype(np.float64)
     tpot_ms = request_tpot_ms(run, cut)
-    per_s = _tokens_per_s(run, cut)
+    per_s = _tokens_per_s(run, measured)
+    numbers, step_gaps = step_gaps_ns(steps)
     fresh = run.requests["tokens_in_run"] > 0
     fresh &= run.requests["arrival_ns"] > 0
     queue_ns = (run.requests["admitted_ns"] - run.requests["arrival_ns"])[fresh]
@@ -78,12 +93,12 @@ def summary(run: Run) -> dict[str, Any]:
         "deployment": scenario.deployment.kind,
         "model": scenario.model,
         "gpus": gpus,
-        "requests_in_flight": _requests_in_flight(run, cut),
+        "requests_in_flight": _requests_in_flight(run, measured),
         "tpot_ms_mean": _mean(tpot_ms),
         "tpot_ms_p50": _percentile(tpot_ms, 50),
         "tpot_ms_p90": _percentile(tpot_ms, 90),
         "tpot_ms_p99": _percentile(tpot_ms, 99),
-        "tpot_ci95_ms": _finite(half_width(step_gaps_ns(steps)[max(cut - 1, 0) :]) / NS_PER_MS),
+        "tpot_ci95_ms": _finite(half_width(step_gaps[numbers >= cut]) / NS_PER_MS),
         "itl_ms_p50": _itl_ms(gaps, weights, 50),
         "itl_ms_p99": _itl_ms(gaps, weights, 99),
         "queue_ms_mean": _mean(queue_ns / NS_PER_MS),
@@ -158,11 +173,11 @@ def _span_ns(run: Run, cut: int, last: int) -> float:
     return float(ended - begun)
 
 
-def _tokens_per_s(run: Run, cut: int) -> float:
+def _tokens_per_s(run: Run, measured: NDArray[np.bool_]) -> float:
     """Return output tokens per second: tokens of whole steps over the time they took."""
     total = 0.0
     for micro_batch in range(run.program.micro_batches):
-        mine = (run.steps["micro_batch"] == micro_batch) & (run.steps["step"] >= cut)
+        mine = (run.steps["micro_batch"] == micro_batch) & measured
         if mine.any():
             ends = run.steps["end_ns"][mine]
             begun = run.steps["start_ns"][mine][0]
@@ -170,11 +185,11 @@ def _tokens_per_s(run: Run, cut: int) -> float:
     return float(total)
 
 
-def _requests_in_flight(run: Run, cut: int) -> float:
+def _requests_in_flight(run: Run, measured: NDArray[np.bool_]) -> float:
     """Return the mean number of requests decoding, weighed by time."""
     steps, total = run.steps, 0.0
     for micro_batch in range(run.program.micro_batches):
-        mine = (steps["micro_batch"] == micro_batch) & (steps["step"] >= cut)
+        mine = (steps["micro_batch"] == micro_batch) & measured
         if mine.any():
             length = (steps["end_ns"] - steps["start_ns"])[mine]
             span = steps["end_ns"][mine][-1] - steps["start_ns"][mine][0]

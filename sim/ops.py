@@ -94,18 +94,27 @@ def activation_bytes(hidden: ArrayLike, dtype: str) -> Floats:
 
 
 def gemm(
-    dtype: str, m: ArrayLike, n: ArrayLike, k: ArrayLike, tile_rows: float, kernel: str = ""
+    dtype: str,
+    m: ArrayLike,
+    n: ArrayLike,
+    k: ArrayLike,
+    tile_rows: float,
+    kernel: str = "",
+    groups: int = 1,
 ) -> Op:
     """Return an (m×k)·(k×n) product: weights in `dtype` read once, BF16 in and out.
 
     M is padded as serving engines do, and in `flops` to whole tiles of the card besides.
     `n` and `k` may be fractional where they stand for a sum of several projections. FP8 is
-    quantised in blocks of 128, as DeepSeek-V3 does, unless `kernel` says "rowwise".
+    quantised in blocks of 128, as DeepSeek-V3 does, unless `kernel` says "rowwise". `groups` such
+    products side by side (MLA's absorbed projections, one a head) are looked up as one of
+    `groups`·n columns.
     """
-    rows, columns, depth = padded_rows(m), _floats(n), _floats(k)
+    rows, columns, depth = padded_rows(m), _floats(n) * groups, _floats(k)
     elements = columns * depth
     weights = np.where(rows > 0, elements * DTYPE_BYTES[dtype], 0.0)
-    traffic = weights + rows * (depth * DTYPE_BYTES[dtype] + columns * DTYPE_BYTES["bf16"])
+    moved = groups * depth * DTYPE_BYTES[dtype] + columns * DTYPE_BYTES["bf16"]
+    traffic = weights + rows * moved
     return Op(
         "gemm",
         dtype,

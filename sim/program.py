@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -67,10 +68,17 @@ class Node(NamedTuple):
 class Times(NamedTuple):
     """Durations of one step of one micro-batch."""
 
-    rows: tuple[NDArray[np.int64], ...]
-    """Nanoseconds by slot; each row has one value per server of the slot's pool."""
+    values: NDArray[np.int64]
+    """Nanoseconds by slot, one value per server of the slot's pool, slot after slot."""
+    bounds: tuple[tuple[int, int], ...]
+    """Where each slot's values are."""
     delays_ns: tuple[int, ...]
     """Latencies that occupy no server, in the order of `Program.delays`."""
+
+    @property
+    def rows(self) -> list[NDArray[np.int64]]:
+        """Nanoseconds by slot."""
+        return [self.values[first:last] for first, last in self.bounds]
 
 
 @dataclass(frozen=True)
@@ -95,9 +103,14 @@ class Program:
         """Micro-batches in flight."""
         return len(self.closing)
 
+    @property
+    def slots(self) -> int:
+        """Length of `Times.rows`."""
+        return len(self.stages) * (max(self.layer_kinds) + 1)
+
     def slot(self, stage: int, kind: int) -> int:
         """Return the index in `Times.rows` of a stage in a kind of layer."""
-        return stage * (max(self.layer_kinds) + 1) + kind
+        return stage * self._kinds + kind
 
     def walk(self, pool: int) -> Iterator[tuple[int, int]]:
         """Yield (node, step) for ever, in the order in which a server of `pool` runs them."""
@@ -109,44 +122,83 @@ class Program:
                     yield node, period + offset
             period += 1
 
+    def laps(self, pool: int) -> tuple[list[int], list[int]]:
+        """Return the nodes a server of `pool` runs at first, and those that it then repeats."""
+        order = self.orders[pool]
+        offsets = [offset for _, offset in order]
+        first = [
+            node
+            for period in range(-max(offsets, default=0), -min(offsets, default=0))
+            for node, offset in order
+            if period + offset >= 0
+        ]
+        return first, [node for node, _ in order]
+
     def times(
         self, rows: Mapping[tuple[str, int], ArrayLike], delays_ns: Mapping[str, int]
     ) -> Times:
         """Return Times from durations by (stage name, layer kind); what is not named is 0 ns."""
-        kinds = max(self.layer_kinds) + 1
-        table = []
-        for stage in self.stages:
-            width = self.pools[stage.pool].servers
-            for kind in range(kinds):
-                row = np.zeros(width, dtype=np.int64)
-                row[:] = rows.get((stage.name, kind), 0)
-                table.append(row)
-        return Times(tuple(table), tuple(int(delays_ns[name]) for name in self.delays))
+        values = np.zeros(self.slot_bounds[-1][1], dtype=np.int64)
+        for (name, kind), row in rows.items():
+            first, last = self.slot_bounds[self.slot(self._stage_index[name], kind)]
+            values[first:last] = row
+        return Times(values, self.slot_bounds, tuple(int(delays_ns[name]) for name in self.delays))
 
-    def busy_ns(self, times: Times) -> list[NDArray[np.int64]]:
-        """Return, per pool, the ns each server works in one step of a micro-batch with `times`."""
-        busy = [np.zeros(pool.servers, dtype=np.int64) for pool in self.pools]
-        for (stage, slot), uses in self._slot_uses.items():
-            busy[self.stages[stage].pool] += uses * times.rows[slot]
-        return busy
+    def busy_ns(self, times: Times) -> NDArray[np.int64]:
+        """Return the ns each server works in one step of a micro-batch with `times`.
+
+        Servers are in the order of the pools.
+        """
+        servers = sum(pool.servers for pool in self.pools)
+        spent = np.bincount(self._server_of, times.values * self._uses, servers)
+        return spent.astype(np.int64)
 
     def layer_mean_ns(self, times: Times) -> dict[str, float]:
         """Return, by stage, the time of its slowest server in one layer, averaged over layers."""
-        total = dict.fromkeys((stage.name for stage in self.stages), 0.0)
-        tail = self.layer_kinds[-1]
-        for (stage, slot), uses in self._slot_uses.items():
-            if slot != self.slot(stage, tail):
-                total[self.stages[stage].name] += uses * float(times.rows[slot].max())
-        return {name: ns / (len(self.layer_kinds) - 1) for name, ns in total.items()}
+        first = [first for first, _ in self.slot_bounds]
+        slowest = np.maximum.reduceat(times.values, first) * self._layer_uses
+        total = slowest.reshape(len(self.stages), -1).sum(axis=1) / (len(self.layer_kinds) - 1)
+        return dict(zip(self._stage_index, total.tolist(), strict=True))
 
     @cached_property
-    def _slot_uses(self) -> dict[tuple[int, int], int]:
-        uses: dict[tuple[int, int], int] = {}
-        for node in self.nodes:
-            if node.micro_batch == 0:
-                key = node.stage, node.slot
-                uses[key] = uses.get(key, 0) + 1
-        return uses
+    def slot_bounds(self) -> tuple[tuple[int, int], ...]:
+        """First value, and the one after the last, of each slot in `Times.values`."""
+        widths = [self.pools[stage.pool].servers for stage in self.stages]
+        ends = np.cumsum(np.repeat([0, *widths], [1] + [self._kinds] * len(widths))).tolist()
+        return tuple(pairwise(ends))
+
+    @cached_property
+    def _kinds(self) -> int:
+        return max(self.layer_kinds) + 1
+
+    @cached_property
+    def _stage_index(self) -> dict[str, int]:
+        return {stage.name: index for index, stage in enumerate(self.stages)}
+
+    @cached_property
+    def _slot_uses(self) -> NDArray[np.int64]:
+        """How often a step of a micro-batch runs each slot."""
+        slots = [node.slot for node in self.nodes if node.micro_batch == 0]
+        return np.bincount(slots, minlength=len(self.slot_bounds))
+
+    @cached_property
+    def _layer_uses(self) -> NDArray[np.int64]:
+        """The same without the tail."""
+        uses = self._slot_uses.reshape(len(self.stages), -1).copy()
+        uses[:, self.layer_kinds[-1]] = 0
+        return uses.reshape(-1)
+
+    @cached_property
+    def _uses(self) -> NDArray[np.int64]:
+        """How often a step of a micro-batch spends each of `Times.values`."""
+        return np.repeat(self._slot_uses, [last - first for first, last in self.slot_bounds])
+
+    @cached_property
+    def _server_of(self) -> NDArray[np.int64]:
+        """The server of each of `Times.values`, counted over the pools."""
+        first = np.cumsum([0, *(pool.servers for pool in self.pools)])
+        servers = [np.arange(first[stage.pool], first[stage.pool + 1]) for stage in self.stages]
+        return np.concatenate([np.tile(each, self._kinds) for each in servers])
 
 
 @dataclass
@@ -180,7 +232,12 @@ class ProgramBuilder:
         self.stages.append(Stage(name, pool))
 
     def node(
-        self, stage: str, layer: int, micro_batch: int, inputs: list[Link], gated: bool = False
+        self,
+        stage: str,
+        layer: int,
+        micro_batch: int,
+        inputs: list[Link],
+        gated: bool = False,
     ) -> int:
         """Add a node and return its id. The tail is `layer` = number of layers."""
         index = next(i for i, known in enumerate(self.stages) if known.name == stage)

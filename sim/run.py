@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,9 @@ class Run:
     tables: dict[str, str]
     """SHA-256 of the calibration table of each accelerator; empty where it has none."""
     wall_s: float
+    engine: Literal["event", "recurrence"] = "event"
+    engine_note: str = ""
+    """Why another engine ran than the scenario asks for."""
     records: list[event.Record] = field(default_factory=list)
     """Tasks of the recorded window."""
 
@@ -63,6 +67,9 @@ class _OpenStep:
     number: int
     start_ns: int
     layer_ns: dict[str, float]
+    kv_bytes_mean: int
+    kv_bytes_max: int
+    """KV in use on the attention GPUs as the step begins; looked at by micro-batch 0 only."""
 
 
 class Decoder:
@@ -115,19 +122,15 @@ class Decoder:
         if number == len(self._busy):
             servers = sum(pool.servers for pool in program.pools)
             self._busy.append(np.zeros(servers, dtype=np.int64))
-        self._busy[number] += np.concatenate(program.busy_ns(times))
-        stage_ns: dict[str, float] = program.layer_mean_ns(times)
-        stage_ns |= dict(zip(program.delays, times.delays_ns, strict=True))
-        layer_ns = {
-            column: sum(stage_ns.get(stage, 0.0) for stage in stages)
-            for column, stages in self.site.breakdown.items()
-        }
-        self._open[micro_batch] = _OpenStep(number, now_ns, layer_ns)
+        self._busy[number] += program.busy_ns(times)
+        layer_ns = self.site.layer_ns(times)
+        kv_bytes = self.scheduler.kv_bytes() if micro_batch == 0 else np.zeros(1)
+        kv_mean, kv_max = int(kv_bytes.mean()), int(kv_bytes.max())
+        self._open[micro_batch] = _OpenStep(number, now_ns, layer_ns, kv_mean, kv_max)
 
     def _close(self, micro_batch: int, step: _OpenStep, emission: Emission, now_ns: int) -> None:
-        kv_bytes = self.scheduler.kv_bytes() if micro_batch == 0 else np.zeros(1)
         row = (micro_batch, step.number, step.start_ns, now_ns, self._last_ns[micro_batch])
-        load = (emission.tokens, emission.continuing, int(kv_bytes.mean()), int(kv_bytes.max()))
+        load = (emission.tokens, emission.continuing, step.kv_bytes_mean, step.kv_bytes_max)
         self._rows.append(row + load)
         self._layer_ns.append(step.layer_ns)
         self._last_ns[micro_batch] = now_ns
@@ -141,8 +144,9 @@ class Decoder:
         measured = done - FILL_STEPS
         if measured < self.simulation.min_steps or measured % _CHECK_EVERY:
             return False
-        gaps = step_gaps_ns(self.step_columns())[FILL_STEPS:]
-        return half_width(gaps) <= self.simulation.precision * float(gaps.mean())
+        numbers, gaps = step_gaps_ns(self.step_columns())
+        gaps = gaps[numbers >= FILL_STEPS]
+        return bool(len(gaps)) and half_width(gaps) <= self.simulation.precision * gaps.mean()
 
     def step_columns(self) -> Columns:
         """Return the table of the steps that have ended."""
@@ -189,17 +193,16 @@ class Decoder:
         return np.array(self._busy)
 
 
-def step_gaps_ns(steps: Columns) -> NDArray[np.float64]:
-    """Return the mean time between tokens by step number, over micro-batches, ns.
+def step_gaps_ns(steps: Columns) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return step numbers and the mean time between tokens in each, over micro-batches, ns.
 
-    Each gap weighs as many times as requests saw it; steps in which no request saw one are left
-    out. The first step of the run has no gaps, so index 0 is the step after it.
+    Each gap weighs as many times as requests saw it. Steps in which no request saw one (the first
+    of a run, idle ones) are left out.
     """
     gap = (steps["end_ns"] - steps["previous_end_ns"]) * steps["continuing"]
     weight = np.bincount(steps["step"], steps["continuing"])
-    total = np.bincount(steps["step"], gap)
-    seen = weight > 0
-    return np.asarray(total[seen] / weight[seen], dtype=np.float64)
+    numbers = np.flatnonzero(weight)
+    return numbers, np.bincount(steps["step"], gap)[numbers] / weight[numbers]
 
 
 def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None) -> Run:
@@ -211,9 +214,7 @@ def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None
     begun = time.perf_counter()
     site = compile_deployment(scenario)
     decoder = Decoder(site)
-    engine = event.EventEngine(site.program, decoder)
-    records = event.record(engine, keep) if keep is not None else []
-    engine.run()
+    engine, note, records = _decode(site.program, decoder, keep)
     steps = decoder.step_columns()
     if not len(steps["step"]):
         raise InfeasibleError("no request was served: the workload is empty")
@@ -233,5 +234,30 @@ def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None
         kv_capacity_bytes=site.kv_memory().kv_capacity_bytes(),
         tables={table.accelerator.name: table.sha256 for table in site.tables},
         wall_s=time.perf_counter() - begun,
+        engine=engine,
+        engine_note=note,
         records=records,
     )
+
+
+def _decode(
+    program: Program, decoder: Decoder, keep: Callable[[Node, int], bool] | None
+) -> tuple[Literal["event", "recurrence"], str, list[event.Record]]:
+    """Run the engine; return which it was, why not the one asked for, and its records."""
+    note = ""
+    if decoder.simulation.engine == "recurrence":
+        if keep is None:
+            # Numba takes most of a second to import.
+            from sim.engines import recurrence
+
+            try:
+                recurrence.run(program, decoder)
+                return "recurrence", "", []
+            except recurrence.InexactError as reason:
+                note = f"the event engine ran: {reason}"
+        else:
+            note = "the event engine ran: it alone records a timeline"
+    engine = event.EventEngine(program, decoder)
+    records = event.record(engine, keep) if keep is not None else []
+    engine.run()
+    return "event", note, records

@@ -19,6 +19,7 @@ from sim.workload import CsvLengths, Workload
 from sim.yaml_loader import Document, Loc, read
 
 Positive = Annotated[float, Field(gt=0)]
+MoeKernel = Literal["masked", "fused"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -72,6 +73,9 @@ class FfnSide(_Part):
     parallelism: Literal["tp", "ep", "tp_ep"]
     """tp: every expert sliced over all FFN GPUs; ep: whole experts spread over all FFN GPUs;
     tp_ep: experts spread over the instances, sliced inside each (Step-3's hybrid)."""
+    moe_kernel: MoeKernel
+    """masked: a grouped GEMM over experts padded to tiles (DeepGEMM behind DeepEP); fused: the
+    serving framework's fused MoE kernel with permutation and sum."""
 
     def gpu_count(self) -> int:
         """Return the FFN GPUs of the deployment."""
@@ -113,6 +117,9 @@ class Ep(_Part):
     """GPUs of the EP group (the whole deployment)."""
     redundant_experts: NonNegativeInt
     """Extra expert copies, so that experts + copies divide evenly over the GPUs."""
+    moe_kernel: MoeKernel
+    """masked: a grouped GEMM over experts padded to tiles (DeepGEMM behind DeepEP); fused: the
+    serving framework's fused MoE kernel with permutation and sum."""
     overlap: Literal["none", "two_batch"]
     """two_batch: two micro-batches hide each other's all-to-all; none: all in sequence."""
     dispatch_dtype: DType
@@ -145,6 +152,41 @@ class Ep(_Part):
 Deployment = Annotated[Afd | Ep, Field(discriminator="kind")]
 
 
+class Balanced(_Part):
+    """Every expert gets the same tokens, as in profiles with simulated routing."""
+
+    kind: Literal["balanced"]
+
+    def load(self) -> str:
+        """Return the load in the words of `sim.experts`."""
+        return "balanced"
+
+
+class UniformRouting(_Part):
+    """Every token picks its experts at random, all alike: uneven by its own spread only."""
+
+    kind: Literal["uniform"]
+
+    def load(self) -> str:
+        """Return the load in the words of `sim.experts`."""
+        return "uniform"
+
+
+class PowerLaw(_Part):
+    """Popularities of experts drawn from a truncated power law."""
+
+    kind: Literal["power_law"]
+    alpha: Positive
+    """Exponent; 1.01 is the strong skew that kernels were measured under."""
+
+    def load(self) -> str:
+        """Return the load in the words of `sim.experts`."""
+        return f"power_law_{self.alpha:g}"
+
+
+Routing = Annotated[Balanced | UniformRouting | PowerLaw, Field(discriminator="kind")]
+
+
 class Precision(_Part):
     """Number formats of weights and KV."""
 
@@ -160,7 +202,7 @@ class Software(_Part):
     """What no kernel table holds and no one publishes: named, each with its source."""
 
     glue_us_per_layer: Parameter
-    """Norms, rope, quantisation, routing and launch gaps of a layer on the attention side, µs."""
+    """Norms, rope, quantisation, router and launch gaps of a layer on the attention side, µs."""
     host_gap_us_per_step: Parameter
     """From the last kernel of a step to the first of the next (sampling, scheduling), µs."""
     overlap_slowdown: Parameter
@@ -196,10 +238,11 @@ class Simulation(_Part):
 
     seed: NonNegativeInt
     """Seed of every random stream."""
-    engine: Literal["event"] = "event"
-    """event: SimPy, the reference."""
+    engine: Literal["event", "recurrence"] = "recurrence"
+    """recurrence: the same times without an event list, a thousand times faster; event: SimPy,
+    the reference, which also runs where the recurrence cannot."""
     precision: Share = 0.01
-    """Stop when the 95 % half-width of TPOT is below this share of TPOT."""
+    """A closed loop stops when the 95 % half-width of TPOT is below this share of TPOT."""
     min_steps: Annotated[int, Field(ge=20)] = 20
     """Decode steps of each micro-batch that a closed loop runs at least."""
     max_steps: Annotated[int, Field(ge=20)] = 2000
@@ -222,6 +265,9 @@ class Scenario(_Part):
     model: str
     """Model card, a file in scenarios/models/."""
     deployment: Deployment
+    """Where attention and experts run."""
+    routing: Routing
+    """How evenly tokens choose experts; the rank with most tokens sets the pace."""
     precision: Precision
     software: Software
     memory: Memory

@@ -139,9 +139,11 @@ class Scheduler:
     def admit(self, micro_batch: int, now_ns: int) -> None:
         """Let waiting requests enter the micro-batch: first come, first served.
 
-        A micro-batch takes at most its share of all requests present, so that micro-batches stay
-        even. Each request goes to the GPU with the least KV of this micro-batch among those with
-        room for its whole output; the head of the queue waits if none has.
+        A micro-batch takes at most its share of all requests present, and a GPU at most its share
+        of the micro-batch, so that both stay even: the fullest GPU sets the pace, and one request
+        over a tile of rows costs a tile. Each request goes to the GPU with the least KV of this
+        micro-batch among those with room for it and its whole output; the head of the queue waits
+        if none has.
 
         Raises InfeasibleError for a request that no empty GPU could hold.
         """
@@ -150,7 +152,9 @@ class Scheduler:
             self._queue(arrival, prompt, output, 0)
         present = self.in_flight() + len(self.waiting)
         flight = self.flights[micro_batch]
-        room = -(-present // self.micro_batches) - len(flight)
+        share = -(-present // self.micro_batches)
+        room = share - len(flight)
+        slots = -(-share // self.gpus) - np.bincount(flight.gpu, minlength=self.gpus)
         load = np.bincount(flight.gpu, flight.prompt + flight.decoded, self.gpus)
         entering: list[tuple[int, ...]] = []
         while self.waiting and len(entering) < room:
@@ -162,12 +166,13 @@ class Scheduler:
                     f"KV, an attention GPU has {gigabytes(self.kv_capacity_bytes)}: shorten the "
                     "context or use a narrower KV format"
                 )
-            fits = self.reserved_bytes + need <= self.kv_capacity_bytes
+            fits = (slots > 0) & (self.reserved_bytes + need <= self.kv_capacity_bytes)
             if not fits.any():
                 break
             gpu = int(np.argmin(np.where(fits, load, np.inf)))
             self.waiting.popleft()
             self.reserved_bytes[gpu] += need
+            slots[gpu] -= 1
             load[gpu] += head.prompt + head.age
             never = -1
             times = (head.arrival_ns, now_ns, never)

@@ -40,6 +40,7 @@ class Fixed(_Part):
 
     kind: Literal["fixed"]
     tokens: PositiveInt
+    """Length of every request, tokens."""
 
     def draw(self, rng: np.random.Generator, count: int) -> Tokens:
         """Return `count` lengths in tokens."""
@@ -55,7 +56,9 @@ class Uniform(_Part):
 
     kind: Literal["uniform"]
     low: PositiveInt
+    """Shortest length, tokens."""
     high: PositiveInt
+    """Longest length, tokens."""
 
     @model_validator(mode="after")
     def _check(self) -> Uniform:
@@ -77,7 +80,9 @@ class Lognormal(_Part):
 
     kind: Literal["lognormal"]
     mean: Positive
+    """Mean length before the cut, tokens."""
     cv: Positive
+    """Standard deviation over mean."""
     max_tokens: PositiveInt
     """Longest length the server admits; longer draws are cut to it."""
 
@@ -97,6 +102,7 @@ class Geometric(_Part):
 
     kind: Literal["geometric"]
     mean: Annotated[float, Field(ge=1)]
+    """Mean length before the cut, tokens."""
     max_tokens: PositiveInt
     """Longest length the server admits; longer draws are cut to it."""
 
@@ -117,7 +123,9 @@ class DrawnLengths(_Part):
 
     kind: Literal["drawn"]
     prompt: Length
+    """Tokens of KV that a request brings."""
     output: Length
+    """Tokens that a request decodes."""
 
     def draw(
         self, seed: int, purpose: str, block: int, count: int = BLOCK
@@ -125,10 +133,6 @@ class DrawnLengths(_Part):
         """Return prompt and output tokens of one block of requests."""
         prompt = self.prompt.draw(stream(seed, f"{purpose}-prompt", block), count)
         return prompt, self.output.draw(stream(seed, f"{purpose}-output", block), count)
-
-    def mean_reserved_tokens(self) -> float:
-        """Return the mean of prompt + output tokens of a request."""
-        return self.prompt.mean_tokens() + self.output.mean_tokens()
 
     def mean_output_tokens(self) -> float:
         """Return the mean output tokens of a request."""
@@ -140,6 +144,7 @@ class CsvLengths(_Part):
 
     kind: Literal["csv"]
     path: str
+    """File with the columns prompt_tokens and output_tokens, from the working directory."""
 
     def read(self) -> tuple[Tokens, Tokens]:
         """Return the prompt and output columns. Raises ScenarioError naming every bad line."""
@@ -174,11 +179,6 @@ class CsvLengths(_Part):
         prompt, output = self.read()
         rows = stream(seed, f"{purpose}-csv", block).integers(0, len(prompt), count)
         return prompt[rows], output[rows]
-
-    def mean_reserved_tokens(self) -> float:
-        """Return the mean of prompt + output tokens of a request."""
-        prompt, output = self.read()
-        return float((prompt + output).mean())
 
     def mean_output_tokens(self) -> float:
         """Return the mean output tokens of a request."""
@@ -216,6 +216,7 @@ class Poisson(_Part):
 
     kind: Literal["poisson"]
     requests_per_s: Positive
+    """Mean arrivals per second in the whole deployment."""
     requests: PositiveInt
     """Number of requests to simulate."""
 
@@ -232,7 +233,9 @@ class Workload(_Part):
     """Arrivals and lengths of the requests."""
 
     arrivals: Arrivals
+    """When requests arrive."""
     lengths: Lengths
+    """How long their prompts and outputs are."""
 
 
 class Requests:

@@ -13,7 +13,7 @@ from sim.deployments.afd_ring import Shape, choose_lags, program
 from sim.deployments.site import Site
 from sim.errors import InfeasibleError
 from sim.kvcache import GpuMemory
-from sim.layers import Batch, LayerTimer, Ns, split_evenly, us, whole_ns
+from sim.layers import Batch, LayerTimer, Ns, Spread, split_evenly, us, whole_ns
 from sim.model import DenseFfn, Layer, MoeFfn
 from sim.program import Program, Times
 from sim.scenario import Afd, Scenario
@@ -25,9 +25,9 @@ class AfdDeployment(Site):
 
     breakdown: ClassVar = {
         "t_a_layer": ("attention", "o_exchange", "o_proj", "o_reduce"),
-        "t_a2f_layer": ("a2f", "link"),
+        "t_a2f_layer": (("a2f", "a2f_in"), "link"),
         "t_f_layer": ("all_gather", "experts", "reduce_scatter"),
-        "t_f2a_layer": ("f2a_in", "link"),
+        "t_f2a_layer": (("f2a", "f2a_in"), "link"),
     }
 
     def __init__(self, scenario: Scenario) -> None:
@@ -38,8 +38,11 @@ class AfdDeployment(Site):
         self.fabric = cards.fabric(deployment.fabric)
         attention = cards.accelerator(deployment.attention.accelerator)
         ffn = cards.accelerator(deployment.ffn.accelerator)
-        self.attention_timer = self.timer(attention)
-        self.ffn_timer = self.timer(ffn) if ffn != attention else self.attention_timer
+        self.attention_timer = self.timer(attention, deployment.ffn.moe_kernel)
+        same = ffn == attention
+        self.ffn_timer = (
+            self.attention_timer if same else self.timer(ffn, deployment.ffn.moe_kernel)
+        )
         self._check_links()
         self.attention_memory = self.memory(attention, "attention", self._attention_weights())
         self.ffn_memory = self.memory(ffn, "FFN", self._ffn_weights())
@@ -63,8 +66,9 @@ class AfdDeployment(Site):
         busiest = max(self.model.layer_counts, key=lambda layer: self.model.layer_counts[layer])
         rows, delays_ns = self._durations(nominal)
         kind = self.kinds.index(busiest)
-        stage_ns = {name: int(np.max(ns)) for (name, of), ns in rows.items() if of == kind}
-        return program(shape, choose_lags(shape, stage_ns, delays_ns["link"]))
+        tail = len(self.kinds)
+        stage_ns = {name: int(np.max(ns)) for (name, of), ns in rows.items() if of in (kind, tail)}
+        return program(shape, choose_lags(shape, stage_ns, delays_ns["link"], delays_ns["host"]))
 
     def times(self, batch: Batch) -> Times:
         """Return the durations of one step of a micro-batch that holds `batch`."""
@@ -114,14 +118,12 @@ class AfdDeployment(Site):
 
     def _attention(self, layer: Layer, batch: Batch, uses: int) -> dict[str, Ns]:
         timer, tp = self.attention_timer, self.afd.attention.o_proj_tp
-        b = batch.requests
-        front = timer.before_core(layer.attention, b, uses) + timer.core(
-            layer.attention, batch, uses
-        )
+        name, b = layer.attention, batch.requests
+        front = timer.before_core(name, b, uses) + timer.core(name, batch, uses)
+        front = front + timer.after_core(name, b, uses)
         front = front + us(self.scenario.software.glue_us_per_layer, b)
         rows = np.repeat(b.reshape(-1, tp).sum(axis=1), tp)
-        back = timer.after_core(layer.attention, rows, tp, uses)
-        back = back + timer.router(layer.ffn, b, uses)
+        back = timer.output(name, rows, tp, uses)
         if tp == 1:
             return {"attention": self._slowed(front + back)}
         grouped = b.reshape(-1, tp)
@@ -132,9 +134,9 @@ class AfdDeployment(Site):
         reduce = ops.collective("reduce_scatter", "bf16", tp, partial)
         return {
             "attention": self._slowed(front),
-            "o_exchange": timer.table.duration_ns(exchange, uses),
+            "o_exchange": timer.table.duration_ns(exchange, uses * tp),
             "o_proj": self._slowed(back),
-            "o_reduce": timer.table.duration_ns(reduce, uses),
+            "o_reduce": timer.table.duration_ns(reduce, uses * tp),
         }
 
     def _ffn(self, layer: Layer, batch: Batch, uses: int) -> dict[str, Ns]:
@@ -142,26 +144,21 @@ class AfdDeployment(Site):
         y, g = side.instances, side.gpus_per_instance
         ffn = self.model.ffn[layer.ffn]
         tokens = float(batch.requests.sum())
-        uses_here = uses * y * g
+        all_gpus = uses * y * g
         if isinstance(ffn, DenseFfn):
-            time = timer.dense(ffn.intermediate / (y * g), tokens, uses_here)
+            time = timer.dense(ffn.intermediate / (y * g), tokens, all_gpus)
         else:
-            held, slices = self._experts_held(ffn)
-            time = timer.experts(ffn, held, ffn.experts, slices, tokens, uses_here)
-            columns = ffn.shared * ffn.shared_intermediate
-            if self.afd.a2f == "broadcast":
-                time = time + timer.dense(columns / (y * g), tokens, uses_here)
-            else:
-                time = time + timer.dense(columns / g, tokens / y, uses_here)
+            time = timer.experts(ffn, self._spread(ffn), tokens, all_gpus, shared=True)
+            time = time.reshape(y, -1).max(axis=1) if len(time) >= y else np.repeat(time, y)
         arriving = tokens * self._visits(layer)
         gathered = arriving * ops.activation_bytes(self.model.hidden, self.afd.a2f_dtype)
         summed = arriving * self.model.hidden * DTYPE_BYTES[self.afd.f2a_dtype]
         gather = ops.collective("all_gather", self.afd.a2f_dtype, g, gathered)
         scatter = ops.collective("reduce_scatter", self.afd.f2a_dtype, g, summed)
         return {
-            "all_gather": timer.table.duration_ns(gather, uses * y),
+            "all_gather": timer.table.duration_ns(gather, all_gpus),
             "experts": self._slowed(time),
-            "reduce_scatter": timer.table.duration_ns(scatter, uses * y),
+            "reduce_scatter": timer.table.duration_ns(scatter, all_gpus),
         }
 
     def _transfers(self, layer: Layer, batch: Batch) -> dict[str, Ns]:
@@ -193,16 +190,13 @@ class AfdDeployment(Site):
         elsewhere = ffn.experts - ffn.experts // y
         return 1 - comb(elsewhere, ffn.top_k) / comb(ffn.experts, ffn.top_k)
 
-    def _experts_held(self, ffn: MoeFfn) -> tuple[int, int]:
-        """Return the experts of which an FFN GPU holds a part, and into how many parts each is cut.
-
-        Raises InfeasibleError if the experts do not divide.
-        """
+    def _spread(self, ffn: MoeFfn) -> Spread:
+        """Return how the experts lie on the FFN side. Raises InfeasibleError if uneven."""
         side = self.afd.ffn
-        ways = {"tp": 1, "tp_ep": side.instances, "ep": side.gpu_count()}[side.parallelism]
+        ranks = {"tp": 1, "tp_ep": side.instances, "ep": side.gpu_count()}[side.parallelism]
         remedy = "choose another number of FFN instances or parallelism: tp"
-        held = split_evenly(ffn.experts, ways, "experts", remedy)
-        return held, side.gpu_count() // ways
+        split_evenly(ffn.experts, ranks, "experts", remedy)
+        return Spread(ffn.experts, ranks, side.gpu_count() // ranks)
 
     def _goodput(self, timer: LayerTimer) -> float:
         accelerator = timer.table.accelerator
@@ -239,11 +233,10 @@ class AfdDeployment(Site):
             if isinstance(ffn, DenseFfn):
                 total += count * ffn.weights(model.hidden) / gpus
                 continue
-            held, slices = self._experts_held(ffn)
-            total += count * held * ffn.expert_weights(model.hidden) / slices
-            broadcast = self.afd.a2f == "broadcast"
-            ways = gpus if broadcast else self.afd.ffn.gpus_per_instance
-            total += count * ffn.shared_weights(model.hidden) / ways
+            spread = self._spread(ffn)
+            held = ffn.experts / spread.ranks / spread.slices
+            total += count * held * ffn.expert_weights(model.hidden)
+            total += count * ffn.shared_weights(model.hidden) / spread.slices
         return total * DTYPE_BYTES[self.scenario.precision.gemm]
 
 

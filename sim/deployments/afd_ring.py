@@ -46,47 +46,79 @@ class Lags(NamedTuple):
     """all_gather before reduce_scatter on an FFN instance's NVLink, where they take turns."""
     nic: int = 0
     """sending before receiving on a half-duplex NIC."""
-
-
-def choose_lags(shape: Shape, stage_ns: dict[str, int], latency_ns: int) -> Lags:
-    """Return the static order that promises the shortest period for the given stage times.
-
-    Two stages x and y of a micro-batch share a server, with others between them. Running x `lag`
-    micro-batches ahead of y lets the middle overlap with x, but makes y wait for a later
-    micro-batch's x. Each circuit of waits bounds the period from below (its time over the number
-    of micro-batches it spans); the lags with the smallest bound win, the smallest lags on a tie.
-    """
-    m = shape.micro_batches
-    t = {name: stage_ns.get(name, 0) for name in STAGES}
-    to_ffn = max(t["a2f"], t["a2f_in"]) + latency_ns
-    back = max(t["f2a"], t["f2a_in"]) + latency_ns
-    o_path = t["o_exchange"] + t["o_proj"] + t["o_reduce"]
-    ffn = t["all_gather"] + t["experts"] + t["reduce_scatter"]
-    loop = t["attention"] + o_path + to_ffn + ffn + back
-    choices = product(
-        range(m if shape.o_proj_groups else 1),
-        range(m if shape.nvlink_turns else 1),
-        range(m if shape.half_duplex else 1),
-    )
-
-    def bound(lags: Lags) -> float:
-        o_proj, nvlink, nic = lags
-        nearest = m - o_proj - max(nvlink, nic)
-        circuits = [(t["attention"] + o_path, o_proj + 1), (loop - t["o_exchange"], nearest)]
-        if shape.nvlink_turns:
-            circuits += [(ffn, nvlink + 1), (loop - t["experts"], m - o_proj - nvlink)]
-        if shape.half_duplex:
-            circuits += [(to_ffn + ffn + back, nic + 1), (loop - ffn, m - o_proj - nic)]
-        return max(time / span for time, span in circuits)
-
-    feasible = [Lags(*c) for c in choices if c[0] + max(c[1], c[2]) < m]
-    return min(feasible, key=lambda lags: (bound(lags), lags))
+    tail: int = 0
+    """lm_head before the next step's first attention on a GPU."""
 
 
 STAGES = (
     *("attention", "o_exchange", "o_proj", "o_reduce", "a2f", "a2f_in"),
     *("all_gather", "experts", "reduce_scatter", "f2a", "f2a_in", "lm_head"),
 )
+
+
+def choose_lags(shape: Shape, stage_ns: dict[str, int], latency_ns: int, host_ns: int) -> Lags:
+    """Return the static order that promises the shortest period for the given stage times.
+
+    Two stages x and y of a micro-batch share a server, with others between them. Running x `lag`
+    micro-batches ahead of y lets the middle overlap with x, but makes y wait for a later
+    micro-batch's x. Each circuit of waits bounds the period from below (its time over the number
+    of micro-batches it spans); the lags with the smallest bound win, the smallest lags on a tie.
+    A circuit that spans no micro-batch would wait for itself: such lags are out of the question.
+
+    Where two steps meet, `tail` more micro-batches run their LM heads before the first one begins
+    its next step. That fills the host gap of the first, but holds it up by as many turns.
+    """
+    m = shape.micro_batches
+    t = {name: stage_ns.get(name, 0) for name in STAGES}
+    turns_ns: dict[Lags, float] = {}
+    for choice in product(
+        range(m if shape.o_proj_groups else 1),
+        range(m if shape.nvlink_turns else 1),
+        range(m if shape.half_duplex else 1),
+    ):
+        circuits = _circuits(shape, t, latency_ns, Lags(*choice))
+        if all(span > 0 for _time, span in circuits):
+            turns_ns[Lags(*choice)] = max(time / span for time, span in circuits)
+    lags = min(turns_ns, key=lambda lags: (turns_ns[lags], lags))
+    turn_ns = turns_ns[lags]
+
+    def held_up_ns(tail: int) -> float:
+        bare_gap = t["attention"] + t["lm_head"] + host_ns - (tail + 1) * turn_ns
+        return max(tail * turn_ns, host_ns + (m - 1) // (tail + 1) * max(0, bare_gap))
+
+    return lags._replace(tail=min(range(m), key=held_up_ns))
+
+
+def _circuits(
+    shape: Shape, t: dict[str, int], latency_ns: int, lags: Lags
+) -> list[tuple[int, int]]:
+    """Return (time, micro-batches spanned) of the circuits of waits in the ring.
+
+    The whole ring is one, and so is every server. Where x runs `lag` ahead of y, there is one
+    from x through the middle to y and back to x, `lag` + 1 later; and the ring has a short cut
+    from x to the y of `lag` earlier, which leaves the middle out.
+    """
+    m, o_proj, nvlink, nic = shape.micro_batches, lags.o_proj, lags.nvlink, lags.nic
+    ffn = t["all_gather"] + t["experts"] + t["reduce_scatter"]
+    trip = max(t["a2f"], t["a2f_in"]) + ffn + max(t["f2a"], t["f2a_in"]) + 2 * latency_ns
+    ring = t["attention"] + t["o_exchange"] + t["o_proj"] + t["o_reduce"] + trip
+    circuits = [(max(ns for stage, ns in t.items() if stage != "lm_head"), 1)]
+    near, far = [(0, 0)], [(0, 0)]
+    if shape.o_proj_groups:
+        for x, middle, y in (STAGES[0:3], STAGES[1:4]):
+            circuits += [(t[x] + t[middle] + t[y], o_proj + 1), (t[x] + t[y], 1)]
+            near.append((t[middle], o_proj))
+    if shape.nvlink_turns:
+        circuits += [(ffn, nvlink + 1), (ffn - t["experts"], 1)]
+        far.append((t["experts"], nvlink))
+    if shape.half_duplex:
+        circuits += [(trip, nic + 1), (t["a2f"] + t["f2a_in"], 1), (t["a2f_in"] + t["f2a"], 1)]
+        far.append((ffn + latency_ns, nic))
+        if shape.nvlink_turns:
+            circuits.append((trip - t["experts"], nic + 1 - nvlink))
+    for (near_ns, near_lag), (far_ns, far_lag) in product(near, far):
+        circuits.append((ring - near_ns - far_ns, m - near_lag - far_lag))
+    return circuits
 
 
 def program(shape: Shape, lags: Lags) -> Program:
@@ -161,19 +193,26 @@ def _set_orders(build: ProgramBuilder, shape: Shape, lags: Lags, pools: dict[str
     if shape.half_duplex:
         lag_of |= {"f2a_in": lags.nic, "f2a": lags.nic}
     shares: dict[int, list[str]] = {index: [] for index in range(len(build.pools))}
-    for stage in (stage.name for stage in build.stages):
+    for stage in ("lm_head", *(stage.name for stage in build.stages[:-1])):
         shares[pools[stage]].append(stage)
     for pool, stages in shares.items():
-        build.order(pool, [(key, 0) for key in _interleave(build, stages, lag_of)])
+        build.order(pool, _interleave(build, stages, lag_of, lags.tail))
 
 
-def _interleave(build: ProgramBuilder, stages: list[str], lag_of: dict[str, int]) -> list[Key]:
-    """Return a round robin over layers and micro-batches; lagging stages run that much later."""
+def _interleave(
+    build: ProgramBuilder, stages: list[str], lag_of: dict[str, int], tail: int
+) -> list[tuple[Key, int]]:
+    """Return a round robin over layers and micro-batches in which lagging stages run that later.
+
+    Turn k belongs to micro-batch k mod m in layer k div m. The next step begins `tail` turns
+    after the last layer's; what a lag moves past that is left for the next period.
+    """
     m = build.micro_batches
-    order = []
-    for k in range((build.layers + 1) * m):
-        for stage in stages:
-            layer, j = divmod(k - lag_of.get(stage, 0), m)
-            if (stage, layer, j) in build.ids:
-                order.append((stage, layer, j))
-    return order
+    turns = build.layers * m + tail
+    places: list[tuple[int, int, Key, int]] = []
+    for rank, stage in enumerate(stages):
+        for name, layer, j in build.ids:
+            if name == stage:
+                late, turn = divmod(layer * m + j + lag_of.get(stage, 0), turns)
+                places.append((turn, rank, (stage, layer, j), -late))
+    return [(key, offset) for _turn, _rank, key, offset in sorted(places)]

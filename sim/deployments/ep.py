@@ -12,7 +12,7 @@ from sim.deployments.ep_schedule import Shape, program
 from sim.deployments.site import Site
 from sim.errors import InfeasibleError
 from sim.kvcache import GpuMemory
-from sim.layers import Batch, Ns, split_evenly, us, whole_ns
+from sim.layers import Batch, Ns, Spread, split_evenly, us, whole_ns
 from sim.model import DenseFfn, Layer, MoeFfn
 from sim.program import Program, Times
 from sim.scenario import Ep, Scenario
@@ -34,7 +34,9 @@ class EpDeployment(Site):
         assert isinstance(deployment, Ep)
         super().__init__(scenario, deployment.gpus)
         self.ep = deployment
-        self.layer_timer = self.timer(cards.accelerator(deployment.accelerator))
+        self.fabric = cards.fabric(deployment.fabric)
+        card = cards.accelerator(deployment.accelerator)
+        self.layer_timer = self.timer(card, deployment.moe_kernel)
         accelerator = self.layer_timer.table.accelerator
         domain = accelerator.node.scale_up_domain_gpus
         if deployment.lm_head_tp > domain:
@@ -88,20 +90,20 @@ class EpDeployment(Site):
         glue = us(self.scenario.software.glue_us_per_layer / 2, b)
         attn0 = timer.before_core(layer.attention, b, uses) + glue
         attn1 = timer.core(layer.attention, batch, uses) + glue
-        attn1 = attn1 + timer.after_core(layer.attention, b, 1, uses)
-        attn1 = attn1 + timer.router(layer.ffn, b, uses)
+        attn1 = attn1 + timer.after_core(layer.attention, b, uses)
+        attn1 = attn1 + timer.output(layer.attention, b, 1, uses)
         ffn = self.model.ffn[layer.ffn]
         if isinstance(ffn, DenseFfn):
             dense = timer.dense(ffn.intermediate, b, uses)
             return {"attn0": attn0, "attn1": attn1, "shared": dense}
-        held, copies = self._experts_held(ffn)
+        spread = Spread(self._copies(ffn), self.ep.gpus, 1)
         shared = timer.dense(ffn.shared * ffn.shared_intermediate, b, uses)
         tokens = float(b.sum())
         return {
             "attn0": self._slowed(attn0),
             "attn1": self._slowed(attn1),
             "shared": self._slowed(shared),
-            "experts": timer.experts(ffn, held, copies, 1, tokens, uses * self.ep.gpus),
+            "experts": timer.experts(ffn, spread, tokens, uses * self.ep.gpus),
             "dispatch": self._all_to_all("dispatch", ffn, batch, uses),
             "combine": self._all_to_all("combine", ffn, batch, uses),
         }
@@ -118,20 +120,27 @@ class EpDeployment(Site):
             float(np.max(batch.requests)),
             self.model.hidden,
             ffn.top_k,
+            self._copies(ffn),
         )
-        return table.duration_ns(op, uses * self.ep.gpus)
+        time = table.duration_ns(op, uses * self.ep.gpus)
+        if op.medium == "nic" and table.serving(op)[0] is None:
+            # No one measured this card's all-to-all: it moves its bytes as the fabric would.
+            slower = table.accelerator.default_efficiency / self.fabric.goodput
+            time = whole_ns(time * slower + self.fabric.latency_us * NS_PER_US)
+        return time
 
     def _slowed(self, time: Ns) -> Ns:
         """Return the time of a kernel that runs beside the other micro-batch's all-to-all."""
         beside = self.ep.overlap == "two_batch"
         return whole_ns(time * self.scenario.software.overlap_slowdown) if beside else time
 
-    def _experts_held(self, ffn: MoeFfn) -> tuple[int, int]:
-        """Return experts per GPU and physical experts. Raises InfeasibleError if uneven."""
+    def _copies(self, ffn: MoeFfn) -> int:
+        """Return the physical experts. Raises InfeasibleError if they do not divide."""
         copies = ffn.experts + self.ep.redundant_experts
         missing = -ffn.experts % self.ep.gpus
         remedy = f"set redundant_experts to {missing} or to {missing + self.ep.gpus}"
-        return split_evenly(copies, self.ep.gpus, "experts and copies", remedy), copies
+        split_evenly(copies, self.ep.gpus, "experts and copies", remedy)
+        return copies
 
     def _weights(self) -> float:
         model, precision = self.model, self.scenario.precision
@@ -141,7 +150,7 @@ class EpDeployment(Site):
             if isinstance(ffn, DenseFfn):
                 total += count * ffn.weights(model.hidden)
                 continue
-            held, _copies = self._experts_held(ffn)
+            held = self._copies(ffn) // self.ep.gpus
             total += count * held * ffn.expert_weights(model.hidden)
             total += count * ffn.shared_weights(model.hidden)
         total *= DTYPE_BYTES[precision.gemm]

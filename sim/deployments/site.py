@@ -11,9 +11,9 @@ from sim.kvcache import GpuMemory, kv_layout
 from sim.layers import Batch, LayerTimer
 from sim.model import Layer, MoeFfn
 from sim.program import Program, Times
-from sim.scenario import Scenario
+from sim.scenario import MoeKernel, Scenario
 from sim.units import DTYPE_BYTES
-from sim.workload import ClosedLoop, stationary_sample
+from sim.workload import ClosedLoop, Tokens, stationary_sample
 
 # Enough requests that their mean context is within 1 % of the slot load for any length law.
 _NOMINAL_SAMPLE = 4096
@@ -22,8 +22,9 @@ _NOMINAL_SAMPLE = 4096
 class Site(ABC):
     """A scenario compiled for an engine. Engines see `program`, the scheduler sees the rest."""
 
-    breakdown: ClassVar[dict[str, tuple[str, ...]]]
-    """Stages (or delays) whose times add up to each per-layer column of the results."""
+    breakdown: ClassVar[dict[str, tuple[str | tuple[str, ...], ...]]]
+    """Stages (or delays) whose times add up to each per-layer column of the results; of stages in
+    an inner tuple, which run at once, the longest counts."""
 
     def __init__(self, scenario: Scenario, attention_gpus: int) -> None:
         self.scenario = scenario
@@ -32,6 +33,15 @@ class Site(ABC):
         self.kinds: list[Layer] = list(self.model.layer_counts)
         self.layout = kv_layout(self.model, scenario.precision.kv, scenario.memory.kv_block_tokens)
         self.tables: list[kernels.KernelTable] = []
+
+    def layer_ns(self, times: Times) -> dict[str, float]:
+        """Return the mean time of a layer by column of `breakdown`, slowest server, ns."""
+        stage_ns: dict[str, float] = self.program.layer_mean_ns(times)
+        stage_ns |= dict(zip(self.program.delays, times.delays_ns, strict=True))
+        return {
+            column: sum(_longest(stage_ns, stages) for stages in parts)
+            for column, parts in self.breakdown.items()
+        }
 
     @property
     @abstractmethod
@@ -66,9 +76,8 @@ class Site(ABC):
         memory = self.kv_memory()
         memory.kv_capacity_bytes()
         in_flight = self.requests_in_flight()
-        each = float(
-            self.layout.request_bytes(self.scenario.workload.lengths.mean_reserved_tokens())
-        )
+        prompt, output, _age = self._in_flight_sample()
+        each = float(self.layout.request_bytes(prompt + output).mean())
         requests = 1.0 if in_flight is None else in_flight / self.attention_gpus
         memory.check_kv(requests * each, requests, self.kv_remedy())
 
@@ -82,11 +91,12 @@ class Site(ABC):
             total += price * gpus
         return total
 
-    def timer(self, accelerator: Accelerator) -> LayerTimer:
+    def timer(self, accelerator: Accelerator, moe_kernel: MoeKernel) -> LayerTimer:
         """Return the layer timer of a card with its shipped calibration, if it has one."""
         table = kernels.load(accelerator, cards.calibration(accelerator.name))
         self.tables.append(table)
-        return LayerTimer(self.model, self.scenario.precision, table)
+        load = self.scenario.routing.load()
+        return LayerTimer(self.model, self.scenario.precision, load, moe_kernel, table)
 
     def memory(self, accelerator: Accelerator, role: str, weights_bytes: float) -> GpuMemory:
         """Return how a GPU's memory is spent."""
@@ -97,9 +107,7 @@ class Site(ABC):
     def nominal_batch(self, micro_batches: int) -> Batch:
         """Return the micro-batch to expect: an even share of the mean load."""
         scenario = self.scenario
-        prompt, _output, age = stationary_sample(
-            scenario.workload, scenario.simulation.seed, _NOMINAL_SAMPLE
-        )
+        prompt, _output, age = self._in_flight_sample()
         in_flight: float | None = self.requests_in_flight()
         arrivals = scenario.workload.arrivals
         if in_flight is None:
@@ -110,6 +118,11 @@ class Site(ABC):
         each = in_flight / self.attention_gpus / micro_batches
         ctx = float((prompt + age).mean())
         return Batch.even(self.attention_gpus, each, ctx, self.layout.bytes_per_token)
+
+    def _in_flight_sample(self) -> tuple[Tokens, Tokens, Tokens]:
+        """Return prompt, output and age of requests as they are found in flight."""
+        seed = self.scenario.simulation.seed
+        return stationary_sample(self.scenario.workload, seed, _NOMINAL_SAMPLE)
 
     def attention_weight_bytes(self, o_proj_tp: int) -> float:
         """Return bytes of attention weights and routers that an attention GPU holds."""
@@ -129,3 +142,8 @@ class Site(ABC):
         """Return bytes of embedding and LM head that a GPU holds when `tp` GPUs share them."""
         both = 2 * self.model.vocab * self.model.hidden / tp
         return both * DTYPE_BYTES[self.scenario.precision.lm_head]
+
+
+def _longest(stage_ns: dict[str, float], stages: str | tuple[str, ...]) -> float:
+    names = (stages,) if isinstance(stages, str) else stages
+    return max(stage_ns.get(name, 0.0) for name in names)

@@ -5,13 +5,14 @@ static order: take the next task, wait until it has been served, tell those who 
 micro-batch is a process too: begin a step, wait until the step is closed, begin the next.
 
 One idiom keeps it fast: a server that must wait for its inputs does not poll and is not woken to
-start. Whoever brings the last input puts the *end* of the task into the event queue, so a task
-costs one event whether or not its server had to wait.
+start. Whoever brings the last input puts the *end* of the task into the event queue, the latency
+of its inputs included, so a task costs one event whether or not its server had to wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from itertools import chain, cycle
 from typing import NamedTuple, Protocol
 
 import simpy
@@ -48,43 +49,45 @@ class Record(NamedTuple):
 
 
 class Service(simpy.Event):
-    """An event that fires when something that has just begun is over."""
+    """An event that fires when something that has just begun is over. It can be used again."""
 
-    def over_in(self, duration_ns: int, priority: int = NORMAL) -> None:
-        """Fire `duration_ns` from now."""
-        self._ok = True
-        self._value = None
-        self.env.schedule(self, EventPriority(priority), duration_ns)
+    _ok = True
+    _value = None
 
 
 class Receiver(Protocol):
-    """Whoever counts inputs: a task, a barrier."""
+    """Whoever counts inputs: a task, a barrier, the closing of a step."""
 
     def arrive(self) -> None:
         """Count one input."""
 
 
+class Work:
+    """What the tasks of one node share."""
+
+    __slots__ = ("durations_ns", "engine", "needs", "node")
+
+    def __init__(self, engine: EventEngine, index: int) -> None:
+        node = engine.program.nodes[index]
+        self.engine = engine
+        self.node = index
+        self.needs = len(node.inputs) + node.gated
+        self.durations_ns = engine.rows[node.micro_batch][node.slot]
+
+
 class Task:
     """One node on one server, reused step after step."""
 
-    __slots__ = ("ends", "engine", "missing", "needs", "node", "server", "service", "starts")
+    __slots__ = ("ends", "missing", "ready_ns", "server", "service", "starts", "work")
 
-    def __init__(self, engine: EventEngine, node: int, server: int) -> None:
-        self.engine = engine
-        self.node = node
+    def __init__(self, work: Work, server: int) -> None:
+        self.work = work
         self.server = server
-        self.needs = 0
-        self.missing = 0
+        self.missing = work.needs
+        self.ready_ns = 0
         self.service: Service | None = None
-        self.starts: list[Receiver] = []
-        self.ends: list[Receiver] = []
-
-    def take(self) -> Service:
-        """Return the event of this task's end, now that its server has come to it."""
-        self.service = service = Service(self.engine.env)
-        if self.missing == 0:
-            self._start(service)
-        return service
+        self.starts: tuple[Receiver, ...] = ()
+        self.ends: tuple[Receiver, ...] = ()
 
     def arrive(self) -> None:
         """Count one input; start if it was the last and the server waits."""
@@ -92,67 +95,98 @@ class Task:
         if self.missing == 0 and self.service is not None:
             self._start(self.service)
 
+    def arrive_at(self, ready_ns: int) -> None:
+        """Count one input that can be used from `ready_ns` on."""
+        if ready_ns > self.ready_ns:
+            self.ready_ns = ready_ns
+        self.arrive()
+
+    def take(self, service: Service) -> None:
+        """Note that the server has come to this task; start if all inputs are there."""
+        if self.missing:
+            self.service = service
+        else:
+            self._start(service)
+
     def _start(self, service: Service) -> None:
+        """Occupy the server as soon as all inputs can be used, until `service` fires."""
+        work = self.work
+        engine = work.engine
         self.service = None
-        self.missing = self.needs
+        self.missing = work.needs
+        duration_ns = work.durations_ns[self.server]
+        wait_ns = 0
+        if self.ready_ns:
+            wait_ns = max(0, self.ready_ns - engine.now_ns())
+            self.ready_ns = 0
+        engine.schedule(service, NORMAL, wait_ns + duration_ns)
+        if self.starts:
+            if wait_ns:
+                engine.env.timeout(wait_ns).callbacks.append(self._begin)
+            else:
+                self._begin()
+        if engine.record is not None:
+            engine.record(work.node, self.server, wait_ns, duration_ns)
+
+    def _begin(self, _event: object = None) -> None:
         for receiver in self.starts:
             receiver.arrive()
-        duration_ns = self.engine.duration_ns(self.node, self.server)
-        service.over_in(duration_ns)
-        if self.engine.record is not None:
-            self.engine.record(self.node, self.server, duration_ns)
 
 
 class Barrier:
     """Passes on one input to each of its targets when the last of its own is there."""
 
-    __slots__ = ("delay_ns", "env", "missing", "needs", "targets")
+    __slots__ = ("delay", "delays_ns", "engine", "missing", "needs", "targets")
 
     def __init__(
-        self, env: simpy.Environment, needs: int, targets: list[Task], delay_ns: Callable[[], int]
+        self, engine: EventEngine, needs: int, targets: list[Task], micro_batch: int, link: Link
     ) -> None:
-        self.env = env
+        self.engine = engine
         self.needs = needs
         self.missing = needs
         self.targets = targets
-        self.delay_ns = delay_ns
+        self.delays_ns = engine.delays_ns[micro_batch]
+        self.delay = link.delay
 
     def arrive(self) -> None:
-        """Count one input; after the last, release the targets when the delay is over."""
+        """Count one input; after the last, give each target its input."""
         self.missing -= 1
-        if self.missing == 0:
-            self.missing = self.needs
-            delay_ns = self.delay_ns()
-            if delay_ns == 0:
-                self.release()
-            else:
-                self.env.timeout(delay_ns).callbacks.append(self.release)
-
-    def release(self, _event: object = None) -> None:
-        """Give each target its input."""
-        for target in self.targets:
-            target.arrive()
+        if self.missing:
+            return
+        self.missing = self.needs
+        if self.delay is None:
+            for target in self.targets:
+                target.arrive()
+        else:
+            ready_ns = self.engine.now_ns() + self.delays_ns[self.delay]
+            for target in self.targets:
+                target.arrive_at(ready_ns)
 
 
 class Closing:
-    """Counts the servers that finished a step of a micro-batch and then fires its boundary."""
+    """Fires the boundary of a micro-batch's step when all servers have finished it."""
 
-    __slots__ = ("delay_ns", "micro_batch", "missing", "needs", "step_over")
+    __slots__ = ("engine", "micro_batch", "missing", "needs", "step_over")
 
-    def __init__(self, needs: int, micro_batch: int, delay_ns: Callable[[], int]) -> None:
+    def __init__(self, engine: EventEngine, needs: int, micro_batch: int) -> None:
+        self.engine = engine
         self.needs = needs
         self.missing = needs
         self.micro_batch = micro_batch
-        self.delay_ns = delay_ns
-        self.step_over: Service | None = None
+        self.step_over = Service(engine.env)
 
     def arrive(self) -> None:
-        """Count one server."""
+        """Count one server; after the last, end the step when the host has caught up."""
         self.missing -= 1
-        if self.missing == 0:
+        if not self.missing:
             self.missing = self.needs
-            assert self.step_over is not None
-            self.step_over.over_in(self.delay_ns(), BOUNDARY + self.micro_batch)
+            delays_ns = self.engine.delays_ns[self.micro_batch]
+            self.fire_in(delays_ns[self.engine.program.closing_delay])
+
+    def fire_in(self, delay_ns: int) -> None:
+        """Let the micro-batch come to its boundary `delay_ns` from now."""
+        priority = EventPriority(BOUNDARY + self.micro_batch)
+        self.engine.schedule(self.step_over, priority, delay_ns)
 
 
 class EventEngine:
@@ -160,21 +194,21 @@ class EventEngine:
 
     def __init__(self, program: Program, controller: Controller) -> None:
         self.env = simpy.Environment()
+        self.schedule = self.env.schedule
         self.program = program
         self.controller = controller
         self.steps = [-1] * program.micro_batches
+        self.rows = [[[0] for _ in range(program.slots)] for _ in program.closing]
+        """Durations of the step that each micro-batch is in; tasks hold on to these lists."""
+        self.delays_ns = [[0 for _ in program.delays] for _ in program.closing]
         self.tasks_done = 0
-        self.record: Callable[[int, int, int], None] | None = None
-        self._rows: list[list[list[int]]] = [[] for _ in program.closing]
-        self._delays: list[tuple[int, ...]] = [() for _ in program.closing]
-        self._row_of = [(node.micro_batch, node.slot) for node in program.nodes]
+        self.record: Callable[[int, int, int, int], None] | None = None
         self._finished = self.env.event()
         self._tasks = self._make_tasks()
-        self._gates = [
-            [t for n, ts in zip(program.nodes, self._tasks, strict=True)
-             if n.gated and n.micro_batch == j for t in ts]
-            for j in range(program.micro_batches)
-        ]  # fmt: skip
+        self._gates: list[list[Task]] = [[] for _ in program.closing]
+        for node, tasks in zip(program.nodes, self._tasks, strict=True):
+            if node.gated:
+                self._gates[node.micro_batch] += tasks
         self._closings = [self._close(j, node) for j, node in enumerate(program.closing)]
 
     def run(self) -> int:
@@ -185,17 +219,19 @@ class EventEngine:
         for micro_batch in range(self.program.micro_batches):
             self.env.process(self._decode(micro_batch))
         self.env.run(until=self._finished)
-        return int(self.env.now)
+        return self.now_ns()
 
-    def duration_ns(self, node: int, server: int) -> int:
-        """Return how long `node` takes on `server` in the step its micro-batch is in."""
-        micro_batch, slot = self._row_of[node]
-        return self._rows[micro_batch][slot][server]
+    def now_ns(self) -> int:
+        """Return the simulated time, ns."""
+        return int(self.env.now)
 
     def _serve(self, pool: int, server: int) -> Generator[simpy.Event, None, None]:
         """Live as a server: one task after the other, in static order, for ever."""
+        service = Service(self.env)
         for task in self._tasks_of(pool, server):
-            yield task.take()
+            service.callbacks = []
+            task.take(service)
+            yield service
             self.tasks_done += 1
             for receiver in task.ends:
                 receiver.arrive()
@@ -204,45 +240,45 @@ class EventEngine:
         """Live as a micro-batch: one decode step after the other."""
         closing = self._closings[micro_batch]
         while True:
-            answer = self.controller.boundary(micro_batch, int(self.env.now))
+            answer = self.controller.boundary(micro_batch, self.now_ns())
             if answer is None:
                 if not self._finished.triggered:
                     self._finished.succeed()
                 return
-            service = Service(self.env)
+            closing.step_over.callbacks = []
             if isinstance(answer, Wait):
-                service.over_in(answer.until_ns - int(self.env.now), BOUNDARY + micro_batch)
-                yield service
-                continue
-            self.steps[micro_batch] += 1
-            self._rows[micro_batch] = [row.tolist() for row in answer.rows]
-            self._delays[micro_batch] = answer.delays_ns
-            closing.step_over = service
-            for task in self._gates[micro_batch]:
-                task.arrive()
-            yield service
+                closing.fire_in(answer.until_ns - self.now_ns())
+            else:
+                self._begin_step(micro_batch, answer)
+            yield closing.step_over
+
+    def _begin_step(self, micro_batch: int, times: Times) -> None:
+        self.steps[micro_batch] += 1
+        self.delays_ns[micro_batch][:] = times.delays_ns
+        for row, durations_ns in zip(self.rows[micro_batch], times.rows, strict=True):
+            row[:] = durations_ns.tolist()
+        for task in self._gates[micro_batch]:
+            task.arrive()
 
     def _tasks_of(self, pool: int, server: int) -> Iterator[Task]:
-        return (self._tasks[node][server] for node, _step in self.program.walk(pool))
+        first, then = self.program.laps(pool)
+        return chain(
+            [self._tasks[node][server] for node in first],
+            cycle([self._tasks[node][server] for node in then]),
+        )
 
     def _make_tasks(self) -> list[list[Task]]:
-        program = self.program
-        tasks = [
-            [Task(self, index, server) for server in range(self._width(node))]
-            for index, node in enumerate(program.nodes)
-        ]
-        for index, node in enumerate(program.nodes):
+        tasks = []
+        for index, node in enumerate(self.program.nodes):
+            work = Work(self, index)
+            tasks.append([Task(work, server) for server in range(self._width(node))])
+        for index, node in enumerate(self.program.nodes):
             for link in node.inputs:
-                self._wire(tasks, link, tasks[index])
-            for task in tasks[index]:
-                task.needs += node.gated
-                task.missing += node.gated
+                self._wire(link, tasks[link.node], tasks[index])
         return tasks
 
-    def _wire(self, tasks: list[list[Task]], link: Link, targets: list[Task]) -> None:
+    def _wire(self, link: Link, sources: list[Task], targets: list[Task]) -> None:
         """Connect the tasks of a link's source with its targets."""
-        sources = tasks[link.node]
-        micro_batch = self.program.nodes[link.node].micro_batch
         if link.wiring == "all":
             groups = [(sources, targets)]
         elif len(sources) >= len(targets):
@@ -253,27 +289,24 @@ class EventEngine:
             groups = [([s], targets[i * block : (i + 1) * block]) for i, s in enumerate(sources)]
         for froms, tos in groups:
             for target in tos:
-                target.needs += 1
-                target.missing += 1 - link.steps_back
+                target.missing -= link.steps_back
             receiver: Receiver
             if len(froms) == len(tos) == 1 and link.delay is None:
                 receiver = tos[0]
             else:
-                receiver = Barrier(self.env, len(froms), tos, self._delay(micro_batch, link.delay))
+                micro_batch = self.program.nodes[link.node].micro_batch
+                receiver = Barrier(self, len(froms), tos, micro_batch, link)
             for source in froms:
-                (source.starts if link.when == "start" else source.ends).append(receiver)
+                if link.when == "start":
+                    source.starts += (receiver,)
+                else:
+                    source.ends += (receiver,)
 
     def _close(self, micro_batch: int, node: int) -> Closing:
-        delay = self._delay(micro_batch, self.program.closing_delay)
-        closing = Closing(len(self._tasks[node]), micro_batch, delay)
+        closing = Closing(self, len(self._tasks[node]), micro_batch)
         for task in self._tasks[node]:
-            task.ends.append(closing)
+            task.ends += (closing,)
         return closing
-
-    def _delay(self, micro_batch: int, delay: int | None) -> Callable[[], int]:
-        if delay is None:
-            return lambda: 0
-        return lambda: self._delays[micro_batch][delay]
 
     def _width(self, node: Node) -> int:
         return self.program.pools[self.program.stages[node.stage].pool].servers
@@ -288,12 +321,12 @@ def record(engine: EventEngine, keep: Callable[[Node, int], bool]) -> list[Recor
     """Make `engine` record the tasks of the (node, step) that `keep` accepts; return the list."""
     records: list[Record] = []
 
-    def note(node: int, server: int, duration_ns: int) -> None:
+    def note(node: int, server: int, wait_ns: int, duration_ns: int) -> None:
         described = engine.program.nodes[node]
         step = engine.steps[described.micro_batch]
         if keep(described, step):
-            now = int(engine.env.now)
-            records.append(Record(node, step, server, now, now + duration_ns))
+            start_ns = engine.now_ns() + wait_ns
+            records.append(Record(node, step, server, start_ns, start_ns + duration_ns))
 
     engine.record = note
     return records

@@ -1,0 +1,43 @@
+"""The command line: verbs, tables and exit codes. No model logic lives here.
+
+stdout is data, stderr is talk. Heavy modules are imported inside the verb that needs them, so
+that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from sim.cli import cards, simulate, sweeps, theory
+from sim.cli.text import say
+from sim.errors import EXIT_INTERRUPTED, SimError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Simulate LLM decoding: attention-FFN disaggregation (AFD) against wide expert "
+    "parallelism (EP).\n\nExample: afdsim run step3-2a2f",
+)
+for verb in (
+    *(simulate.run, simulate.validate, theory.theory, sweeps.sweep, sweeps.plot),
+    *(simulate.schema, simulate.new),
+):
+    app.command()(verb)
+app.add_typer(cards.models_app, name="models")
+app.add_typer(cards.hardware_app, name="hardware")
+
+
+def main() -> None:
+    """Run the command line and exit with the documented code (see `sim.errors`)."""
+    try:
+        app()
+    except SimError as error:
+        for line in str(error).splitlines():
+            say(f"error: {line}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(EXIT_INTERRUPTED)

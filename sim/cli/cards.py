@@ -1,0 +1,166 @@
+"""The verbs about cards: models and hardware."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import typer
+
+from sim.cli.text import AsJson, console, number, table
+
+models_app = typer.Typer(help="Show the model cards.", rich_markup_mode=None)
+hardware_app = typer.Typer(help="Show the hardware cards.", rich_markup_mode=None)
+
+
+@models_app.callback(invoke_without_command=True)
+def models(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the model cards.
+
+    Example: afdsim models show step3
+    """
+    if context.invoked_subcommand:
+        return
+    from sim import cards
+    from sim.theory import active_params, total_params
+
+    rows = []
+    for name in cards.names(cards.MODELS):
+        card = cards.model(name)
+        rows.append(
+            {
+                "model": name,
+                "title": card.title,
+                "layers": len(card.layer_sequence),
+                "hidden": card.hidden,
+                "attention": "/".join(dict.fromkeys(a.kind for a in card.attention.values())),
+                "total_params": total_params(card),
+                "active_params": active_params(card),
+            }
+        )
+    _print_rows(rows, as_json, billions=("total_params", "active_params"))
+
+
+@models_app.command("show")
+def show_model(name: str) -> None:
+    """Print a model card as it stands.
+
+    Example: afdsim models show step3
+    """
+    from sim import cards
+
+    print(cards.find(cards.MODELS, name, "model").read_text(encoding="utf-8"), end="")
+
+
+@hardware_app.callback(invoke_without_command=True)
+def hardware(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the accelerators.
+
+    Example: afdsim hardware show h800
+    """
+    if context.invoked_subcommand:
+        return
+    from sim import cards
+
+    rows = []
+    for name in cards.names(cards.ACCELERATORS):
+        card = cards.accelerator(name)
+        nic = card.node.nic_bytes_per_s_per_gpu()
+        rows.append(
+            {
+                "accelerator": name,
+                "usd_per_hour": card.usd_per_hour,
+                "bf16_tflops": card.peak_flops_per_s("bf16") / 1e12,
+                "fp8_tflops": card.flops_per_s["fp8"] / 1e12 if "fp8" in card.flops_per_s else None,
+                "hbm_tb_per_s": card.hbm_bytes_per_s / 1e12,
+                "hbm_gb": card.hbm_bytes / 1e9,
+                "scale_up_gb_per_s": card.node.scale_up_bytes_per_s / 1e9,
+                "domain_gpus": card.node.scale_up_domain_gpus,
+                "nic_gb_per_s_per_gpu": None if nic is None else nic / 1e9,
+            }
+        )
+    _print_rows(rows, as_json)
+
+
+@hardware_app.command("show")
+def show_hardware(name: str, as_json: AsJson = False) -> None:
+    """Print an accelerator's figures with their sources, and what is calibrated.
+
+    Example: afdsim hardware show h800
+    """
+    from sim import cards, kernels
+
+    card = cards.accelerator(name)
+    kernel_table = kernels.load(card, cards.calibration(name))
+    if as_json:
+        curves = [_curve(curve) for curve in kernel_table.curves]
+        data = {
+            "card": card.model_dump(mode="json"),
+            "calibration": curves,
+            "sha256": kernel_table.sha256,
+        }
+        print(json.dumps(data, indent=2, ensure_ascii=False))
+        return
+    figures = table(["figure", "value", "source"], f"{name} ({card.vendor}, {card.architecture})")
+    for path, figure in _figures(card):
+        figures.add_row(path, f"{float(figure):g}", figure.source)
+    screen = console()
+    screen.print(figures)
+    if not kernel_table.curves:
+        screen.print("not calibrated: every kernel runs at the default efficiency")
+        return
+    columns = ["op", "kernel", "dtype", "shape", "points", "range", "error", "P90", "source"]
+    known = table(columns, f"calibrated kernels (sha256 {kernel_table.sha256[:12]})")
+    for curve in map(_curve, kernel_table.curves):
+        ranges = ", ".join(
+            f"{axis} {low:g}–{high:g}" for axis, (low, high) in curve["range"].items()
+        )
+        error = ("–" if curve[name] is None else f"{curve[name]:.1%}" for name in ("mape", "p90"))
+        names = (curve[name] for name in ("op", "kernel", "dtype", "key"))
+        known.add_row(*names, str(curve["points"]), ranges, *error, curve["source"])
+    screen.print(known)
+    screen.print(
+        "error: mean absolute error and its 90th percentile on held-out points; kernels without a "
+        "curve borrow their nearest relative's (extrapolated) or run at the default efficiency "
+        "(uncalibrated)"
+    )
+
+
+def _curve(curve: Any) -> dict[str, Any]:
+    """Return what a calibrated kernel is known by: identity, constants, range, error, source."""
+    names = ("op", "kernel", "dtype", "key", "overhead_us", "e_c", "e_m", "p", "source", "licence")
+    known = {name: getattr(curve, name) for name in (*names, "points")}
+    errors = {name: _known(getattr(curve, name)) for name in ("mape", "p90")}
+    ranges = {axis: (float(nodes[0]), float(nodes[-1])) for axis, nodes in curve.axes}
+    return known | errors | {"range": ranges}
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _figures(card: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    from pydantic import BaseModel
+
+    from sim.figure import Figure
+
+    found: list[tuple[str, Any]] = []
+    for name, value in card:
+        if isinstance(value, Figure):
+            found.append((prefix + name, value))
+        elif isinstance(value, dict):
+            found += [(f"{prefix}{name}.{key}", figure) for key, figure in value.items()]
+        elif isinstance(value, BaseModel):
+            found += _figures(value, f"{prefix}{name}.")
+    return found
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool, billions: tuple[str, ...] = ()) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    shown = table(list(rows[0]))
+    for row in rows:
+        shown.add_row(*(f"{v / 1e9:.1f} B" if k in billions else number(v) for k, v in row.items()))
+    console().print(shown)

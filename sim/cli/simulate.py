@@ -1,0 +1,147 @@
+"""The verbs about one scenario: run, validate, schema, new."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sim.cli.text import AsJson, Out, Settings, console, number, say, table
+from sim.errors import ScenarioError, SimError
+
+
+def run(
+    scenario: Annotated[str, typer.Argument(help="Scenario: a name in scenarios/ or a path.")],
+    setting: Settings = None,
+    as_json: AsJson = False,
+    out: Out = None,
+    timeline: Annotated[
+        str | None,
+        typer.Option(metavar="FIRST:LAST", help="Record the tasks of these layers (one step)."),
+    ] = None,
+) -> None:
+    """Simulate one scenario and save its tables.
+
+    Example: afdsim run step3-2a2f --set workload.arrivals.concurrency=4608
+    """
+    from sim.results import save_run
+    from sim.run import simulate
+    from sim.scenario import load
+
+    loaded = load(scenario, setting or ())
+    keep = None if timeline is None else _window(timeline)
+    result = simulate(loaded, keep)
+    folder = save_run(result, out)
+    from sim.metrics import METRICS, summary
+
+    figures = summary(result)
+    if as_json:
+        print(json.dumps(figures, indent=2, ensure_ascii=False))
+    else:
+        shown = table(["figure", "value", "unit", "what it is"], loaded.name)
+        for metric in METRICS:
+            shown.add_row(metric.name, number(figures[metric.name]), metric.unit, metric.definition)
+        for pool, share in figures["utilisation"].items():
+            shown.add_row(f"utilisation {pool}", number(share), "share", "busy share, mean")
+        verdict = "met" if figures["slo_met"] else "missed"
+        shown.add_row("slo", verdict, "", f"mean TPOT against {figures['slo_tpot_ms']:g} ms")
+        console().print(shown)
+    say(f"saved in {folder} after {result.wall_s:.1f} s")
+
+
+def _window(text: str) -> Any:
+    from sim.run import FILL_STEPS
+
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdigit() and last.isdigit() and int(first) <= int(last)):
+        raise typer.BadParameter("write FIRST:LAST, e.g. --timeline 0:2", param_hint="--timeline")
+    layers = range(int(first), int(last) + 1)
+    return lambda node, step: step == FILL_STEPS and node.layer in layers
+
+
+def validate(
+    scenarios: Annotated[list[str], typer.Argument(help="Scenarios or sweeps, names or paths.")],
+    setting: Settings = None,
+) -> None:
+    """Check scenarios and sweeps, memory included, without running them.
+
+    Example: afdsim validate step3-2a2f dsv3-ep128
+    """
+    from sim import cards
+    from sim.deployments import compile_deployment
+    from sim.errors import InfeasibleError
+    from sim.scenario import load
+    from sim.sweeps import load as load_sweep
+    from sim.yaml_loader import read
+
+    problems: list[str] = []
+    refused: list[str] = []
+    for name in scenarios:
+        try:
+            path = cards.find_any((cards.SCENARIOS, cards.SWEEPS), name, "scenario or sweep")
+            if read(path).get(("kind",)) == "sweep":
+                _sweep, points = load_sweep(path, setting or ())
+                say(f"{name}: {len(points)} points, all well formed")
+            else:
+                compile_deployment(load(path, setting or ()))
+                say(f"{name}: ok")
+        except InfeasibleError as error:
+            refused.append(f"{name}: {error}")
+        except SimError as error:
+            problems += str(error).splitlines()
+    if problems:
+        raise ScenarioError([*problems, *refused])
+    if refused:
+        raise InfeasibleError("\n".join(refused))
+
+
+def schema(
+    of: Annotated[
+        str, typer.Argument(help="scenario, sweep, model, accelerator or fabric.")
+    ] = "scenario",
+) -> None:
+    """Print a JSON Schema, for completion and checks in an editor.
+
+    Example: afdsim schema > scenario.schema.json
+    """
+    from sim.errors import did_you_mean
+    from sim.hardware import Accelerator, Fabric
+    from sim.model import ModelCard
+    from sim.scenario import Scenario
+    from sim.sweeps import Sweep
+
+    kinds: dict[str, Any] = {
+        "scenario": Scenario,
+        "sweep": Sweep,
+        "model": ModelCard,
+        "accelerator": Accelerator,
+        "fabric": Fabric,
+    }
+    if of not in kinds:
+        raise typer.BadParameter(f"unknown {of!r}; {did_you_mean(of, kinds)}", param_hint="OF")
+    data = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    print(json.dumps(data | kinds[of].model_json_schema(), indent=2, ensure_ascii=False))
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the new scenario.")],
+    base: Annotated[str, typer.Option("--from", help="Scenario to start from.")] = "step3-2a2f",
+) -> None:
+    """Write scenarios/NAME.yaml, a copy of a shipped scenario to edit.
+
+    Example: afdsim new mine --from dsv3-ep128
+    """
+    from sim import cards
+
+    text = cards.find(cards.SCENARIOS, base, "scenario").read_text(encoding="utf-8")
+    path = Path(cards.SCENARIOS) / f"{name}.yaml"
+    if "/" in name or name.startswith("."):
+        raise typer.BadParameter("should be a plain name", param_hint="NAME")
+    if path.exists():
+        raise typer.BadParameter(f"{path} is there already", param_hint="NAME")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f"name: {name}" if line.startswith("name:") else line for line in text.splitlines()]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    say(f"wrote {path}; run it: afdsim run {name}")

@@ -1,0 +1,62 @@
+"""What the verbs share: options, tables, numbers as people read them, talk on stderr."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Overwrite one value; may be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Directory to create; an existing one is kept."),
+]
+
+
+def say(text: str) -> None:
+    """Print talk: stderr."""
+    print(text, file=sys.stderr)
+
+
+def console() -> Console:
+    """Return a console for data: stdout, wide enough for tables where it is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def table(columns: list[str], title: str | None = None) -> Table:
+    """Return an empty table."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    result = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
+    for column in columns:
+        result.add_column(column)
+    return result
+
+
+def number(value: object) -> str:
+    """Return a value as a cell of a table."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)
+
+
+def usd(value: float | None) -> str:
+    """Return a price per 1M tokens as a cell of a table."""
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,191 @@
+"""Results: what a run or a sweep leaves on disk, whole or not at all, with its provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sim import cards
+from sim.errors import ScenarioError
+from sim.metrics import cut_steps, server_utilisation, summary
+from sim.run import Run
+from sim.scenario import Scenario
+from sim.sweeps import Published, Row
+
+SCHEMA_VERSION = 1
+RUNS = Path("results/runs")
+
+_LIBRARIES = ("numpy", "pydantic", "pyarrow", "simpy")
+
+
+def resolved(scenario: Scenario) -> dict[str, Any]:
+    """Return the scenario as plain data, every default filled in."""
+    return scenario.model_dump(mode="json")
+
+
+def sha256(data: object) -> str:
+    """Return the SHA-256 of plain data in canonical JSON."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def provenance() -> dict[str, Any]:
+    """Return what made a result: schema, package version and commit, library versions."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "afdsim": metadata.version("afdsim"),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+    }
+
+
+def calibration(tables: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the calibration table of each accelerator by its SHA-256; None where it has none."""
+    return {name: digest or None for name, digest in sorted(tables.items())}
+
+
+def calibration_of(accelerators: Sequence[str]) -> dict[str, str | None]:
+    """Return the calibration tables that the named accelerators have, by SHA-256."""
+    paths = {name: cards.calibration(name) for name in accelerators}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() if path else None
+        for name, path in paths.items()
+    }
+
+
+def read_sweep(folder: Path) -> tuple[list[Row], list[Published]]:
+    """Return the rows and the published points of a saved sweep.
+
+    Raises ScenarioError if `folder` holds none.
+    """
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(folder / "sweep.parquet").to_pylist()
+        described = json.loads((folder / "run.json").read_text(encoding="utf-8"))["sweep"]
+        return rows, [Published(**point) for point in described["published"]]
+    except (OSError, ValueError, KeyError, pyarrow.ArrowInvalid) as error:
+        raise ScenarioError(f"{folder}: not the directory of a finished sweep: {error}") from None
+
+
+def fresh_directory(wanted: Path, fill: Callable[[Path], None]) -> Path:
+    """Create a directory with all of its files at once and return its path.
+
+    `fill` writes into a temporary neighbour that is renamed when complete; an existing `wanted`
+    is left alone and -2, -3, … is appended.
+    """
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{wanted.name}-", dir=wanted.parent))
+    try:
+        fill(temporary)
+        temporary.chmod(0o755)
+        return _rename_free(temporary, wanted)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _rename_free(temporary: Path, wanted: Path) -> Path:
+    number = 1
+    while True:
+        target = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        if not target.exists():
+            return temporary.rename(target)
+        number += 1
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write plain data as readable JSON."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_table(stem: Path, columns: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]]) -> None:
+    """Write one table as `stem`.csv and `stem`.parquet."""
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    pyarrow.csv.write_csv(table, stem.with_suffix(".csv"))
+    pyarrow.parquet.write_table(table, stem.with_suffix(".parquet"))
+
+
+def save_run(run: Run, out: Path | None = None) -> Path:
+    """Write a run's tables and run.json and return the directory.
+
+    The default directory is results/runs/NAME-HASH, the hash being the resolved scenario's.
+    """
+    scenario = resolved(run.scenario)
+    digest = sha256(scenario)
+
+    def fill(folder: Path) -> None:
+        write_table(folder / "requests", run.requests)
+        write_table(folder / "steps", {**run.steps, **run.layer_ns})
+        write_table(folder / "servers", server_columns(run))
+        if run.records:
+            write_table(folder / "timeline", timeline_columns(run))
+        write_json(
+            folder / "run.json",
+            {
+                **provenance(),
+                "scenario_sha256": digest,
+                "seed": run.scenario.simulation.seed,
+                "calibration": calibration(run.tables),
+                "wall_s": round(run.wall_s, 3),
+                "summary": summary(run),
+                "scenario": scenario,
+            },
+        )
+
+    return fresh_directory(out or RUNS / f"{run.scenario.name}-{digest[:8]}", fill)
+
+
+def server_columns(run: Run) -> dict[str, list[Any]]:
+    """Return one row per server: its pool, how busy it was after the warm-up and its bubbles."""
+    shares = server_utilisation(run, cut_steps(run))
+    pools = [(p.name, p.kind, server) for p in run.program.pools for server in range(p.servers)]
+    return {
+        "pool": [name for name, _, _ in pools],
+        "kind": [kind for _, kind, _ in pools],
+        "server": [server for _, _, server in pools],
+        "utilisation": [float(share) for share in shares],
+        "bubble": [float(1 - share) for share in shares],
+    }
+
+
+def timeline_columns(run: Run) -> dict[str, list[Any]]:
+    """Return one row per recorded task, by start time."""
+    program = run.program
+    rows = []
+    for record in sorted(run.records, key=lambda r: (r.start_ns, r.node, r.server)):
+        node = program.nodes[record.node]
+        stage = program.stages[node.stage]
+        place = (program.pools[stage.pool].name, record.server, stage.name)
+        when = (record.step, node.layer, node.micro_batch, record.start_ns, record.end_ns)
+        rows.append(place + when)
+    names = ("pool", "server", "stage", "step", "layer", "micro_batch", "start_ns", "end_ns")
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that the package runs from, None elsewhere."""
+    checkout = cards.packaged("hardware").parent
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() or None

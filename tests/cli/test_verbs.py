@@ -1,0 +1,282 @@
+"""Every verb as a user calls it: what goes to stdout, what to stderr, and the exit code."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# A small closed loop: Step-3 on one attention and one FFN instance, two micro-batches.
+SMALL = (
+    "deployment.attention.instances=1",
+    "deployment.ffn.instances=1",
+    "deployment.micro_batches=2",
+    "workload.arrivals.concurrency=256",
+    "slo.tpot_ms=80",
+)
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Afdsim = Callable[..., Answer]
+
+
+@pytest.fixture
+def afdsim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Afdsim:
+    """Return a function that runs the command line in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, settings: tuple[str, ...] = ()) -> Answer:
+        pairs = [word for setting in settings for word in ("--set", setting)]
+        command = [sys.executable, "-m", "sim.cli", *arguments, *pairs]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert "Traceback" not in done.stderr, done.stderr
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+def left_behind(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_run_prints_one_json_object_with_the_promised_figures(afdsim: Afdsim) -> None:
+    answer = afdsim("run", "step3-2a2f", "--json", settings=SMALL)
+    assert answer.code == 0
+    figures = json.loads(answer.out)
+    promised = (
+        "scenario deployment gpus requests_in_flight tpot_ms_mean tpot_ms_p50 tpot_ms_p99 "
+        "tpot_ci95_ms tgs tokens_per_s_per_user usd_per_1m_tokens t_a_layer_us t_f_layer_us "
+        "t_a2f_layer_us t_f2a_layer_us t_step_ms utilisation kv_occupancy calibrated_share "
+        "extrapolated_share uncalibrated_share slo_met"
+    )
+    assert set(promised.split()) <= set(figures)
+    assert figures["gpus"] == 16
+    assert figures["requests_in_flight"] == pytest.approx(256)
+    shares = ("calibrated_share", "extrapolated_share", "uncalibrated_share")
+    assert sum(figures[name] for name in shares) == pytest.approx(1)
+    per_s = figures["requests_in_flight"] / figures["tpot_ms_mean"] * 1e3
+    assert figures["tgs"] * figures["gpus"] == pytest.approx(per_s, rel=0.01)
+
+
+def test_run_saves_tables_with_provenance_and_never_overwrites(
+    afdsim: Afdsim, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        assert afdsim("run", "step3-2a2f", "--out", "here", settings=SMALL).code == 0
+    first, second = tmp_path / "here", tmp_path / "here-2"
+    for table in ("requests", "steps", "servers"):
+        for suffix in (".csv", ".parquet"):
+            made = (first / table).with_suffix(suffix).read_bytes()
+            assert made == (second / table).with_suffix(suffix).read_bytes()
+    run = json.loads((first / "run.json").read_text())
+    expected = {"schema_version", "scenario_sha256", "seed", "afdsim", "libraries", "calibration"}
+    assert expected <= set(run)
+    assert run["scenario"]["workload"]["arrivals"]["concurrency"] == 256
+    assert run["calibration"].keys() == {"h800"}
+
+
+def test_run_records_a_timeline_of_chosen_layers(afdsim: Afdsim, tmp_path: Path) -> None:
+    answer = afdsim("run", "step3-2a2f", "--timeline", "4:5", "--out", "t", settings=SMALL)
+    assert answer.code == 0
+    rows = table(tmp_path / "t/timeline.csv")
+    assert {row["layer"] for row in rows} == {"4", "5"}
+    assert {"attention", "a2f", "experts", "f2a_in"} <= {row["stage"] for row in rows}
+    assert all(int(row["start_ns"]) <= int(row["end_ns"]) for row in rows)
+
+
+def test_validate_reports_all_mistakes_at_once(afdsim: Afdsim, tmp_path: Path) -> None:
+    assert afdsim("new", "mine").code == 0
+    path = tmp_path / "scenarios/mine.yaml"
+    text = path.read_text().replace("model: step3", "model: step4")
+    text = text.replace("micro_batches: 3", "micro_batches: -3\n  microbatches: 3")
+    path.write_text(text)
+    answer = afdsim("validate", "mine")
+    assert answer.code == 3
+    assert answer.out == ""
+    lines = answer.err.splitlines()
+    assert any("unknown model 'step4'" in line and "step3" in line for line in lines)
+    assert any("micro_batches" in line and "-3" in line for line in lines)
+    assert any("microbatches" in line and "did you mean 'micro_batches'" in line for line in lines)
+    assert all("scenarios/mine.yaml:" in line for line in lines)
+
+
+def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
+    scenarios = [path.stem for path in (ROOT / "scenarios").glob("*.yaml")]
+    sweeps = [path.stem for path in (ROOT / "scenarios/sweeps").glob("*.yaml")]
+    assert len(scenarios) >= 10
+    assert len(sweeps) >= 2
+    answer = afdsim("validate", *scenarios, *sweeps)
+    assert answer.code == 0, answer.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "code", "said"),
+    [
+        (("run", "step3-2a3f"), (), 3, "did you mean 'step3-2a2f'"),
+        (("run", "nowhere.yaml"), (), 3, "no such file"),
+        (("run", "step3-2a2f"), ("model=steppe",), 3, "unknown model"),
+        (("run", "step3-2a2f"), ("deployment.fabric=x",), 3, "unknown fabric"),
+        (("run", "step3-2a2f"), ("workload.arrivals.concurrency=-1",), 3, "greater than 0"),
+        (("run", "step3-2a2f"), ("slo.tpot_ms=.nan",), 3, "finite"),
+        (("run", "step3-2a2f"), ("slo.tpot_ms=1e3",), 3, "write 1000.0"),
+        (("run", "step3-2a2f"), ("no_path",), 3, "path=value"),
+        (("run", "step3-2a2f"), ("workload.arrivals.concurrency=99999",), 4, "lower the batch"),
+        (("run", "step3-2a2f"), ("deployment.ffn.instances=5",), 4, "do not divide"),
+        (("run", "step3-2a2f"), ("deployment.attention.accelerator=l4",), 4, "no NICs"),
+        (
+            ("run", "poisson-example"),
+            ("workload.lengths.prompt={kind: fixed, tokens: 2000000}",),
+            4,
+            "KV",
+        ),
+        (("run",), (), 2, "Missing argument"),
+        (("runn",), (), 2, "runn"),
+        (("run", "step3-2a2f", "--timeline", "x"), (), 2, "FIRST:LAST"),
+        (("theory", "step3", "--context", "0"), (), 2, "whole numbers"),
+        (("theory", "step9"), (), 3, "unknown model"),
+        (("hardware", "show", "h900"), (), 3, "did you mean"),
+        (("schema", "scenery"), (), 2, "did you mean 'scenario'"),
+        (("sweep", "step3-vs-dsv4"), (), 3, "did you mean 'step3-vs-dsv3'"),
+        (("plot", "nothing-here"), (), 3, "not the directory"),
+    ],
+)
+def test_bad_input_has_its_exit_code_and_leaves_nothing(
+    afdsim: Afdsim,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    settings: tuple[str, ...],
+    code: int,
+    said: str,
+) -> None:
+    answer = afdsim(*arguments, settings=settings)
+    assert answer.code == code, answer.err
+    assert said in answer.err
+    assert answer.out == ""
+    assert left_behind(tmp_path) == []
+
+
+SWEEP = """
+kind: sweep
+name: tiny
+set:
+  deployment.micro_batches: 2
+  slo.tpot_ms: {slo}
+families:
+  - family: AFD
+    base: step3-2a2f
+    axes:
+      - deployment.attention.instances: [1, 2]
+        deployment.ffn.instances: [1, 1]
+      - workload.arrivals.concurrency: {{from: 128, to: 256, step: 128}}
+  - family: too big
+    base: step3-2a2f
+    set: {{workload.arrivals.concurrency: 60000}}
+published:
+  - {{label: somewhere, tpot_ms: 50, tgs: 100, source: nowhere}}
+"""
+
+
+def test_sweep_is_the_same_with_one_and_two_workers(afdsim: Afdsim, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(SWEEP.format(slo=70))
+    for workers in ("1", "2"):
+        answer = afdsim("sweep", "tiny.yaml", "--workers", workers, "--out", f"w{workers}")
+        assert answer.code == 0, answer.err
+        assert "Pareto front" in answer.out
+    made = left_behind(tmp_path / "w1")
+    assert made == ["pareto.html", "run.json", "sweep.csv", "sweep.parquet"]
+    for name in ("sweep.csv", "sweep.parquet", "run.json", "pareto.html"):
+        one, two = (tmp_path / f"w{n}" / name for n in (1, 2))
+        assert one.read_bytes() == two.read_bytes(), name
+    rows = table(tmp_path / "w1/sweep.csv")
+    assert [row["status"] for row in rows] == ["ok"] * 4 + ["refused"]
+    assert "lower the batch" in rows[-1]["reason"]
+
+
+def test_sweep_without_a_point_that_meets_the_slo_exits_4(afdsim: Afdsim, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(SWEEP.format(slo=1))
+    answer = afdsim("sweep", "tiny.yaml", "--workers", "1", "--out", "s")
+    assert answer.code == 4
+    assert "no point meets its SLO" in answer.err
+    rows = table(tmp_path / "s/sweep.csv")
+    assert "exceeds 1 ms" in rows[0]["reason"]
+
+
+def test_sweep_mistakes_are_reported_before_anything_runs(afdsim: Afdsim, tmp_path: Path) -> None:
+    text = SWEEP.format(slo=70).replace("instances: [1, 2]", "instances: [1, -2, 3]")
+    text = text.replace("base: step3-2a2f\n    set", "base: step3-2a2g\n    set")
+    (tmp_path / "tiny.yaml").write_text(text)
+    answer = afdsim("sweep", "tiny.yaml")
+    assert answer.code == 3
+    assert "zipped paths need as many values each" in answer.err
+    (tmp_path / "tiny.yaml").write_text(text.replace("[1, -2, 3]", "[1, -2]"))
+    answer = afdsim("sweep", "tiny.yaml")
+    assert answer.code == 3
+    assert "greater than 0 (got -2)" in answer.err
+    assert "did you mean 'step3-2a2f'" in answer.err
+    assert left_behind(tmp_path) == ["tiny.yaml"]
+
+
+def test_plot_overlays_sweeps_offline(afdsim: Afdsim, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(SWEEP.format(slo=70))
+    for name in ("a", "b"):
+        afdsim("sweep", "tiny.yaml", "--workers", "1", "--out", name)
+    assert afdsim("plot", "a", "b", "--out", "both.html").code == 0
+    page = (tmp_path / "both.html").read_text()
+    assert "a: AFD" in page
+    assert "b: AFD" in page
+    assert 'src="http' not in page
+
+
+def test_theory_json_and_csv_have_the_promised_fields(afdsim: Afdsim) -> None:
+    rows = json.loads(afdsim("theory", "step3", "qwen3-32b", "--json").out)
+    fields = (
+        "model context kv_bytes attention_flops linear_flops ffn_flops total_params active_params "
+        "arithmetic_intensity sparsity costs afd_usd_per_1m afd_attention_accelerator "
+        "afd_ffn_accelerator"
+    )
+    assert all(list(row) == fields.split() for row in rows)
+    assert [(row["model"], row["context"]) for row in rows] == [
+        ("step3", 8192),
+        ("step3", 32768),
+        ("qwen3-32b", 8192),
+        ("qwen3-32b", 32768),
+    ]
+    lines = afdsim("theory", "step3", "--accelerator", "h800,h20", "--csv").out.splitlines()
+    assert len(lines) == 3
+    assert "attention_usd_per_1m.h20" in lines[0]
+
+
+def test_cards_and_schema_are_shown(afdsim: Afdsim) -> None:
+    models = json.loads(afdsim("models", "--json").out)
+    assert len(models) == 9
+    assert "kind: model" in afdsim("models", "show", "step3").out
+    cards = json.loads(afdsim("hardware", "--json").out)
+    assert len(cards) == 12
+    assert "arXiv 2507.19427" in afdsim("hardware", "show", "h800").out
+    schema = json.loads(afdsim("schema").out)
+    assert schema["properties"]["slo"]
+    assert schema["$defs"]["Afd"]["properties"]["micro_batches"]["description"]
+
+
+def test_new_scenario_runs_and_an_existing_one_is_kept(afdsim: Afdsim, tmp_path: Path) -> None:
+    assert afdsim("new", "mine", "--from", "dsv3-ep128").code == 0
+    assert afdsim("validate", "mine").code == 0
+    assert afdsim("new", "mine").code == 2
+    assert (tmp_path / "scenarios/mine.yaml").read_text().count("name: mine") == 1

@@ -1,0 +1,160 @@
+"""Whole scenarios on a model of three layers: all tables of both engines are equal to the byte."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim import cards, scenario
+from sim.errors import InfeasibleError
+from sim.run import Run, simulate
+
+LAYERS = {
+    "deepseek-v3": """
+  - repeat: 1
+    pattern: [{attention: mla, ffn: dense}]
+  - repeat: 2
+    pattern: [{attention: mla, ffn: moe}]
+""",
+    "step3": """
+  - repeat: 1
+    pattern: [{attention: mfa, ffn: moe}]
+  - repeat: 1
+    pattern: [{attention: mfa, ffn: dense}]
+  - repeat: 1
+    pattern: [{attention: mfa, ffn: moe}]
+""",
+    "minimax-m1": """
+  - repeat: 1
+    pattern: [{attention: lightning, ffn: moe}, {attention: full, ffn: moe}]
+""",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Put the models, cut to a few layers, where their names are looked up first."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / cards.MODELS).mkdir(parents=True)
+    for name, layers in LAYERS.items():
+        text = (cards.packaged(cards.MODELS) / f"{name}.yaml").read_text(encoding="utf-8")
+        head = text.split("\nlayers:")[0]
+        (folder / cards.MODELS / f"{name}.yaml").write_text(f"{head}\nlayers:{layers}")
+    before = Path.cwd()
+    os.chdir(folder)
+    yield
+    os.chdir(before)
+
+
+@st.composite
+def lengths(draw: st.DrawFn) -> str:
+    prompt = draw(st.sampled_from((
+        "{kind: fixed, tokens: 200}",
+        "{kind: uniform, low: 1, high: 3000}",
+        "{kind: lognormal, mean: 2000, cv: 1.5, max_tokens: 9000}",
+    )))  # fmt: skip
+    output = draw(st.sampled_from((
+        "{kind: fixed, tokens: 1}",
+        "{kind: fixed, tokens: 9}",
+        "{kind: geometric, mean: 12, max_tokens: 60}",
+    )))  # fmt: skip
+    return f"workload.lengths={{kind: drawn, prompt: {prompt}, output: {output}}}"
+
+
+@st.composite
+def arrivals(draw: st.DrawFn) -> str:
+    if draw(st.booleans()):
+        concurrency = draw(st.sampled_from((1, 2, 5, 40, 400)))
+        return f"workload.arrivals={{kind: closed, concurrency: {concurrency}}}"
+    rate = draw(st.sampled_from((1, 30, 1000, 100_000)))
+    requests = draw(st.integers(1, 60))
+    return f"workload.arrivals={{kind: poisson, requests_per_s: {rate}, requests: {requests}}}"
+
+
+@st.composite
+def afd(draw: st.DrawFn) -> tuple[str, list[str]]:
+    side = "deployment.attention"
+    return "step3-2a2f", [
+        f"model={draw(st.sampled_from(('step3', 'minimax-m1')))}",
+        f"{side}.instances={draw(st.integers(1, 2))}",
+        f"{side}.o_proj_tp={draw(st.sampled_from((1, 4)))}",
+        f"{side}.lm_head_tp={draw(st.sampled_from((1, 8)))}",
+        f"deployment.ffn.instances={draw(st.integers(1, 2))}",
+        f"deployment.micro_batches={draw(st.integers(1, 8))}",
+        f"deployment.a2f={draw(st.sampled_from(('broadcast', 'routed')))}",
+        f"deployment.duplex={draw(st.sampled_from(('full', 'half')))}",
+        f"software.host_gap_us_per_step={{value: {draw(st.integers(0, 2000))}, source: drawn}}",
+    ]
+
+
+@st.composite
+def ep(draw: st.DrawFn) -> tuple[str, list[str]]:
+    return "dsv3-ep128", [
+        f"deployment.gpus={draw(st.sampled_from((8, 16)))}",
+        f"deployment.overlap={draw(st.sampled_from(('none', 'two_batch')))}",
+        f"software.host_gap_us_per_step={{value: {draw(st.integers(0, 2000))}, source: drawn}}",
+    ]
+
+
+@st.composite
+def settings_of_runs(draw: st.DrawFn) -> tuple[str, list[str]]:
+    name, settings = draw(st.one_of(afd(), ep()))
+    steps = f"simulation.max_steps={draw(st.integers(20, 40))}"
+    seed = f"simulation.seed={draw(st.integers(0, 99))}"
+    return name, [*settings, draw(arrivals()), draw(lengths()), steps, seed]
+
+
+def run(name: str, settings: list[str], engine: str) -> Run | str:
+    """Return the run, or why the shape is refused."""
+    try:
+        return simulate(scenario.load(name, [*settings, f"simulation.engine={engine}"]))
+    except InfeasibleError as error:
+        return str(error)
+
+
+def compare(name: str, settings: list[str]) -> None:
+    fast, reference = run(name, settings, "recurrence"), run(name, settings, "event")
+    if isinstance(fast, str) or isinstance(reference, str):
+        assert fast == reference
+        return
+    assert (fast.engine, fast.engine_note) == ("recurrence", "")
+    for mine, other in (
+        (fast.requests, reference.requests),
+        (fast.steps, reference.steps),
+        (fast.layer_ns, reference.layer_ns),
+        ({"busy": fast.busy_ns}, {"busy": reference.busy_ns}),
+    ):
+        assert list(mine) == list(other)
+        for column, values in mine.items():
+            expected = np.asarray(other[column])
+            assert values.dtype == expected.dtype, column
+            assert values.tobytes() == expected.tobytes(), column
+    assert fast.usage_ns == reference.usage_ns
+
+
+@settings(max_examples=20, deadline=None)
+@given(settings_of_runs())
+def test_tables_are_equal_to_the_byte(drawn: tuple[str, list[str]]) -> None:
+    compare(*drawn)
+
+
+@pytest.mark.nightly
+@settings(max_examples=500, deadline=None)
+@given(settings_of_runs())
+def test_tables_are_equal_to_the_byte_nightly(drawn: tuple[str, list[str]]) -> None:
+    compare(*drawn)
+
+
+def test_a_timeline_says_that_the_event_engine_ran() -> None:
+    recorded = simulate(
+        scenario.load("step3-2a2f", ["simulation.max_steps=20"]), lambda node, step: step == 1
+    )
+    assert recorded.engine == "event"
+    assert recorded.engine_note == "the event engine ran: it alone records a timeline"
+    assert recorded.records
