@@ -152,7 +152,7 @@ class Scheduler:
             self._queue(arrival, prompt, output, 0)
         present = self.in_flight() + len(self.waiting)
         flight = self.flights[micro_batch]
-        share = -(-present // self.micro_batches)
+        share = -(-(present - micro_batch) // self.micro_batches)
         room = share - len(flight)
         slots = -(-share // self.gpus) - np.bincount(flight.gpu, minlength=self.gpus)
         load = np.bincount(flight.gpu, flight.prompt + flight.decoded, self.gpus)
