@@ -127,8 +127,7 @@ def _hottest(
         loads = experts.hottest_loads(
             str(fixed["load"]), at["tokens"], at["experts"], int(float(fixed["topk"])), at["ep"]
         )
-        tile = float(table.accelerator.gemm_tile_rows)
-        op = experts.rank_op(kernel.dtype, hidden, intermediate, loads, tile, kernel.kernel)
+        op = experts.rank_op(kernel.dtype, hidden, intermediate, loads, kernel.kernel)
         curve, exact = table.serving(op)
         peak.append(float(np.maximum(*table.peak_us(op)).mean()))
         if curve is None:

@@ -25,7 +25,7 @@ _POWER_LAW = re.compile(r"power_law_(\d+(?:\.\d+)?)")
 _MOST_OF_TOKENS = 0.8
 _SPARSE_WEIGHTS = (0.01, 2.0)
 _REDRAWS = 64  # a draw that gives an expert more than every token is drawn again
-_DRAWS = 16
+_DRAWS = 64
 
 
 def draw(load: str, tokens: int, experts: int, top_k: int, rng: np.random.Generator) -> Counts:
@@ -81,7 +81,6 @@ def rank_op(
     hidden: int,
     intermediate: float,
     loads: ArrayLike,
-    tile_rows: float,
     kernel: str = "masked",
 ) -> Op:
     """Return the grouped FFN of each rank, given tokens per rank and expert (ranks × experts)."""
@@ -92,10 +91,10 @@ def rank_op(
         intermediate,
         (tokens > 0).sum(axis=-1),
         tokens.sum(axis=-1),
-        tile_rows,
+        ops.MASKED_TILE_ROWS,
         kernel,
         np.full(tokens.shape[:-1], float(tokens.shape[-1])),
-        ops.padded(tokens, tile_rows).sum(axis=-1),
+        ops.padded(tokens, ops.MASKED_TILE_ROWS).sum(axis=-1),
     )
 
 
@@ -112,9 +111,7 @@ def ranks_ns(
 
     The largest sets the pace of the layer.
     """
-    tile = float(table.accelerator.gemm_tile_rows)
-    op = rank_op(dtype, hidden, intermediate, loads, tile, kernel)
-    return table.duration_ns(op, uses)
+    return table.duration_ns(rank_op(dtype, hidden, intermediate, loads, kernel), uses)
 
 
 @cache

@@ -30,6 +30,9 @@ SCALE_BYTES = 4
 _ROW_LADDER = np.array([0, 1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256], dtype=np.float64)
 _ROW_TILE = 128
 
+# Rows to which DeepGEMM's masked kernels pad each expert, on Hopper and on Blackwell.
+MASKED_TILE_ROWS = 64.0
+
 # The widest expert parallelism for which DeepEP's kernels over NVLink were measured; wider
 # scale-up domains run the all-to-all of TensorRT-LLM.
 _DEEPEP_NVLINK_GPUS = 8
@@ -229,21 +232,24 @@ def moe(
 
     `active_experts` of the `local_experts` (default: those) hold at least one of the
     `expert_tokens` (token, expert) pairs; only their weights are read. The masked kernel pads
-    each to whole row tiles: `tile_tokens` are the padded rows where the loads are known,
-    otherwise they are taken as equal. A fused kernel ("fused", or an engine's by name) also
-    permutes and sums the tokens; "NAME/power_law_1.01" is one measured under that skew.
+    each to 64 rows, others to `tile_rows`: `tile_tokens` are the padded rows where the loads
+    are known, otherwise they are taken as equal. A fused kernel ("fused", or an engine's by
+    name) also permutes and sums the tokens; "NAME/power_law_1.01" is one measured under that skew.
     """
     active, tokens = _floats(active_experts), _floats(expert_tokens)
     experts = active if local_experts is None else _floats(local_experts)
     per_active = _per(tokens, active)
-    rows = active * padded(per_active, tile_rows) if tile_tokens is None else _floats(tile_tokens)
+    masked = kernel == "masked"
+    tile = MASKED_TILE_ROWS if masked else tile_rows
+    rows = active * padded(per_active, tile) if tile_tokens is None else _floats(tile_tokens)
     columns = _floats(intermediate)
     weights = 3 * hidden * columns
     traffic = active * weights * DTYPE_BYTES[dtype]
     traffic = traffic + tokens * (hidden * (DTYPE_BYTES[dtype] + DTYPE_BYTES["bf16"]))
     traffic = traffic + tokens * 2 * columns * DTYPE_BYTES["bf16"]
-    masked = kernel == "masked"
-    axes = {"experts": experts, "active": active, "rows": per_active}
+    launched = _per(rows, active)
+    tiles = np.where(launched > tile, launched, per_active)
+    axes = {"experts": experts, "active": active, "rows": tiles}
     if not masked:
         axes = {
             "intermediate": columns,

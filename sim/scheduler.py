@@ -232,7 +232,7 @@ class Scheduler:
             return
         present = self.in_flight() + len(self.waiting)
         flight = self.flights[micro_batch]
-        share = -(-present // self.micro_batches)
+        share = -(-(present - micro_batch) // self.micro_batches)
         room = share - len(flight)
         slots = (-(-share // self.gpus) - flight.held).tolist()
         reserved = self.reserved_bytes.tolist()

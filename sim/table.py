@@ -41,7 +41,7 @@ FIELDS = ("fit", "error", "source", "axis", "residual")
 # smooth roofline alone takes over. Along the others (context, bytes) an efficiency persists.
 # Slowly enough that no time falls: the roofline grows faster than the residual fades.
 _FADING = frozenset({"m", "batch"})
-_FADE_E_FOLD = 4 * float(np.log(2))  # natural-log units of the coordinate: four doublings
+_FADE_E_FOLD = 6 * float(np.log(2))  # natural-log units of the coordinate: six doublings
 
 # Axes whose product is the work of a launch.
 _WORK = frozenset({"m", "batch", "kv_len", "rows", "groups", "active"})
@@ -102,15 +102,16 @@ class Curve:
     def log_residual(self, coordinates: Mapping[str, Floats]) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the log residual at `coordinates`, and whether each lies in the measured range.
 
-        Multilinear in the logarithms of the coordinates. Beyond the nodes the edge holds; past
-        the last node of M and batch it fades.
+        Multilinear in the logarithms of the coordinates. Beyond the nodes the edge holds, and
+        past the last node of M and batch it fades; past the longest context the batch counts
+        that has the same work at the longest context.
         """
         if any(name not in coordinates for name, _ in self.axes):
             return np.zeros(()), np.zeros((), dtype=np.bool_)
         points = np.broadcast_arrays(*(coordinates[name] for name, _ in self.axes))
         shape = points[0].shape if points else ()
         logs = [np.log(np.maximum(at.ravel(), _TINY)) for at in points]
-        value = self._interpolated(logs, int(np.prod(shape)))
+        value = self._interpolated(self._shifted(logs), int(np.prod(shape)))
         inside = np.ones(value.shape, dtype=np.bool_)
         work = np.zeros(value.shape)
         for (name, _), nodes, x in zip(self.axes, self._log_nodes, logs, strict=True):
@@ -121,6 +122,17 @@ class Curve:
                 value *= np.exp(-np.maximum(x - nodes[-1], 0.0) / _FADE_E_FOLD)
         inside &= work <= np.log(self.most_work) + _SAME
         return value.reshape(shape), inside.reshape(shape)
+
+    def _shifted(self, logs: list[Floats]) -> list[Floats]:
+        """Return log coordinates with context past the last node turned into more requests."""
+        names = [name for name, _ in self.axes]
+        if not {"kv_len", "batch"} <= set(names):
+            return logs
+        context, batch = names.index("kv_len"), names.index("batch")
+        beyond = np.maximum(logs[context] - self._log_nodes[context][-1], 0.0)
+        shifted = list(logs)
+        shifted[context], shifted[batch] = logs[context] - beyond, logs[batch] + beyond
+        return shifted
 
     def _interpolated(self, logs: Sequence[Floats], count: int) -> Floats:
         """Return the residual at log coordinates: the weighted corners of their grid cells."""
@@ -196,22 +208,30 @@ def read(path: Path) -> tuple[list[Curve], str]:
         text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CalibrationError(f"{path}: cannot be read: {error}") from None
+    return parse(text, str(path)), digest(content)
+
+
+def parse(text: str, name: str) -> list[Curve]:
+    """Return the curves in the text of a table; `name` is the file that errors name.
+
+    Raises CalibrationError with file and line if the table is malformed.
+    """
     lines = text.splitlines()
     if not lines or lines[0] != f"# {SCHEMA}":
-        raise CalibrationError(f"{path}:1: the first line should be '# {SCHEMA}'")
+        raise CalibrationError(f"{name}:1: the first line should be '# {SCHEMA}'")
     reader = csv.reader(lines[1:])
     if tuple(next(reader, [])) != COLUMNS:
-        raise CalibrationError(f"{path}:2: the columns should be {','.join(COLUMNS)}")
+        raise CalibrationError(f"{name}:2: the columns should be {','.join(COLUMNS)}")
     facts: dict[Identity, list[_Fact]] = {}
     for number, record in enumerate(reader, start=3):
-        place = f"{path}:{number}"
+        place = f"{name}:{number}"
         if len(record) != len(COLUMNS):
             raise CalibrationError(f"{place}: should have {len(COLUMNS)} columns")
-        op, kernel, dtype, key, name, at, values = record
-        if name not in FIELDS:
+        op, kernel, dtype, key, what, at, values = record
+        if what not in FIELDS:
             raise CalibrationError(f"{place}: field should be one of {', '.join(FIELDS)}")
-        facts.setdefault((op, kernel, dtype, key), []).append(_Fact(place, name, at, values))
-    return [_curve(identity, of) for identity, of in facts.items()], digest(content)
+        facts.setdefault((op, kernel, dtype, key), []).append(_Fact(place, what, at, values))
+    return [_curve(identity, of) for identity, of in facts.items()]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,150 @@
+"""A look-up: roofline times residual, never faster than the peak, counted by its status."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sim import cards, ops
+from sim.kernels import KernelTable
+from sim.table import Curve
+
+CARD = cards.accelerator("h100-sxm")
+TILE = float(CARD.gemm_tile_rows)
+
+GEMM = Curve(
+    op="gemm",
+    kernel="dense",
+    dtype="bf16",
+    key="",
+    overhead_us=5.0,
+    e_c=0.8,
+    e_m=0.8,
+    p=4.0,
+    source="made",
+    licence="MIT",
+    points=4,
+    mape=0.0,
+    p90=0.0,
+    axes=(("m", np.array([1.0, 64.0, 4096.0])), ("n", np.array([1024.0, 8192.0]))),
+    residual=np.array([[0.1, 0.1], [0.0, 0.0], [-0.1, -0.2]]),
+)
+
+
+BARE = replace(GEMM, axes=(), residual=np.zeros(()))
+
+
+def expected_us(m: float, n: float, k: float, residual: float) -> float:
+    compute = 2 * m * n * k / 9.89e14 / 0.8 * 1e6
+    memory = (n * k + m * (k + n)) * 2 / 3.35e12 / 0.8 * 1e6
+    return float((5 + (compute**4 + memory**4) ** 0.25) * np.exp(residual))
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "residual"),
+    [(1, 1024, 0.1), (64, 8192, 0.0), (8, 1024, 0.05), (512, 8192, -0.1), (4096, 2048, -2 / 15)],
+)
+def test_time_is_the_roofline_times_the_residual_between_nodes(
+    m: int, n: int, residual: float
+) -> None:
+    found = KernelTable(CARD, [GEMM]).duration_ns(ops.gemm("bf16", m, n, 4096, TILE))
+    if n == 2048:  # a third of the way from 1024 to 8192 in doublings
+        residual = -0.1 + (-0.2 - -0.1) / 3
+    assert int(found) == pytest.approx(1000 * expected_us(m, n, 4096, residual), abs=1)
+
+
+def test_no_look_up_beats_the_peak() -> None:
+    fast = replace(GEMM, overhead_us=0.0, residual=np.full((3, 2), -3.0))
+    op = ops.gemm("bf16", np.array([1, 64, 4096]), 2048, 4096, TILE)
+    table = KernelTable(CARD, [fast])
+    assert np.array_equal(table.duration_ns(op), np.rint(np.maximum(*table.peak_us(op)) * 1000))
+
+
+def test_status_is_counted_by_time_and_uses() -> None:
+    table = KernelTable(CARD, [GEMM])
+    inside = table.duration_ns(ops.gemm("bf16", [64, 64], 2048, 4096, TILE), uses=3)
+    beyond = table.duration_ns(ops.gemm("bf16", 8192, 2048, 4096, TILE))
+    borrowed = table.duration_ns(ops.gemm("fp8", 64, 2048, 4096, TILE))
+    unknown = table.duration_ns(ops.attention_gqa("bf16", 64, 8, 128, 4, 4096, 64), uses=2)
+    assert table.usage_ns == {
+        "calibrated": 3 * inside.sum(),
+        "extrapolated": beyond + borrowed,
+        "uncalibrated": 2 * unknown,
+    }
+
+
+def test_more_work_than_measured_is_extrapolated() -> None:
+    table = KernelTable(CARD, [replace(GEMM, most_work=128.0)])
+    table.duration_ns(ops.gemm("bf16", 256, 2048, 4096, TILE))
+    assert table.usage_ns["calibrated"] == 0
+
+
+def test_no_work_takes_no_time() -> None:
+    table = KernelTable(CARD, [GEMM])
+    found = table.duration_ns(ops.gemm("bf16", [0, 64], 2048, 4096, TILE))
+    assert found[0] == 0 < found[1]
+
+
+def test_the_nearest_shape_of_a_kernel_is_borrowed() -> None:
+    def attention(key: str, e_m: float) -> Curve:
+        return replace(
+            GEMM,
+            op="attention_gqa",
+            kernel="fastest",
+            key=key,
+            e_m=e_m,
+            axes=(),
+            residual=np.zeros(()),
+        )
+
+    near, far = attention("q64kv8d128", 0.9), attention("q8kv1d128", 0.2)
+    table = KernelTable(CARD, [far, near])
+    curve, exact = table.serving(ops.attention_gqa("bf16", 32, 8, 128, 4, 4096, 64))
+    assert (curve, exact) == (near, False)
+
+
+def test_a_general_name_is_served_by_the_best_measured_kernel() -> None:
+    def moe(kernel: str) -> Curve:
+        return replace(GEMM, op="moe", kernel=kernel, key="h7168", axes=(), residual=np.zeros(()))
+
+    table = KernelTable(CARD, [moe("sglang_fused_moe_triton"), moe("moe_torch_flow_cutlass")])
+    curve, exact = table.serving(ops.moe("bf16", 7168, 2048, 8, 64, 64, "fused"))
+    assert curve is not None
+    assert (curve.kernel, exact) == ("moe_torch_flow_cutlass", True)
+
+
+def test_repeated_look_ups_agree_and_cannot_be_changed() -> None:
+    table = KernelTable(CARD, [GEMM])
+    first = table.duration_ns(ops.gemm("bf16", [64, 65], 2048, 4096, TILE))
+    again = table.duration_ns(ops.gemm("bf16", [64, 65], 2048, 4096, TILE))
+    assert np.array_equal(first, again)
+    assert not again.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("rows", "launched"), [(0, 0), (1, 1), (3, 4), (17, 32), (65, 96), (129, 192), (257, 384)]
+)
+def test_rows_are_padded_as_engines_do(rows: int, launched: int) -> None:
+    assert ops.padded_rows(rows) == launched
+
+
+def test_masked_experts_are_padded_to_tiles() -> None:
+    op = ops.moe("fp8", 7168, 2048, 2, 66, 64, "masked", tile_tokens=64 + 64)
+    uneven = ops.moe("fp8", 7168, 2048, 2, 66, 64, "masked", tile_tokens=128 + 64)
+    assert uneven.flops == 1.5 * op.flops
+    assert uneven.least_flops() == op.least_flops()
+
+
+def test_a_value_costs_at_most_two_microseconds_in_batches() -> None:
+    table = KernelTable(CARD, [GEMM])
+    sizes = np.arange(1, 1001)
+    best = np.inf
+    for _ in range(20):
+        op = ops.gemm("bf16", sizes, 2048, 4096, TILE)
+        start = time.perf_counter()
+        table.duration_ns(op)
+        best = min(best, time.perf_counter() - start)
+    assert best / len(sizes) < 2e-6

@@ -1,0 +1,141 @@
+"""Measuring without a GPU: the timer's logic, the files, and the kernels' own checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from sim import measure
+from sim.errors import CalibrationError
+from sim.measure import Case
+from sim.measure_cli import measure as verb
+from sim.measurement_files import read
+
+
+class FakeKernel:
+    """A kernel whose launches take the times it was given, one after the other."""
+
+    def __init__(self, times: list[float], error: float) -> None:
+        self.times = times
+        self.launches = 0
+        self._error = error
+
+    def error(self) -> float:
+        assert self.launches == 0, "checked before it is timed"
+        return self._error
+
+    def time_us(self) -> float:
+        self.launches += 1
+        return self.times[(self.launches - 1) % len(self.times)]
+
+
+class FakeBackend:
+    gpu = "h100_sxm"
+
+    def __init__(self, error: float = 0.001) -> None:
+        self.kernels: list[FakeKernel] = []
+        self._error = error
+
+    def about(self) -> Mapping[str, str]:
+        return {"device": "a fake", "clocks": "none"}
+
+    def supports(self, case: Case) -> bool:
+        return case.dtype != "fp8"
+
+    def prepare(self, case: Case) -> FakeKernel:
+        self.kernels.append(FakeKernel([90.0, 10.0, 12.0, 11.0, 500.0], self._error))
+        return self.kernels[-1]
+
+
+def test_the_median_leaves_out_warm_up_and_stragglers() -> None:
+    kernel = FakeKernel([1000.0, 1000.0, 5.0, 7.0, 6.0, 900.0, 6.5], 0.0)
+    assert measure.median_us(kernel.time_us, warm_up=2, repeats=5) == 6.5
+    assert kernel.launches == 7
+
+
+@pytest.mark.parametrize("time", [0.0, -1.0, float("nan"), float("inf")])
+def test_an_impossible_time_is_refused(time: float) -> None:
+    with pytest.raises(CalibrationError, match="the timer returned"):
+        measure.median_us(lambda: time)
+
+
+def test_a_wrong_kernel_is_not_timed() -> None:
+    backend = FakeBackend(error=0.5)
+    with pytest.raises(CalibrationError, match=r"gemm bfloat16 m=5 .* result is off by 0.5"):
+        measure.measure(backend, measure.default_cases(["gemm"], tiny=True))
+    assert backend.kernels[0].launches == 0
+
+
+def test_nan_results_are_wrong() -> None:
+    with pytest.raises(CalibrationError, match="result is off by nan"):
+        measure.measure(FakeBackend(error=float("nan")), measure.default_cases(["gemm"], tiny=True))
+
+
+def test_the_files_are_what_calibrate_reads(tmp_path: Path) -> None:
+    said: list[str] = []
+    backend = FakeBackend()
+    cases = measure.default_cases(measure.FORMS, tiny=True)
+    times = measure.measure(backend, cases, said.append, warm_up=1, repeats=5)
+    assert [time for _, time in times] == [12.0] * 5
+    assert any("not on this device" in text for text in said)
+    paths = measure.write(measure.texts(backend, times), tmp_path)
+    assert {path.name for path in paths} == {form.file for form in measure.FORMS.values()}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
+    for path in paths:
+        text = path.read_text()
+        assert text.startswith("# device: a fake\n# clocks: none\n")
+        for row in read(path):
+            assert row.source == "afdsim:measure"
+            assert row.latency_us == 12.0
+            assert row.kernel in ("dense", "afdsim_triton", "afdsim_bmm", "copy")
+
+
+def test_default_cases_cover_every_op() -> None:
+    cases = measure.default_cases(measure.FORMS)
+    assert {case.op for case in cases} == set(measure.FORMS)
+    assert any(case.shape.get("head_dim") == 256 and case.dtype == "fp8" for case in cases)
+    with pytest.raises(CalibrationError, match="unknown op gemv; known: attention_gqa"):
+        measure.default_cases(["gemv"])
+
+
+def test_without_torch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    app = Typer()
+    app.command()(verb)
+    result = CliRunner().invoke(app, ["--out", str(tmp_path)])
+    assert isinstance(result.exception, CalibrationError)
+    assert "pip install 'afdsim[gpu]'" in str(result.exception)
+
+
+def test_the_torch_kernels_agree_with_their_references() -> None:
+    pytest.importorskip("torch", reason="the extra [gpu] is not installed")
+    from sim.measure_torch import TorchBackend
+
+    backend = TorchBackend("cpu")
+    cases = measure.default_cases(measure.FORMS, tiny=True)
+    times = measure.measure(backend, cases, warm_up=1, repeats=3)
+    assert {case.op for case, _ in times} == set(measure.FORMS)
+
+
+def test_the_triton_kernel_reads_pages_as_the_reference_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    torch = pytest.importorskip("torch", reason="the extra [gpu] is not installed")
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from sim import measure_triton
+
+    torch.manual_seed(0)
+    for heads, kv_heads, dim, rope in ((8, 2, 64, 0), (64, 1, 256, 0), (16, 1, 512, 64)):
+        table = torch.randperm(14).reshape(2, 7).to(torch.int32)
+        q, k = torch.randn(2, heads, dim), torch.randn(14, 64, kv_heads, dim)
+        v = None if rope else torch.randn(14, 64, kv_heads, dim)
+        ropes = (torch.randn(2, heads, rope), torch.randn(14, 64, 1, rope)) if rope else (None,) * 2
+        shape = (*ropes, table, 401, dim**-0.5)
+        found = measure_triton.attention(q, k, v, *shape, interpret=True)
+        wanted = measure_triton.reference(q, k, v, *shape)
+        assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-5

@@ -1,0 +1,135 @@
+"""The shipped tables and the fit against the public measurements, where they are at hand.
+
+The measurement files are not part of the project: these tests run in a checkout that has them
+beside it, in `../shared/measurements`, and are skipped elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim import calibration, cards, kernels
+from sim.calibration import Group
+from sim.calibration_check import compare
+from sim.kernels import KernelTable
+from sim.measurement_files import read
+from sim.measurements import Measurement
+
+FOLDER = Path(__file__).parents[2].parent / "shared" / "measurements"
+pytestmark = pytest.mark.skipif(
+    not FOLDER.is_dir(), reason="the public measurements are not beside this checkout"
+)
+
+
+@cache
+def rows(file: str) -> tuple[Measurement, ...]:
+    return tuple(read(FOLDER / file))
+
+
+@cache
+def table(name: str) -> KernelTable | None:
+    path = cards.calibration(name)
+    return None if path is None else kernels.load(cards.accelerator(name), path)
+
+
+def group(file: str, card: str, *name: str) -> Group:
+    """Return the possible measurements of one group of kernels."""
+    accelerator = cards.accelerator(card)
+    own = calibration.own(rows(file), card)
+    wrong = {index for _, index in calibration.impossible(own, accelerator)}
+    possible = [row for index, row in enumerate(own) if index not in wrong]
+    (found,) = [one for one in calibration.groups(possible) if one.name == name]
+    return found
+
+
+# Held out by the procedure of `calibrate fit`: a third of the points, whole shapes for GEMM.
+# Limits are those of docs/calibration.md; where the aim of the project was missed, the figure
+# measured there, rounded up.
+@pytest.mark.parametrize(
+    ("file", "card", "name", "regime", "limit"),
+    [
+        ("gemm.csv", "h100-sxm", ("gemm", "dense", "bf16"), "", 0.05),
+        ("gemm.csv", "h100-sxm", ("gemm", "blockwise", "fp8"), "", 0.07),
+        ("gemm.csv", "b200", ("gemm", "blockwise", "fp8"), "", 0.07),
+        ("gemm.csv", "a100-sxm", ("gemm", "dense", "bf16"), "", 0.07),
+        ("attention_gqa.csv", "h100-sxm", ("attention_gqa", "fastest", "bf16"), "hbm", 0.06),
+        ("attention_gqa.csv", "h20", ("attention_gqa", "fastest", "bf16"), "hbm", 0.06),
+        ("attention_gqa.csv", "h800", ("attention_gqa", "fastest", "bf16"), "hbm", 0.06),
+        ("attention_mla.csv", "b200", ("attention_mla", "fastest", "fp8"), "hbm", 0.06),
+        ("attention_mla.csv", "a100-sxm", ("attention_mla", "fastest", "bf16"), "hbm", 0.18),
+        ("moe.csv", "h100-sxm", ("moe", "masked", "fp8"), "uniform", 0.03),
+        ("moe.csv", "h200-sxm", ("moe", "masked", "fp8"), "uniform", 0.03),
+        ("a2a.csv", "h100-sxm", ("a2a_dispatch", "deepep_ll_rdma", "fp8"), "multi-node", 0.03),
+        ("a2a.csv", "h100-sxm", ("a2a_combine", "deepep_ll_rdma", "bf16"), "multi-node", 0.03),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_held_out_error_stays_in_its_limit(
+    file: str, card: str, name: tuple[str, ...], regime: str, limit: float
+) -> None:
+    one = group(file, card, *name)
+    tried = calibration.held_out(one, cards.accelerator(card))
+    errors = [
+        abs(trial.error)
+        for trials in tried.values()
+        for trial in trials
+        if regime in ("", trial.row.regime)
+    ]
+    assert len(errors) >= 10
+    assert np.mean(errors) <= limit
+
+
+@pytest.mark.parametrize("card", ["h100_sxm", "h200_sxm", "b200_sxm", "gb200"])
+def test_skewed_loads_come_from_the_hottest_rank(card: str) -> None:
+    skewed = [row for row in rows("moe.csv") if row.op == "moe_hottest" and row.gpu == card]
+    found = compare(skewed, table)
+    sizes = [one.points for one in found]
+    assert np.average([one.mape or np.nan for one in found], weights=sizes) <= 0.10
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.csv")), ids=lambda path: path.stem)
+def test_check_takes_every_file(path: Path) -> None:
+    found = compare(rows(path.name), table)
+    assert sum(one.points for one in found) >= len(rows(path.name))
+    assert any(one.in_range for one in found)
+
+
+def outside(
+    one: Group, card: str, is_inside: Callable[[dict[str, float]], bool], regime: str = ""
+) -> float:
+    """Return the MAPE outside a box of a fit to the measurements inside it."""
+    accelerator = cards.accelerator(card)
+    members = tuple(
+        (kernel, tuple(row for row in of if is_inside(dict(row.at)))) for kernel, of in one.members
+    )
+    training = replace(one, members=tuple((kernel, of) for kernel, of in members if of))
+    fitted = KernelTable(accelerator, calibration.curves_of(training, accelerator))
+    errors = [
+        calibration.relative_errors(fitted, kernel, beyond)
+        for kernel, of in one.members
+        if (
+            beyond := [
+                row for row in of if not is_inside(dict(row.at)) and regime in ("", row.regime)
+            ]
+        )
+    ]
+    return float(np.abs(np.concatenate(errors)).mean())
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+@pytest.mark.parametrize("card", ["h100-sxm", "h200-sxm", "b200"])
+def test_attention_extrapolates_along_context(card: str, dtype: str) -> None:
+    one = group("attention_gqa.csv", card, "attention_gqa", "fastest", dtype)
+    assert outside(one, card, lambda at: at["kv_len"] <= 16384, "hbm") <= 0.08
+
+
+@pytest.mark.parametrize("card", ["h100-sxm", "h200-sxm", "b200"])
+def test_gemm_extrapolates_along_rows(card: str) -> None:
+    one = group("gemm.csv", card, "gemm", "dense", "bf16")
+    assert outside(one, card, lambda at: at["m"] <= 1024) <= 0.15
