@@ -156,8 +156,9 @@ class AfdDeployment(Site):
         arriving = tokens * self._visits(layer)
         gathered = arriving * ops.activation_bytes(self.model.hidden, self.afd.a2f_dtype)
         summed = arriving * self.model.hidden * DTYPE_BYTES[self.afd.f2a_dtype]
-        gather = ops.collective("all_gather", self.afd.a2f_dtype, g, gathered)
-        scatter = ops.collective("reduce_scatter", self.afd.f2a_dtype, g, summed)
+        # A collective's time goes by its bytes; BF16 is the format that was measured.
+        gather = ops.collective("all_gather", "bf16", g, gathered)
+        scatter = ops.collective("reduce_scatter", "bf16", g, summed)
         return {
             "all_gather": timer.table.duration_ns(gather, all_gpus),
             "experts": self.slowed(layer, time),
