@@ -62,6 +62,7 @@ class KernelTable:
         self.sha256 = sha256
         self.usage_ns: dict[Status, float] = dict.fromkeys(STATUSES, 0.0)
         self._by_identity = {curve.identity: curve for curve in curves}
+        self._peaks: dict[str, float] = {}
         self._serving: dict[Identity, tuple[Curve | None, bool]] = {}
         self._kept: dict[tuple[Identity, bytes], tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
 
@@ -108,11 +109,12 @@ class KernelTable:
         if not op.axes.keys() >= _AFFINE_AXES or not np.isfinite(curve.most_work):
             return self._measured_us(op, curve)
         excess = np.maximum(work_of(op.axes) / curve.most_work, 1.0)
-        time, inside = self._measured_us(_fewer_requests(op, excess), curve)
-        if (excess > 1).any():
-            half, _ = self._measured_us(_fewer_requests(op, 2 * excess), curve)
-            time = np.where(excess > 1, time + 2 * (excess - 1) * (time - half), time)
-            time = np.maximum(time, np.maximum(*self.peak_us(op)))
+        if not (excess > 1).any():
+            return self._measured_us(op, curve)
+        fewer = _fewer_requests(op, np.stack([excess, 2 * excess]))
+        (time, half), (inside, _) = self._measured_us(fewer, curve)
+        time = np.where(excess > 1, time + 2 * (excess - 1) * (time - half), time)
+        time = np.maximum(time, np.maximum(*self.peak_us(op)))
         return time, inside & (excess <= 1)
 
     def _measured_us(self, op: Op, curve: Curve) -> tuple[Floats, NDArray[np.bool_]]:
@@ -121,18 +123,19 @@ class KernelTable:
         calibrated_us = np.maximum(calibrated_us, np.maximum(*self.peak_us(op)))
         busy = (op.flops > 0) | (op.bytes > 0)
         time = np.where(busy, calibrated_us, 0.0)
-        return time, np.broadcast_to(inside, time.shape)
+        same = inside.shape == time.shape
+        return time, inside if same else np.broadcast_to(inside, time.shape)
 
     def peak_us(self, op: Op) -> tuple[Floats, Floats]:
         """Return what `op` takes at least at the card's compute peak and bandwidth, µs each."""
-        compute_us = op.least_flops() / self.accelerator.peak_flops_per_s(op.dtype) * US_PER_S
+        compute_us = op.least_flops() / self._peak(op.dtype) * US_PER_S
         return compute_us, op.bytes / bytes_per_s(self.accelerator, op.medium) * US_PER_S
 
     def work_us(self, op: Op) -> tuple[Floats, Floats]:
         """Return compute and memory time at peak of the work the roofline sees, µs each."""
         compute_us, memory_us = self.peak_us(op)
         if (op.name, op.kernel) in _PADDING_KERNELS:
-            compute_us = op.flops / self.accelerator.peak_flops_per_s(op.dtype) * US_PER_S
+            compute_us = op.flops / self._peak(op.dtype) * US_PER_S
         return compute_us, memory_us
 
     def _timed(self, op: Op, curve: Curve) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -151,8 +154,13 @@ class KernelTable:
             self._kept[asked] = kept, inside
         return self._kept[asked]
 
+    def _peak(self, dtype: str) -> float:
+        if dtype not in self._peaks:
+            self._peaks[dtype] = self.accelerator.peak_flops_per_s(dtype)
+        return self._peaks[dtype]
+
     def _default_us(self, op: Op) -> Floats:
-        peak = self.accelerator.peak_flops_per_s(op.dtype)
+        peak = self._peak(op.dtype)
         bandwidth = bytes_per_s(self.accelerator, op.medium)
         seconds = np.maximum(op.flops / peak, op.bytes / bandwidth)
         return seconds * US_PER_S / float(self.accelerator.default_efficiency)

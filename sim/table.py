@@ -23,8 +23,9 @@ import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,19 +137,21 @@ class Curve:
 
     def _interpolated(self, logs: Sequence[Floats], count: int) -> Floats:
         """Return the residual at log coordinates: the weighted corners of their grid cells."""
-        cells = []
+        sides = []
         for nodes, x in zip(self._log_nodes, logs, strict=True):
             position = np.interp(x, nodes, np.arange(len(nodes), dtype=np.float64))
             low = np.minimum(position.astype(np.int64), max(len(nodes) - 2, 0))
-            cells.append((low, position - low, len(nodes)))
+            share = position - low
+            high = np.minimum(low + 1, len(nodes) - 1)
+            sides.append(((low, 1.0 - share), (high, share)))
         flat = self.residual.ravel()
         value = np.zeros(count)
-        for corner in itertools.product((0, 1), repeat=len(cells)):
-            index = np.zeros(count, dtype=np.int64)
-            weight = np.ones(count)
-            for side, (low, share, nodes_of) in zip(corner, cells, strict=True):
-                index = index * nodes_of + np.minimum(low + side, nodes_of - 1)
-                weight = weight * (share if side else 1.0 - share)
+        for corner in itertools.product(*sides):
+            index: Any = 0
+            weight: Any = 1.0
+            for (node, share), (_, nodes) in zip(corner, self.axes, strict=True):
+                index = index * len(nodes) + node
+                weight = weight * share
             value += weight * flat[index]
         return value
 
@@ -208,7 +211,13 @@ def read(path: Path) -> tuple[list[Curve], str]:
         text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CalibrationError(f"{path}: cannot be read: {error}") from None
-    return parse(text, str(path)), digest(content)
+    return list(_parsed(text, str(path))), digest(content)
+
+
+@lru_cache(maxsize=32)
+def _parsed(text: str, name: str) -> tuple[Curve, ...]:
+    """Return the curves of a table; a sweep reads the same ones again and again."""
+    return tuple(parse(text, name))
 
 
 def parse(text: str, name: str) -> list[Curve]:
