@@ -11,7 +11,7 @@ reaches the card's default efficiency and counts as uncalibrated.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -82,6 +82,15 @@ class KernelTable:
         self.usage_ns["calibrated"] += calibrated
         self.usage_ns["extrapolated"] += total - calibrated
         return duration
+
+    def usage_since(self, before: Mapping[Status, float]) -> dict[Status, float]:
+        """Return what has been added to `usage_ns` since it was as `before`."""
+        return {status: spent - before[status] for status, spent in self.usage_ns.items()}
+
+    def add_usage(self, spent: Mapping[Status, float]) -> None:
+        """Count look-ups again whose times were kept."""
+        for status, ns in spent.items():
+            self.usage_ns[status] += ns
 
     def serving(self, op: Op) -> tuple[Curve | None, bool]:
         """Return the curve that times `op` (None: uncalibrated) and whether it is its own."""
