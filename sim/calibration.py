@@ -142,13 +142,26 @@ def fit(
             continue
         for curve in _fit_group(group, like)[0]:
             source = f"derived from {like.name}: {curve.source}"
-            curves[curve.identity] = replace(curve, source=source)
+            curves[curve.identity] = _at_link_rate(replace(curve, source=source), accelerator, like)
     for group in mine.values():
         fitted, tried = _fit_group(group, accelerator)
         curves |= {curve.identity: curve for curve in fitted}
         trials += tried
     ordered = tuple(sorted(curves.values(), key=lambda curve: curve.identity))
     return Fit(ordered, tuple(trials))
+
+
+def _at_link_rate(curve: Curve, accelerator: Accelerator, like: Accelerator) -> Curve:
+    """Return a collective's curve for a link of another rate.
+
+    What bends a collective is how long the link takes, not how many bytes it moves: a buffer
+    takes as long as one on the other card that keeps the link busy for the same time.
+    """
+    ratio = accelerator.node.scale_up_bytes_per_s / like.node.scale_up_bytes_per_s
+    if curve.op != "collective":
+        return curve
+    axes = tuple((name, at * ratio if name == "bytes" else at) for name, at in curve.axes)
+    return replace(curve, axes=axes)
 
 
 def _fit_group(group: Group, accelerator: Accelerator) -> tuple[list[Curve], list[Trial]]:

@@ -7,23 +7,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import PositiveInt
 
 from sim.figure import Figure
+from sim.strict import Strict
 from sim.units import DType
 
 
-class _Card(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-
-class Node(_Card):
+class Node(Strict):
     """One server: its accelerators, the link between them and its NICs."""
 
     gpus: PositiveInt
@@ -50,7 +41,7 @@ class Node(_Card):
         return self.nics * self.nic_bytes_per_s / self.gpus
 
 
-class Accelerator(_Card):
+class Accelerator(Strict):
     """One accelerator card: data-sheet peaks, price, kernel granularity, and its node."""
 
     kind: Literal["accelerator"]
@@ -95,7 +86,7 @@ class Accelerator(_Card):
         return None if price is None else price / 3600 / self.hbm_bytes_per_s
 
 
-class Fabric(_Card):
+class Fabric(Strict):
     """The scale-out network between servers as a transfer sees it: α + bytes / goodput."""
 
     kind: Literal["fabric"]

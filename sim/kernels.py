@@ -11,7 +11,8 @@ reaches the card's default efficiency and counts as uncalibrated.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from sim.errors import CalibrationError
 from sim.hardware import Accelerator
 from sim.ops import Floats, Medium, Op
-from sim.table import Curve, Identity, read
+from sim.table import Curve, Identity, read, work_of
 from sim.units import NS_PER_S, NS_PER_US
 
 Status = Literal["calibrated", "extrapolated", "uncalibrated"]
@@ -42,6 +43,9 @@ _SERVED_BY = {
 
 # Kernels timed on whole tiles of every expert, so that their work is the padded one.
 _PADDING_KERNELS = frozenset({("moe", "masked")})
+
+# Operations whose work is batch times context, and linear in it once the machine is full.
+_AFFINE_AXES = frozenset({"batch", "kv_len"})
 
 _KEPT_LOOK_UPS = 4096
 _KEPT_VALUES = 64
@@ -80,6 +84,15 @@ class KernelTable:
         self.usage_ns["extrapolated"] += total - calibrated
         return duration
 
+    def usage_since(self, before: Mapping[Status, float]) -> dict[Status, float]:
+        """Return what has been added to `usage_ns` since it was as `before`."""
+        return {status: spent - before[status] for status, spent in self.usage_ns.items()}
+
+    def add_usage(self, spent: Mapping[Status, float]) -> None:
+        """Count look-ups again whose times were kept."""
+        for status, ns in spent.items():
+            self.usage_ns[status] += ns
+
     def serving(self, op: Op) -> tuple[Curve | None, bool]:
         """Return the curve that times `op` (None: uncalibrated) and whether it is its own."""
         identity = (op.name, op.kernel, op.dtype, op.key)
@@ -88,13 +101,30 @@ class KernelTable:
         return self._serving[identity]
 
     def time_us(self, op: Op, curve: Curve) -> tuple[Floats, NDArray[np.bool_]]:
-        """Return the time of `op` on `curve`, µs, and whether each shape was in its range."""
+        """Return the time of `op` on `curve`, µs, and whether each shape was in its range.
+
+        Attention over more context tokens than the largest measurement goes on in a straight
+        line from it: past the last overheads, time grows by bytes or FLOPs alone.
+        """
+        if not op.axes.keys() >= _AFFINE_AXES or not np.isfinite(curve.most_work):
+            return self._measured_us(op, curve)
+        excess = np.maximum(work_of(op.axes) / curve.most_work, 1.0)
+        if not (excess > 1).any():
+            return self._measured_us(op, curve)
+        fewer = _fewer_requests(op, np.stack([excess, 2 * excess]))
+        (time, half), (inside, _) = self._measured_us(fewer, curve)
+        time = np.where(excess > 1, time + 2 * (excess - 1) * (time - half), time)
+        time = np.maximum(time, np.maximum(*self.peak_us(op)))
+        return time, inside & (excess <= 1)
+
+    def _measured_us(self, op: Op, curve: Curve) -> tuple[Floats, NDArray[np.bool_]]:
         residual, inside = curve.log_residual(op.axes)
         least_us, memory_us = self.peak_us(op)
         time = curve.roofline_us(*self.work_us(op)) * np.exp(residual)
         time = np.maximum(time, np.maximum(least_us, memory_us))
         time = np.where((op.flops > 0) | (op.bytes > 0), time, 0.0)
-        return time, np.broadcast_to(inside, time.shape)
+        same = inside.shape == time.shape
+        return time, inside if same else np.broadcast_to(inside, time.shape)
 
     def peak_us(self, op: Op) -> tuple[Floats, Floats]:
         """Return what `op` takes at least at the card's compute peak and bandwidth, µs each."""
@@ -152,6 +182,17 @@ class KernelTable:
             if away < np.inf:
                 relatives.append((*strange, away, curve.identity))
         return (self._by_identity[min(relatives)[-1]], False) if relatives else (None, False)
+
+
+def _fewer_requests(op: Op, factor: Floats) -> Op:
+    """Return `op` with its batch, and so its work, divided by `factor`."""
+    return replace(
+        op,
+        flops=op.flops / factor,
+        bytes=op.bytes / factor,
+        needed_flops=op.least_flops() / factor,
+        axes={**op.axes, "batch": op.axes["batch"] / factor},
+    )
 
 
 def bytes_per_s(accelerator: Accelerator, medium: Medium) -> float:

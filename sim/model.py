@@ -8,20 +8,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from sim.errors import did_you_mean
+from sim.strict import Strict
 from sim.units import DTYPE_BYTES, DType
-
-
-class _Card(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
 
 
 class Projection(NamedTuple):
@@ -36,7 +27,7 @@ class Projection(NamedTuple):
         return self.groups * self.n * self.k
 
 
-class _SoftmaxAttention(_Card):
+class _SoftmaxAttention(Strict):
     query_heads: PositiveInt
     kv_heads: PositiveInt
     head_dim: PositiveInt
@@ -97,7 +88,7 @@ class Mfa(_SoftmaxAttention):
         return (Projection(hidden, self.query_heads * self.head_dim),)
 
 
-class Mla(_Card):
+class Mla(Strict):
     """Multi-head latent attention (DeepSeek-V2/V3), weights absorbed in decoding."""
 
     kind: Literal["mla"]
@@ -146,7 +137,7 @@ class Mla(_Card):
         return self.query_heads * self.nope
 
 
-class LinearAttention(_Card):
+class LinearAttention(Strict):
     """Linear (lightning) attention: a constant state per head, read and written each token."""
 
     kind: Literal["linear"]
@@ -200,7 +191,7 @@ def attention_weights(attention: Attention, hidden: int) -> int:
 Attention = Annotated[Gqa | Mfa | Mla | LinearAttention, Field(discriminator="kind")]
 
 
-class DenseFfn(_Card):
+class DenseFfn(Strict):
     """A dense gated FFN: up, gate and down projection."""
 
     kind: Literal["dense"]
@@ -216,7 +207,7 @@ class DenseFfn(_Card):
         return self.weights(hidden)
 
 
-class MoeFfn(_Card):
+class MoeFfn(Strict):
     """A mixture of gated experts with optional shared experts."""
 
     kind: Literal["moe"]
@@ -260,21 +251,21 @@ class MoeFfn(_Card):
 Ffn = Annotated[DenseFfn | MoeFfn, Field(discriminator="kind")]
 
 
-class Layer(_Card):
+class Layer(Strict):
     """One layer: the names of its attention and its FFN among the card's variants."""
 
     attention: str
     ffn: str
 
 
-class LayerGroup(_Card):
+class LayerGroup(Strict):
     """A pattern of layers that repeats."""
 
     repeat: PositiveInt
     pattern: Annotated[list[Layer], Field(min_length=1)]
 
 
-class ModelCard(_Card):
+class ModelCard(Strict):
     """A model: its layer variants and the order in which they stand."""
 
     kind: Literal["model"]

@@ -138,27 +138,50 @@ class Program:
         self, rows: Mapping[tuple[str, int], ArrayLike], delays_ns: Mapping[str, int]
     ) -> Times:
         """Return Times from durations by (stage name, layer kind); what is not named is 0 ns."""
-        values = np.zeros(self.slot_bounds[-1][1], dtype=np.int64)
+        zeros = np.zeros(self.slot_bounds[-1][1], dtype=np.int64)
+        delays = tuple(int(delays_ns[name]) for name in self.delays)
+        return self.with_rows(Times(zeros, self.slot_bounds, delays), rows)
+
+    def with_rows(self, times: Times, rows: Mapping[tuple[str, int], ArrayLike]) -> Times:
+        """Return `times` with other durations for some (stage name, layer kind)."""
+        values = times.values.copy()
         for (name, kind), row in rows.items():
             first, last = self.slot_bounds[self.slot(self._stage_index[name], kind)]
             values[first:last] = row
-        return Times(values, self.slot_bounds, tuple(int(delays_ns[name]) for name in self.delays))
+        return times._replace(values=values)
+
+    def row(self, times: Times, stage: str, kind: int) -> NDArray[np.int64]:
+        """Return the durations of a stage in a kind of layer, by server."""
+        first, last = self.slot_bounds[self.slot(self._stage_index[stage], kind)]
+        return times.values[first:last]
 
     def busy_ns(self, times: Times) -> NDArray[np.int64]:
         """Return the ns each server works in one step of a micro-batch with `times`.
 
         Servers are in the order of the pools.
         """
-        servers = sum(pool.servers for pool in self.pools)
-        spent = np.bincount(self._server_of, times.values * self._uses, servers)
-        return spent.astype(np.int64)
+        return self.busy_of(times.values)
 
-    def layer_mean_ns(self, times: Times) -> dict[str, float]:
-        """Return, by stage, the time of its slowest server in one layer, averaged over layers."""
+    def busy_of(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the same for one or many `Times.values`, along the last axis."""
+        first = np.cumsum([0, *(pool.servers for pool in self.pools)]).tolist()
+        busy = np.zeros((*values.shape[:-1], first[-1]), dtype=np.int64)
+        for slot, (begin, end) in enumerate(self.slot_bounds):
+            pool = self.stages[slot // self._kinds].pool
+            spent = self._slot_uses[slot] * values[..., begin:end]
+            busy[..., first[pool] : first[pool + 1]] += spent
+        return busy
+
+    def layer_mean_of(self, values: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        """Return, by stage, the time of its slowest server in one layer, averaged over layers.
+
+        `values` is one or many `Times.values`, along the last axis.
+        """
         first = [first for first, _ in self.slot_bounds]
-        slowest = np.maximum.reduceat(times.values, first) * self._layer_uses
-        total = slowest.reshape(len(self.stages), -1).sum(axis=1) / (len(self.layer_kinds) - 1)
-        return dict(zip(self._stage_index, total.tolist(), strict=True))
+        slowest = np.maximum.reduceat(values, first, axis=-1) * self._layer_uses
+        total = slowest.reshape(*values.shape[:-1], len(self.stages), -1).sum(axis=-1)
+        mean = total / (len(self.layer_kinds) - 1)
+        return {name: mean[..., index] for name, index in self._stage_index.items()}
 
     @cached_property
     def slot_bounds(self) -> tuple[tuple[int, int], ...]:
@@ -187,18 +210,6 @@ class Program:
         uses = self._slot_uses.reshape(len(self.stages), -1).copy()
         uses[:, self.layer_kinds[-1]] = 0
         return uses.reshape(-1)
-
-    @cached_property
-    def _uses(self) -> NDArray[np.int64]:
-        """How often a step of a micro-batch spends each of `Times.values`."""
-        return np.repeat(self._slot_uses, [last - first for first, last in self.slot_bounds])
-
-    @cached_property
-    def _server_of(self) -> NDArray[np.int64]:
-        """The server of each of `Times.values`, counted over the pools."""
-        first = np.cumsum([0, *(pool.servers for pool in self.pools)])
-        servers = [np.arange(first[stage.pool], first[stage.pool + 1]) for stage in self.stages]
-        return np.concatenate([np.tile(each, self._kinds) for each in servers])
 
 
 @dataclass

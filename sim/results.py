@@ -25,7 +25,7 @@ from sim.sweeps import Published, Row
 SCHEMA_VERSION = 1
 RUNS = Path("results/runs")
 
-_LIBRARIES = ("numpy", "pydantic", "pyarrow", "simpy")
+_LIBRARIES = ("numba", "numpy", "pydantic", "pyarrow", "simpy")
 
 
 def resolved(scenario: Scenario) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from sim.errors import InfeasibleError
 from sim.kernels import Status
 from sim.program import Node, Program, Times
 from sim.scenario import Scenario
-from sim.scheduler import Emission, InFlight, Scheduler
+from sim.scheduler import Emission, Scheduler
 from sim.statistics import half_width
+from sim.work_log import WorkLog
 from sim.workload import ClosedLoop
 
 Columns = dict[str, NDArray[np.int64]]
@@ -66,7 +67,8 @@ class Run:
 class _OpenStep:
     number: int
     start_ns: int
-    layer_ns: dict[str, float]
+    note: int
+    """Of the work log."""
     kv_bytes_mean: int
     kv_bytes_max: int
     """KV in use on the attention GPUs as the step begins; looked at by micro-batch 0 only."""
@@ -94,9 +96,8 @@ class Decoder:
         self._count = [0] * m
         self._last_ns = [-1] * m
         self._rows: list[tuple[int, ...]] = []
-        self._layer_ns: list[dict[str, float]] = []
-        self._finished: list[tuple[int, int, InFlight]] = []
-        self._busy: list[NDArray[np.int64]] = []
+        self._log = WorkLog(site)
+        self._notes: list[int] = []
 
     def boundary(self, micro_batch: int, now_ns: int) -> Times | event.Wait | None:
         """Return the durations of the micro-batch's next step; None when the run is over."""
@@ -118,24 +119,19 @@ class Decoder:
     def _begin(self, micro_batch: int, now_ns: int, times: Times) -> None:
         number = self._count[micro_batch]
         self._count[micro_batch] += 1
-        program = self.site.program
-        if number == len(self._busy):
-            servers = sum(pool.servers for pool in program.pools)
-            self._busy.append(np.zeros(servers, dtype=np.int64))
-        self._busy[number] += program.busy_ns(times)
-        layer_ns = self.site.layer_ns(times)
-        kv_bytes = self.scheduler.kv_bytes() if micro_batch == 0 else np.zeros(1)
-        kv_mean, kv_max = int(kv_bytes.mean()), int(kv_bytes.max())
-        self._open[micro_batch] = _OpenStep(number, now_ns, layer_ns, kv_mean, kv_max)
+        note = self._log.note(number, times)
+        kv_mean = kv_max = 0
+        if micro_batch == 0:
+            kv_bytes = self.scheduler.kv_bytes()
+            kv_mean, kv_max = int(kv_bytes.mean()), int(kv_bytes.max())
+        self._open[micro_batch] = _OpenStep(number, now_ns, note, kv_mean, kv_max)
 
     def _close(self, micro_batch: int, step: _OpenStep, emission: Emission, now_ns: int) -> None:
         row = (micro_batch, step.number, step.start_ns, now_ns, self._last_ns[micro_batch])
         load = (emission.tokens, emission.continuing, step.kv_bytes_mean, step.kv_bytes_max)
         self._rows.append(row + load)
-        self._layer_ns.append(step.layer_ns)
+        self._notes.append(step.note)
         self._last_ns[micro_batch] = now_ns
-        if len(emission.finished):
-            self._finished.append((micro_batch, now_ns, emission.finished))
 
     def _enough(self) -> bool:
         done = min(self._count)
@@ -159,38 +155,34 @@ class Decoder:
 
     def layer_columns(self) -> dict[str, NDArray[np.float64]]:
         """Return the per-layer times of the same steps."""
-        names = self.site.breakdown
-        return {name: np.array([row[name] for row in self._layer_ns]) for name in names}
+        return self._log.layer_ns(np.array(self._notes, dtype=np.int64))
 
     def request_columns(self) -> Columns:
         """Return the table of all requests that emitted a token, finished or still in flight."""
-        parts = [(j, now, flight, 1) for j, now, flight in self._finished]
-        flights = enumerate(self.scheduler.flights)
-        parts += [(j, self._last_ns[j], f.select(f.observed > 0), 0) for j, f in flights]
-        columns: dict[str, list[NDArray[np.int64]]] = {}
-        for micro_batch, last_ns, flight, finished in parts:
-            values = {
-                "request": flight.request,
-                "micro_batch": np.full(len(flight), micro_batch),
-                "gpu": flight.gpu,
-                "arrival_ns": flight.arrival_ns,
-                "admitted_ns": flight.admitted_ns,
-                "first_token_ns": flight.first_token_ns,
-                "last_token_ns": np.full(len(flight), last_ns),
-                "prompt_tokens": flight.prompt,
-                "output_tokens": flight.output,
-                "tokens_in_run": flight.observed,
-                "finished": np.full(len(flight), finished),
-            }
-            for name, value in values.items():
-                columns.setdefault(name, []).append(value)
-        table = {name: np.concatenate(values) for name, values in columns.items()}
-        order = np.argsort(table["request"], kind="stable")
-        return {name: values[order] for name, values in table.items()}
+        ledger, flights = self.scheduler.ledger, self.scheduler.flights
+        seen = np.flatnonzero(ledger.column("first_token_ns") >= 0)
+        columns = {name: ledger.column(name)[seen] for name in ledger.COLUMNS}
+        ended = np.array([flight.steps for flight in flights])[columns["micro_batch"]]
+        last_ns = np.array(self._last_ns)[columns["micro_batch"]]
+        finished = columns["finished"] == 1
+        tokens = np.where(finished, columns["output"] - columns["age"], ended - columns["entered"])
+        return {
+            "request": seen,
+            "micro_batch": columns["micro_batch"],
+            "gpu": columns["gpu"],
+            "arrival_ns": columns["arrival_ns"],
+            "admitted_ns": columns["admitted_ns"],
+            "first_token_ns": columns["first_token_ns"],
+            "last_token_ns": np.where(finished, columns["last_token_ns"], last_ns),
+            "prompt_tokens": columns["prompt"],
+            "output_tokens": columns["output"],
+            "tokens_in_run": tokens,
+            "finished": columns["finished"],
+        }
 
     def busy_table(self) -> NDArray[np.int64]:
         """Return work begun by (step, server)."""
-        return np.array(self._busy)
+        return self._log.busy_ns()
 
 
 def step_gaps_ns(steps: Columns) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

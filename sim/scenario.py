@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from sim import cards
 from sim.errors import ScenarioError, SimError
 from sim.figure import Parameter
+from sim.strict import Strict
 from sim.units import DType
 from sim.workload import CsvLengths, Workload
 from sim.yaml_loader import Document, Loc, read
@@ -23,17 +24,7 @@ MoeKernel = Literal["masked", "fused"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-
-class AttentionSide(_Part):
+class AttentionSide(Strict):
     """The attention instances of an AFD deployment: data-parallel, each GPU its own requests."""
 
     accelerator: str
@@ -61,7 +52,7 @@ class AttentionSide(_Part):
         return self.instances * self.gpus_per_instance
 
 
-class FfnSide(_Part):
+class FfnSide(Strict):
     """The FFN instances of an AFD deployment."""
 
     accelerator: str
@@ -82,7 +73,7 @@ class FfnSide(_Part):
         return self.instances * self.gpus_per_instance
 
 
-class Afd(_Part):
+class Afd(Strict):
     """Attention-FFN disaggregation (Step-3): xAyF instances and a ring of micro-batches."""
 
     kind: Literal["afd"]
@@ -107,7 +98,7 @@ class Afd(_Part):
         return self.attention.gpu_count() + self.ffn.gpu_count()
 
 
-class Ep(_Part):
+class Ep(Strict):
     """Colocated wide expert parallelism (DeepSeek): DP attention and EP over the same GPUs."""
 
     kind: Literal["ep"]
@@ -152,7 +143,7 @@ class Ep(_Part):
 Deployment = Annotated[Afd | Ep, Field(discriminator="kind")]
 
 
-class Balanced(_Part):
+class Balanced(Strict):
     """Every expert gets the same tokens, as in profiles with simulated routing."""
 
     kind: Literal["balanced"]
@@ -162,7 +153,7 @@ class Balanced(_Part):
         return "balanced"
 
 
-class UniformRouting(_Part):
+class UniformRouting(Strict):
     """Every token picks its experts at random, all alike: uneven by its own spread only."""
 
     kind: Literal["uniform"]
@@ -172,7 +163,7 @@ class UniformRouting(_Part):
         return "uniform"
 
 
-class PowerLaw(_Part):
+class PowerLaw(Strict):
     """Popularities of experts drawn from a truncated power law."""
 
     kind: Literal["power_law"]
@@ -187,7 +178,7 @@ class PowerLaw(_Part):
 Routing = Annotated[Balanced | UniformRouting | PowerLaw, Field(discriminator="kind")]
 
 
-class Precision(_Part):
+class Precision(Strict):
     """Number formats of weights and KV."""
 
     gemm: DType
@@ -198,7 +189,7 @@ class Precision(_Part):
     """Format of embedding, router and LM head."""
 
 
-class Software(_Part):
+class Software(Strict):
     """What no kernel table holds and no one publishes: named, each with its source."""
 
     glue_us_per_layer: Parameter
@@ -215,7 +206,7 @@ class Software(_Part):
         return self
 
 
-class Memory(_Part):
+class Memory(Strict):
     """How the HBM is shared out."""
 
     utilisation: Share
@@ -226,14 +217,14 @@ class Memory(_Part):
     """Tokens of one KV block."""
 
 
-class Slo(_Part):
+class Slo(Strict):
     """Latency target."""
 
     tpot_ms: Positive
     """Mean time per output token that users are promised, ms."""
 
 
-class Simulation(_Part):
+class Simulation(Strict):
     """How the run is made and when it stops."""
 
     seed: NonNegativeInt
@@ -255,7 +246,7 @@ class Simulation(_Part):
         return self
 
 
-class Scenario(_Part):
+class Scenario(Strict):
     """One deployment of one model under one workload."""
 
     name: str

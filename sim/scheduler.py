@@ -6,8 +6,9 @@ Both engines call the same `boundary`; nothing here knows how long anything take
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush, heapreplace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,7 @@ from sim.workload import ClosedLoop, Requests, Workload, stationary_sample
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(NamedTuple):
     """A request in the queue. `age` tokens of it are decoded already (stationary start)."""
 
     request: int
@@ -30,41 +30,121 @@ class Waiting:
     prompt: int
     output: int
     age: int
+    reserved_bytes: int
+    """KV of prompt and whole output."""
 
 
-@dataclass
+class Ledger:
+    """What is known of every request that was admitted, one entry of each column per request."""
+
+    COLUMNS = (
+        *("micro_batch", "gpu", "arrival_ns", "admitted_ns", "first_token_ns", "last_token_ns"),
+        *("prompt", "output", "age", "entered", "finished", "reserved_bytes"),
+    )
+
+    def __init__(self) -> None:
+        self._table = np.full((len(self.COLUMNS), 1024), -1, dtype=np.int64)
+
+    def column(self, name: str) -> Ints:
+        """Return a column by request number; −1 where nothing is known."""
+        column: Ints = self._table[self.COLUMNS.index(name)]
+        return column
+
+    def enter(self, requests: list[int], rows: list[tuple[int, ...]]) -> None:
+        """Note requests as they are admitted, in the order of the columns."""
+        while requests[-1] >= self._table.shape[1]:
+            self._table = np.concatenate([self._table, np.full_like(self._table, -1)], axis=1)
+        self._table[:, requests] = np.array(rows, dtype=np.int64).T
+
+
 class InFlight:
-    """The requests of one micro-batch, one entry of each array per request."""
+    """The requests of one micro-batch in the order in which they were admitted.
 
-    request: Ints
-    gpu: Ints
-    arrival_ns: Ints
-    admitted_ns: Ints
-    first_token_ns: Ints
-    prompt: Ints
-    output: Ints
-    decoded: Ints
-    """Tokens decoded so far."""
-    observed: Ints
-    """Tokens decoded in this run: less than `decoded` where the run began mid-way."""
-    reserved_bytes: Ints
+    Nothing is counted up from step to step: contexts and ages follow from `steps`.
+    """
 
-    def select(self, chosen: NDArray[np.bool_]) -> InFlight:
-        """Return the chosen entries."""
-        return InFlight(**{name: values[chosen] for name, values in vars(self).items()})
+    def __init__(self, gpus: int, ledger: Ledger) -> None:
+        self.steps = 0
+        """Steps that the micro-batch has ended."""
+        self.held = np.zeros(gpus, dtype=np.int64)
+        """Requests on each GPU."""
+        self.ctx = np.zeros(gpus, dtype=np.int64)
+        """Context tokens on each GPU."""
+        self.fresh = np.empty(0, dtype=np.int64)
+        """Requests that have not emitted a token in this run."""
+        self._ledger = ledger
+        self.request: Ints = np.empty(0, dtype=np.int64)
+        self.gpu: Ints = self.request
+        self._ctx_at_start: Ints = self.request
+        """Context less the steps of the micro-batch."""
+        self._last_step: Ints = self.request
 
-    def extend(self, other: InFlight) -> InFlight:
-        """Return these entries followed by `other`'s."""
-        pairs = ((name, values, getattr(other, name)) for name, values in vars(self).items())
-        return InFlight(**{name: np.concatenate([a, b]) for name, a, b in pairs})
+    @property
+    def contexts(self) -> Ints:
+        """Context tokens of each request."""
+        return self._ctx_at_start + self.steps
+
+    @property
+    def decoded(self) -> Ints:
+        """Tokens decoded so far of each request."""
+        return self.contexts - self.prompt
+
+    @property
+    def prompt(self) -> Ints:
+        """Prompt tokens of each request."""
+        return self._of("prompt")
+
+    @property
+    def output(self) -> Ints:
+        """Output tokens of each request."""
+        return self._of("output")
+
+    @property
+    def arrival_ns(self) -> Ints:
+        """When each request arrived."""
+        return self._of("arrival_ns")
+
+    @property
+    def admitted_ns(self) -> Ints:
+        """When each request was admitted."""
+        return self._of("admitted_ns")
+
+    def _of(self, column: str) -> Ints:
+        values: Ints = self._ledger.column(column)[self.request]
+        return values
 
     def __len__(self) -> int:
         return len(self.request)
 
+    def step(self) -> Ints:
+        """End a step: every request emits a token. Return the requests that leave with it."""
+        self.steps += 1
+        self.ctx += self.held
+        leaving = self._last_step == self.steps
+        gone: Ints = self.request[leaving]
+        if len(gone):
+            np.subtract.at(self.held, self.gpu[leaving], 1)
+            np.subtract.at(self.ctx, self.gpu[leaving], self.contexts[leaving])
+            self._keep(~leaving)
+        return gone
 
-def _in_flight(rows: Sequence[Sequence[int]]) -> InFlight:
-    table = np.array(rows, dtype=np.int64).reshape(-1, len(fields(InFlight)))
-    return InFlight(*table.T.copy())
+    def add(self, requests: Ints) -> None:
+        """Let requests in that the ledger knows."""
+        self.fresh = requests
+        column = self._ledger.column
+        gpu, age = column("gpu")[requests], column("age")[requests]
+        ctx = column("prompt")[requests] + age
+        np.add.at(self.held, gpu, 1)
+        np.add.at(self.ctx, gpu, ctx)
+        self.request = np.concatenate([self.request, requests])
+        self.gpu = np.concatenate([self.gpu, gpu])
+        self._ctx_at_start = np.concatenate([self._ctx_at_start, ctx - self.steps])
+        last_step = self.steps + column("output")[requests] - age
+        self._last_step = np.concatenate([self._last_step, last_step])
+
+    def _keep(self, chosen: NDArray[np.bool_]) -> None:
+        self.request, self.gpu = self.request[chosen], self.gpu[chosen]
+        self._ctx_at_start, self._last_step = self._ctx_at_start[chosen], self._last_step[chosen]
 
 
 @dataclass(frozen=True)
@@ -75,7 +155,7 @@ class Emission:
     """Tokens emitted: one for each request in the micro-batch."""
     continuing: int
     """How many of them had emitted one before, so that a gap between tokens ended here."""
-    finished: InFlight
+    finished: Ints
     """Requests that emitted their last token."""
 
 
@@ -97,16 +177,15 @@ class Scheduler:
         self.layout = layout
         self.kv_capacity_bytes = kv_capacity_bytes
         self.reserved_bytes = np.zeros(gpus, dtype=np.int64)
-        self.flights = [_in_flight([]) for _ in range(micro_batches)]
+        self.ledger = Ledger()
+        self.flights = [InFlight(gpus, self.ledger) for _ in range(micro_batches)]
         self.waiting: deque[Waiting] = deque()
         self._closed = isinstance(workload.arrivals, ClosedLoop)
         self._requests = Requests(workload, seed)
         self._next = 0
         if self._closed:
             assert requests_in_flight is not None
-            drawn = stationary_sample(workload, seed, requests_in_flight)
-            for prompt, output, age in zip(*drawn, strict=True):
-                self._queue(0, int(prompt), int(output), int(age))
+            self._queue(0, *stationary_sample(workload, seed, requests_in_flight))
 
     def in_flight(self) -> int:
         """Return the number of requests in all micro-batches."""
@@ -122,19 +201,19 @@ class Scheduler:
         In a closed loop each finished request is replaced at once, at the end of the queue.
         """
         flight = self.flights[micro_batch]
-        flight.decoded += 1
-        flight.observed += 1
-        flight.first_token_ns[flight.observed == 1] = now_ns
-        done = flight.decoded >= flight.output
-        finished = flight.select(done)
+        tokens, fresh = len(flight), flight.fresh
+        finished = flight.step()
+        if len(fresh):
+            self.ledger.column("first_token_ns")[fresh] = now_ns
+            flight.fresh = fresh[:0]
         if len(finished):
-            self.flights[micro_batch] = flight.select(~done)
-            np.subtract.at(self.reserved_bytes, finished.gpu, finished.reserved_bytes)
+            self.ledger.column("last_token_ns")[finished] = now_ns
+            self.ledger.column("finished")[finished] = 1
+            gpu = self.ledger.column("gpu")[finished]
+            np.subtract.at(self.reserved_bytes, gpu, self.ledger.column("reserved_bytes")[finished])
             if self._closed:
-                for _ in range(len(finished)):
-                    prompt, output = self._requests.lengths(self._next)
-                    self._queue(now_ns, prompt, output, 0)
-        return Emission(len(flight), int((flight.observed > 1).sum()), finished)
+                self._queue_next(now_ns, len(finished))
+        return Emission(tokens, tokens - len(fresh), finished)
 
     def admit(self, micro_batch: int, now_ns: int) -> None:
         """Let waiting requests enter the micro-batch: first come, first served.
@@ -148,61 +227,80 @@ class Scheduler:
         Raises InfeasibleError for a request that no empty GPU could hold.
         """
         while (arrival := self.next_arrival_ns()) is not None and arrival <= now_ns:
-            prompt, output = self._requests.lengths(self._next)
-            self._queue(arrival, prompt, output, 0)
+            self._queue_next(arrival, 1)
+        if not self.waiting:
+            return
         present = self.in_flight() + len(self.waiting)
         flight = self.flights[micro_batch]
-        share = -(-present // self.micro_batches)
+        share = -(-(present - micro_batch) // self.micro_batches)
         room = share - len(flight)
-        slots = -(-share // self.gpus) - np.bincount(flight.gpu, minlength=self.gpus)
-        load = np.bincount(flight.gpu, flight.prompt + flight.decoded, self.gpus)
-        entering: list[tuple[int, ...]] = []
-        while self.waiting and len(entering) < room:
+        slots = (-(-share // self.gpus) - flight.held).tolist()
+        reserved = self.reserved_bytes.tolist()
+        least = [(ctx, gpu) for gpu, ctx in enumerate(flight.ctx.tolist()) if slots[gpu] > 0]
+        heapify(least)
+        requests: list[int] = []
+        rows: list[tuple[int, ...]] = []
+        while self.waiting and len(rows) < room:
             head = self.waiting[0]
-            need = int(self.layout.request_bytes(head.prompt + head.output))
+            need = head.reserved_bytes
             if need > self.kv_capacity_bytes:
                 raise InfeasibleError(
                     f"a request of {head.prompt} + {head.output} tokens needs {gigabytes(need)} of "
                     f"KV, an attention GPU has {gigabytes(self.kv_capacity_bytes)}: shorten the "
                     "context or use a narrower KV format"
                 )
-            fits = (slots > 0) & (self.reserved_bytes + need <= self.kv_capacity_bytes)
-            if not fits.any():
+            full = []
+            while least and reserved[least[0][1]] + need > self.kv_capacity_bytes:
+                full.append(heappop(least))
+            if not least:
                 break
-            gpu = int(np.argmin(np.where(fits, load, np.inf)))
             self.waiting.popleft()
-            self.reserved_bytes[gpu] += need
+            ctx, gpu = least[0]
+            reserved[gpu] += need
             slots[gpu] -= 1
-            load[gpu] += head.prompt + head.age
+            if slots[gpu] > 0:
+                heapreplace(least, (ctx + head.prompt + head.age, gpu))
+            else:
+                heappop(least)
+            for other in full:
+                heappush(least, other)
             never = -1
-            times = (head.arrival_ns, now_ns, never)
-            entering.append(
-                (head.request, gpu, *times, head.prompt, head.output, head.age, 0, need)
-            )
-        if entering:
-            self.flights[micro_batch] = flight.extend(_in_flight(entering))
+            when = (head.arrival_ns, now_ns, never, never)
+            sizes = (head.prompt, head.output, head.age, flight.steps)
+            requests.append(head.request)
+            rows.append((micro_batch, gpu, *when, *sizes, 0, need))
+        if rows:
+            self.reserved_bytes[:] = reserved
+            self.ledger.enter(requests, rows)
+            flight.add(np.array(requests))
 
     def batch(self, micro_batch: int) -> Batch:
         """Return requests and context tokens per GPU of a micro-batch."""
         flight = self.flights[micro_batch]
-        ctx = flight.prompt + flight.decoded
-        kv_tokens = {
-            window: self._sum(flight.gpu, ctx if window is None else np.minimum(ctx, window))
-            for window in {None, *self.layout.bytes_per_token}
-        }
-        return Batch(np.bincount(flight.gpu, minlength=self.gpus), kv_tokens)
+        kv_tokens: dict[int | None, Ints] = {None: flight.ctx.copy()}
+        for window in self.layout.bytes_per_token:
+            if window is not None:
+                seen = np.bincount(flight.gpu, np.minimum(flight.contexts, window), self.gpus)
+                kv_tokens[window] = np.rint(seen).astype(np.int64)
+        return Batch(flight.held.copy(), kv_tokens)
 
     def kv_bytes(self) -> NDArray[np.float64]:
         """Return bytes of KV blocks in use on each GPU."""
         used = np.zeros(self.gpus)
         for flight in self.flights:
-            held = self.layout.request_bytes(flight.prompt + flight.decoded)
+            held = self.layout.request_bytes(flight.contexts)
             used += np.bincount(flight.gpu, held, self.gpus)
         return used
 
-    def _queue(self, arrival_ns: int, prompt: int, output: int, age: int) -> None:
-        self.waiting.append(Waiting(self._next, arrival_ns, prompt, output, age))
-        self._next += 1
+    def _queue_next(self, arrival_ns: int, count: int) -> None:
+        """Put the next requests of the workload at the end of the queue."""
+        lengths = [self._requests.lengths(self._next + i) for i in range(count)]
+        prompt, output = np.array(lengths, dtype=np.int64).T
+        self._queue(arrival_ns, prompt, output, np.zeros(count, dtype=np.int64))
 
-    def _sum(self, gpu: Ints, values: Ints) -> Ints:
-        return np.rint(np.bincount(gpu, values, self.gpus)).astype(np.int64)
+    def _queue(self, arrival_ns: int, prompt: Ints, output: Ints, age: Ints) -> None:
+        needs = self.layout.request_bytes(prompt + output).astype(np.int64)
+        columns = (prompt.tolist(), output.tolist(), age.tolist(), needs.tolist())
+        for request, row in enumerate(zip(*columns, strict=True), self._next):
+            self.waiting.append(Waiting(request, arrival_ns, *row))
+        self._next += len(needs)

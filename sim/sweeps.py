@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
 from sim import cards
@@ -26,6 +26,7 @@ from sim.metrics import summary
 from sim.pareto import pareto_front
 from sim.run import simulate
 from sim.scenario import Afd, Scenario, from_document
+from sim.strict import Strict
 from sim.yaml_loader import Document, read
 
 if TYPE_CHECKING:
@@ -36,17 +37,7 @@ Row = dict[str, Any]
 Number = int | float
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-
-class Axis(_Part):
+class Axis(Strict):
     """Paths that move together, each with a list of values or a range."""
 
     values: Annotated[dict[str, list[Any]], Field(min_length=1)]
@@ -111,20 +102,20 @@ def _expand_range(path: str, values: Any) -> Any:
     return [first + index * step for index in range(count)]
 
 
-class Family(_Part):
+class Family(Strict):
     """Points that start from one base scenario and are drawn in one colour."""
 
     family: str
     """Name in tables and legend; several entries may share one."""
     base: str
     """Scenario that the points start from."""
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default_factory=dict)
     """Values by dotted path that hold for all points of this entry."""
-    axes: list[Axis] = []
+    axes: list[Axis] = Field(default_factory=list)
     """Axes, crossed with one another."""
 
 
-class Published(_Part):
+class Published(Strict):
     """A published measurement, drawn as a labelled cross."""
 
     label: str
@@ -137,7 +128,7 @@ class Published(_Part):
     """Where it was published."""
 
 
-class Sweep(_Part):
+class Sweep(Strict):
     """A sweep file."""
 
     kind: Literal["sweep"]
@@ -145,10 +136,10 @@ class Sweep(_Part):
     """Name of the sweep and of its directory of results."""
     description: str = ""
     """What the sweep compares."""
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default_factory=dict)
     """Values by dotted path that hold for all points."""
     families: Annotated[list[Family], Field(min_length=1)]
-    published: list[Published] = []
+    published: list[Published] = Field(default_factory=list)
     """Measurements to compare with; never used by the simulation."""
 
 

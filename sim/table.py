@@ -23,7 +23,7 @@ import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -219,7 +219,13 @@ def read(path: Path) -> tuple[list[Curve], str]:
         text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CalibrationError(f"{path}: cannot be read: {error}") from None
-    return parse(text, str(path)), digest(content)
+    return list(_parsed(text, str(path))), digest(content)
+
+
+@lru_cache(maxsize=32)
+def _parsed(text: str, name: str) -> tuple[Curve, ...]:
+    """Return the curves of a table; a sweep reads the same ones again and again."""
+    return tuple(parse(text, name))
 
 
 def parse(text: str, name: str) -> list[Curve]:

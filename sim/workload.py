@@ -12,10 +12,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from sim.errors import ScenarioError
 from sim.streams import stream
+from sim.strict import Strict
 from sim.units import NS_PER_S
 
 Tokens = NDArray[np.int64]
@@ -25,17 +26,7 @@ Positive = Annotated[float, Field(gt=0)]
 BLOCK = 4096
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-
-class Fixed(_Part):
+class Fixed(Strict):
     """Every request has the same length."""
 
     kind: Literal["fixed"]
@@ -51,7 +42,7 @@ class Fixed(_Part):
         return float(self.tokens)
 
 
-class Uniform(_Part):
+class Uniform(Strict):
     """Whole lengths from `low` to `high`, both included, equally likely."""
 
     kind: Literal["uniform"]
@@ -75,7 +66,7 @@ class Uniform(_Part):
         return (self.low + self.high) / 2
 
 
-class Lognormal(_Part):
+class Lognormal(Strict):
     """Lognormal lengths with the given mean and coefficient of variation, cut at `max_tokens`."""
 
     kind: Literal["lognormal"]
@@ -97,7 +88,7 @@ class Lognormal(_Part):
         return self.mean
 
 
-class Geometric(_Part):
+class Geometric(Strict):
     """Geometric lengths of the given mean: the memoryless case, cut at `max_tokens`."""
 
     kind: Literal["geometric"]
@@ -118,7 +109,7 @@ class Geometric(_Part):
 Length = Annotated[Fixed | Uniform | Lognormal | Geometric, Field(discriminator="kind")]
 
 
-class DrawnLengths(_Part):
+class DrawnLengths(Strict):
     """Prompt and output lengths drawn independently."""
 
     kind: Literal["drawn"]
@@ -139,7 +130,7 @@ class DrawnLengths(_Part):
         return self.output.mean_tokens()
 
 
-class CsvLengths(_Part):
+class CsvLengths(Strict):
     """Pairs of lengths drawn with replacement from a CSV: `prompt_tokens,output_tokens`."""
 
     kind: Literal["csv"]
@@ -188,7 +179,7 @@ class CsvLengths(_Part):
 Lengths = Annotated[DrawnLengths | CsvLengths, Field(discriminator="kind")]
 
 
-class ClosedLoop(_Part):
+class ClosedLoop(Strict):
     """A fixed number of requests in flight; each finished one is replaced at once."""
 
     kind: Literal["closed"]
@@ -211,7 +202,7 @@ class ClosedLoop(_Part):
         return max(1, round(self.requests_per_gpu * gpus))
 
 
-class Poisson(_Part):
+class Poisson(Strict):
     """Requests arrive independently at a constant rate, from an empty system."""
 
     kind: Literal["poisson"]
@@ -229,7 +220,7 @@ class Poisson(_Part):
 Arrivals = Annotated[ClosedLoop | Poisson, Field(discriminator="kind")]
 
 
-class Workload(_Part):
+class Workload(Strict):
     """Arrivals and lengths of the requests."""
 
     arrivals: Arrivals

@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from sim import calibrate_cli, measure_cli
 from sim.cli import cards, simulate, sweeps, theory
 from sim.cli.text import say
 from sim.errors import EXIT_INTERRUPTED, SimError
@@ -23,11 +24,12 @@ app = typer.Typer(
 )
 for verb in (
     *(simulate.run, simulate.validate, theory.theory, sweeps.sweep, sweeps.plot),
-    *(simulate.schema, simulate.new),
+    *(simulate.schema, simulate.new, measure_cli.measure),
 ):
     app.command()(verb)
 app.add_typer(cards.models_app, name="models")
 app.add_typer(cards.hardware_app, name="hardware")
+app.add_typer(calibrate_cli.app, name="calibrate")
 
 
 def main() -> None:

@@ -34,6 +34,8 @@ def run(
     keep = None if timeline is None else _window(timeline)
     result = simulate(loaded, keep)
     folder = save_run(result, out)
+    if result.engine_note:
+        say(result.engine_note)
     from sim.metrics import METRICS, summary
 
     figures = summary(result)

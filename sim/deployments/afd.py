@@ -13,9 +13,9 @@ from sim.deployments.afd_ring import Shape, choose_lags, program
 from sim.deployments.site import Site
 from sim.errors import InfeasibleError
 from sim.kvcache import GpuMemory
-from sim.layers import Batch, LayerTimer, Ns, Spread, split_evenly, us, whole_ns
+from sim.layers import LayerTimer, Ns, Spread, split_evenly, us, whole_ns
 from sim.model import DenseFfn, Layer, MoeFfn
-from sim.program import Program, Times
+from sim.program import Program
 from sim.scenario import Afd, Scenario
 from sim.units import DTYPE_BYTES, NS_PER_S, NS_PER_US
 
@@ -23,6 +23,7 @@ from sim.units import DTYPE_BYTES, NS_PER_S, NS_PER_US
 class AfdDeployment(Site):
     """An AFD scenario, compiled: its program and the durations of its stages."""
 
+    core_stage: ClassVar = "attention"
     breakdown: ClassVar = {
         "t_a_layer": ("attention", "o_exchange", "o_proj", "o_reduce"),
         "t_a2f_layer": (("a2f", "a2f_in"), "link"),
@@ -64,17 +65,16 @@ class AfdDeployment(Site):
         )
         nominal = self.nominal_batch(afd.micro_batches)
         busiest = max(self.model.layer_counts, key=lambda layer: self.model.layer_counts[layer])
-        rows, delays_ns = self._durations(nominal)
+        rows, delays_ns = self.durations(nominal), self.delays_ns()
         kind = self.kinds.index(busiest)
         tail = len(self.kinds)
         stage_ns = {name: int(np.max(ns)) for (name, of), ns in rows.items() if of in (kind, tail)}
         return program(shape, choose_lags(shape, stage_ns, delays_ns["link"], delays_ns["host"]))
 
-    def times(self, batch: Batch) -> Times:
-        """Return the durations of one step of a micro-batch that holds `batch`."""
-        if batch.is_empty():
-            return self.program.times({}, {"link": 0, "host": 0})
-        return self.program.times(*self._durations(batch))
+    @property
+    def core_timer(self) -> LayerTimer:
+        """Times the attention core."""
+        return self.attention_timer
 
     def cards_and_gpus(self) -> list[tuple[str, int]]:
         """Return how many GPUs of which card the deployment rents."""
@@ -92,40 +92,43 @@ class AfdDeployment(Site):
         """Return how more room for KV is made."""
         return "add an attention instance"
 
-    def _durations(self, batch: Batch) -> tuple[dict[tuple[str, int], Ns], dict[str, int]]:
-        software = self.scenario.software
+    def around_core(self, requests: Ns) -> dict[tuple[str, int], Ns]:
+        """Return the durations by (stage, layer kind) of all but the cores."""
         rows: dict[tuple[str, int], Ns] = {}
         for kind, layer in enumerate(self.kinds):
             uses = self.model.layer_counts[layer]
-            timed = self._attention(layer, batch, uses)
-            timed |= self._ffn(layer, batch, uses)
-            timed |= self._transfers(layer, batch)
+            timed = self._attention(layer, requests, uses)
+            timed |= self._ffn(layer, requests, uses)
+            timed |= self._transfers(layer, requests)
             rows |= {(stage, kind): ns for stage, ns in timed.items()}
         tail = len(self.kinds)
         rows["lm_head", tail] = self.attention_timer.lm_head(
-            batch.requests, self.afd.attention.lm_head_tp
+            requests, self.afd.attention.lm_head_tp
         )
-        delays_ns = {
-            "link": round(self.fabric.latency_us * NS_PER_US),
-            "host": round(software.host_gap_us_per_step * NS_PER_US),
-        }
-        return rows, delays_ns
+        return rows
 
-    def _slowed(self, time: Ns) -> Ns:
+    def delays_ns(self) -> dict[str, int]:
+        """Return the latencies of a step that holds requests."""
+        return {
+            "link": round(self.fabric.latency_us * NS_PER_US),
+            "host": round(self.scenario.software.host_gap_us_per_step * NS_PER_US),
+        }
+
+    def slowed(self, layer: Layer, time: Ns) -> Ns:
         """Return the time of a kernel that runs beside the transfers of other micro-batches."""
         beside = self.afd.micro_batches > 1
         return whole_ns(time * self.scenario.software.overlap_slowdown) if beside else time
 
-    def _attention(self, layer: Layer, batch: Batch, uses: int) -> dict[str, Ns]:
+    def _attention(self, layer: Layer, requests: Ns, uses: int) -> dict[str, Ns]:
         timer, tp = self.attention_timer, self.afd.attention.o_proj_tp
-        name, b = layer.attention, batch.requests
-        front = timer.before_core(name, b, uses) + timer.core(name, batch, uses)
+        name, b = layer.attention, requests
+        front = timer.before_core(name, b, uses)
         front = front + timer.after_core(name, b, uses)
         front = front + us(self.scenario.software.glue_us_per_layer, b)
         rows = np.repeat(b.reshape(-1, tp).sum(axis=1), tp)
         back = timer.output(name, rows, tp, uses)
         if tp == 1:
-            return {"attention": self._slowed(front + back)}
+            return {"attention": front + back}
         grouped = b.reshape(-1, tp)
         width = self.model.attention[layer.attention].after_core(self.model.hidden)[-1].k
         sent = grouped.max(axis=1) * width * DTYPE_BYTES["bf16"]
@@ -133,17 +136,17 @@ class AfdDeployment(Site):
         exchange = ops.collective("all_to_all", "bf16", tp, sent)
         reduce = ops.collective("reduce_scatter", "bf16", tp, partial)
         return {
-            "attention": self._slowed(front),
+            "attention": front,
             "o_exchange": timer.table.duration_ns(exchange, uses * tp),
-            "o_proj": self._slowed(back),
+            "o_proj": self.slowed(layer, back),
             "o_reduce": timer.table.duration_ns(reduce, uses * tp),
         }
 
-    def _ffn(self, layer: Layer, batch: Batch, uses: int) -> dict[str, Ns]:
+    def _ffn(self, layer: Layer, requests: Ns, uses: int) -> dict[str, Ns]:
         side, timer = self.afd.ffn, self.ffn_timer
         y, g = side.instances, side.gpus_per_instance
         ffn = self.model.ffn[layer.ffn]
-        tokens = float(batch.requests.sum())
+        tokens = float(requests.sum())
         all_gpus = uses * y * g
         if isinstance(ffn, DenseFfn):
             time = timer.dense(ffn.intermediate / (y * g), tokens, all_gpus)
@@ -153,22 +156,23 @@ class AfdDeployment(Site):
         arriving = tokens * self._visits(layer)
         gathered = arriving * ops.activation_bytes(self.model.hidden, self.afd.a2f_dtype)
         summed = arriving * self.model.hidden * DTYPE_BYTES[self.afd.f2a_dtype]
-        gather = ops.collective("all_gather", self.afd.a2f_dtype, g, gathered)
-        scatter = ops.collective("reduce_scatter", self.afd.f2a_dtype, g, summed)
+        # A collective's time goes by its bytes; BF16 is the format that was measured.
+        gather = ops.collective("all_gather", "bf16", g, gathered)
+        scatter = ops.collective("reduce_scatter", "bf16", g, summed)
         return {
             "all_gather": timer.table.duration_ns(gather, all_gpus),
-            "experts": self._slowed(time),
+            "experts": self.slowed(layer, time),
             "reduce_scatter": timer.table.duration_ns(scatter, all_gpus),
         }
 
-    def _transfers(self, layer: Layer, batch: Batch) -> dict[str, Ns]:
+    def _transfers(self, layer: Layer, requests: Ns) -> dict[str, Ns]:
         """Return the NIC times of both sides, both ways.
 
         An attention GPU sends each of its tokens to every instance that wants it; an FFN
         instance's ranks share the tokens that come, and the fullest rank sets the pace.
         """
         y, hidden = self.afd.ffn.instances, self.model.hidden
-        visits = batch.requests.astype(np.float64) * self._visits(layer)
+        visits = requests.astype(np.float64) * self._visits(layer)
         fullest = rail_load(self.afd.ffn.gpus_per_instance, visits)
         a_goodput = self._goodput(self.attention_timer)
         f_goodput = self._goodput(self.ffn_timer)

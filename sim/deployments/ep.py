@@ -12,9 +12,9 @@ from sim.deployments.ep_schedule import Shape, program
 from sim.deployments.site import Site
 from sim.errors import InfeasibleError
 from sim.kvcache import GpuMemory
-from sim.layers import Batch, Ns, Spread, split_evenly, us, whole_ns
+from sim.layers import LayerTimer, Ns, Spread, split_evenly, us, whole_ns
 from sim.model import DenseFfn, Layer, MoeFfn
-from sim.program import Program, Times
+from sim.program import Program
 from sim.scenario import Ep, Scenario
 from sim.units import DTYPE_BYTES, NS_PER_US
 
@@ -22,6 +22,7 @@ from sim.units import DTYPE_BYTES, NS_PER_US
 class EpDeployment(Site):
     """An EP scenario, compiled: its program and the durations of its stages."""
 
+    core_stage: ClassVar = "attn1"
     breakdown: ClassVar = {
         "t_a_layer": ("attn0", "attn1"),
         "t_a2f_layer": ("dispatch",),
@@ -57,20 +58,27 @@ class EpDeployment(Site):
         kinds = tuple(self.kinds.index(layer) for layer in self.model.layer_sequence)
         return program(Shape(kinds, self.ep.gpus, self.ep.overlap == "two_batch"))
 
-    def times(self, batch: Batch) -> Times:
-        """Return the durations of one step of a micro-batch that holds `batch`."""
-        if batch.is_empty():
-            return self.program.times({}, {"host": 0})
+    @property
+    def core_timer(self) -> LayerTimer:
+        """Times the attention core."""
+        return self.layer_timer
+
+    def around_core(self, requests: Ns) -> dict[tuple[str, int], Ns]:
+        """Return the durations by (stage, layer kind) of all but the cores."""
         rows: dict[tuple[str, int], Ns] = {}
         for kind, layer in enumerate(self.kinds):
-            timed = self._layer(layer, batch, self.model.layer_counts[layer])
+            timed = self._layer(layer, requests, self.model.layer_counts[layer])
             rows |= {(stage, kind): ns for stage, ns in timed.items()}
-        rows["lm_head", len(self.kinds)] = self.layer_timer.lm_head(
-            batch.requests, self.ep.lm_head_tp
-        )
-        # The micro-batches of a step share one pass of the host, so each bears its part.
+        rows["lm_head", len(self.kinds)] = self.layer_timer.lm_head(requests, self.ep.lm_head_tp)
+        return rows
+
+    def delays_ns(self) -> dict[str, int]:
+        """Return the latencies of a step that holds requests.
+
+        The micro-batches of a step share one pass of the host, so each bears its part.
+        """
         gap_us = self.scenario.software.host_gap_us_per_step / self.ep.micro_batches
-        return self.program.times(rows, {"host": round(gap_us * NS_PER_US)})
+        return {"host": round(gap_us * NS_PER_US)}
 
     def cards_and_gpus(self) -> list[tuple[str, int]]:
         """Return how many GPUs of which card the deployment rents."""
@@ -84,13 +92,12 @@ class EpDeployment(Site):
         """Return how more room for KV is made."""
         return "use a narrower KV format"
 
-    def _layer(self, layer: Layer, batch: Batch, uses: int) -> dict[str, Ns]:
-        timer, b = self.layer_timer, batch.requests
+    def _layer(self, layer: Layer, b: Ns, uses: int) -> dict[str, Ns]:
+        timer = self.layer_timer
         # Norm and rope stand before the core, quantisation and routing after it.
         glue = us(self.scenario.software.glue_us_per_layer / 2, b)
         attn0 = timer.before_core(layer.attention, b, uses) + glue
-        attn1 = timer.core(layer.attention, batch, uses) + glue
-        attn1 = attn1 + timer.after_core(layer.attention, b, uses)
+        attn1 = timer.after_core(layer.attention, b, uses) + glue
         attn1 = attn1 + timer.output(layer.attention, b, 1, uses)
         ffn = self.model.ffn[layer.ffn]
         if isinstance(ffn, DenseFfn):
@@ -100,15 +107,15 @@ class EpDeployment(Site):
         shared = timer.dense(ffn.shared * ffn.shared_intermediate, b, uses)
         tokens = float(b.sum())
         return {
-            "attn0": self._slowed(attn0),
-            "attn1": self._slowed(attn1),
-            "shared": self._slowed(shared),
+            "attn0": self.slowed(layer, attn0),
+            "attn1": attn1,
+            "shared": self.slowed(layer, shared),
             "experts": timer.experts(ffn, spread, tokens, uses * self.ep.gpus),
-            "dispatch": self._all_to_all("dispatch", ffn, batch, uses),
-            "combine": self._all_to_all("combine", ffn, batch, uses),
+            "dispatch": self._all_to_all("dispatch", ffn, b, uses),
+            "combine": self._all_to_all("combine", ffn, b, uses),
         }
 
-    def _all_to_all(self, direction: ops.Direction, ffn: MoeFfn, batch: Batch, uses: int) -> Ns:
+    def _all_to_all(self, direction: ops.Direction, ffn: MoeFfn, requests: Ns, uses: int) -> Ns:
         """Return the time of dispatch or combine; the rank with the most tokens sets it."""
         dispatching = direction == "dispatch"
         table = self.layer_timer.table
@@ -117,7 +124,7 @@ class EpDeployment(Site):
             self.ep.dispatch_dtype if dispatching else self.ep.combine_dtype,
             self.ep.gpus,
             table.accelerator.node.scale_up_domain_gpus,
-            float(np.max(batch.requests)),
+            float(np.max(requests)),
             self.model.hidden,
             ffn.top_k,
             self._copies(ffn),
@@ -129,10 +136,10 @@ class EpDeployment(Site):
             time = whole_ns(time * slower + self.fabric.latency_us * NS_PER_US)
         return time
 
-    def _slowed(self, time: Ns) -> Ns:
+    def slowed(self, layer: Layer, time: Ns) -> Ns:
         """Return the time of a kernel that runs beside the other micro-batch's all-to-all."""
-        beside = self.ep.overlap == "two_batch"
-        return whole_ns(time * self.scenario.software.overlap_slowdown) if beside else time
+        alone = self.ep.overlap == "none" or isinstance(self.model.ffn[layer.ffn], DenseFfn)
+        return time if alone else whole_ns(time * self.scenario.software.overlap_slowdown)
 
     def _copies(self, ffn: MoeFfn) -> int:
         """Return the physical experts. Raises InfeasibleError if they do not divide."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sim import cards, kernels
 from sim.hardware import Accelerator
 from sim.kvcache import GpuMemory, kv_layout
-from sim.layers import Batch, LayerTimer
+from sim.layers import Batch, LayerTimer, Ns
 from sim.model import Layer, MoeFfn
 from sim.program import Program, Times
 from sim.scenario import MoeKernel, Scenario
@@ -18,6 +22,9 @@ from sim.workload import ClosedLoop, Tokens, stationary_sample
 # Enough requests that their mean context is within 1 % of the slot load for any length law.
 _NOMINAL_SAMPLE = 4096
 
+# Times of this many different distributions of requests over GPUs are kept.
+_KEPT_BATCHES = 1024
+
 
 class Site(ABC):
     """A scenario compiled for an engine. Engines see `program`, the scheduler sees the rest."""
@@ -26,6 +33,9 @@ class Site(ABC):
     """Stages (or delays) whose times add up to each per-layer column of the results; of stages in
     an inner tuple, which run at once, the longest counts."""
 
+    core_stage: ClassVar[str]
+    """Stage that the attention core is part of."""
+
     def __init__(self, scenario: Scenario, attention_gpus: int) -> None:
         self.scenario = scenario
         self.attention_gpus = attention_gpus
@@ -33,13 +43,18 @@ class Site(ABC):
         self.kinds: list[Layer] = list(self.model.layer_counts)
         self.layout = kv_layout(self.model, scenario.precision.kv, scenario.memory.kv_block_tokens)
         self.tables: list[kernels.KernelTable] = []
+        self._kept: dict[bytes, tuple[Times, list[dict[kernels.Status, float]]]] = {}
 
-    def layer_ns(self, times: Times) -> dict[str, float]:
-        """Return the mean time of a layer by column of `breakdown`, slowest server, ns."""
-        stage_ns: dict[str, float] = self.program.layer_mean_ns(times)
-        stage_ns |= dict(zip(self.program.delays, times.delays_ns, strict=True))
+    def layer_ns(self, values: Ns, delays_ns: Ns) -> dict[str, NDArray[np.float64]]:
+        """Return the mean time of a layer by column of `breakdown`, slowest server, ns.
+
+        `values` and `delays_ns` are those of many `Times`, one a row.
+        """
+        stage_ns = self.program.layer_mean_of(values)
+        stage_ns |= dict(zip(self.program.delays, delays_ns.T.astype(np.float64), strict=True))
+        nothing = np.zeros(len(values))
         return {
-            column: sum(_longest(stage_ns, stages) for stages in parts)
+            column: sum((_longest(stage_ns, stages, nothing) for stages in parts), nothing)
             for column, parts in self.breakdown.items()
         }
 
@@ -48,9 +63,71 @@ class Site(ABC):
     def program(self) -> Program:
         """Servers, static order and dependencies."""
 
+    @property
     @abstractmethod
+    def core_timer(self) -> LayerTimer:
+        """Times the attention core."""
+
+    @abstractmethod
+    def around_core(self, requests: Ns) -> dict[tuple[str, int], Ns]:
+        """Return the durations by (stage, layer kind) with `requests` on each attention GPU.
+
+        Of `core_stage`, that is what runs there besides the core, not yet slowed.
+        """
+
+    @abstractmethod
+    def slowed(self, layer: Layer, time: Ns) -> Ns:
+        """Return the time of a kernel of `layer` that may run beside communication."""
+
+    @abstractmethod
+    def delays_ns(self) -> dict[str, int]:
+        """Return the latencies of a step that holds requests."""
+
     def times(self, batch: Batch) -> Times:
-        """Return the durations of one step of a micro-batch that holds `batch`."""
+        """Return the durations of one step of a micro-batch that holds `batch`.
+
+        All but the cores depend on the requests alone, which change more rarely than the context:
+        they are kept, with the usage that their look-ups count as.
+        """
+        program = self.program
+        if batch.is_empty():
+            return program.times({}, dict.fromkeys(program.delays, 0))
+        asked = batch.requests.tobytes()
+        if asked in self._kept:
+            for table, spent in zip(self.tables, self._kept[asked][1], strict=True):
+                table.add_usage(spent)
+        else:
+            if len(self._kept) >= _KEPT_BATCHES:
+                self._kept.clear()
+            before = [dict(table.usage_ns) for table in self.tables]
+            rest = program.times(self.around_core(batch.requests), self.delays_ns())
+            tables = zip(self.tables, before, strict=True)
+            self._kept[asked] = rest, [table.usage_since(then) for table, then in tables]
+        rest, _usage = self._kept[asked]
+        return program.with_rows(rest, self._core_rows(batch, rest))
+
+    def durations(self, batch: Batch) -> dict[tuple[str, int], Ns]:
+        """Return the durations by (stage, layer kind), before there is a program."""
+        rows = self.around_core(batch.requests)
+        cores = self._cores(batch)
+        for kind, layer in enumerate(self.kinds):
+            around = rows[self.core_stage, kind]
+            rows[self.core_stage, kind] = self.slowed(layer, around + cores[layer.attention])
+        return rows
+
+    def _core_rows(self, batch: Batch, rest: Times) -> dict[tuple[str, int], Ns]:
+        cores, rows = self._cores(batch), {}
+        for kind, layer in enumerate(self.kinds):
+            around = self.program.row(rest, self.core_stage, kind)
+            rows[self.core_stage, kind] = self.slowed(layer, around + cores[layer.attention])
+        return rows
+
+    def _cores(self, batch: Batch) -> dict[str, Ns]:
+        """Return the time of the core by name of the attention."""
+        uses: dict[str, int] = {}
+        for layer, count in self.model.layer_counts.items():
+            uses[layer.attention] = uses.get(layer.attention, 0) + count
+        return {name: self.core_timer.core(name, batch, each) for name, each in uses.items()}
 
     @abstractmethod
     def cards_and_gpus(self) -> list[tuple[str, int]]:
@@ -144,6 +221,10 @@ class Site(ABC):
         return both * DTYPE_BYTES[self.scenario.precision.lm_head]
 
 
-def _longest(stage_ns: dict[str, float], stages: str | tuple[str, ...]) -> float:
+def _longest(
+    stage_ns: Mapping[str, NDArray[np.float64]],
+    stages: str | tuple[str, ...],
+    nothing: NDArray[np.float64],
+) -> NDArray[np.float64]:
     names = (stages,) if isinstance(stages, str) else stages
-    return max(stage_ns.get(name, 0.0) for name in names)
+    return np.asarray(np.max([stage_ns.get(name, nothing) for name in names], axis=0))

@@ -13,17 +13,23 @@ import numpy as np
 
 from sim.engines.compiled import compiled
 from sim.engines.graph import Ints
-from sim.engines.plan import (
+from sim.engines.tables import (
     DURATIONS,
+    END_DELAY,
+    END_MARK,
     ENDS,
-    MARK_FROM,
-    MARK_TO,
+    KIND,
+    LAST_END,
+    LAST_START,
+    MARK,
+    MARKING,
     MORE_FROM,
     MORE_TO,
     OUT_FROM,
     OUT_TO,
     PHI,
     PREVIOUS,
+    START_MARK,
     STARTS,
     VECTOR,
     VECTOR_DELAY,
@@ -31,8 +37,6 @@ from sim.engines.plan import (
     Int32s,
     Plan,
 )
-
-NO_DELAY = -1
 
 
 class TaskGraph(NamedTuple):
@@ -61,31 +65,39 @@ class TaskGraph(NamedTuple):
 
 def task_graph(plan: Plan) -> TaskGraph:
     """Return the graph of the tasks of `plan`."""
-    closing_phi = np.ascontiguousarray(plan.closing[:, 1])
-    return TaskGraph(
-        *_edges(
-            plan.rows,
-            plan.marks,
-            plan.outputs,
-            plan.more,
-            closing_phi,
-            plan.size,
-            plan.mark_count,
-            plan.delay_count,
-        )
-    )
+    settings = _settings(plan)
+    of_row = np.searchsorted(settings[:, 0], np.arange(len(plan.rows) + 1))
+    phi = np.ascontiguousarray(plan.closing[:, 1])
+    sizes = plan.size, plan.mark_count, plan.delay_count
+    return TaskGraph(*_edges(plan.rows, plan.more, settings, of_row, phi, *sizes))
+
+
+def _settings(plan: Plan) -> Ints:
+    """Return (row, kind, mark or place, delay) of all that nodes set, by row."""
+    rows = plan.rows.astype(np.int64)
+    unread, none = plan.program.micro_batches + 1, plan.delay_count
+    listed = np.repeat(np.arange(len(rows)), rows[:, OUT_TO] - rows[:, OUT_FROM])
+    table = [np.column_stack([listed, plan.outputs])]
+    marking = np.flatnonzero(rows[:, KIND] == MARKING)
+    for kind, mark in ((LAST_END, END_MARK), (LAST_START, START_MARK)):
+        setting = marking[rows[marking, mark] != unread]
+        delay = rows[setting, END_DELAY] if kind == LAST_END else np.full(len(setting), none)
+        columns = np.full(len(setting), kind), rows[setting, mark], delay
+        table.append(np.column_stack([setting, *columns]))
+    settings = np.concatenate(table)
+    return np.ascontiguousarray(settings[np.argsort(settings[:, 0], kind="stable")])
 
 
 _FIELDS = ", ".join(["int64[::1]"] * 8)
-_TABLES = "int32[:, ::1], int32[::1], int32[:, ::1], int32[:, ::1], int64[::1]"
+_TABLES = "int32[:, ::1], int32[:, ::1], int64[:, ::1], int64[::1], int64[::1]"
 
 
 @compiled(f"Tuple(({_FIELDS}))({_TABLES}, int64, int64, int64)")
 def _edges(  # noqa: C901 - one branch for each kind of input
     rows: Int32s,
-    marks: Int32s,
-    outputs: Int32s,
     more: Int32s,
+    settings: Ints,
+    of_row: Ints,
     closing_phi: Ints,
     size: int,
     mark_count: int,
@@ -97,22 +109,27 @@ def _edges(  # noqa: C901 - one branch for each kind of input
     of_mark = np.empty(mark_count, dtype=np.int64)
     vertices = edges = 0
     for r in range(len(rows)):
-        width, marking = rows[r, WIDTH], rows[r, OUT_TO] - rows[r, OUT_FROM]
+        width = rows[r, WIDTH]
         for i in range(width):
             of_place[rows[r, ENDS] + i] = vertices + i
-            if rows[r, STARTS] >= 0:
-                of_place[rows[r, STARTS] + i] = vertices + i
-                begins[rows[r, STARTS] + i] = 1
-        for k in range(marking):
-            of_mark[outputs[rows[r, OUT_FROM] + k, 0]] = vertices + width + k
-        vertices += width + marking
-        edges += width * (marking + 2 + rows[r, MARK_TO] - rows[r, MARK_FROM])
+        edges += 3 * width
+        for k in range(of_row[r], of_row[r + 1]):
+            if settings[k, 1] == STARTS:
+                for i in range(width):
+                    of_place[settings[k, 2] + i] = vertices + i
+                    begins[settings[k, 2] + i] = 1
+        vertices += width
+        for k in range(of_row[r], of_row[r + 1]):
+            if settings[k, 1] != STARTS:
+                of_mark[settings[k, 2]] = vertices
+                vertices += 1
+                edges += width
         for k in range(rows[r, MORE_FROM], rows[r, MORE_TO]):
-            edges += width * more[k, 1]
+            edges += width * max(more[k, 1], 1)
     first = np.zeros(vertices + 1, dtype=np.int64)
     source = np.empty(edges, dtype=np.int64)
     back = np.empty(edges, dtype=np.int64)
-    delay = np.empty(edges, dtype=np.int64)
+    delay = np.full(edges, none)
     of_start = np.zeros(edges, dtype=np.int64)
     task = np.full(vertices, -1)
     row = np.empty(vertices, dtype=np.int64)
@@ -120,54 +137,47 @@ def _edges(  # noqa: C901 - one branch for each kind of input
     micro_batches = len(closing_phi)
     v = e = 0
     for r in range(len(rows)):
-        base, width = v, rows[r, WIDTH]
-        gathered = rows[r, MORE_TO] > rows[r, MORE_FROM]
+        base, width, mark = v, rows[r, WIDTH], rows[r, MARK]
         for i in range(width):
             task[v], row[v], server[v] = rows[r, DURATIONS] + i, r, i
-            source[e], delay[e] = of_place[rows[r, PREVIOUS] + i], none
+            source[e] = of_place[rows[r, PREVIOUS] + i]
             back[e] = source[e] >= base
             e += 1
-            for k in range(rows[r, MARK_FROM], rows[r, MARK_TO]):
-                delay[e] = none
-                if marks[k] < micro_batches:
-                    source[e] = of_mark[mark_count - micro_batches + marks[k]]
-                    back[e] = 1 + closing_phi[marks[k]] - rows[r, PHI]
-                else:
-                    source[e] = of_mark[marks[k]]
-                    back[e] = source[e] >= base
+            if mark < micro_batches:
+                source[e] = of_mark[mark_count - micro_batches + mark]
+                back[e] = 1 + closing_phi[mark] - rows[r, PHI]
                 e += 1
-            if rows[r, VECTOR] >= 0 and not gathered:
+            elif mark != micro_batches:
+                source[e] = of_mark[mark]
+                back[e] = source[e] >= base
+                e += 1
+            if rows[r, VECTOR] != rows[r, PREVIOUS] or rows[r, VECTOR_DELAY] != none:
                 source[e] = of_place[rows[r, VECTOR] + i]
                 back[e], delay[e] = source[e] >= base, rows[r, VECTOR_DELAY]
                 e += 1
             for k in range(rows[r, MORE_FROM], rows[r, MORE_TO]):
                 place, gathers, spreads, _back, late = more[k]
-                for p in range(
-                    place + i // spreads * gathers, place + (i // spreads + 1) * gathers
-                ):
+                if gathers == 0:
+                    source[e] = of_mark[place]
+                    back[e] = source[e] >= base
+                    e += 1
+                block = place + i // spreads * gathers
+                for p in range(block, block + gathers):
                     source[e] = of_place[p]
                     back[e], delay[e], of_start[e] = source[e] >= base, late, begins[p]
                     e += 1
             v += 1
             first[v] = e
-        for k in range(rows[r, OUT_FROM], rows[r, OUT_TO]):
-            row[v] = r
-            for i in range(width):
-                source[e], back[e] = base + i, 0
-                delay[e], of_start[e] = outputs[k, 2], outputs[k, 1]
-                e += 1
-            v += 1
-            first[v] = e
-    return (
-        first,
-        source[:e].copy(),
-        back[:e].copy(),
-        delay[:e].copy(),
-        of_start[:e].copy(),
-        task,
-        row,
-        server,
-    )
+        for k in range(of_row[r], of_row[r + 1]):
+            if settings[k, 1] != STARTS:
+                row[v] = r
+                for i in range(width):
+                    source[e], back[e], delay[e] = base + i, 0, settings[k, 3]
+                    of_start[e] = settings[k, 1] == LAST_START
+                    e += 1
+                v += 1
+                first[v] = e
+    return first, source[:e], back[:e], delay[:e], of_start[:e], task, row, server
 
 
 @compiled("int64[::1](int64[::1], int64[::1])")

@@ -19,7 +19,8 @@ from __future__ import annotations
 import numpy as np
 
 from sim.engines.event import Controller, Wait
-from sim.engines.plan import PHI, InexactError, plan
+from sim.engines.plan import plan
+from sim.engines.tables import PHI, InexactError
 from sim.engines.walk import advance
 from sim.program import Program, Times
 
@@ -41,6 +42,8 @@ class RecurrenceEngine:
         self._delays = np.zeros(tables.delay_count + 1, dtype=np.int64)
         self._duration_rows = self._durations.reshape(m, slots)
         self._delay_rows = self._delays[:-1].reshape(m, -1)
+        self.ends_ns = np.zeros(tables.size, dtype=np.int64)
+        """When each task, in evaluation order, ended last (scratch may follow)."""
         self._begun_ns = self._marked[:m]
         self._boundary_ns = self._marked[tables.boundary_marks :]
         first_period = -int(tables.rows[:, PHI].max())
@@ -52,10 +55,9 @@ class RecurrenceEngine:
             self._answered,
             self._pending,
             tables.rows,
-            tables.marks,
-            tables.outputs,
             tables.more,
-            np.zeros(tables.size, dtype=np.int64),
+            tables.outputs,
+            self.ends_ns,
             self._marked,
             self._durations,
             self._delays,

@@ -1,4 +1,7 @@
-"""Walk: the compiled inner loop of the recurrence, over the tables of a Plan."""
+"""Walk: the compiled inner loop of the recurrence, over the tables of a Plan.
+
+Indices are unsigned where it matters, which spares a check for negative ones in every access.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,16 @@ from numpy.typing import NDArray
 
 from sim.engines.compiled import compiled
 from sim.engines.graph import Ints
-from sim.engines.plan import (
+from sim.engines.tables import (
     DURATIONS,
+    END_DELAY,
+    END_MARK,
     ENDS,
-    GATHERING,
-    JOINED,
-    JOINED_MARKING,
+    GENERAL,
     KIND,
-    MARK_FROM,
-    MARK_TO,
+    LAST_END,
+    LAST_START,
+    MARK,
     MORE_FROM,
     MORE_TO,
     OUT_FROM,
@@ -23,108 +27,124 @@ from sim.engines.plan import (
     PHI,
     PLAIN,
     PREVIOUS,
-    STARTS,
+    START_MARK,
     VECTOR,
     VECTOR_DELAY,
     WIDTH,
     Int32s,
 )
 
-_TABLES = "int32[:, ::1], int32[::1], int32[:, ::1], int32[:, ::1]"
-_STATE = "int64[::1], int64[::1], int64[::1], int64[::1]"
+_TABLES = "int32[:, ::1], int32[:, ::1], int32[:, ::1]"
+_STATE = "int64[::1], int64[::1], int64[::1], int64[::1], int64[::1]"
 
 
-@compiled("void(uint64, int64, int32[:, ::1], int32[:, ::1], int64[::1], int64[::1], int64[::1])")
-def _gather(
-    row: int, period: int, rows: Int32s, more: Int32s, ends: Ints, delays: Ints, gathered: Ints
-) -> None:
-    """Put the last of the inputs from server to server into `gathered`."""
-    gathered[: rows[row, WIDTH]] = 0
-    for k in range(rows[row, MORE_FROM], rows[row, MORE_TO]):
-        place, gathers, spreads, back, delay = more[k]
-        if period + rows[row, PHI] < back:
-            continue
-        for i in range(rows[row, WIDTH]):
-            block = place + i // spreads * gathers
-            for source in range(block, block + gathers):
-                gathered[i] = max(gathered[i], ends[source] + delays[delay])
-
-
-@compiled(f"void(int64, int64, int64, {_TABLES}, {_STATE}, int64[::1])")
-def evaluate(  # noqa: C901 - one branch for each kind of node
-    first: int,
-    last: int,
+@compiled(f"void(uint64, int64, {_TABLES}, {_STATE})")
+def _general(  # noqa: C901 - one branch for each kind of input and output
+    row: int,
     period: int,
     rows: Int32s,
-    marks: Int32s,
-    outputs: Int32s,
     more: Int32s,
+    outputs: Int32s,
     ends: Ints,
     marked: Ints,
     durations: Ints,
     delays: Ints,
-    gathered: Ints,
+    starts: Ints,
+) -> None:
+    """Evaluate one node with lists of inputs or outputs; `starts` is room for its starts."""
+    width = rows[row, WIDTH]
+    end, work = rows[row, ENDS], rows[row, DURATIONS]
+    ready, late = marked[rows[row, MARK]], delays[rows[row, VECTOR_DELAY]]
+    for i in range(width):
+        joined = ends[rows[row, VECTOR] + i] + late
+        starts[i] = max(max(ends[rows[row, PREVIOUS] + i], ready), joined)
+    for k in range(rows[row, MORE_FROM], rows[row, MORE_TO]):
+        place, gathers, spreads, back, delay = more[k]
+        if period + rows[row, PHI] < back:
+            continue
+        for i in range(width):
+            if gathers == 0:
+                starts[i] = max(starts[i], marked[place])
+            block = place + i // spreads * gathers
+            for source in range(block, block + gathers):
+                starts[i] = max(starts[i], ends[source] + delays[delay])
+    begun = over = np.int64(0)
+    for i in range(width):
+        ends[end + i] = starts[i] + durations[work + i]
+        begun, over = max(begun, starts[i]), max(over, ends[end + i])
+    for k in range(rows[row, OUT_FROM], rows[row, OUT_TO]):
+        kind, place, delay = outputs[k]
+        if kind == LAST_END:
+            marked[place] = over + delays[delay]
+        elif kind == LAST_START:
+            marked[place] = begun + delays[delay]
+        else:
+            ends[place : place + width] = starts[:width]
+
+
+@compiled(f"void(int64, int64, int64, {_TABLES}, {_STATE})")
+def evaluate(  # noqa: C901 - the common kinds of nodes, each in a loop of its own
+    first: int,
+    last: int,
+    period: int,
+    rows: Int32s,
+    more: Int32s,
+    outputs: Int32s,
+    ends: Ints,
+    marked: Ints,
+    durations: Ints,
+    delays: Ints,
+    starts: Ints,
 ) -> None:
     """Evaluate the nodes of rows `first` to `last` in one period.
 
-    Indices are unsigned, which spares a check for negative ones in every access.
+    Vectors of one and two servers, an FFN instance or two, are spared the overhead of a loop.
     """
+    one = np.uint64(1)
     for row in range(np.uint64(first), np.uint64(last)):
-        width = np.uint64(rows[row, WIDTH])
-        end = np.uint64(rows[row, ENDS])
-        free = np.uint64(rows[row, PREVIOUS])
-        work = np.uint64(rows[row, DURATIONS])
+        width = rows[row, WIDTH]
+        end, free = np.uint64(rows[row, ENDS]), np.uint64(rows[row, PREVIOUS])
+        work, joins = np.uint64(rows[row, DURATIONS]), np.uint64(rows[row, VECTOR])
+        late = delays[np.uint64(rows[row, VECTOR_DELAY])]
+        ready = marked[np.uint64(rows[row, MARK])]
+        kind = rows[row, KIND]
+        begun = over = np.int64(0)
         if period + rows[row, PHI] < 0:
-            for i in range(width):
+            for i in range(np.uint64(width)):
                 ends[end + i] = ends[free + i]
             continue
-        ready = np.int64(0)
-        for k in range(np.uint64(rows[row, MARK_FROM]), np.uint64(rows[row, MARK_TO])):
-            ready = max(ready, marked[np.uint64(marks[k])])
-        kind = rows[row, KIND]
-        if kind == PLAIN:
-            for i in range(width):
-                ends[end + i] = max(ends[free + i], ready) + durations[work + i]
+        if kind == GENERAL:
+            _general(row, period, rows, more, outputs, ends, marked, durations, delays, starts)
             continue
-        begun = np.int64(0)
-        over = np.int64(0)
-        if kind == JOINED:
-            joins = np.uint64(rows[row, VECTOR])
-            late = delays[np.uint64(rows[row, VECTOR_DELAY])]
-            for i in range(width):
+        if width <= 2:
+            begun = max(max(ends[free], ready), ends[joins] + late)
+            over = begun + durations[work]
+            if width == 2:
+                begun_1 = max(max(ends[free + one], ready), ends[joins + one] + late)
+                over_1 = begun_1 + durations[work + one]
+                ends[end] = over
+                ends[end + one] = over_1
+                begun, over = max(begun, begun_1), max(over, over_1)
+            else:
+                ends[end] = over
+        elif kind == PLAIN:
+            for i in range(np.uint64(width)):
                 start = max(max(ends[free + i], ready), ends[joins + i] + late)
-                ends[end + i] = start + durations[work + i]
-            continue
-        if kind == JOINED_MARKING:
-            joins = np.uint64(rows[row, VECTOR])
-            late = delays[np.uint64(rows[row, VECTOR_DELAY])]
-            for i in range(width):
-                start = max(max(ends[free + i], ready), ends[joins + i] + late)
-                over = max(over, start + durations[work + i])
-                begun = max(begun, start)
                 ends[end + i] = start + durations[work + i]
         else:
-            if kind == GATHERING:
-                _gather(row, period, rows, more, ends, delays, gathered)
-            for i in range(width):
-                start = max(ends[free + i], ready)
-                if kind == GATHERING:
-                    start = max(start, gathered[i])
-                over = max(over, start + durations[work + i])
-                begun = max(begun, start)
+            for i in range(np.uint64(width)):
+                start = max(max(ends[free + i], ready), ends[joins + i] + late)
                 ends[end + i] = start + durations[work + i]
-        for k in range(np.uint64(rows[row, OUT_FROM]), np.uint64(rows[row, OUT_TO])):
-            value = begun if outputs[k, 1] else over
-            marked[np.uint64(outputs[k, 0])] = value + delays[np.uint64(outputs[k, 2])]
-        if rows[row, STARTS] >= 0:
-            starts = np.uint64(rows[row, STARTS])
-            for i in range(width):
-                ends[starts + i] = ends[end + i] - durations[work + i]
+                begun = max(begun, start)
+                over = max(over, start + durations[work + i])
+        if kind != PLAIN:
+            marked[np.uint64(rows[row, END_MARK])] = over + delays[np.uint64(rows[row, END_DELAY])]
+            marked[np.uint64(rows[row, START_MARK])] = begun
 
 
 @compiled(
-    f"int64(int64[::1], int64[:, ::1], int64[:, ::1], int64[::1], int64[::1], boolean[::1], "
-    f"{_TABLES}, {_STATE}, int64[::1])"
+    "int64(int64[::1], int64[:, ::1], int64[:, ::1], int64[::1], int64[::1], boolean[::1], "
+    f"{_TABLES}, {_STATE})"
 )
 def advance(
     groups: Ints,
@@ -134,14 +154,13 @@ def advance(
     answered: Ints,
     pending: NDArray[np.bool_],
     rows: Int32s,
-    marks: Int32s,
-    outputs: Int32s,
     more: Int32s,
+    outputs: Int32s,
     ends: Ints,
     marked: Ints,
     durations: Ints,
     delays: Ints,
-    gathered: Ints,
+    starts: Ints,
 ) -> int:
     """Evaluate all that the answered boundaries allow; return the micro-batch to ask next.
 
@@ -161,7 +180,7 @@ def advance(
                 continue
             evaluate(
                 groups[g], groups[g + 1], period,
-                rows, marks, outputs, more, ends, marked, durations, delays, gathered,
+                rows, more, outputs, ends, marked, durations, delays, starts,
             )  # fmt: skip
             done[g] = period + 1
             for j in range(micro_batches):

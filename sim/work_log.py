@@ -1,0 +1,62 @@
+"""Work log: what the begun steps of a run make of servers' and layers' times.
+
+The times of many steps are looked at at once, as arrays; a step only notes them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.deployments.site import Site
+from sim.program import Times
+
+# Values noted before they are summed up: 32 MiB of them.
+_MOST_VALUES = 1 << 22
+
+
+class WorkLog:
+    """Collects the `Times` of begun steps."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._noted: list[tuple[int, Times]] = []
+        servers = sum(pool.servers for pool in site.program.pools)
+        self._busy = np.zeros((0, servers), dtype=np.int64)
+        self._layers: list[dict[str, NDArray[np.float64]]] = []
+        self._count = 0
+
+    def note(self, step: int, times: Times) -> int:
+        """Note that a micro-batch has begun `step`; return how many had been noted before."""
+        self._noted.append((step, times))
+        self._count += 1
+        if len(self._noted) * len(times.values) > _MOST_VALUES:
+            self._sum_up()
+        return self._count - 1
+
+    def busy_ns(self) -> NDArray[np.int64]:
+        """Return work begun by (step, server); servers in the order of the pools."""
+        self._sum_up()
+        return self._busy
+
+    def layer_ns(self, chosen: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        """Return per-layer times by column of the chosen notes."""
+        self._sum_up()
+        return {
+            column: np.concatenate([layers[column] for layers in self._layers])[chosen]
+            for column in self._site.breakdown
+        }
+
+    def _sum_up(self) -> None:
+        if not self._noted:
+            return
+        steps = np.array([step for step, _ in self._noted])
+        values = np.stack([times.values for _, times in self._noted])
+        delays_ns = np.array([times.delays_ns for _, times in self._noted])
+        self._noted.clear()
+        missing = int(steps.max()) + 1 - len(self._busy)
+        if missing > 0:
+            more = np.zeros((missing, self._busy.shape[1]), dtype=np.int64)
+            self._busy = np.concatenate([self._busy, more])
+        np.add.at(self._busy, steps, self._site.program.busy_of(values))
+        self._layers.append(self._site.layer_ns(values, delays_ns))

@@ -1,0 +1,15 @@
+"""Fixtures that several folders share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the path of the tiny model card."""
+    return tiny.write_model(tmp_path_factory.mktemp("cards"))

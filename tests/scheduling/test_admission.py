@@ -1,0 +1,294 @@
+"""Admission: who enters which micro-batch on which GPU, and when (DESIGN §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.errors import InfeasibleError
+from sim.kvcache import KvLayout
+from sim.scheduler import Scheduler
+from sim.workload import ClosedLoop, DrawnLengths, Fixed, Poisson, Requests, Uniform, Workload
+from tests.strategies import Arrival, arrivals
+
+few = settings(max_examples=60, deadline=None)
+AMPLE = 1e12
+
+
+class Scripted(Requests):
+    """Requests whose arrivals and lengths are written down."""
+
+    def __init__(self, script: list[Arrival]) -> None:
+        self.script = script
+
+    def lengths(self, index: int) -> tuple[int, int]:
+        return self.script[index].prompt, self.script[index].output
+
+    def arrival_ns(self, index: int) -> int | None:
+        return self.script[index].at_ns if index < len(self.script) else None
+
+
+def fixed_lengths(prompt: int = 1, output: int = 1) -> DrawnLengths:
+    return DrawnLengths(
+        kind="drawn",
+        prompt=Fixed(kind="fixed", tokens=prompt),
+        output=Fixed(kind="fixed", tokens=output),
+    )
+
+
+def open_loop(
+    script: list[Arrival], gpus: int = 1, m: int = 1, capacity: float = AMPLE, block: int = 1
+) -> Scheduler:
+    """One byte of KV a token."""
+    poisson = Poisson(kind="poisson", requests_per_s=1.0, requests=max(1, len(script)))
+    workload = Workload(arrivals=poisson, lengths=fixed_lengths())
+    layout = KvLayout({None: 1.0}, 0.0, block)
+    with patch("sim.scheduler.Requests", lambda _workload, _seed: Scripted(script)):
+        return Scheduler(workload, 0, gpus, m, layout, capacity, None)
+
+
+def closed_loop(
+    concurrency: int, gpus: int, m: int, capacity: float = AMPLE, block: int = 1, seed: int = 0
+) -> Scheduler:
+    lengths = DrawnLengths(
+        kind="drawn",
+        prompt=Uniform(kind="uniform", low=1, high=30),
+        output=Uniform(kind="uniform", low=1, high=12),
+    )
+    workload = Workload(
+        arrivals=ClosedLoop(kind="closed", concurrency=concurrency), lengths=lengths
+    )
+    layout = KvLayout({None: 1.0}, 0.0, block)
+    return Scheduler(workload, seed, gpus, m, layout, capacity, concurrency)
+
+
+@dataclass
+class Seen:
+    """One boundary: the state as it was before and after admission."""
+
+    micro_batch: int
+    now_ns: int
+    before: list[list[int]]
+    entered: list[int]
+    reserved_before: list[int]
+
+
+def boundaries(scheduler: Scheduler, rounds: int) -> Iterator[Seen]:
+    """Bring every micro-batch in turn to its boundary, one every 10 ns."""
+    now = 0
+    for _ in range(rounds):
+        for j in range(scheduler.micro_batches):
+            scheduler.emit(j, now)
+            before = [flight.request.tolist() for flight in scheduler.flights]
+            reserved = scheduler.reserved_bytes.tolist()
+            scheduler.admit(j, now)
+            after = scheduler.flights[j].request.tolist()
+            assert after[: len(before[j])] == before[j]
+            yield Seen(j, now, before, after[len(before[j]) :], reserved)
+            now += 10
+
+
+shapes = st.tuples(st.integers(1, 4), st.integers(1, 4))
+
+
+@few
+@given(arrivals(), shapes, st.integers(48, 120))
+def test_first_come_first_served(
+    script: list[Arrival], shape: tuple[int, int], capacity: int
+) -> None:
+    scheduler = open_loop(script, *shape, capacity)
+    entered = [request for seen in boundaries(scheduler, 80) for request in seen.entered]
+    assert entered == list(range(len(entered)))
+    assert len(entered) == len(script)
+
+
+@few
+@given(arrivals(), shapes, st.integers(48, 120), st.integers(1, 16))
+def test_the_gpu_with_least_kv_among_those_with_room(
+    script: list[Arrival], shape: tuple[int, int], capacity: int, block: int
+) -> None:
+    gpus, m = shape
+    scheduler = open_loop(script, gpus, m, capacity, block)
+    for seen in boundaries(scheduler, 60):
+        flight = scheduler.flights[seen.micro_batch]
+        gpu_of = dict(zip(flight.request.tolist(), flight.gpu.tolist(), strict=True))
+        kv = [0] * gpus
+        held = [0] * gpus
+        for request, gpu, prompt, decoded in zip(
+            flight.request, flight.gpu, flight.prompt, flight.decoded, strict=True
+        ):
+            if request not in seen.entered:
+                kv[gpu] += prompt + decoded
+                held[gpu] += 1
+        reserved = list(seen.reserved_before)
+        present = scheduler.in_flight() + len(scheduler.waiting)
+        # A GPU takes at most its share of the micro-batch, which takes its share of all.
+        most = ceil(ceil((present - seen.micro_batch) / m) / gpus)
+        for request in seen.entered:
+            total = script[request].prompt + script[request].output
+            need = -(-total // block) * block
+            room = [g for g in range(gpus) if reserved[g] + need <= capacity and held[g] < most]
+            chosen = gpu_of[request]
+            assert chosen in room
+            assert kv[chosen] == min(kv[g] for g in room)
+            kv[chosen] += script[request].prompt
+            reserved[chosen] += need
+            held[chosen] += 1
+
+
+@few
+@given(arrivals(), shapes)
+def test_a_request_stays_where_it_is(script: list[Arrival], shape: tuple[int, int]) -> None:
+    scheduler = open_loop(script, *shape)
+    homes: dict[int, tuple[int, int]] = {}
+    for _seen in boundaries(scheduler, 40):
+        for j, flight in enumerate(scheduler.flights):
+            for request, gpu in zip(flight.request.tolist(), flight.gpu.tolist(), strict=True):
+                assert homes.setdefault(request, (j, gpu)) == (j, gpu)
+
+
+@few
+@given(arrivals(), shapes)
+def test_admission_only_at_the_boundary_of_the_own_micro_batch(
+    script: list[Arrival], shape: tuple[int, int]
+) -> None:
+    scheduler = open_loop(script, *shape)
+    for seen in boundaries(scheduler, 40):
+        for j, flight in enumerate(scheduler.flights):
+            if j != seen.micro_batch:
+                assert flight.request.tolist() == seen.before[j]
+        flight = scheduler.flights[seen.micro_batch]
+        entered = np.isin(flight.request, seen.entered)
+        assert (flight.admitted_ns[entered] == seen.now_ns).all()
+        assert (flight.arrival_ns[entered] <= seen.now_ns).all()
+
+
+@few
+@given(st.integers(1, 40), shapes, st.integers(0, 9))
+def test_a_closed_loop_replaces_at_once_and_keeps_micro_batches_even(
+    concurrency: int, shape: tuple[int, int], seed: int
+) -> None:
+    gpus, m = shape
+    scheduler = closed_loop(concurrency, gpus, m, seed=seed)
+    for seen in boundaries(scheduler, 25):
+        assert scheduler.in_flight() + len(scheduler.waiting) == concurrency
+        if seen.now_ns >= 10 * (m - 1):
+            assert scheduler.in_flight() == concurrency
+            sizes = [len(flight) for flight in scheduler.flights]
+            assert max(sizes) - min(sizes) <= 1
+
+
+@few
+@given(st.integers(1, 40), shapes, st.integers(60, 150), st.integers(1, 16), st.integers(0, 9))
+def test_kv_is_reserved_for_the_whole_output_and_never_exceeds_capacity(
+    concurrency: int, shape: tuple[int, int], capacity: int, block: int, seed: int
+) -> None:
+    gpus, m = shape
+    scheduler = closed_loop(concurrency, gpus, m, capacity, block, seed)
+    for _seen in boundaries(scheduler, 25):
+        expected = [0] * gpus
+        for flight in scheduler.flights:
+            for gpu, prompt, output in zip(flight.gpu, flight.prompt, flight.output, strict=True):
+                expected[gpu] += -(-(prompt + output) // block) * block
+        assert scheduler.reserved_bytes.tolist() == expected
+        assert (scheduler.reserved_bytes <= capacity).all()
+        assert (scheduler.kv_bytes() <= scheduler.reserved_bytes).all()
+
+
+@few
+@given(st.integers(1, 50), st.integers(1, 20), st.integers(1, 16))
+def test_kv_grows_by_one_token_a_step_in_whole_blocks(prompt: int, output: int, block: int) -> None:
+    scheduler = open_loop([Arrival(0, prompt, output)], block=block)
+    scheduler.admit(0, 0)
+    for decoded in range(output):
+        (used,) = scheduler.kv_bytes()
+        assert used == -(-(prompt + decoded) // block) * block
+        batch = scheduler.batch(0)
+        assert batch.kv_tokens[None].tolist() == [prompt + decoded]
+        finished = scheduler.emit(0, decoded).finished
+        assert len(finished) == (decoded == output - 1)
+    assert scheduler.kv_bytes().tolist() == [0]
+    assert scheduler.reserved_bytes.tolist() == [0]
+
+
+def test_a_request_enters_at_the_boundary_of_its_arrival_and_not_before() -> None:
+    scheduler = open_loop([Arrival(100, 1, 5)])
+    scheduler.admit(0, 99)
+    assert scheduler.in_flight() == 0
+    assert scheduler.next_arrival_ns() == 100
+    scheduler.admit(0, 100)
+    assert scheduler.in_flight() == 1
+    assert scheduler.flights[0].admitted_ns.tolist() == [100]
+
+
+def test_a_request_fits_at_exactly_its_size() -> None:
+    need = 7 + 5
+    scheduler = open_loop([Arrival(0, 7, 5)], capacity=need)
+    scheduler.admit(0, 0)
+    assert scheduler.in_flight() == 1
+    with pytest.raises(InfeasibleError, match=r"7 \+ 5 tokens needs"):
+        open_loop([Arrival(0, 7, 5)], capacity=need - 1).admit(0, 0)
+
+
+def test_a_block_counts_whole() -> None:
+    scheduler = open_loop([Arrival(0, 7, 2)], capacity=16, block=8)
+    scheduler.admit(0, 0)
+    assert scheduler.reserved_bytes.tolist() == [16]
+    with pytest.raises(InfeasibleError):
+        open_loop([Arrival(0, 7, 2)], capacity=15, block=8).admit(0, 0)
+
+
+def test_the_head_of_the_queue_is_not_overtaken() -> None:
+    # The second request does not fit beside the first, the third would; both wait.
+    script = [Arrival(0, 5, 2), Arrival(1, 8, 2), Arrival(2, 1, 1)]
+    scheduler = open_loop(script, capacity=12)
+    scheduler.admit(0, 2)
+    assert scheduler.flights[0].request.tolist() == [0]
+    scheduler.emit(0, 3)
+    scheduler.admit(0, 3)
+    assert scheduler.flights[0].request.tolist() == [0]
+    # The first leaves with its second token: at this boundary, not a step later, there is room.
+    scheduler.emit(0, 4)
+    scheduler.admit(0, 4)
+    assert scheduler.flights[0].request.tolist() == [1, 2]
+
+
+def test_kv_of_other_micro_batches_takes_room() -> None:
+    script = [Arrival(0, 8, 2), Arrival(0, 8, 2)]
+    scheduler = open_loop(script, gpus=1, m=2, capacity=19)
+    scheduler.admit(0, 0)
+    scheduler.admit(1, 0)
+    assert [len(flight) for flight in scheduler.flights] == [1, 0]
+    assert len(scheduler.waiting) == 1
+
+
+def test_a_micro_batch_takes_no_more_than_its_share() -> None:
+    script = [Arrival(0, 1, 9)] * 7
+    scheduler = open_loop(script, gpus=1, m=3)
+    for j in range(3):
+        scheduler.admit(j, 0)
+    assert [len(flight) for flight in scheduler.flights] == [3, 2, 2]
+
+
+@few
+@given(arrivals(), shapes)
+def test_tokens_are_counted_once_each(script: list[Arrival], shape: tuple[int, int]) -> None:
+    scheduler = open_loop(script, *shape)
+    tokens = continuing = 0
+    now = 0
+    while scheduler.in_flight() or scheduler.waiting or scheduler.next_arrival_ns() is not None:
+        for j in range(scheduler.micro_batches):
+            emission = scheduler.emit(j, now)
+            tokens += emission.tokens
+            continuing += emission.continuing
+            scheduler.admit(j, now)
+            now += 10
+    assert tokens == sum(arrival.output for arrival in script)
+    assert continuing == tokens - len(script)

@@ -1,0 +1,71 @@
+"""A tiny model and small scenarios around it: few layers, few GPUs, constant stage times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sim import scenario
+from sim.scenario import Scenario
+
+# One dense and two MoE layers; the window is shorter than any prompt below, so the context that
+# a layer reads stays the same from token to token.
+MODEL = """
+kind: model
+name: tiny
+title: Tiny
+hidden: 1024
+vocab: 4096
+source: test
+attention:
+  swa:
+    kind: gqa
+    query_heads: 8
+    kv_heads: 1
+    head_dim: 128
+    window: 64
+    kv_dtype: bf16
+    source: test
+ffn:
+  dense: {kind: dense, intermediate: 4096, source: test}
+  moe:
+    kind: moe
+    experts: 8
+    top_k: 2
+    expert_intermediate: 512
+    shared: 1
+    shared_intermediate: 512
+    source: test
+layers:
+  - {repeat: 1, pattern: [{attention: swa, ffn: dense}]}
+  - {repeat: 2, pattern: [{attention: swa, ffn: moe}]}
+"""
+LAYERS = 3
+WINDOW = 64
+
+
+def write_model(folder: Path) -> Path:
+    """Write the tiny model card into `folder` and return its path."""
+    path = folder / "tiny.yaml"
+    path.write_text(MODEL)
+    return path
+
+
+def load(model: Path, base: str, *overrides: str) -> Scenario:
+    """Return step3-2a2f or dsv3-ep128, made small around `model`."""
+    settings = [
+        f"model={model}",
+        "simulation.engine=event",
+        "routing={kind: balanced}",
+        "workload.arrivals={kind: closed, concurrency: 24}",
+        "workload.lengths.prompt={kind: fixed, tokens: 100}",
+        "workload.lengths.output={kind: fixed, tokens: 40}",
+    ]
+    if base == "step3-2a2f":
+        settings += [
+            "deployment.attention.gpus_per_instance=2",
+            "deployment.attention.lm_head_tp=1",
+            "deployment.ffn.gpus_per_instance=2",
+        ]
+    else:
+        settings += ["deployment.gpus=4", "deployment.lm_head_tp=1"]
+    return scenario.load(base, [*settings, *overrides])
