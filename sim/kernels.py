@@ -123,7 +123,8 @@ class KernelTable:
         time = curve.roofline_us(*self.work_us(op)) * np.exp(residual)
         time = np.maximum(time, np.maximum(least_us, memory_us))
         time = np.where((op.flops > 0) | (op.bytes > 0), time, 0.0)
-        return time, np.broadcast_to(inside, time.shape)
+        same = inside.shape == time.shape
+        return time, inside if same else np.broadcast_to(inside, time.shape)
 
     def peak_us(self, op: Op) -> tuple[Floats, Floats]:
         """Return what `op` takes at least at the card's compute peak and bandwidth, µs each."""
