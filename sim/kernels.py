@@ -46,6 +46,9 @@ _PADDING_KERNELS = frozenset({("moe", "masked")})
 
 # Operations whose work is batch times context, and linear in it once the machine is full.
 _AFFINE_AXES = frozenset({"batch", "kv_len"})
+# Its slope is taken at this share of the longest measured context: there several requests make up
+# the most work, as in serving, and the points lie close.
+_TYPICAL_CONTEXT = 0.25
 
 _KEPT_LOOK_UPS = 4096
 _KEPT_VALUES = 64
@@ -104,16 +107,22 @@ class KernelTable:
         """Return the time of `op` on `curve`, µs, and whether each shape was in its range.
 
         Attention over more context tokens than the largest measurement goes on in a straight
-        line from it: past the last overheads, time grows by bytes or FLOPs alone.
+        line along the context: past the last overheads, time grows by bytes or FLOPs alone, at
+        the slope that the curve has where it was measured to the most work.
         """
         if not op.axes.keys() >= _AFFINE_AXES or not np.isfinite(curve.most_work):
             return self._measured_us(op, curve)
         excess = np.maximum(work_of(op.axes) / curve.most_work, 1.0)
         if not (excess > 1).any():
             return self._measured_us(op, curve)
-        fewer = _fewer_requests(op, np.stack([excess, 2 * excess]))
-        (time, half), (inside, _) = self._measured_us(fewer, curve)
-        time = np.where(excess > 1, time + 2 * (excess - 1) * (time - half), time)
+        batch, context = op.axes["batch"], op.axes["kv_len"]
+        time, inside = self._measured_us(_resized(op, excess, batch, context / excess), curve)
+        longest = next(nodes[-1] for name, nodes in curve.axes if name == "kv_len")
+        typical = np.full(excess.shape, longest * _TYPICAL_CONTEXT)
+        requests = curve.most_work / typical
+        most, _ = self._measured_us(_resized(op, excess, requests, typical), curve)
+        half, _ = self._measured_us(_resized(op, 2 * excess, requests / 2, typical), curve)
+        time = np.where(excess > 1, time + 2 * (excess - 1) * (most - half), time)
         time = np.maximum(time, np.maximum(*self.peak_us(op)))
         return time, inside & (excess <= 1)
 
@@ -184,14 +193,14 @@ class KernelTable:
         return (self._by_identity[min(relatives)[-1]], False) if relatives else (None, False)
 
 
-def _fewer_requests(op: Op, factor: Floats) -> Op:
-    """Return `op` with its batch, and so its work, divided by `factor`."""
+def _resized(op: Op, factor: Floats, batch: Floats, context: Floats) -> Op:
+    """Return `op` with its work divided by `factor`, as `batch` requests of `context` tokens."""
     return replace(
         op,
         flops=op.flops / factor,
         bytes=op.bytes / factor,
         needed_flops=op.least_flops() / factor,
-        axes={**op.axes, "batch": op.axes["batch"] / factor},
+        axes={**op.axes, "batch": batch, "kv_len": context},
     )
 
 
