@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sim import families
 from sim.families import Family, Kernel
@@ -17,7 +18,7 @@ from sim.regression import Constants, Residual, rising, roofline_us
 from sim.table import Curve, work_of
 
 _MOST_NODES = 26  # an axis with more distinct values gets nodes two to a doubling
-_THIN = 0.004  # log error that dropping a node of the grid may cause
+_THIN = 0.003  # log error that dropping nodes of the grid may cause
 
 _AHEAD = 0.01  # step that tells the slope of the roofline, a fraction of the coordinate
 
@@ -55,10 +56,14 @@ def curve_on_grid(
         op = families.build(accelerator, kernel, at)
         return np.log(roofline_us(np.log(constants), *KernelTable(accelerator).work_us(op)))
 
+    def is_stepped(at: Mapping[str, Floats], name: str) -> NDArray[np.bool_]:
+        launched = families.build(accelerator, kernel, at).axes[name]
+        return ~np.isclose(launched, at[name], rtol=1e-9)
+
     log_time = rising(
         log_time,
         {
-            family.axes.index(name): _least_rise(log_smooth, at, name, family, shape)
+            family.axes.index(name): _least_rise(log_smooth, is_stepped, at, name, family, shape)
             for name in family.rising
         },
     )
@@ -86,6 +91,7 @@ def curve_on_grid(
 
 def _least_rise(
     log_smooth: Callable[[Mapping[str, Floats]], Floats],
+    is_stepped: Callable[[Mapping[str, Floats], str], NDArray[np.bool_]],
     at: Mapping[str, Floats],
     name: str,
     family: Family,
@@ -93,21 +99,23 @@ def _least_rise(
 ) -> Floats:
     """Return how much log time must rise to each node so that it never falls on the way there.
 
-    Between two nodes the residual is linear and the roofline convex in log coordinates: time
-    falls on the way if the residual falls faster than the roofline rises at the first node.
+    Between two nodes the residual is linear in log coordinates: time falls on the way if the
+    residual falls faster than the roofline rises at the flatter end. Where a kernel launches
+    whole tiles there is no way between nodes, only a step.
     """
     axis = family.axes.index(name)
     here = log_smooth(at).reshape(shape)
-    ahead = log_smooth({**at, name: at[name] * (1 + _AHEAD)}).reshape(shape)
-    slope = (ahead - here) / np.log1p(_AHEAD)
+    ahead, behind = ({**at, name: at[name] * factor} for factor in (1 + _AHEAD, 1 - _AHEAD))
+    leaving = (log_smooth(ahead).reshape(shape) - here) / np.log1p(_AHEAD)
+    arriving = (here - log_smooth(behind).reshape(shape)) / -np.log1p(-_AHEAD)
+    first = np.take(leaving, range(shape[axis] - 1), axis)
+    last = np.take(arriving, range(1, shape[axis]), axis)
     step = np.diff(np.log(at[name]).reshape(shape), axis=axis)
-    first = np.take(slope, range(shape[axis] - 1), axis)
-    bend = np.diff(here, axis=axis) - first * step
-    rise = np.zeros(shape)
-    rest = [slice(None)] * len(shape)
-    rest[axis] = slice(1, None)
-    rise[tuple(rest)] = np.clip(bend, 0.0, np.diff(here, axis=axis).clip(min=0.0))
-    return rise
+    climb = np.diff(here, axis=axis)
+    need = np.clip(climb - np.minimum(first, last) * step, 0.0, np.maximum(climb, 0.0))
+    jumps = np.take(is_stepped(ahead, name).reshape(shape), range(shape[axis] - 1), axis)
+    start = np.zeros_like(np.take(here, [0], axis))
+    return np.concatenate([start, np.where(jumps, 0.0, need)], axis=axis)
 
 
 def _most_work(measured: Mapping[str, Floats], family: Family) -> float:
@@ -128,18 +136,30 @@ def thinned(
     """Return the grid without nodes that interpolation between their neighbours replaces."""
     kept = list(nodes)
     grid = residual
-    for axis in range(len(kept)):
-        index = 1
-        while index < len(kept[axis]) - 1:
-            at = np.log(kept[axis])
-            share = (at[index] - at[index - 1]) / (at[index + 1] - at[index - 1])
-            before, here, after = (np.take(grid, index + step, axis) for step in (-1, 0, 1))
-            if np.abs(before * (1 - share) + after * share - here).max() < _THIN:
-                kept[axis] = np.delete(kept[axis], index)
-                grid = np.delete(grid, index, axis)
-            else:
-                index += 1
+    for axis, at in enumerate(nodes):
+        chosen = _spanning(np.log(at), np.moveaxis(grid, axis, 0))
+        kept[axis] = at[chosen]
+        grid = np.take(grid, chosen, axis)
     return tuple(zip(names, kept, strict=True)), np.round(grid, 3)
+
+
+def _spanning(at: Floats, values: Floats) -> list[int]:
+    """Return the nodes between which linear interpolation keeps all values within `_THIN`."""
+    chosen, last = [0], len(at) - 1
+    while chosen[-1] < last:
+        first = chosen[-1]
+        end = first + 1
+        while end < last and _is_line(at[first : end + 2], values[first : end + 2]):
+            end += 1
+        chosen.append(end)
+    return chosen
+
+
+def _is_line(at: Floats, values: Floats) -> bool:
+    share = (at - at[0]) / (at[-1] - at[0])
+    share = share.reshape(-1, *(1,) * (values.ndim - 1))
+    line = values[0] * (1 - share) + values[-1] * share
+    return bool(np.abs(values - line).max() <= _THIN)
 
 
 def _sources(rows: Sequence[Measurement]) -> str:

@@ -62,7 +62,7 @@ class KernelTable:
         self.sha256 = sha256
         self.usage_ns: dict[Status, float] = dict.fromkeys(STATUSES, 0.0)
         self._by_identity = {curve.identity: curve for curve in curves}
-        self._peaks: dict[str, float] = {}
+        self._peak: dict[tuple[str, Medium], tuple[float, float]] = {}
         self._serving: dict[Identity, tuple[Curve | None, bool]] = {}
         self._kept: dict[tuple[Identity, bytes], tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
 
@@ -119,24 +119,32 @@ class KernelTable:
 
     def _measured_us(self, op: Op, curve: Curve) -> tuple[Floats, NDArray[np.bool_]]:
         residual, inside = curve.log_residual(op.axes)
-        calibrated_us = curve.roofline_us(*self.work_us(op)) * np.exp(residual)
-        calibrated_us = np.maximum(calibrated_us, np.maximum(*self.peak_us(op)))
-        busy = (op.flops > 0) | (op.bytes > 0)
-        time = np.where(busy, calibrated_us, 0.0)
+        least_us, memory_us = self.peak_us(op)
+        time = curve.roofline_us(*self.work_us(op)) * np.exp(residual)
+        time = np.maximum(time, np.maximum(least_us, memory_us))
+        time = np.where((op.flops > 0) | (op.bytes > 0), time, 0.0)
         same = inside.shape == time.shape
         return time, inside if same else np.broadcast_to(inside, time.shape)
 
     def peak_us(self, op: Op) -> tuple[Floats, Floats]:
         """Return what `op` takes at least at the card's compute peak and bandwidth, µs each."""
-        compute_us = op.least_flops() / self._peak(op.dtype) * US_PER_S
-        return compute_us, op.bytes / bytes_per_s(self.accelerator, op.medium) * US_PER_S
+        flops_per_us, bytes_per_us = self._peaks(op)
+        return op.least_flops() / flops_per_us, op.bytes / bytes_per_us
 
     def work_us(self, op: Op) -> tuple[Floats, Floats]:
         """Return compute and memory time at peak of the work the roofline sees, µs each."""
-        compute_us, memory_us = self.peak_us(op)
-        if (op.name, op.kernel) in _PADDING_KERNELS:
-            compute_us = op.flops / self._peak(op.dtype) * US_PER_S
-        return compute_us, memory_us
+        flops_per_us, bytes_per_us = self._peaks(op)
+        is_padded = (op.name, op.kernel) in _PADDING_KERNELS
+        return (op.flops if is_padded else op.least_flops()) / flops_per_us, op.bytes / bytes_per_us
+
+    def _peaks(self, op: Op) -> tuple[float, float]:
+        """Return the card's FLOPs and bytes per µs for an op's number format and medium."""
+        kind = (op.dtype, op.medium)
+        if kind not in self._peak:
+            flops_per_s = self.accelerator.peak_flops_per_s(op.dtype)
+            moved_per_s = bytes_per_s(self.accelerator, op.medium)
+            self._peak[kind] = (flops_per_s / US_PER_S, moved_per_s / US_PER_S)
+        return self._peak[kind]
 
     def _timed(self, op: Op, curve: Curve) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return ns and range of `op` on `curve`; small look-ups are kept for the next step."""
@@ -154,16 +162,10 @@ class KernelTable:
             self._kept[asked] = kept, inside
         return self._kept[asked]
 
-    def _peak(self, dtype: str) -> float:
-        if dtype not in self._peaks:
-            self._peaks[dtype] = self.accelerator.peak_flops_per_s(dtype)
-        return self._peaks[dtype]
-
     def _default_us(self, op: Op) -> Floats:
-        peak = self._peak(op.dtype)
-        bandwidth = bytes_per_s(self.accelerator, op.medium)
-        seconds = np.maximum(op.flops / peak, op.bytes / bandwidth)
-        return seconds * US_PER_S / float(self.accelerator.default_efficiency)
+        flops_per_us, bytes_per_us = self._peaks(op)
+        least_us = np.maximum(op.flops / flops_per_us, op.bytes / bytes_per_us)
+        return np.asarray(least_us / float(self.accelerator.default_efficiency))
 
     def _choose(self, identity: Identity, medium: Medium) -> tuple[Curve | None, bool]:
         """Return the curve of `identity`, else of its nearest relative, and whether it is own."""

@@ -118,6 +118,7 @@ def summary(run: Run) -> dict[str, Any]:
         figures[f"{column}_us"] = float(values[busy].mean()) / NS_PER_US if busy.any() else 0.0
     for status, spent in run.usage_ns.items():
         figures[f"{status}_share"] = spent / kernel_ns if kernel_ns else 0.0
+    figures["engine"] = run.engine
     slo_ms = scenario.slo.tpot_ms
     figures["slo_tpot_ms"] = slo_ms
     figures["slo_met"] = bool(len(tpot_ms)) and bool(tpot_ms.mean() <= slo_ms)

@@ -44,8 +44,10 @@ def roofline_us(constants: Floats, compute_us: Floats, memory_us: Floats) -> Flo
 def fit_constants(compute_us: Floats, memory_us: Floats, measured_us: Floats) -> Constants:
     """Return overhead µs, e_c, e_m and p of the roofline nearest to the measurements.
 
-    Levenberg-Marquardt on log time with weights that fade for points far off.
+    Levenberg-Marquardt on log time with weights that fade for points far off. Pure transfers
+    have no compute to smooth with: their e_c and p are 1.
     """
+    free = np.array([True, compute_us.max() > 0, True, compute_us.max() > 0])
 
     def error(constants: Floats) -> Floats:
         return np.log(roofline_us(constants, compute_us, memory_us) / measured_us)
@@ -53,6 +55,7 @@ def fit_constants(compute_us: Floats, memory_us: Floats, measured_us: Floats) ->
     best: tuple[float, Floats] | None = None
     for start in _STARTS:
         at = np.log([max(0.7 * float(measured_us.min()), 0.5), 0.7, 0.7, start])
+        at = np.where(free, at, 0.0)
         now, damping = error(at), 1e-2
         for _ in range(_STEPS):
             slope = np.stack([(error(at + 1e-4 * one) - now) / 1e-4 for one in np.eye(4)], axis=1)
@@ -60,7 +63,7 @@ def fit_constants(compute_us: Floats, memory_us: Floats, measured_us: Floats) ->
             normal = slope.T @ (weight[:, np.newaxis] * slope)
             gain = slope.T @ (weight * now)
             ridge = damping * np.diag(np.diag(normal) + 1e-6)
-            step = np.clip(np.linalg.solve(normal + ridge, -gain), -0.5, 0.5)
+            step = np.clip(np.linalg.solve(normal + ridge, -gain), -0.5, 0.5) * free
             there = np.clip(at + step, _LOWEST, _HIGHEST)
             then = error(there)
             if (weight * then**2).sum() < (weight * now**2).sum():

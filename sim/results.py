@@ -142,6 +142,8 @@ def save_run(run: Run, out: Path | None = None) -> Path:
                 "scenario_sha256": digest,
                 "seed": run.scenario.simulation.seed,
                 "calibration": calibration(run.tables),
+                "engine": run.engine,
+                "engine_note": run.engine_note,
                 "wall_s": round(run.wall_s, 3),
                 "summary": summary(run),
                 "scenario": scenario,

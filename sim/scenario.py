@@ -230,8 +230,8 @@ class Simulation(Strict):
     seed: NonNegativeInt
     """Seed of every random stream."""
     engine: Literal["event", "recurrence"] = "recurrence"
-    """recurrence: the same times without an event list, a thousand times faster; event: SimPy,
-    the reference, which also runs where the recurrence cannot."""
+    """recurrence: the same times without an event list, much faster; event: SimPy, the reference,
+    which also runs where the recurrence cannot."""
     precision: Share = 0.01
     """A closed loop stops when the 95 % half-width of TPOT is below this share of TPOT."""
     min_steps: Annotated[int, Field(ge=20)] = 20

@@ -23,9 +23,8 @@ import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,63 +96,72 @@ class Curve:
         return self.overhead_us + np.exp(np.logaddexp(log_compute, log_memory) / self.p)
 
     @cached_property
-    def _log_nodes(self) -> list[Floats]:
-        return [np.log(nodes) for _, nodes in self.axes]
+    def _grid(self) -> _Grid:
+        return _Grid(self)
 
     def log_residual(self, coordinates: Mapping[str, Floats]) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the log residual at `coordinates`, and whether each lies in the measured range.
 
         Multilinear in the logarithms of the coordinates. Beyond the nodes the edge holds, and
         past the last node of M and batch it fades; past the longest context the batch counts
-        that has the same work at the longest context.
+        that has the same work at the longest context. A curve without axes holds everywhere;
+        where an axis has no coordinate, the residual is 0 and out of range.
         """
+        if not self.axes:
+            return np.zeros(()), np.ones((), dtype=np.bool_)
         if any(name not in coordinates for name, _ in self.axes):
             return np.zeros(()), np.zeros((), dtype=np.bool_)
         points = np.broadcast_arrays(*(coordinates[name] for name, _ in self.axes))
-        shape = points[0].shape if points else ()
-        logs = [np.log(np.maximum(at.ravel(), _TINY)) for at in points]
-        value = self._interpolated(self._shifted(logs), int(np.prod(shape)))
-        inside = np.ones(value.shape, dtype=np.bool_)
-        work = np.zeros(value.shape)
-        for (name, _), nodes, x in zip(self.axes, self._log_nodes, logs, strict=True):
-            inside &= (x >= nodes[0] - _SAME) & (x <= nodes[-1] + _SAME)
-            if name in _WORK:
-                work += x
-            if name in _FADING:
-                value *= np.exp(-np.maximum(x - nodes[-1], 0.0) / _FADE_E_FOLD)
-        inside &= work <= np.log(self.most_work) + _SAME
+        shape = points[0].shape
+        value, inside = self._grid.at(np.stack(points).reshape(len(points), -1))
         return value.reshape(shape), inside.reshape(shape)
 
-    def _shifted(self, logs: list[Floats]) -> list[Floats]:
-        """Return log coordinates with context past the last node turned into more requests."""
-        names = [name for name, _ in self.axes]
-        if not {"kv_len", "batch"} <= set(names):
-            return logs
-        context, batch = names.index("kv_len"), names.index("batch")
-        beyond = np.maximum(logs[context] - self._log_nodes[context][-1], 0.0)
-        shifted = list(logs)
-        shifted[context], shifted[batch] = logs[context] - beyond, logs[batch] + beyond
-        return shifted
 
-    def _interpolated(self, logs: Sequence[Floats], count: int) -> Floats:
-        """Return the residual at log coordinates: the weighted corners of their grid cells."""
-        sides = []
-        for nodes, x in zip(self._log_nodes, logs, strict=True):
-            position = np.interp(x, nodes, np.arange(len(nodes), dtype=np.float64))
-            low = np.minimum(position.astype(np.int64), max(len(nodes) - 2, 0))
-            share = position - low
-            high = np.minimum(low + 1, len(nodes) - 1)
-            sides.append(((low, 1.0 - share), (high, share)))
-        flat = self.residual.ravel()
-        value = np.zeros(count)
-        for corner in itertools.product(*sides):
-            index: Any = 0
-            weight: Any = 1.0
-            for (node, share), (_, nodes) in zip(corner, self.axes, strict=True):
-                index = index * len(nodes) + node
-                weight = weight * share
-            value += weight * flat[index]
-        return value
+class _Grid:
+    """A curve's residual laid out for look-ups of many points at once."""
+
+    def __init__(self, curve: Curve) -> None:
+        names = [name for name, _ in curve.axes]
+        self.nodes = [np.log(nodes) for _, nodes in curve.axes]
+        self.steps = [np.arange(len(nodes), dtype=np.float64) for nodes in self.nodes]
+        self.first = np.array([[nodes[0]] for nodes in self.nodes]) - _SAME
+        self.last = np.array([[nodes[-1]] for nodes in self.nodes])
+        counts = np.array([len(nodes) for nodes in self.nodes])
+        self.cells = np.maximum(counts - 2, 0)[:, np.newaxis]
+        strides = np.append(np.cumprod(counts[:0:-1])[::-1], 1)
+        self.strides = strides
+        self.sides = np.array(list(itertools.product((0, 1), repeat=len(names))))
+        self.corners = (self.sides * np.where(counts > 1, strides, 0)).sum(axis=1)[:, np.newaxis]
+        self.flat = curve.residual.ravel()
+        self.work = np.array([float(name in _WORK) for name in names])
+        self.most_work = np.log(curve.most_work) + _SAME
+        self.fading = np.array([float(name in _FADING) for name in names]) / _FADE_E_FOLD
+        both = {"kv_len", "batch"} <= set(names)
+        self.more = (names.index("kv_len"), names.index("batch")) if both else None
+
+    def at(self, coordinates: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return residual and range at coordinates (axes × points)."""
+        x = np.log(np.maximum(coordinates, _TINY))
+        inside = ((x >= self.first) & (x <= self.last + _SAME)).all(axis=0)
+        inside &= self.work @ x <= self.most_work
+        beyond = np.maximum(x - self.last, 0.0)
+        if self.more is None:
+            return self._between(x) * np.exp(-self.fading @ beyond), inside
+        context, batch = self.more
+        fade = np.exp(-self.fading @ beyond)
+        x[batch] += beyond[context]
+        x[context] -= beyond[context]
+        return self._between(x) * fade, inside
+
+    def _between(self, x: Floats) -> Floats:
+        """Return the weighted corners of the cells that hold log coordinates."""
+        rows = zip(x, self.nodes, self.steps, strict=True)
+        position = np.stack([np.interp(at, nodes, steps) for at, nodes, steps in rows])
+        low = np.minimum(position.astype(np.int64), self.cells)
+        share = position - low
+        weight = np.where(self.sides[:, :, np.newaxis], share, 1.0 - share).prod(axis=1)
+        index = self.strides @ low + self.corners
+        return np.asarray((self.flat[index] * weight).sum(axis=0))
 
 
 def work_of(axes: Mapping[str, Floats]) -> Floats:
@@ -211,13 +219,7 @@ def read(path: Path) -> tuple[list[Curve], str]:
         text = content.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CalibrationError(f"{path}: cannot be read: {error}") from None
-    return list(_parsed(text, str(path))), digest(content)
-
-
-@lru_cache(maxsize=32)
-def _parsed(text: str, name: str) -> tuple[Curve, ...]:
-    """Return the curves of a table; a sweep reads the same ones again and again."""
-    return tuple(parse(text, name))
+    return parse(text, str(path)), digest(content)
 
 
 def parse(text: str, name: str) -> list[Curve]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +22,9 @@ from sim.units import NS_PER_S
 
 Tokens = NDArray[np.int64]
 Positive = Annotated[float, Field(gt=0)]
+
+# Tokens of a recorded length: at most nine digits, more than any context.
+_LENGTH = re.compile(r"\s*0*[1-9][0-9]{0,8}\s*", re.ASCII)
 
 # Requests are drawn in blocks of this many, each block from its own stream.
 BLOCK = 4096
@@ -148,14 +152,19 @@ class CsvLengths(Strict):
         if not set(wanted) <= set(reader.fieldnames or ()):
             raise ScenarioError(f"{self.path}:1: the header should name {' and '.join(wanted)}")
         pairs, problems = [], []
-        for line, row in enumerate(reader, start=2):
-            values = [row[column] for column in wanted]
-            if all(value and value.strip().isdigit() and int(value) > 0 for value in values):
-                pairs.append([int(value) for value in values])
-            else:
-                problems.append(
-                    f"{self.path}:{line}: lengths should be whole and positive (got {values})"
-                )
+        try:
+            for row in reader:
+                values = [row[column] or "" for column in wanted]
+                if all(_LENGTH.fullmatch(value) for value in values):
+                    pairs.append([int(value) for value in values])
+                else:
+                    got = ", ".join(value[:20] for value in values)
+                    problems.append(
+                        f"{self.path}:{reader.line_num}: "
+                        f"lengths should be whole and positive (got {got})"
+                    )
+        except csv.Error as error:
+            problems.append(f"{self.path}:{reader.line_num}: {error}")
         if not pairs and not problems:
             problems.append(f"{self.path}:2: the file has no rows")
         if problems:

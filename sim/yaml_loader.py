@@ -18,6 +18,8 @@ Model = TypeVar("Model", bound=BaseModel)
 Loc = tuple[str | int, ...]
 
 _MAX_DEPTH = 40
+# What PyYAML raises for a scalar that is not what its tag says: !!float x, !!bool x, !!int ''.
+_BAD_SCALARS = (ValueError, LookupError, AttributeError)
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -61,11 +63,10 @@ class Document:
         origin = f"--set {path.strip()}"
         if not equals or not all(part != "" for part in parts):
             raise ScenarioError(f"--set {assignment}: write path=value, e.g. simulation.seed=3")
-        try:
-            value = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise ScenarioError(f"{origin}: the value is not YAML: {_one_line(error)}") from None
-        self.put(tuple(parts), value, origin)
+        value = _parse(text, origin)
+        if value.problems:
+            raise ScenarioError(value.problems)
+        self.put(tuple(parts), value.data, origin)
 
     def put(self, loc: Loc, value: Any, origin: str) -> None:
         """Overwrite the value at `loc`; later mistakes in it are reported at `origin`."""
@@ -128,7 +129,7 @@ class Document:
             options = [word.strip(" '") for word in ctx["expected"].replace(" or ", ",").split(",")]
             message = f"{message}; {did_you_mean(got, options)}"
         if isinstance(got, str) and ("number" in message or "integer" in message):
-            message += _number_remedy(got)
+            message += _number_remedy(got, whole="integer" in message)
         return self.problem(known, f"{message} (got {_short(got)})")
 
     def _known_loc(self, loc: Loc) -> Loc:
@@ -154,24 +155,28 @@ def read(path: Path) -> Document:
 
 def parse(text: str, name: str) -> Document:
     """Return the document in `text`, reported as `name` in messages. Raises as `read` does."""
+    document = _parse(text, name)
+    if document.data is None:
+        raise ScenarioError(f"{name}: the file is empty")
+    if not isinstance(document.data, dict):
+        raise ScenarioError(f"{name}:1:1: should be a mapping of keys to values")
+    return document
+
+
+def _parse(text: str, name: str) -> Document:
+    """Return whatever value is in `text`. Raises ScenarioError if it is not YAML."""
     document = Document(name)
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         root = loader.get_single_node()
         if root is not None:
             document.data = _construct(loader, root, (), document)
     except RecursionError:
         raise ScenarioError(f"{name}: the YAML is nested too deep or refers to itself") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         raise ScenarioError(f"{place}: not valid YAML: {_one_line(error)}") from None
-    finally:
-        loader.dispose()
-    if document.data is None:
-        raise ScenarioError(f"{name}: the file is empty")
-    if not isinstance(document.data, dict):
-        raise ScenarioError(f"{name}:1:1: should be a mapping of keys to values")
     return document
 
 
@@ -183,7 +188,7 @@ def _construct(loader: Any, node: yaml.Node, loc: Loc, document: Document) -> An
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, (*loc, i), document) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
+        return _scalar(loader, node)
     mapping: dict[Any, Any] = {}
     first_lines: dict[Any, int] = {}
     for key_node, value_node in node.value:
@@ -191,7 +196,7 @@ def _construct(loader: Any, node: yaml.Node, loc: Loc, document: Document) -> An
         if not isinstance(key_node, yaml.ScalarNode) or key_node.tag.endswith(":merge"):
             document.problems.append(f"{place}: a key should be plain text")
             continue
-        key = loader.construct_object(key_node)
+        key = _scalar(loader, key_node)
         if not isinstance(key, str):
             document.problems.append(f"{place}: a key should be text (got {_short(key)}); quote it")
             continue
@@ -206,6 +211,15 @@ def _construct(loader: Any, node: yaml.Node, loc: Loc, document: Document) -> An
         document._places[(*loc, key)] = place
         mapping[key] = _construct(loader, value_node, (*loc, key), document)
     return mapping
+
+
+def _scalar(loader: Any, node: yaml.Node) -> Any:
+    try:
+        return loader.construct_object(node)
+    except _BAD_SCALARS:
+        kind = node.tag.rsplit(":", 1)[-1]
+        reason = f"{_short(node.value)} is no {kind}"
+        raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark) from None
 
 
 def _keys_at(schema: dict[str, Any], loc: Loc) -> set[str]:
@@ -239,12 +253,14 @@ def _children(
     return [child for option in options for child in _children(option, part, definitions)]
 
 
-def _number_remedy(text: str) -> str:
+def _number_remedy(text: str, whole: bool) -> str:
     try:
         value = float(text)
     except ValueError:
         return ""
-    return f"; YAML reads {text} as text, write {value!r}"
+    if whole and not value.is_integer():
+        return ""
+    return f"; YAML reads {text} as text, write {int(value) if whole else value!r}"
 
 
 def _short(value: object) -> str:

@@ -129,11 +129,14 @@ class EpDeployment(Site):
             ffn.top_k,
             self._copies(ffn),
         )
-        time = table.duration_ns(op, uses * self.ep.gpus)
+        all_gpus = uses * self.ep.gpus
+        time = table.duration_ns(op, all_gpus)
         if op.medium == "nic" and table.serving(op)[0] is None:
             # No one measured this card's all-to-all: it moves its bytes as the fabric would.
             slower = table.accelerator.default_efficiency / self.fabric.goodput
-            time = whole_ns(time * slower + self.fabric.latency_us * NS_PER_US)
+            as_fabric = whole_ns(time * slower + self.fabric.latency_us * NS_PER_US)
+            table.usage_ns["uncalibrated"] += float((as_fabric - time).sum()) * all_gpus
+            time = as_fabric
         return time
 
     def slowed(self, layer: Layer, time: Ns) -> Ns:

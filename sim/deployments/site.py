@@ -207,9 +207,12 @@ class Site(ABC):
         elements, router = 0.0, 0
         for layer, count in model.layer_counts.items():
             attention = model.attention[layer.attention]
-            before = sum(p.weights() for p in attention.before_core(model.hidden))
-            after = sum(p.weights() for p in attention.after_core(model.hidden))
-            elements += count * (before + after / o_proj_tp)
+            *whole, output = (
+                *attention.before_core(model.hidden),
+                *attention.after_core(model.hidden),
+            )
+            elements += count * sum(projection.weights() for projection in whole)
+            elements += count * output.weights() / o_proj_tp
             ffn = model.ffn[layer.ffn]
             if isinstance(ffn, MoeFfn):
                 router += count * model.hidden * ffn.experts

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import synthetic
 from typer.testing import CliRunner
 
 from sim import calibration, cards
 from sim.calibrate_cli import app
 from sim.errors import CalibrationError
+from sim.kernels import KernelTable
 from sim.measurement_files import read_all
 from sim.measurements import Measurement
 from sim.regression import fit_constants, rising, roofline_us
 from sim.table import dump, read
+from tests import synthetic
 
 CARD = synthetic.CARD
 
@@ -91,7 +92,7 @@ def test_an_outlier_does_not_move_its_neighbours(rows: list[Measurement]) -> Non
     attention = [row for row in rows if row.op == "attention_gqa"]
     wrong = [replace(attention[12], latency_us=40 * attention[12].latency_us), *attention[13:]]
     group = calibration.groups([*attention[:12], *wrong])[0]
-    table = calibration.KernelTable(CARD, calibration.curves_of(group, CARD))
+    table = KernelTable(CARD, calibration.curves_of(group, CARD))
     for kernel, members in group.members:
         errors = np.abs(calibration.relative_errors(table, kernel, members))
         assert np.sort(errors)[-2] < 0.15

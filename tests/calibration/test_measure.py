@@ -134,8 +134,9 @@ def test_the_triton_kernel_reads_pages_as_the_reference_does(
         table = torch.randperm(14).reshape(2, 7).to(torch.int32)
         q, k = torch.randn(2, heads, dim), torch.randn(14, 64, kv_heads, dim)
         v = None if rope else torch.randn(14, 64, kv_heads, dim)
-        ropes = (torch.randn(2, heads, rope), torch.randn(14, 64, 1, rope)) if rope else (None,) * 2
-        shape = (*ropes, table, 401, dim**-0.5)
-        found = measure_triton.attention(q, k, v, *shape, interpret=True)
-        wanted = measure_triton.reference(q, k, v, *shape)
+        q_rope = torch.randn(2, heads, rope) if rope else None
+        k_rope = torch.randn(14, 64, 1, rope) if rope else None
+        inputs = (q, k, v, q_rope, k_rope, table, 401, dim**-0.5)
+        found = measure_triton.attention(*inputs, interpret=True)
+        wanted = measure_triton.reference(*inputs)
         assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-5

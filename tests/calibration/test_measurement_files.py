@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import synthetic
 
 from sim import families
 from sim.errors import CalibrationError
 from sim.measurement_files import read
+from tests import synthetic
 
 GEMM = "gpu,dtype,m,n,k,latency_us,source"
 GOOD = "h100_sxm,bfloat16,16,4096,7168,24.4,made"

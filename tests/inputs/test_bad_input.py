@@ -1,0 +1,297 @@
+"""Bad input: all mistakes at once, each with its place and its remedy, and never a traceback."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim import cards, scenario
+from sim.errors import EXIT_BAD_INPUT, ScenarioError
+from sim.scenario import Scenario
+from sim.workload import CsvLengths
+from sim.yaml_loader import parse, read
+from tests.strategies import assignments, mangled
+
+SHIPPED = {
+    name: cards.find(cards.SCENARIOS, name, "scenario").read_text()
+    for name in cards.names(cards.SCENARIOS)
+}
+STEP3 = SHIPPED["step3-2a2f"]
+
+
+def problems(text: str, name: str = "bad.yaml") -> list[str]:
+    """Return the mistakes that are reported of a scenario."""
+    with pytest.raises(ScenarioError) as caught:
+        scenario.from_document(parse(text, name))
+    assert caught.value.exit_code == EXIT_BAD_INPUT
+    return list(caught.value.problems)
+
+
+def replaced(text: str, *pairs: tuple[str, str]) -> str:
+    for old, new in pairs:
+        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times"
+        text = text.replace(old, new)
+    return text
+
+
+def told(load: Callable[[], object]) -> tuple[str, ...]:
+    """Return the mistakes that `load` tells of, none if it finds none."""
+    try:
+        load()
+    except ScenarioError as error:
+        return error.problems or ("told of nothing",)
+    return ()
+
+
+def place(text: str, line_with: str, key: str) -> str:
+    """Return line:column of `key` in the only line that holds `line_with`."""
+    (number,) = [n for n, line in enumerate(text.splitlines(), 1) if line_with in line]
+    return f"{number}:{text.splitlines()[number - 1].index(key) + 1}"
+
+
+# What stands in the file, where it is told (a line's text and the key in it), path, and remedy.
+MISTAKES = [
+    ("model: step3\n", "model: step4\n", ("model: step4", "model"), "model", "'step3'"),
+    ("a2f: broadcast", "a2f: broadcas", ("broadcas", "a2f"), "deployment.a2f", "'broadcast'"),
+    ("a2f_dtype: fp8", "a2f_dtype: fp9", ("fp9", "a2f_dtype"), "deployment.a2f_dtype", "'fp8'"),
+    ("f2a_dtype: bf16", "f2a_dtype: 16", ("f2a_dtype", "f2a"), "deployment.f2a_dtype", "got 16"),
+    ("duplex: full", "duplex: [full]", ("duplex", "duplex"), "deployment.duplex", "['full']"),
+    ("fabric: rdma", "fabric: rmda", ("rmda", "fabric"), "deployment.fabric", "'rdma'"),
+    (
+        "  micro_batches: 3",
+        "  micro_batches: 9\n  microbatches: 3",
+        ("micro_batches: 9", "micro_batches"),
+        "deployment.micro_batches",
+        "less than or equal to 8 (got 9)",
+    ),
+    (
+        "attention: {accelerator: h800, instances: 2, gpus_per_instance: 8, o_proj_tp: 1,",
+        "attention: {accelerator: h8000, instances: -2, gpus_per_instance: 8.5, o_proj_pt: 1,",
+        ("attention: {", "accelerator"),
+        "deployment.attention.accelerator",
+        "'h800'",
+    ),
+    (
+        "ffn: {accelerator: h800, instances: 2,",
+        "ffn: {accelerator: h800, instances: true,",
+        ("instances: true", "instances"),
+        "deployment.ffn.instances",
+        "valid integer (got True)",
+    ),
+    ("parallelism: tp_ep", "parallelism: tp_pe", ("tp_pe", "paral"), "deployment.ffn", "'tp_ep'"),
+    ("{gemm: fp8,", "{gemm: fp_8,", ("fp_8", "gemm"), "precision.gemm", "'fp8'"),
+    (
+        "glue_us_per_layer: {value: 35,",
+        "glue_us_per_layer: {value: .nan,",
+        (".nan", "value"),
+        "software.glue_us_per_layer.value",
+        "finite",
+    ),
+    (
+        'overlap_slowdown: {value: 1.0, source: "',
+        'overlap_slowdown: {value: 1.0, sauce: "',
+        ("sauce", "sauce"),
+        "software.overlap_slowdown.sauce",
+        "unknown key",
+    ),
+    ("utilisation: 0.9", "utilisation: 1.5", ("1.5", "util"), "memory.utilisation", "equal to 1"),
+    ("tokens: 64}", "tokens: 0}", ("tokens: 0", "kv_b"), "memory.kv_block_tokens", "(got 0)"),
+    ("concurrency: 6144", "concurrency: 6e3", ("6e3", "conc"), "workload.arrivals", "write 6000"),
+    ("prompt: {kind: fixed", "prompt: {kind: fixd", ("fixd", "kind"), "workload", "'fixed'"),
+    ("tokens: 1024}", "tokens: null}", ("null", "tokens"), "workload", "integer (got None)"),
+    ("tpot_ms: 50", "tpot_ms: .inf", (".inf", "tpot_ms"), "slo.tpot_ms", "finite number (got inf)"),
+    ("{seed: 0}", "{seed: -1}", ("-1}", "seed"), "simulation.seed", "(got -1)"),
+]  # fmt: skip
+ALL_WRONG = replaced(STEP3, *[(old, new) for old, new, *_ in MISTAKES])
+# What the lines above bring along, and two keys more.
+ALL_WRONG += "slo: {tpot_ms: 60}\nprecison: 3\n"
+FURTHER = [
+    (("attention: {", "instances"), "deployment.attention.instances", "greater than 0 (got -2)"),
+    (("attention: {", "gpus_per"), "deployment.attention.gpus_per_instance", "(got 8.5)"),
+    (("attention: {", "o_proj_pt"), "deployment.attention.o_proj_pt", "'o_proj_tp'"),
+    (("microbatches", "microbatches"), "deployment.microbatches", "'micro_batches'"),
+    (("tpot_ms: 60", "slo"), "slo", "duplicate key, first at line"),
+    (("precison", "precison"), "precison", "'precision'"),
+]
+
+
+def test_twenty_mistakes_are_reported_together() -> None:
+    assert len(MISTAKES) == 20
+    reported = problems(ALL_WRONG)
+    assert len(reported) == len(set(reported))
+    assert all(re.match(r"bad\.yaml:\d+:\d+: [\w.]+: ", line) for line in reported)
+
+
+@pytest.mark.parametrize(
+    ("where", "path", "remedy"), [row[2:] for row in MISTAKES] + FURTHER, ids=str
+)
+def test_each_of_them_with_its_place_and_remedy(
+    where: tuple[str, str], path: str, remedy: str
+) -> None:
+    at = f"bad.yaml:{place(ALL_WRONG, *where)}: {path}"
+    assert [line for line in problems(ALL_WRONG) if line.startswith(at) and remedy in line]
+
+
+def test_a_missing_source_is_a_mistake() -> None:
+    (line,) = problems(re.sub(r"(host_gap_us_per_step: {value: 1000), source: .*}", r"\1}", STEP3))
+    assert re.match(r"bad.yaml:\d+:3: software.host_gap_us_per_step.source: missing", line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        ("concurrency: 6144", "concurrency: 6e3", "workload.arrivals.concurrency"),
+        ("tpot_ms: 50", "tpot_ms: 5e1", "slo.tpot_ms"),
+        ("utilisation: 0.9", "utilisation: 9e-1", "memory.utilisation"),
+    ],
+)
+def test_a_number_that_yaml_reads_as_text_is_told_as_yaml_reads_it(
+    old: str, new: str, path: str
+) -> None:
+    wrong = replaced(STEP3, (old, new))
+    (line,) = problems(wrong)
+    assert f"{path}: " in line
+    text = new.split(": ")[1]
+    found = re.search(rf"YAML reads {re.escape(text)} as text, write (\S+) ", line)
+    assert found
+    # Who does what the message says has repaired the file.
+    repaired = replaced(wrong, (new, f"{new.split(': ')[0]}: {found[1]}"))
+    assert isinstance(scenario.from_document(parse(repaired, "good.yaml")), Scenario)
+
+
+def test_a_key_twice_in_a_nested_mapping() -> None:
+    (line,) = problems(replaced(STEP3, ("{gemm: fp8,", "{gemm: fp8, gemm: bf16,")))
+    assert re.match(r"bad.yaml:\d+:\d+: precision.gemm: duplicate key, first at line \d+", line)
+
+
+def test_what_contradicts_itself_is_told_with_both_numbers() -> None:
+    (line,) = problems(replaced(STEP3, ("lm_head_tp: 8", "lm_head_tp: 3")))
+    assert "lm_head_tp 3 does not divide 8 gpus_per_instance" in line
+    (line,) = problems(replaced(STEP3, ("{seed: 0}", "{seed: 0, min_steps: 50, max_steps: 40}")))
+    assert "min_steps 50 exceeds max_steps 40" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the file is empty"),
+        ("# only a comment\n", "the file is empty"),
+        ("- a\n- b\n", "should be a mapping"),
+        ("just words\n", "should be a mapping"),
+        ("model:\tstep3\n\tname: x\n", "bad.yaml:2:1: not valid YAML"),
+        ("name: [a\n", "not valid YAML"),
+        ("name: &x [*x]\n", "nested too deep or refers to itself"),
+        ("a: " + "[" * 60 + "]" * 60, "nested too deep"),
+        ("a: " + "[" * 5000 + "]" * 5000, "nested too deep"),
+        ("name: *nowhere\n", "not valid YAML"),
+        ("name: !!python/name:os.system\n", "not valid YAML"),
+        ("name: !!float x\n", "bad.yaml:1:7: not valid YAML: 'x' is no float"),
+        ("name: !!bool maybe\n", "'maybe' is no bool"),
+        ("name: \x00\n", "not valid YAML"),
+        ("{a: 1}: 2\n", "a key should be plain text"),
+        ("1: 2\n", "a key should be text (got 1); quote it"),
+        ("a: {<<: {b: 1}}\n", "a key should be plain text"),
+        ("when: 2001-02-30\n", "bad.yaml:1:7: not valid YAML: '2001-02-30' is no timestamp"),
+    ],
+)
+def test_what_is_not_a_yaml_mapping(text: str, said: str) -> None:
+    assert any(said in line for line in problems(text))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    for path in (tmp_path, tmp_path / "latin.yaml", tmp_path / "missing.yaml"):
+        with pytest.raises(ScenarioError, match="cannot be read"):
+            read(path)
+
+
+def test_a_card_without_a_source_is_refused_where_it_is_named(tmp_path: Path) -> None:
+    text = cards.find(cards.ACCELERATORS, "h800", "accelerator").read_text()
+    without = re.sub(r"(hbm_bytes: {value: 8.0e\+10), source: .*}", r"\1}", text)
+    assert without != text
+    card = tmp_path / "h800.yaml"
+    card.write_text(without)
+    wrong = STEP3.replace("accelerator: h800", f"accelerator: {card}", 1)
+    (line,) = problems(wrong)
+    assert re.match(rf"bad.yaml:\d+:\d+: deployment.attention.accelerator: {card}:\d+:\d+: ", line)
+    assert line.endswith("hbm_bytes.source: missing; add this key")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, ["cannot be read"]),
+        ("", [":1: the header should name prompt_tokens and output_tokens"]),
+        ("prompt,output\n1,2\n", [":1: the header should name"]),
+        ("prompt_tokens,output_tokens\n", [":2: the file has no rows"]),
+        (
+            "prompt_tokens,output_tokens\n10,2\n10,-2\n10,20\n0,2\n1.5,2\n7\nx,y\n",
+            [f":{line}: lengths should be whole and positive" for line in (3, 5, 6, 7, 8)],
+        ),
+    ],
+)
+def test_wrong_lengths_in_a_csv_are_told_by_line(
+    content: str | None, said: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "lengths.csv"
+    if content is not None:
+        path.write_text(content)
+    start = STEP3.index("  lengths:")
+    end = STEP3.index("slo:")
+    text = f"{STEP3[:start]}  lengths: {{kind: csv, path: {path}}}\n{STEP3[end:]}"
+    reported = problems(text)
+    assert len(reported) == len(said)
+    for line, expected in zip(reported, said, strict=True):
+        assert line.startswith("bad.yaml:")
+        assert f"workload.lengths.path: {path}{expected}" in line or expected in line
+
+
+def test_lengths_of_a_csv_that_is_right(tmp_path: Path) -> None:
+    path = tmp_path / "lengths.csv"
+    path.write_text("note,prompt_tokens,output_tokens\na,10,2\nb,30,4\n")
+    prompt, output = CsvLengths(kind="csv", path=str(path)).read()
+    assert (prompt.tolist(), output.tolist()) == ([10, 30], [2, 4])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(SHIPPED)).flatmap(lambda name: mangled(SHIPPED[name])))
+def test_mangled_scenarios_are_valid_or_told(text: str) -> None:
+    lines = told(lambda: scenario.from_document(parse(text, "mangled.yaml")))
+    assert all(line.startswith("mangled.yaml") and "\n" not in line for line in lines)
+
+
+CARDS = {
+    (folder, name): cards.find(folder, name, what).read_text()
+    for folder, what in ((cards.ACCELERATORS, "card"), (cards.MODELS, "m"), (cards.FABRICS, "f"))
+    for name in cards.names(folder)
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(sorted(CARDS)), st.data())
+def test_mangled_cards_are_valid_or_told(
+    tmp_path_factory: pytest.TempPathFactory, which: tuple[str, str], data: st.DataObject
+) -> None:
+    folder, _name = which
+    path = tmp_path_factory.mktemp("cards", numbered=True) / "card.yaml"
+    path.write_text(data.draw(mangled(CARDS[which])), encoding="utf-8")
+    lines = told(lambda: cards.check(folder, str(path), "card"))
+    assert all(line.startswith(str(path)) and "\n" not in line for line in lines)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(assignments(), min_size=1, max_size=3))
+def test_any_assignment_is_valid_or_told(overrides: list[str]) -> None:
+    document = parse(STEP3, "s.yaml")
+
+    def load() -> None:
+        for assignment in overrides:
+            document.set(assignment)
+        scenario.from_document(document)
+
+    assert all(line.startswith(("s.yaml:", "--set ")) for line in told(load))
