@@ -120,12 +120,13 @@ class InFlight:
         """End a step: every request emits a token. Return the requests that leave with it."""
         self.steps += 1
         self.ctx += self.held
-        leaving = self._last_step == self.steps
+        stays = self._last_step != self.steps
+        leaving = np.flatnonzero(~stays)
         gone: Ints = self.request[leaving]
         if len(gone):
             np.subtract.at(self.held, self.gpu[leaving], 1)
-            np.subtract.at(self.ctx, self.gpu[leaving], self.contexts[leaving])
-            self._keep(~leaving)
+            np.subtract.at(self.ctx, self.gpu[leaving], self._ctx_at_start[leaving] + self.steps)
+            self._keep(np.flatnonzero(stays))
         return gone
 
     def add(self, requests: Ints) -> None:
@@ -142,7 +143,7 @@ class InFlight:
         last_step = self.steps + column("output")[requests] - age
         self._last_step = np.concatenate([self._last_step, last_step])
 
-    def _keep(self, chosen: NDArray[np.bool_]) -> None:
+    def _keep(self, chosen: Ints) -> None:
         self.request, self.gpu = self.request[chosen], self.gpu[chosen]
         self._ctx_at_start, self._last_step = self._ctx_at_start[chosen], self._last_step[chosen]
 
@@ -234,9 +235,11 @@ class Scheduler:
         flight = self.flights[micro_batch]
         share = -(-(present - micro_batch) // self.micro_batches)
         room = share - len(flight)
-        slots = (-(-share // self.gpus) - flight.held).tolist()
-        reserved = self.reserved_bytes.tolist()
-        least = [(ctx, gpu) for gpu, ctx in enumerate(flight.ctx.tolist()) if slots[gpu] > 0]
+        slots = -(-share // self.gpus) - flight.held
+        open_gpus = np.flatnonzero(slots > 0)
+        gpus: list[int] = open_gpus.tolist()
+        reserved = dict(zip(gpus, self.reserved_bytes[open_gpus].tolist(), strict=True))
+        least = list(zip(flight.ctx[open_gpus].tolist(), gpus, strict=True))
         heapify(least)
         requests: list[int] = []
         rows: list[tuple[int, ...]] = []
@@ -270,7 +273,7 @@ class Scheduler:
             requests.append(head.request)
             rows.append((micro_batch, gpu, *when, *sizes, 0, need))
         if rows:
-            self.reserved_bytes[:] = reserved
+            self.reserved_bytes[gpus] = [reserved[gpu] for gpu in gpus]
             self.ledger.enter(requests, rows)
             flight.add(np.array(requests))
 

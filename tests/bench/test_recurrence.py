@@ -91,8 +91,7 @@ def test_inner_loop_against_a_bare_one(name: str) -> None:
     marking = rows[:, KIND] != PLAIN
     arrays = [np.zeros(int(width.sum()), dtype=np.int64) for _ in range(4)]
 
-    @numba.njit(error_model="numpy")  # type: ignore[untyped-decorator, unused-ignore]
-    def bare(ends, free, inputs, work, first, width, marking, steps):  # type: ignore[no-untyped-def]
+    def loop(ends, free, inputs, work, first, width, marking, steps):  # type: ignore[no-untyped-def]
         ready = late = begun = over = 0
         for _ in range(steps):
             for n in range(len(first)):
@@ -108,6 +107,7 @@ def test_inner_loop_against_a_bare_one(name: str) -> None:
                         ends[at + i] = start + work[at + i]
         return begun + over
 
+    bare: Any = numba.njit(error_model="numpy")(loop)
     bare(*arrays, first, width, marking, 1)
     bare_s = seconds(lambda: bare(*arrays, first, width, marking, STEPS)) / STEPS
     spent = 0.0
