@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sim import families
 from sim.families import Family, Kernel
@@ -20,7 +19,8 @@ from sim.table import Curve, work_of
 _MOST_NODES = 26  # an axis with more distinct values gets nodes two to a doubling
 _THIN = 0.003  # log error that dropping nodes of the grid may cause
 
-_AHEAD = 0.01  # step that tells the slope of the roofline, a fraction of the coordinate
+_STOPS = 8  # points on the way between two nodes where time must not have fallen
+_SAME_STOP = 1e-9  # log distance of coordinates that are one launch
 
 LICENCES = {
     "aic": "Apache-2.0",
@@ -52,18 +52,15 @@ def curve_on_grid(
     possible = {name: np.broadcast_to(grid.axes[name], len(mesh)) for name in family.axes}
     log_time = np.log(smooth_us) + residual(family.features(kernel, possible)).reshape(shape)
 
-    def log_smooth(at: Mapping[str, Floats]) -> Floats:
+    def launched(at: Mapping[str, Floats], name: str) -> tuple[Floats, Floats]:
         op = families.build(accelerator, kernel, at)
-        return np.log(roofline_us(np.log(constants), *KernelTable(accelerator).work_us(op)))
-
-    def is_stepped(at: Mapping[str, Floats], name: str) -> NDArray[np.bool_]:
-        launched = families.build(accelerator, kernel, at).axes[name]
-        return ~np.isclose(launched, at[name], rtol=1e-9)
+        smooth = roofline_us(np.log(constants), *KernelTable(accelerator).work_us(op))
+        return np.log(np.broadcast_to(op.axes[name], smooth.shape)), np.log(smooth)
 
     log_time = rising(
         log_time,
         {
-            family.axes.index(name): _least_rise(log_smooth, is_stepped, at, name, family, shape)
+            family.axes.index(name): _least_rise(launched, at, name, family, shape)
             for name in family.rising
         },
     )
@@ -90,8 +87,7 @@ def curve_on_grid(
 
 
 def _least_rise(
-    log_smooth: Callable[[Mapping[str, Floats]], Floats],
-    is_stepped: Callable[[Mapping[str, Floats], str], NDArray[np.bool_]],
+    launched: Callable[[Mapping[str, Floats], str], tuple[Floats, Floats]],
     at: Mapping[str, Floats],
     name: str,
     family: Family,
@@ -99,23 +95,26 @@ def _least_rise(
 ) -> Floats:
     """Return how much log time must rise to each node so that it never falls on the way there.
 
-    Between two nodes the residual is linear in log coordinates: time falls on the way if the
-    residual falls faster than the roofline rises at the flatter end. Where a kernel launches
-    whole tiles there is no way between nodes, only a step.
+    Between two nodes the residual is linear in the log coordinate: time falls on the way if the
+    residual falls faster than the roofline rises where it is flattest. `launched` gives the log
+    coordinate (a whole tile, where the kernel launches those) and the log of the roofline.
     """
     axis = family.axes.index(name)
-    here = log_smooth(at).reshape(shape)
-    ahead, behind = ({**at, name: at[name] * factor} for factor in (1 + _AHEAD, 1 - _AHEAD))
-    leaving = (log_smooth(ahead).reshape(shape) - here) / np.log1p(_AHEAD)
-    arriving = (here - log_smooth(behind).reshape(shape)) / -np.log1p(-_AHEAD)
-    first = np.take(leaving, range(shape[axis] - 1), axis)
-    last = np.take(arriving, range(1, shape[axis]), axis)
-    step = np.diff(np.log(at[name]).reshape(shape), axis=axis)
-    climb = np.diff(here, axis=axis)
-    need = np.clip(climb - np.minimum(first, last) * step, 0.0, np.maximum(climb, 0.0))
-    jumps = np.take(is_stepped(ahead, name).reshape(shape), range(shape[axis] - 1), axis)
-    start = np.zeros_like(np.take(here, [0], axis))
-    return np.concatenate([start, np.where(jumps, 0.0, need)], axis=axis)
+    here = at[name].reshape(shape)
+    before = np.take(here, [0, *range(shape[axis] - 1)], axis)
+    flattest = np.full(shape, np.inf)
+    x, smooth = (part.reshape(shape) for part in launched({**at, name: before.ravel()}, name))
+    first_x, first = x, smooth
+    for share in np.linspace(0, 1, _STOPS + 1)[1:]:
+        stop = {**at, name: (before ** (1 - share) * here**share).ravel()}
+        next_x, following = (part.reshape(shape) for part in launched(stop, name))
+        moved = next_x - x > _SAME_STOP
+        slope = np.divide(following - smooth, next_x - x, out=np.full(shape, np.inf), where=moved)
+        flattest = np.minimum(flattest, slope)
+        x, smooth = np.where(moved, next_x, x), np.where(moved, following, smooth)
+    climb = smooth - first
+    least = np.where(np.isfinite(flattest), flattest, 0.0) * (x - first_x)
+    return np.clip(climb - least, 0.0, np.maximum(climb, 0.0))
 
 
 def _most_work(measured: Mapping[str, Floats], family: Family) -> float:
