@@ -11,7 +11,7 @@ of its inputs included, so a task costs one event whether or not its server had 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain, cycle
 from typing import NamedTuple, Protocol
 
@@ -56,10 +56,10 @@ class Service(simpy.Event):
 
 
 class Receiver(Protocol):
-    """Whoever counts inputs: a task, a barrier, the closing of a step."""
+    """Whoever takes inputs: a task, or what stands between two tasks."""
 
     def arrive(self) -> None:
-        """Count one input."""
+        """Take one input."""
 
 
 class Work:
@@ -78,7 +78,7 @@ class Work:
 class Task:
     """One node on one server, reused step after step."""
 
-    __slots__ = ("ends", "missing", "ready_ns", "server", "service", "starts", "work")
+    __slots__ = ("at_end", "at_start", "missing", "ready_ns", "server", "service", "work")
 
     def __init__(self, work: Work, server: int) -> None:
         self.work = work
@@ -86,8 +86,8 @@ class Task:
         self.missing = work.needs
         self.ready_ns = 0
         self.service: Service | None = None
-        self.starts: tuple[Receiver, ...] = ()
-        self.ends: tuple[Receiver, ...] = ()
+        self.at_start: Receiver | None = None
+        self.at_end: Receiver | None = None
 
     def arrive(self) -> None:
         """Count one input; start if it was the last and the server waits."""
@@ -120,47 +120,71 @@ class Task:
             wait_ns = max(0, self.ready_ns - engine.now_ns())
             self.ready_ns = 0
         engine.schedule(service, NORMAL, wait_ns + duration_ns)
-        if self.starts:
+        at_start = self.at_start
+        if at_start is not None:
             if wait_ns:
-                engine.env.timeout(wait_ns).callbacks.append(self._begin)
+                engine.env.timeout(wait_ns).callbacks.append(lambda _event: at_start.arrive())
             else:
-                self._begin()
+                at_start.arrive()
         if engine.record is not None:
             engine.record(work.node, self.server, wait_ns, duration_ns)
 
-    def _begin(self, _event: object = None) -> None:
-        for receiver in self.starts:
+
+class Several:
+    """Passes one input on to each of several receivers."""
+
+    __slots__ = ("receivers",)
+
+    def __init__(self, receivers: Sequence[Receiver]) -> None:
+        self.receivers = receivers
+
+    def arrive(self) -> None:
+        """Pass it on."""
+        for receiver in self.receivers:
             receiver.arrive()
 
 
-class Barrier:
-    """Passes on one input to each of its targets when the last of its own is there."""
+class Latency:
+    """Passes one input on to tasks, to be used when a delay is over."""
 
-    __slots__ = ("delay", "delays_ns", "engine", "missing", "needs", "targets")
+    __slots__ = ("delay", "delays_ns", "engine", "targets")
 
     def __init__(
-        self, engine: EventEngine, needs: int, targets: list[Task], micro_batch: int, link: Link
+        self, engine: EventEngine, targets: Sequence[Task], micro_batch: int, delay: int
     ) -> None:
         self.engine = engine
-        self.needs = needs
-        self.missing = needs
         self.targets = targets
         self.delays_ns = engine.delays_ns[micro_batch]
-        self.delay = link.delay
+        self.delay = delay
 
     def arrive(self) -> None:
-        """Count one input; after the last, give each target its input."""
+        """Pass it on with the time from which it can be used."""
+        ready_ns = self.engine.now_ns() + self.delays_ns[self.delay]
+        for target in self.targets:
+            target.arrive_at(ready_ns)
+
+
+class Barrier:
+    """Passes on one input when the last of several has come."""
+
+    __slots__ = ("missing", "needs", "receiver")
+
+    def __init__(self, needs: int, receiver: Receiver) -> None:
+        self.needs = needs
+        self.missing = needs
+        self.receiver = receiver
+
+    def arrive(self) -> None:
+        """Count one input; after the last, pass one on."""
         self.missing -= 1
-        if self.missing:
-            return
-        self.missing = self.needs
-        if self.delay is None:
-            for target in self.targets:
-                target.arrive()
-        else:
-            ready_ns = self.engine.now_ns() + self.delays_ns[self.delay]
-            for target in self.targets:
-                target.arrive_at(ready_ns)
+        if self.missing == 0:
+            self.missing = self.needs
+            self.receiver.arrive()
+
+
+def both(one: Receiver | None, other: Receiver) -> Receiver:
+    """Return a receiver that stands for one (if any) and other."""
+    return other if one is None else Several((one, other))
 
 
 class Closing:
@@ -233,8 +257,8 @@ class EventEngine:
             task.take(service)
             yield service
             self.tasks_done += 1
-            for receiver in task.ends:
-                receiver.arrive()
+            if task.at_end is not None:
+                task.at_end.arrive()
 
     def _decode(self, micro_batch: int) -> Generator[simpy.Event, None, None]:
         """Live as a micro-batch: one decode step after the other."""
@@ -291,21 +315,22 @@ class EventEngine:
             for target in tos:
                 target.missing -= link.steps_back
             receiver: Receiver
-            if len(froms) == len(tos) == 1 and link.delay is None:
-                receiver = tos[0]
-            else:
+            receiver = tos[0] if len(tos) == 1 else Several(tos)
+            if link.delay is not None:
                 micro_batch = self.program.nodes[link.node].micro_batch
-                receiver = Barrier(self, len(froms), tos, micro_batch, link)
+                receiver = Latency(self, tos, micro_batch, link.delay)
+            if len(froms) > 1:
+                receiver = Barrier(len(froms), receiver)
             for source in froms:
                 if link.when == "start":
-                    source.starts += (receiver,)
+                    source.at_start = both(source.at_start, receiver)
                 else:
-                    source.ends += (receiver,)
+                    source.at_end = both(source.at_end, receiver)
 
     def _close(self, micro_batch: int, node: int) -> Closing:
         closing = Closing(self, len(self._tasks[node]), micro_batch)
         for task in self._tasks[node]:
-            task.ends += (closing,)
+            task.at_end = both(task.at_end, closing)
         return closing
 
     def _width(self, node: Node) -> int:
