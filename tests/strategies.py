@@ -229,3 +229,31 @@ def assignments(draw: st.DrawFn) -> str:
     more = ("kind", "tokens", "slo", "tpot_ms", "0", "nonsense", "", "software", "value")
     path = draw(st.lists(st.sampled_from(words + more), min_size=1, max_size=4))
     return f"{'.'.join(path)}={draw(st.sampled_from(_ODD_SCALARS))}"
+
+
+@st.composite
+def csv_texts(draw: st.DrawFn) -> str:
+    """Draw a table of lengths with some cells that are none."""
+    cell = st.one_of(
+        st.sampled_from(
+            [
+                "1",
+                "20",
+                " 7 ",
+                "0",
+                "-1",
+                "1.5",
+                "1e3",
+                "²",
+                "١",
+                "",
+                '"',
+                "9" * 5000,
+                "9" * 150_000,
+            ]
+        ),
+        st.text(max_size=4),
+    )
+    rows = draw(st.lists(st.lists(cell, max_size=3), max_size=5))
+    header = draw(st.sampled_from(["prompt_tokens,output_tokens", "output_tokens,prompt_tokens,x"]))
+    return "\n".join([header, *(",".join(row) for row in rows)])

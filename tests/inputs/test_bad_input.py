@@ -15,7 +15,7 @@ from sim.errors import EXIT_BAD_INPUT, ScenarioError
 from sim.scenario import Scenario
 from sim.workload import CsvLengths
 from sim.yaml_loader import parse, read
-from tests.strategies import assignments, mangled
+from tests.strategies import assignments, csv_texts, mangled
 
 SHIPPED = {
     name: cards.find(cards.SCENARIOS, name, "scenario").read_text()
@@ -230,8 +230,8 @@ def test_a_card_without_a_source_is_refused_where_it_is_named(tmp_path: Path) ->
         ("prompt,output\n1,2\n", [":1: the header should name"]),
         ("prompt_tokens,output_tokens\n", [":2: the file has no rows"]),
         (
-            "prompt_tokens,output_tokens\n10,2\n10,-2\n10,20\n0,2\n1.5,2\n7\nx,y\n",
-            [f":{line}: lengths should be whole and positive" for line in (3, 5, 6, 7, 8)],
+            "prompt_tokens,output_tokens\n10,2\n10,-2\n\n10,20\n0,2\n1.5,2\n7\nx,y\n7,²\n",
+            [f":{line}: lengths should be whole and positive" for line in (3, 6, 7, 8, 9, 10)],
         ),
     ],
 )
@@ -295,3 +295,12 @@ def test_any_assignment_is_valid_or_told(overrides: list[str]) -> None:
         scenario.from_document(document)
 
     assert all(line.startswith(("s.yaml:", "--set ")) for line in told(load))
+
+
+@settings(max_examples=100, deadline=None)
+@given(csv_texts())
+def test_any_csv_is_read_or_told(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("csv", numbered=True) / "lengths.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    lines = told(CsvLengths(kind="csv", path=str(path)).read)
+    assert all(line.startswith(f"{path}:") for line in lines)
