@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.deployments import compile_deployment
+from sim.engines import event
 from sim.engines.event import Wait
 from sim.layers import Batch
 from sim.program import Program, Times
@@ -122,3 +123,21 @@ def test_a_lone_request_takes_the_time_of_its_longest_path(base: str, tiny_model
     gaps = run.requests["last_token_ns"] - run.requests["first_token_ns"]
     assert (gaps == 39 * expected).all()
     assert (run.requests["first_token_ns"] - run.requests["admitted_ns"] == expected).all()
+
+
+def test_boundaries_of_one_instant_come_in_the_order_of_the_micro_batches() -> None:
+    # Micro-batch 2 is the first to wait for 100 ns and 0 the last; they come back 0, 1, 2.
+    program = ring(1, 3)
+    nothing = program.times({}, {"link": 0, "host": 0})
+    asked: list[tuple[int, int]] = []
+    script = {0: [Wait(10), Wait(20), Wait(100)], 1: [Wait(10), Wait(100)], 2: [Wait(100)]}
+
+    class Late:
+        def boundary(self, micro_batch: int, now_ns: int) -> Times | Wait | None:
+            asked.append((now_ns, micro_batch))
+            if script[micro_batch]:
+                return script[micro_batch].pop(0)
+            return nothing if len(asked) < 9 else None
+
+    event.run(program, Late())
+    assert [j for now_ns, j in asked if now_ns == 100][:3] == [0, 1, 2]
