@@ -178,3 +178,33 @@ def test_a_tail_that_runs_ahead_holds_up_the_loop(tail: int) -> None:
     program = ring(layers, m, lags=NO_LAGS._replace(tail=tail))
     expected = ring_ns(layers, m, a, f, c1, c2) + tail * a
     assert period_ns(program, ring_times(program, a, f, c1, c2)) == expected
+
+
+@few
+@given(layer_counts, durations(9))
+def test_c9_with_shared_output_projections_and_collectives(layers: int, drawn: list[int]) -> None:
+    shape = afd_ring.Shape((0,) * layers, 1, 4, 2, o_proj_groups=2, nvlink_turns=True)
+    program = afd_ring.program(shape, NO_LAGS)
+    stages = (
+        *("attention", "o_exchange", "o_proj", "o_reduce", "a2f", "all_gather", "experts"),
+        *("reduce_scatter", "f2a"),
+    )
+    rows = {(stage, 0): ns for stage, ns in zip(stages, drawn, strict=True)}
+    times = program.times(rows, {"link": 0, "host": 0})
+    assert period_ns(program, times) == layers * sum(drawn)
+
+
+def test_a_shared_output_projection_waits_for_its_group_only() -> None:
+    shape = afd_ring.Shape((0,), 1, 4, 1, o_proj_groups=2)
+    program = afd_ring.program(shape, NO_LAGS)
+    rows = {
+        ("attention", 0): [10, 40, 20, 30],
+        ("o_exchange", 0): [5, 7],
+        ("o_proj", 0): [1, 2, 3, 4],
+        ("o_reduce", 0): [6, 6],
+    }
+    timeline = play(program, program.times(rows, {"link": 0, "host": 0}), steps=1)
+    assert [r.start_ns for r in timeline.of("o_exchange", 0, 0)] == [40, 30]
+    assert [r.start_ns for r in timeline.of("o_proj", 0, 0)] == [45, 45, 37, 37]
+    assert [r.start_ns for r in timeline.of("o_reduce", 0, 0)] == [45 + 2, 37 + 4]
+    assert [r.start_ns for r in timeline.of("a2f", 0, 0)] == [53, 53, 47, 47]
