@@ -244,11 +244,13 @@ def moe(
     rows = active * padded(per_active, tile) if tile_tokens is None else _floats(tile_tokens)
     columns = _floats(intermediate)
     weights = 3 * hidden * columns
-    traffic = active * weights * DTYPE_BYTES[dtype]
-    traffic = traffic + tokens * (hidden * (DTYPE_BYTES[dtype] + DTYPE_BYTES["bf16"]))
-    traffic = traffic + tokens * 2 * columns * DTYPE_BYTES["bf16"]
     launched = _per(rows, active)
     tiles = np.where(launched > tile, launched, per_active)
+    # The masked kernel moves whole tiles; up to one, it was measured at every count of rows.
+    moved = active * tiles if masked else tokens
+    traffic = active * weights * DTYPE_BYTES[dtype]
+    traffic = traffic + moved * (hidden * (DTYPE_BYTES[dtype] + DTYPE_BYTES["bf16"]))
+    traffic = traffic + moved * 2 * columns * DTYPE_BYTES["bf16"]
     axes = {"experts": experts, "active": active, "rows": tiles}
     if not masked:
         axes = {
