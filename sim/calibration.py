@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sim import families
 from sim.calibration_grid import curve_on_grid
+from sim.curve import Curve, Identity
 from sim.errors import CalibrationError
 from sim.families import Family, Kernel
 from sim.hardware import Accelerator
@@ -24,7 +25,6 @@ from sim.kernels import KernelTable
 from sim.measurements import GPUS, Measurement
 from sim.ops import Floats
 from sim.regression import Residual, fit_constants, roofline_us
-from sim.table import Curve, Identity
 
 HELD_OUT_SHARE = 3  # one block in so many is held out
 _FEWEST_POINTS = 6  # below this, a group stays uncalibrated

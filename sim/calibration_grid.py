@@ -8,13 +8,13 @@ from itertools import product
 import numpy as np
 
 from sim import families
+from sim.curve import Curve, work_of
 from sim.families import Family, Kernel
 from sim.hardware import Accelerator
 from sim.kernels import KernelTable
 from sim.measurements import Measurement
 from sim.ops import Floats
 from sim.regression import Constants, Residual, rising, roofline_us
-from sim.table import Curve, work_of
 
 _MOST_NODES = 26  # an axis with more distinct values gets nodes two to a doubling
 _THIN = 0.003  # log error that dropping nodes of the grid may cause

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.curve import Curve, Identity
 from sim.errors import CalibrationError
 from sim.hardware import Accelerator
 from sim.ops import Floats, Medium, Op
-from sim.table import Curve, Identity, read, work_of
+from sim.table import read
 from sim.units import NS_PER_S, NS_PER_US
 
 Status = Literal["calibrated", "extrapolated", "uncalibrated"]
@@ -44,15 +44,6 @@ _SERVED_BY = {
 # Kernels timed on whole tiles of every expert, so that their work is the padded one.
 _PADDING_KERNELS = frozenset({("moe", "masked")})
 
-# Operations whose work is batch times context, and linear in it once the machine is full.
-_AFFINE_AXES = frozenset({"batch", "kv_len"})
-# Its slope is taken at this share of the longest measured context: there several requests make up
-# the most work, as in serving, and the points lie close.
-_TYPICAL_CONTEXT = 0.25
-
-_KEPT_LOOK_UPS = 4096
-_KEPT_VALUES = 64
-
 
 class KernelTable:
     """The kernel times of one accelerator. Each look-up adds to `usage_ns` by its status."""
@@ -67,7 +58,6 @@ class KernelTable:
         self._by_identity = {curve.identity: curve for curve in curves}
         self._peak: dict[tuple[str, Medium], tuple[float, float]] = {}
         self._serving: dict[Identity, tuple[Curve | None, bool]] = {}
-        self._kept: dict[tuple[Identity, bytes], tuple[NDArray[np.int64], NDArray[np.bool_]]] = {}
 
     def duration_ns(self, op: Op, uses: int = 1) -> NDArray[np.int64]:
         """Return the time of `op` in whole ns, one value per GPU; zero work takes no time.
@@ -80,7 +70,8 @@ class KernelTable:
             duration = _whole_ns(self._default_us(op))
             self.usage_ns["uncalibrated"] += float(duration.sum()) * uses
             return duration
-        duration, inside = self._timed(op, curve)
+        time, inside = self.time_us(op, curve)
+        duration = _whole_ns(time)
         total = float(duration.sum()) * uses
         calibrated = float(duration[inside].sum()) * uses if exact else 0.0
         self.usage_ns["calibrated"] += calibrated
@@ -104,36 +95,9 @@ class KernelTable:
         return self._serving[identity]
 
     def time_us(self, op: Op, curve: Curve) -> tuple[Floats, NDArray[np.bool_]]:
-        """Return the time of `op` on `curve`, µs, and whether each shape was in its range.
-
-        Attention over more context tokens than the largest measurement goes on in a straight
-        line along the context: past the last overheads, time grows by bytes or FLOPs alone, at
-        the slope that the curve has where it was measured to the most work.
-        """
-        if not op.axes.keys() >= _AFFINE_AXES or not np.isfinite(curve.most_work):
-            return self._measured_us(op, curve)
-        excess = np.maximum(work_of(op.axes) / curve.most_work, 1.0)
-        if not (excess > 1).any():
-            return self._measured_us(op, curve)
-        batch, context = op.axes["batch"], op.axes["kv_len"]
-        time, inside = self._measured_us(_resized(op, excess, batch, context / excess), curve)
-        longest = next(nodes[-1] for name, nodes in curve.axes if name == "kv_len")
-        typical = np.full(excess.shape, longest * _TYPICAL_CONTEXT)
-        requests = curve.most_work / typical
-        most, _ = self._measured_us(_resized(op, excess, requests, typical), curve)
-        half, _ = self._measured_us(_resized(op, 2 * excess, requests / 2, typical), curve)
-        time = np.where(excess > 1, time + 2 * (excess - 1) * (most - half), time)
-        time = np.maximum(time, np.maximum(*self.peak_us(op)))
-        return time, inside & (excess <= 1)
-
-    def _measured_us(self, op: Op, curve: Curve) -> tuple[Floats, NDArray[np.bool_]]:
-        residual, inside = curve.log_residual(op.axes)
+        """Return the time of `op` on `curve`, µs, and whether each shape was in its range."""
         least_us, memory_us = self.peak_us(op)
-        time = curve.roofline_us(*self.work_us(op)) * np.exp(residual)
-        time = np.maximum(time, np.maximum(least_us, memory_us))
-        time = np.where((op.flops > 0) | (op.bytes > 0), time, 0.0)
-        same = inside.shape == time.shape
-        return time, inside if same else np.broadcast_to(inside, time.shape)
+        return curve.times_us(self.work_us(op)[0], memory_us, least_us, op.axes)
 
     def peak_us(self, op: Op) -> tuple[Floats, Floats]:
         """Return what `op` takes at least at the card's compute peak and bandwidth, µs each."""
@@ -155,22 +119,6 @@ class KernelTable:
             self._peak[kind] = (flops_per_s / US_PER_S, moved_per_s / US_PER_S)
         return self._peak[kind]
 
-    def _timed(self, op: Op, curve: Curve) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return ns and range of `op` on `curve`; small look-ups are kept for the next step."""
-        if np.size(op.bytes) > _KEPT_VALUES:
-            time, inside = self.time_us(op, curve)
-            return _whole_ns(time), inside
-        shape = b"".join(np.asarray(part).tobytes() for part in (op.bytes, *op.axes.values()))
-        asked = ((op.name, op.kernel, op.dtype, op.key), shape + op.flops.tobytes())
-        if asked not in self._kept:
-            if len(self._kept) >= _KEPT_LOOK_UPS:
-                self._kept.clear()
-            time, inside = self.time_us(op, curve)
-            kept = _whole_ns(time)
-            kept.flags.writeable = False
-            self._kept[asked] = kept, inside
-        return self._kept[asked]
-
     def _default_us(self, op: Op) -> Floats:
         flops_per_us, bytes_per_us = self._peaks(op)
         least_us = np.maximum(op.flops / flops_per_us, op.bytes / bytes_per_us)
@@ -191,17 +139,6 @@ class KernelTable:
             if away < np.inf:
                 relatives.append((*strange, away, curve.identity))
         return (self._by_identity[min(relatives)[-1]], False) if relatives else (None, False)
-
-
-def _resized(op: Op, factor: Floats, batch: Floats, context: Floats) -> Op:
-    """Return `op` with its work divided by `factor`, as `batch` requests of `context` tokens."""
-    return replace(
-        op,
-        flops=op.flops / factor,
-        bytes=op.bytes / factor,
-        needed_flops=op.least_flops() / factor,
-        axes={**op.axes, "batch": batch, "kv_len": context},
-    )
 
 
 def bytes_per_s(accelerator: Accelerator, medium: Medium) -> float:

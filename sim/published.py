@@ -11,10 +11,11 @@ from __future__ import annotations
 import numpy as np
 
 from sim import cards, kernels, ops
+from sim.curve import Curve, work_of
 from sim.kernels import KernelTable
 from sim.model import Projection
 from sim.ops import Op
-from sim.table import Curve, read, work_of, write
+from sim.table import read, write
 from sim.units import NS_PER_US
 
 _CONTEXT = 8192

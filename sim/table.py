@@ -22,13 +22,12 @@ import hashlib
 import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sim.curve import Curve, Identity
 from sim.errors import CalibrationError
 from sim.ops import Floats
 
@@ -36,137 +35,6 @@ SCHEMA = "afdsim-calibration 2"
 COLUMNS = ("op", "kernel", "dtype", "key", "field", "at", "values")
 IDENTITY = COLUMNS[:4]
 FIELDS = ("fit", "error", "source", "axis", "residual")
-
-# Axes along which a residual fades beyond the last node: more work fills the machine, and the
-# smooth roofline alone takes over. Along the others (context, bytes) an efficiency persists.
-# Slowly enough that no time falls: the roofline grows faster than the residual fades.
-_FADING = frozenset({"m", "batch"})
-_FADE_E_FOLD = 6 * float(np.log(2))  # natural-log units of the coordinate: six doublings
-
-# Axes whose product is the work of a launch.
-_WORK = frozenset({"m", "batch", "kv_len", "rows", "groups", "active"})
-
-Identity = tuple[str, str, str, str]
-
-_TINY = float(np.finfo(np.float64).tiny)
-_SAME = 1e-6  # log distance at which a coordinate still is the node
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One calibrated kernel: a smooth-max roofline and the log residual of measurements on it."""
-
-    op: str
-    kernel: str
-    dtype: str
-    key: str
-    overhead_us: float
-    """Latency of a launch with no work, µs."""
-    e_c: float
-    """Share of the compute peak that large work reaches."""
-    e_m: float
-    """Share of the medium's bandwidth that large transfers reach."""
-    p: float
-    """Smoothness of the maximum of compute and memory time: 1 adds them, ∞ takes the larger."""
-    source: str
-    """Measurements the curve was fitted to, with their numbers of points."""
-    licence: str
-    points: int
-    """Measured points of this curve."""
-    mape: float
-    """Mean absolute error on held-out points by the same procedure, a fraction; NaN if unknown."""
-    p90: float
-    """90th percentile of that error; NaN if unknown."""
-    most_work: float = np.inf
-    """Largest product of M, batch, context, rows, groups and experts in one measurement."""
-    axes: tuple[tuple[str, Floats], ...] = ()
-    """Names and ascending nodes of the residual grid."""
-    residual: Floats = field(default_factory=lambda: np.zeros(()))
-    """Log of measured over roofline time at the nodes, one dimension per axis."""
-
-    @property
-    def identity(self) -> Identity:
-        """Return what selects this curve: op, kernel, dtype, key."""
-        return self.op, self.kernel, self.dtype, self.key
-
-    def roofline_us(self, compute_us: Floats, memory_us: Floats) -> Floats:
-        """Return the smooth maximum of two times at physical peak, µs, overhead included."""
-        log_compute = self.p * np.log(np.maximum(compute_us / self.e_c, _TINY))
-        log_memory = self.p * np.log(np.maximum(memory_us / self.e_m, _TINY))
-        return self.overhead_us + np.exp(np.logaddexp(log_compute, log_memory) / self.p)
-
-    @cached_property
-    def _grid(self) -> _Grid:
-        return _Grid(self)
-
-    def log_residual(self, coordinates: Mapping[str, Floats]) -> tuple[Floats, NDArray[np.bool_]]:
-        """Return the log residual at `coordinates`, and whether each lies in the measured range.
-
-        Multilinear in the logarithms of the coordinates. Beyond the nodes the edge holds, and
-        past the last node of M and batch it fades; past the longest context the batch counts
-        that has the same work at the longest context. A curve without axes holds everywhere;
-        where an axis has no coordinate, the residual is 0 and out of range.
-        """
-        if not self.axes:
-            return np.zeros(()), np.ones((), dtype=np.bool_)
-        if any(name not in coordinates for name, _ in self.axes):
-            return np.zeros(()), np.zeros((), dtype=np.bool_)
-        points = np.broadcast_arrays(*(coordinates[name] for name, _ in self.axes))
-        shape = points[0].shape
-        value, inside = self._grid.at(np.stack(points).reshape(len(points), -1))
-        return value.reshape(shape), inside.reshape(shape)
-
-
-class _Grid:
-    """A curve's residual laid out for look-ups of many points at once."""
-
-    def __init__(self, curve: Curve) -> None:
-        names = [name for name, _ in curve.axes]
-        self.nodes = [np.log(nodes) for _, nodes in curve.axes]
-        self.steps = [np.arange(len(nodes), dtype=np.float64) for nodes in self.nodes]
-        self.first = np.array([[nodes[0]] for nodes in self.nodes]) - _SAME
-        self.last = np.array([[nodes[-1]] for nodes in self.nodes])
-        counts = np.array([len(nodes) for nodes in self.nodes])
-        self.cells = np.maximum(counts - 2, 0)[:, np.newaxis]
-        strides = np.append(np.cumprod(counts[:0:-1])[::-1], 1)
-        self.strides = strides
-        self.sides = np.array(list(itertools.product((0, 1), repeat=len(names))))
-        self.corners = (self.sides * np.where(counts > 1, strides, 0)).sum(axis=1)[:, np.newaxis]
-        self.flat = curve.residual.ravel()
-        self.work = np.array([float(name in _WORK) for name in names])
-        self.most_work = np.log(curve.most_work) + _SAME
-        self.fading = np.array([float(name in _FADING) for name in names]) / _FADE_E_FOLD
-        both = {"kv_len", "batch"} <= set(names)
-        self.more = (names.index("kv_len"), names.index("batch")) if both else None
-
-    def at(self, coordinates: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-        """Return residual and range at coordinates (axes × points)."""
-        x = np.log(np.maximum(coordinates, _TINY))
-        inside = ((x >= self.first) & (x <= self.last + _SAME)).all(axis=0)
-        inside &= self.work @ x <= self.most_work
-        beyond = np.maximum(x - self.last, 0.0)
-        if self.more is None:
-            return self._between(x) * np.exp(-self.fading @ beyond), inside
-        context, batch = self.more
-        fade = np.exp(-self.fading @ beyond)
-        x[batch] += beyond[context]
-        x[context] -= beyond[context]
-        return self._between(x) * fade, inside
-
-    def _between(self, x: Floats) -> Floats:
-        """Return the weighted corners of the cells that hold log coordinates."""
-        rows = zip(x, self.nodes, self.steps, strict=True)
-        position = np.stack([np.interp(at, nodes, steps) for at, nodes, steps in rows])
-        low = np.minimum(position.astype(np.int64), self.cells)
-        share = position - low
-        weight = np.where(self.sides[:, :, np.newaxis], share, 1.0 - share).prod(axis=1)
-        index = self.strides @ low + self.corners
-        return np.asarray((self.flat[index] * weight).sum(axis=0))
-
-
-def work_of(axes: Mapping[str, Floats]) -> Floats:
-    """Return the product of the coordinates that make up the work of a launch."""
-    return np.asarray(np.prod([axes[name] for name in sorted(_WORK & axes.keys())], axis=0))
 
 
 def digest(content: bytes) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engines.compiled import compiled
+from sim.compiled import compiled
 from sim.engines.graph import Ints
 from sim.engines.tables import (
     DURATIONS,

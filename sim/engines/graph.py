@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engines.compiled import compiled
+from sim.compiled import compiled
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.engines.compiled import compiled
+from sim.compiled import compiled
 from sim.engines.graph import Ints
 from sim.engines.tables import (
     DURATIONS,

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim import cards, families, kernels
+from sim.curve import Curve
 from sim.families import Kernel
 from sim.measurements import Fixed
-from sim.table import Curve
 
 NAMES = sorted(path.stem for path in cards.packaged(cards.CALIBRATION).glob("*.csv"))
 RIPPLE = 0.02

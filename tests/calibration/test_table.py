@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from sim import table
+from sim.curve import Curve
 from sim.errors import CalibrationError
-from sim.table import Curve
 
 AXES = (("m", np.array([1.0, 2.0, 8.0])), ("n", np.array([512.0, 4096.0])))
 

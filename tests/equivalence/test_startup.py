@@ -11,7 +11,7 @@ from unittest.mock import patch
 import numba
 import pytest
 
-from sim.engines.compiled import compiled
+from sim.compiled import compiled
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,7 +40,7 @@ def test_without_a_place_for_the_cache_it_compiles_afresh(error: Exception) -> N
     def successor(x: int) -> int:
         return x + 1
 
-    with patch("sim.engines.compiled.numba.njit", uncached):
+    with patch("sim.compiled.numba.njit", uncached):
         made: Any = compiled("int64(int64)")(successor)
     assert made(1) == 2
     assert made.signatures
