@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,12 @@ from sim.errors import InfeasibleError
 from sim.kernels import Status
 from sim.program import Node, Program, Times
 from sim.scenario import Scenario
-from sim.scheduler import Emission, Scheduler
 from sim.statistics import half_width
 from sim.work_log import WorkLog
 from sim.workload import ClosedLoop
+
+if TYPE_CHECKING:
+    from sim.scheduler import Emission
 
 Columns = dict[str, NDArray[np.int64]]
 
@@ -78,6 +80,9 @@ class Decoder:
     """Closes a step, admits requests, times the next step, and decides when it is enough."""
 
     def __init__(self, site: Site) -> None:
+        # Numba takes most of a second to import.
+        from sim.scheduler import Scheduler
+
         self.site = site
         scenario = site.scenario
         self.simulation = scenario.simulation
@@ -159,9 +164,9 @@ class Decoder:
 
     def request_columns(self) -> Columns:
         """Return the table of all requests that emitted a token, finished or still in flight."""
-        ledger, flights = self.scheduler.ledger, self.scheduler.flights
-        seen = np.flatnonzero(ledger.column("first_token_ns") >= 0)
-        columns = {name: ledger.column(name)[seen] for name in ledger.COLUMNS}
+        scheduler, flights = self.scheduler, self.scheduler.flights
+        seen = np.flatnonzero(scheduler.column("first_token_ns") >= 0)
+        columns = scheduler.columns(seen)
         ended = np.array([flight.steps for flight in flights])[columns["micro_batch"]]
         last_ns = np.array(self._last_ns)[columns["micro_batch"]]
         finished = columns["finished"] == 1
@@ -239,7 +244,6 @@ def _decode(
     note = ""
     if decoder.simulation.engine == "recurrence":
         if keep is None:
-            # Numba takes most of a second to import.
             from sim.engines import recurrence
 
             try:

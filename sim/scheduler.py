@@ -1,151 +1,34 @@
 """Scheduler: who is in flight. Admission, KV growth and completion at step boundaries (DESIGN §4).
 
-Both engines call the same `boundary`; nothing here knows how long anything takes.
+Both engines lead to the same calls; nothing here knows how long anything takes. Requests are
+numbered in the order in which they queue and enter in that order, so that the queue is a range of
+numbers.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush, heapreplace
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sim.errors import InfeasibleError
+from sim.flights import (
+    AGE,
+    ARRIVAL,
+    FIRST_TOKEN,
+    LEDGER,
+    OUTPUT,
+    PROMPT,
+    RESERVED,
+    TOO_LARGE,
+    Flight,
+    Floats,
+    Ints,
+)
 from sim.kvcache import KvLayout
 from sim.layers import Batch
 from sim.units import gigabytes
 from sim.workload import ClosedLoop, Requests, Workload, stationary_sample
-
-Ints = NDArray[np.int64]
-
-
-class Waiting(NamedTuple):
-    """A request in the queue. `age` tokens of it are decoded already (stationary start)."""
-
-    request: int
-    arrival_ns: int
-    prompt: int
-    output: int
-    age: int
-    reserved_bytes: int
-    """KV of prompt and whole output."""
-
-
-class Ledger:
-    """What is known of every request that was admitted, one entry of each column per request."""
-
-    COLUMNS = (
-        *("micro_batch", "gpu", "arrival_ns", "admitted_ns", "first_token_ns", "last_token_ns"),
-        *("prompt", "output", "age", "entered", "finished", "reserved_bytes"),
-    )
-
-    def __init__(self) -> None:
-        self._table = np.full((len(self.COLUMNS), 1024), -1, dtype=np.int64)
-
-    def column(self, name: str) -> Ints:
-        """Return a column by request number; −1 where nothing is known."""
-        column: Ints = self._table[self.COLUMNS.index(name)]
-        return column
-
-    def enter(self, requests: list[int], rows: list[tuple[int, ...]]) -> None:
-        """Note requests as they are admitted, in the order of the columns."""
-        while requests[-1] >= self._table.shape[1]:
-            self._table = np.concatenate([self._table, np.full_like(self._table, -1)], axis=1)
-        self._table[:, requests] = np.array(rows, dtype=np.int64).T
-
-
-class InFlight:
-    """The requests of one micro-batch in the order in which they were admitted.
-
-    Nothing is counted up from step to step: contexts and ages follow from `steps`.
-    """
-
-    def __init__(self, gpus: int, ledger: Ledger) -> None:
-        self.steps = 0
-        """Steps that the micro-batch has ended."""
-        self.held = np.zeros(gpus, dtype=np.int64)
-        """Requests on each GPU."""
-        self.ctx = np.zeros(gpus, dtype=np.int64)
-        """Context tokens on each GPU."""
-        self.fresh = np.empty(0, dtype=np.int64)
-        """Requests that have not emitted a token in this run."""
-        self._ledger = ledger
-        self.request: Ints = np.empty(0, dtype=np.int64)
-        self.gpu: Ints = self.request
-        self._ctx_at_start: Ints = self.request
-        """Context less the steps of the micro-batch."""
-        self._last_step: Ints = self.request
-
-    @property
-    def contexts(self) -> Ints:
-        """Context tokens of each request."""
-        return self._ctx_at_start + self.steps
-
-    @property
-    def decoded(self) -> Ints:
-        """Tokens decoded so far of each request."""
-        return self.contexts - self.prompt
-
-    @property
-    def prompt(self) -> Ints:
-        """Prompt tokens of each request."""
-        return self._of("prompt")
-
-    @property
-    def output(self) -> Ints:
-        """Output tokens of each request."""
-        return self._of("output")
-
-    @property
-    def arrival_ns(self) -> Ints:
-        """When each request arrived."""
-        return self._of("arrival_ns")
-
-    @property
-    def admitted_ns(self) -> Ints:
-        """When each request was admitted."""
-        return self._of("admitted_ns")
-
-    def _of(self, column: str) -> Ints:
-        values: Ints = self._ledger.column(column)[self.request]
-        return values
-
-    def __len__(self) -> int:
-        return len(self.request)
-
-    def step(self) -> Ints:
-        """End a step: every request emits a token. Return the requests that leave with it."""
-        self.steps += 1
-        self.ctx += self.held
-        stays = self._last_step != self.steps
-        leaving = np.flatnonzero(~stays)
-        gone: Ints = self.request[leaving]
-        if len(gone):
-            np.subtract.at(self.held, self.gpu[leaving], 1)
-            np.subtract.at(self.ctx, self.gpu[leaving], self._ctx_at_start[leaving] + self.steps)
-            self._keep(np.flatnonzero(stays))
-        return gone
-
-    def add(self, requests: Ints) -> None:
-        """Let requests in that the ledger knows."""
-        self.fresh = requests
-        column = self._ledger.column
-        gpu, age = column("gpu")[requests], column("age")[requests]
-        ctx = column("prompt")[requests] + age
-        np.add.at(self.held, gpu, 1)
-        np.add.at(self.ctx, gpu, ctx)
-        self.request = np.concatenate([self.request, requests])
-        self.gpu = np.concatenate([self.gpu, gpu])
-        self._ctx_at_start = np.concatenate([self._ctx_at_start, ctx - self.steps])
-        last_step = self.steps + column("output")[requests] - age
-        self._last_step = np.concatenate([self._last_step, last_step])
-
-    def _keep(self, chosen: Ints) -> None:
-        self.request, self.gpu = self.request[chosen], self.gpu[chosen]
-        self._ctx_at_start, self._last_step = self._ctx_at_start[chosen], self._last_step[chosen]
 
 
 @dataclass(frozen=True)
@@ -178,15 +61,31 @@ class Scheduler:
         self.layout = layout
         self.kv_capacity_bytes = kv_capacity_bytes
         self.reserved_bytes = np.zeros(gpus, dtype=np.int64)
-        self.ledger = Ledger()
-        self.flights = [InFlight(gpus, self.ledger) for _ in range(micro_batches)]
-        self.waiting: deque[Waiting] = deque()
+        self.flights = [Flight(j, gpus) for j in range(micro_batches)]
         self._closed = isinstance(workload.arrivals, ClosedLoop)
         self._requests = Requests(workload, seed)
-        self._next = 0
+        self._ledger = np.full((len(LEDGER), 1024), -1, dtype=np.int64)
+        self._drawn = 0
+        self._queued = 0
+        """Requests that have arrived."""
+        self._entered = 0
+        """Requests that have been admitted."""
         if self._closed:
             assert requests_in_flight is not None
-            self._queue(0, *stationary_sample(workload, seed, requests_in_flight))
+            self._write(0, *stationary_sample(workload, seed, requests_in_flight))
+            self._arrive(requests_in_flight, 0)
+
+    def column(self, name: str) -> Ints:
+        """Return a column of the ledger by request; −1 where nothing is known yet."""
+        return self._ledger[LEDGER.index(name), : self._drawn]
+
+    def columns(self, requests: Ints) -> dict[str, Ints]:
+        """Return all that the ledger has of some requests."""
+        return dict(zip(LEDGER, self._ledger[:, requests], strict=True))
+
+    def waiting(self) -> int:
+        """Return how many requests have arrived and not been admitted."""
+        return self._queued - self._entered
 
     def in_flight(self) -> int:
         """Return the number of requests in all micro-batches."""
@@ -194,7 +93,9 @@ class Scheduler:
 
     def next_arrival_ns(self) -> int | None:
         """Return when the next request arrives; None if none will, or in a closed loop."""
-        return None if self._closed else self._requests.arrival_ns(self._next)
+        if self._closed or not self._draw(self._queued + 1):
+            return None
+        return int(self._ledger[ARRIVAL, self._queued])
 
     def emit(self, micro_batch: int, now_ns: int) -> Emission:
         """Let every request of the micro-batch emit one token; the finished ones leave.
@@ -202,19 +103,14 @@ class Scheduler:
         In a closed loop each finished request is replaced at once, at the end of the queue.
         """
         flight = self.flights[micro_batch]
-        tokens, fresh = len(flight), flight.fresh
-        finished = flight.step()
-        if len(fresh):
-            self.ledger.column("first_token_ns")[fresh] = now_ns
-            flight.fresh = fresh[:0]
-        if len(finished):
-            self.ledger.column("last_token_ns")[finished] = now_ns
-            self.ledger.column("finished")[finished] = 1
-            gpu = self.ledger.column("gpu")[finished]
-            np.subtract.at(self.reserved_bytes, gpu, self.ledger.column("reserved_bytes")[finished])
-            if self._closed:
-                self._queue_next(now_ns, len(finished))
-        return Emission(tokens, tokens - len(fresh), finished)
+        tokens = len(flight)
+        first, last = flight.fresh
+        self._ledger[FIRST_TOKEN, first:last] = now_ns
+        flight.fresh = (0, 0)
+        finished = flight.step(now_ns, self.reserved_bytes, self._ledger)
+        if self._closed and len(finished):
+            self._arrive(len(finished), now_ns)
+        return Emission(tokens, tokens - (last - first), finished)
 
     def admit(self, micro_batch: int, now_ns: int) -> None:
         """Let waiting requests enter the micro-batch: first come, first served.
@@ -227,55 +123,21 @@ class Scheduler:
 
         Raises InfeasibleError for a request that no empty GPU could hold.
         """
-        while (arrival := self.next_arrival_ns()) is not None and arrival <= now_ns:
-            self._queue_next(arrival, 1)
-        if not self.waiting:
+        if not self._closed:
+            self._arrive_until(now_ns)
+        if not self.waiting():
             return
-        present = self.in_flight() + len(self.waiting)
         flight = self.flights[micro_batch]
+        present = self.in_flight() + self.waiting()
         share = -(-(present - micro_batch) // self.micro_batches)
-        room = share - len(flight)
-        slots = -(-share // self.gpus) - flight.held
-        open_gpus = np.flatnonzero(slots > 0)
-        gpus: list[int] = open_gpus.tolist()
-        reserved = dict(zip(gpus, self.reserved_bytes[open_gpus].tolist(), strict=True))
-        least = list(zip(flight.ctx[open_gpus].tolist(), gpus, strict=True))
-        heapify(least)
-        requests: list[int] = []
-        rows: list[tuple[int, ...]] = []
-        while self.waiting and len(rows) < room:
-            head = self.waiting[0]
-            need = head.reserved_bytes
-            if need > self.kv_capacity_bytes:
-                raise InfeasibleError(
-                    f"a request of {head.prompt} + {head.output} tokens needs {gigabytes(need)} of "
-                    f"KV, an attention GPU has {gigabytes(self.kv_capacity_bytes)}: shorten the "
-                    "context or use a narrower KV format"
-                )
-            full = []
-            while least and reserved[least[0][1]] + need > self.kv_capacity_bytes:
-                full.append(heappop(least))
-            if not least:
-                break
-            self.waiting.popleft()
-            ctx, gpu = least[0]
-            reserved[gpu] += need
-            slots[gpu] -= 1
-            if slots[gpu] > 0:
-                heapreplace(least, (ctx + head.prompt + head.age, gpu))
-            else:
-                heappop(least)
-            for other in full:
-                heappush(least, other)
-            never = -1
-            when = (head.arrival_ns, now_ns, never, never)
-            sizes = (head.prompt, head.output, head.age, flight.steps)
-            requests.append(head.request)
-            rows.append((micro_batch, gpu, *when, *sizes, 0, need))
-        if rows:
-            self.reserved_bytes[gpus] = [reserved[gpu] for gpu in gpus]
-            self.ledger.enter(requests, rows)
-            flight.add(np.array(requests))
+        first = self._entered
+        last = min(self._queued, first + max(share - len(flight), 0))
+        most_per_gpu = -(-share // self.gpus)
+        limits = most_per_gpu, now_ns, self.kv_capacity_bytes
+        entered = flight.enter(first, last, *limits, self.reserved_bytes, self._ledger)
+        if entered == TOO_LARGE:
+            raise self._too_large(first, last)
+        self._entered += entered
 
     def batch(self, micro_batch: int) -> Batch:
         """Return requests and context tokens per GPU of a micro-batch."""
@@ -283,27 +145,57 @@ class Scheduler:
         kv_tokens: dict[int | None, Ints] = {None: flight.ctx.copy()}
         for window in self.layout.bytes_per_token:
             if window is not None:
-                seen = np.bincount(flight.gpu, np.minimum(flight.contexts, window), self.gpus)
-                kv_tokens[window] = np.rint(seen).astype(np.int64)
+                kv_tokens[window] = flight.seen(window)
         return Batch(flight.held.copy(), kv_tokens)
 
-    def kv_bytes(self) -> NDArray[np.float64]:
+    def kv_bytes(self) -> Floats:
         """Return bytes of KV blocks in use on each GPU."""
         used = np.zeros(self.gpus)
         for flight in self.flights:
-            held = self.layout.request_bytes(flight.contexts)
-            used += np.bincount(flight.gpu, held, self.gpus)
+            flight.add_kv_bytes(self.layout, used)
         return used
 
-    def _queue_next(self, arrival_ns: int, count: int) -> None:
-        """Put the next requests of the workload at the end of the queue."""
-        lengths = [self._requests.lengths(self._next + i) for i in range(count)]
-        prompt, output = np.array(lengths, dtype=np.int64).T
-        self._queue(arrival_ns, prompt, output, np.zeros(count, dtype=np.int64))
+    def _arrive(self, count: int, now_ns: int) -> None:
+        """Put the next requests of a closed loop at the end of the queue."""
+        self._draw(self._queued + count)
+        self._ledger[ARRIVAL, self._queued : self._queued + count] = now_ns
+        self._queued += count
 
-    def _queue(self, arrival_ns: int, prompt: Ints, output: Ints, age: Ints) -> None:
-        needs = self.layout.request_bytes(prompt + output).astype(np.int64)
-        columns = (prompt.tolist(), output.tolist(), age.tolist(), needs.tolist())
-        for request, row in enumerate(zip(*columns, strict=True), self._next):
-            self.waiting.append(Waiting(request, arrival_ns, *row))
-        self._next += len(needs)
+    def _arrive_until(self, now_ns: int) -> None:
+        """Put the requests that have arrived by now at the end of the queue."""
+        while (arrival_ns := self.next_arrival_ns()) is not None and arrival_ns <= now_ns:
+            known = self._ledger[ARRIVAL, self._queued : self._drawn]
+            self._queued += int(np.searchsorted(known, now_ns, side="right"))
+
+    def _draw(self, count: int) -> bool:
+        """Draw requests until `count` are known; return False if the workload has fewer."""
+        while self._drawn < count:
+            block = self._requests.block(self._drawn)
+            if block is None:
+                return False
+            prompt, output, arrival_ns = block
+            self._write(self._drawn, prompt, output, np.zeros_like(prompt))
+            if arrival_ns is not None:
+                self._ledger[ARRIVAL, self._drawn - len(prompt) : self._drawn] = arrival_ns
+        return True
+
+    def _write(self, first: int, prompt: Ints, output: Ints, age: Ints) -> None:
+        """Note the sizes of the requests from `first` on."""
+        last = first + len(prompt)
+        while last > self._ledger.shape[1]:
+            more = np.full_like(self._ledger, -1)
+            self._ledger = np.concatenate([self._ledger, more], axis=1)
+        sizes = self._ledger[:, first:last]
+        sizes[PROMPT], sizes[OUTPUT], sizes[AGE] = prompt, output, age
+        sizes[RESERVED] = self.layout.request_bytes(prompt + output)
+        self._drawn = last
+
+    def _too_large(self, first: int, last: int) -> InfeasibleError:
+        needs = self._ledger[RESERVED, first:last]
+        request = first + int(np.argmax(needs > self.kv_capacity_bytes))
+        prompt, output = self._ledger[PROMPT, request], self._ledger[OUTPUT, request]
+        return InfeasibleError(
+            f"a request of {prompt} + {output} tokens needs {gigabytes(needs[request - first])} of "
+            f"KV, an attention GPU has {gigabytes(self.kv_capacity_bytes)}: shorten the "
+            "context or use a narrower KV format"
+        )

@@ -239,36 +239,30 @@ class Workload(Strict):
 
 
 class Requests:
-    """The endless line of requests of a workload: lengths by index, drawn block by block."""
+    """The line of requests of a workload, drawn block by block; endless in a closed loop."""
 
     def __init__(self, workload: Workload, seed: int) -> None:
         self._workload = workload
         self._seed = seed
-        self._prompt: list[Tokens] = []
-        self._output: list[Tokens] = []
-        self._arrival_ns: list[NDArray[np.int64]] = []
+        self._last_ns = 0
 
-    def lengths(self, index: int) -> tuple[int, int]:
-        """Return prompt and output tokens of request `index`."""
-        block, offset = divmod(index, BLOCK)
-        while len(self._prompt) <= block:
-            drawn = self._workload.lengths.draw(self._seed, "request", len(self._prompt))
-            self._prompt.append(drawn[0])
-            self._output.append(drawn[1])
-        return int(self._prompt[block][offset]), int(self._output[block][offset])
+    def block(self, first: int) -> tuple[Tokens, Tokens, NDArray[np.int64] | None] | None:
+        """Return prompt, output and arrival (ns) of request `first` and the rest of its block.
 
-    def arrival_ns(self, index: int) -> int | None:
-        """Return when request `index` arrives; None past the last one of an open workload."""
+        The arrivals of a closed loop are its scheduler's: None. Returns None past the last request
+        of an open workload, whose blocks must be asked for in order and whole.
+        """
+        number, offset = divmod(first, BLOCK)
         arrivals = self._workload.arrivals
-        assert isinstance(arrivals, Poisson)
-        if index >= arrivals.requests:
+        prompt, output = self._workload.lengths.draw(self._seed, "request", number)
+        if isinstance(arrivals, ClosedLoop):
+            return prompt[offset:], output[offset:], None
+        count = min(arrivals.requests - first, BLOCK)
+        if count <= 0:
             return None
-        block, offset = divmod(index, BLOCK)
-        while len(self._arrival_ns) <= block:
-            last = int(self._arrival_ns[-1][-1]) if self._arrival_ns else 0
-            gaps = arrivals.gaps_ns(self._seed, len(self._arrival_ns))
-            self._arrival_ns.append(last + np.cumsum(gaps))
-        return int(self._arrival_ns[block][offset])
+        arrival_ns = self._last_ns + np.cumsum(arrivals.gaps_ns(self._seed, number))
+        self._last_ns = int(arrival_ns[-1])
+        return prompt[:count], output[:count], arrival_ns[:count]
 
 
 def stationary_sample(workload: Workload, seed: int, count: int) -> tuple[Tokens, Tokens, Tokens]:

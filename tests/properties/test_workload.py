@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sim.streams import stream
 from sim.workload import (
+    BLOCK,
     ClosedLoop,
     CsvLengths,
     DrawnLengths,
@@ -20,6 +21,7 @@ from sim.workload import (
     Lognormal,
     Poisson,
     Requests,
+    Tokens,
     Uniform,
     Workload,
     stationary_sample,
@@ -99,18 +101,21 @@ def test_streams_do_not_depend_on_the_order_in_which_they_are_asked(
 
 
 @given(st.lists(st.integers(0, 9000), min_size=1, max_size=6))
-def test_requests_are_the_same_whoever_asks_first(indices: list[int]) -> None:
+def test_requests_are_the_same_wherever_one_begins(firsts: list[int]) -> None:
     lengths = DrawnLengths(
         kind="drawn",
         prompt=Uniform(kind="uniform", low=1, high=10_000),
         output=Geometric(kind="geometric", mean=100, max_tokens=FAR),
     )
-    poisson = Poisson(kind="poisson", requests_per_s=5, requests=10_000)
-    workload = Workload(arrivals=poisson, lengths=lengths)
-    forward, backward = Requests(workload, 1), Requests(workload, 1)
-    mine = [(forward.lengths(i), forward.arrival_ns(i)) for i in indices]
-    theirs = [(backward.lengths(i), backward.arrival_ns(i)) for i in reversed(indices)]
-    assert mine == theirs[::-1]
+    closed = ClosedLoop(kind="closed", concurrency=1)
+    requests = Requests(Workload(arrivals=closed, lengths=lengths), 1)
+    for first in firsts:
+        whole, rest = requests.block(first // BLOCK * BLOCK), requests.block(first)
+        assert whole is not None
+        assert rest is not None
+        for all_of_it, last_of_it in zip(whole[:2], rest[:2], strict=True):
+            assert len(all_of_it) == BLOCK
+            assert np.array_equal(all_of_it[first % BLOCK :], last_of_it)
 
 
 def test_arrivals_come_in_order_at_their_rate() -> None:
@@ -121,8 +126,12 @@ def test_arrivals_come_in_order_at_their_rate() -> None:
         output=Fixed(kind="fixed", tokens=1),
     )
     requests = Requests(Workload(arrivals=poisson, lengths=lengths), 0)
-    times = [requests.arrival_ns(i) for i in range(20_000)]
-    assert requests.arrival_ns(20_000) is None
+    blocks: list[Tokens] = []
+    while (block := requests.block(sum(map(len, blocks)))) is not None:
+        assert block[2] is not None
+        blocks.append(block[2])
+    times = np.concatenate(blocks)
+    assert len(times) == 20_000
     gaps = np.diff(np.array(times, dtype=np.float64))
     assert (gaps >= 0).all()
     # Exponential gaps: mean 1/rate and as large a standard deviation.

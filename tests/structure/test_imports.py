@@ -25,7 +25,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("measurement_files", "measure", "measure_torch", "measure_triton", "published"),
     ),
     ("scenario",),
-    ("program", "layers", "scheduler", "deployments.", "work_log"),
+    ("program", "layers", "flights", "scheduler", "deployments.", "work_log"),
     ("engines.",),
     ("run", "metrics"),
     ("sweeps", "results", "plots", "calibration_plot", "scenario_doc"),
