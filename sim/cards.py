@@ -7,14 +7,18 @@ come with the package; a path with a suffix or a slash is taken as it stands.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar, cast
 
 from pydantic import BaseModel
 
 from sim.errors import ScenarioError, did_you_mean
 from sim.hardware import Accelerator, Fabric
 from sim.model import ModelCard
-from sim.yaml_loader import read
+from sim.yaml_loader import content, parse
+
+Card = TypeVar("Card", bound=BaseModel)
 
 MODELS = "scenarios/models"
 ACCELERATORS = "hardware"
@@ -63,17 +67,17 @@ def find_any(folders: Sequence[str], name: str, what: str) -> Path:
 
 def model(name: str) -> ModelCard:
     """Return the model card called `name`. Raises ScenarioError if missing or wrong."""
-    return read(find(MODELS, name, "model")).validate(ModelCard)
+    return _card(ModelCard, find(MODELS, name, "model"))
 
 
 def accelerator(name: str) -> Accelerator:
     """Return the accelerator card called `name`. Raises ScenarioError if missing or wrong."""
-    return read(find(ACCELERATORS, name, "accelerator")).validate(Accelerator)
+    return _card(Accelerator, find(ACCELERATORS, name, "accelerator"))
 
 
 def fabric(name: str) -> Fabric:
     """Return the fabric card called `name`. Raises ScenarioError if missing or wrong."""
-    return read(find(FABRICS, name, "fabric")).validate(Fabric)
+    return _card(Fabric, find(FABRICS, name, "fabric"))
 
 
 def check(folder: str, name: str, what: str) -> None:
@@ -83,7 +87,17 @@ def check(folder: str, name: str, what: str) -> None:
         ACCELERATORS: Accelerator,
         FABRICS: Fabric,
     }
-    read(find(folder, name, what)).validate(kinds[folder])
+    _card(kinds[folder], find(folder, name, what))
+
+
+def _card(kind: type[Card], path: Path) -> Card:
+    """Return the card in a file, which is parsed again only if its text has changed."""
+    return cast(Card, _parsed(kind, content(path), str(path)))
+
+
+@lru_cache(maxsize=256)
+def _parsed(kind: type[BaseModel], text: str, name: str) -> BaseModel:
+    return parse(text, name).validate(kind)
 
 
 def calibration(accelerator: str) -> Path | None:

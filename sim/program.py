@@ -21,6 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 Wiring = Literal["each", "all"]
 When = Literal["end", "start"]
 
+# Programs that are kept, with their plans: the points of a sweep often differ in load alone.
+KEPT = 16
+
 
 class Pool(NamedTuple):
     """A group of like servers that walk the same order."""
@@ -81,7 +84,7 @@ class Times(NamedTuple):
         return [self.values[first:last] for first, last in self.bounds]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """Servers, static task order and dependencies of one decode step, repeated for ever."""
 

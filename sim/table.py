@@ -23,6 +23,7 @@ import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def write(curves: Iterable[Curve], path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def read(path: Path) -> tuple[list[Curve], str]:
+def read(path: Path) -> tuple[tuple[Curve, ...], str]:
     """Return the curves of the table at `path` and its SHA-256.
 
     Raises CalibrationError with file and line if the table is malformed.
@@ -90,7 +91,8 @@ def read(path: Path) -> tuple[list[Curve], str]:
     return parse(text, str(path)), digest(content)
 
 
-def parse(text: str, name: str) -> list[Curve]:
+@lru_cache(maxsize=32)
+def parse(text: str, name: str) -> tuple[Curve, ...]:
     """Return the curves in the text of a table; `name` is the file that errors name.
 
     Raises CalibrationError with file and line if the table is malformed.
@@ -110,7 +112,7 @@ def parse(text: str, name: str) -> list[Curve]:
         if what not in FIELDS:
             raise CalibrationError(f"{place}: field should be one of {', '.join(FIELDS)}")
         facts.setdefault((op, kernel, dtype, key), []).append(_Fact(place, what, at, values))
-    return [_curve(identity, of) for identity, of in facts.items()]
+    return tuple(_curve(identity, of) for identity, of in facts.items())
 
 
 @dataclass(frozen=True)

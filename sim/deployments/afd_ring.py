@@ -14,10 +14,11 @@ begun, and the data is there when both have finished and the fabric's latency ha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
-from sim.program import Link, Program, ProgramBuilder
+from sim.program import KEPT, Link, Program, ProgramBuilder
 
 Key = tuple[str, int, int]
 
@@ -121,6 +122,7 @@ def _circuits(
     return circuits
 
 
+@lru_cache(maxsize=KEPT)
 def program(shape: Shape, lags: Lags) -> Program:
     """Return the program of an AFD deployment with the given static order."""
     build = ProgramBuilder(shape.layer_kinds, shape.micro_batches, ("link", "host"))

@@ -13,8 +13,9 @@ so that one micro-batch's all-to-all hides behind the other's computation (DESIG
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
-from sim.program import Link, Program, ProgramBuilder
+from sim.program import KEPT, Link, Program, ProgramBuilder
 
 Key = tuple[str, int, int]
 
@@ -30,6 +31,7 @@ class Shape:
     two_batch: bool
 
 
+@lru_cache(maxsize=KEPT)
 def program(shape: Shape) -> Program:
     """Return the program of an EP deployment."""
     micro_batches = 2 if shape.two_batch else 1

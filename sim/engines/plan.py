@@ -7,6 +7,7 @@ that begins step p + needs[g, j] has been answered.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from sim.engines.graph import NEVER, DeadlockError, Graph, Ints
 from sim.engines.tables import InexactError, Plan, TableBuilder, node_name
-from sim.program import Program
+from sim.program import KEPT, Program
 
 
+@lru_cache(maxsize=KEPT)
 def plan(program: Program) -> Plan:
     """Return the tables of `program`. Raises InexactError, with the reason in one line."""
     _check_orders(program)
