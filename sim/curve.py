@@ -84,8 +84,8 @@ class Curve:
 
         lacks = any(name not in at for name, _ in self.axes)
         arrays = (compute_us, memory_us, least_us, *(() if lacks else at.values()))
-        shape = np.broadcast_shapes(*(np.shape(array) for array in arrays))
-        launches = int(np.prod(shape))
+        together = np.broadcast(*arrays)
+        shape, launches = together.shape, together.size
         work_us = np.empty((3, *shape))
         work_us[0], work_us[1], work_us[2] = compute_us, memory_us, least_us
         described = _Described(self, ()) if lacks else self._described
@@ -100,7 +100,28 @@ class Curve:
             times,
             inside,
         )
-        return times.reshape(shape), inside.reshape(shape) & (not lacks)
+        if lacks:
+            inside[:] = False
+        return times.reshape(shape), inside.reshape(shape)
+
+    def is_of_attention(self) -> bool:
+        """Return whether the axes are the batch and the context of an attention core."""
+        return {name for name, _ in self.axes} == {"batch", "kv_len"}
+
+    def line_ns(
+        self, fixed_us: Floats, per_token_us: Floats, requests: Floats, kv_tokens: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], int, int]:
+        """Return the time of attention cores, ns, their sum, and the sum of the measured ones.
+
+        `requests` and `kv_tokens` are those of each GPU; the work of a core at physical peak is
+        `fixed_us` + `kv_tokens` · `per_token_us`, with rows as the first arguments of `times_us`.
+        """
+        from sim.lookup import line_ns
+
+        times = np.empty(len(kv_tokens), dtype=np.int64)
+        arrays = self._described.arrays
+        total, measured = line_ns(fixed_us, per_token_us, requests, kv_tokens, *arrays, times)
+        return times, total, measured
 
     @cached_property
     def _described(self) -> _Described:

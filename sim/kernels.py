@@ -11,7 +11,7 @@ reaches the card's default efficiency and counts as uncalibrated.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,8 @@ from sim.units import NS_PER_S, NS_PER_US
 
 Status = Literal["calibrated", "extrapolated", "uncalibrated"]
 STATUSES: tuple[Status, ...] = ("calibrated", "extrapolated", "uncalibrated")
+
+Ints = NDArray[np.int64]
 
 US_PER_S = NS_PER_S / NS_PER_US
 
@@ -77,6 +79,27 @@ class KernelTable:
         self.usage_ns["calibrated"] += calibrated
         self.usage_ns["extrapolated"] += total - calibrated
         return duration
+
+    def line(self, fixed: Op, one_token: Op, uses: int) -> Callable[[Ints], Ints]:
+        """Return what times an attention core by its context tokens: ns by GPU, counted as usage.
+
+        `fixed` is the core of each GPU's requests without context, `one_token` with one token.
+        """
+        curve, exact = self.serving(fixed)
+        if curve is None or not curve.is_of_attention():
+            raise CalibrationError(f"{fixed.name} has no curve along batch and kv_len")
+        fixed_us = np.array([self.work_us(fixed)[0], *self.peak_us(fixed)[::-1]])
+        one_us = np.array([self.work_us(one_token)[0], *self.peak_us(one_token)[::-1]])
+        per_token_us, requests = one_us - fixed_us, fixed.axes["batch"]
+
+        def time(kv_tokens: Ints) -> Ints:
+            times, total, measured = curve.line_ns(fixed_us, per_token_us, requests, kv_tokens)
+            calibrated = measured if exact else 0
+            self.usage_ns["calibrated"] += float(calibrated * uses)
+            self.usage_ns["extrapolated"] += float((total - calibrated) * uses)
+            return times
+
+        return time
 
     def usage_since(self, before: Mapping[Status, float]) -> dict[Status, float]:
         """Return what has been added to `usage_ns` since it was as `before`."""

@@ -5,7 +5,7 @@ The deployments put these together; all results are whole nanoseconds, one value
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,6 +45,15 @@ class Batch:
     def is_empty(self) -> bool:
         """Return whether no request is in the micro-batch."""
         return not self.requests.any()
+
+
+class Core(NamedTuple):
+    """The attention cores of one kind of layer on all GPUs, for the requests that they hold."""
+
+    window: int | None
+    """Context that it reads of a request; None: all of it."""
+    time: Callable[[Ns], Ns]
+    """From context tokens on each GPU to ns on each GPU."""
 
 
 class Spread(NamedTuple):
@@ -93,36 +102,38 @@ class LayerTimer:
         *_before, output = self.model.attention[name].after_core(self.model.hidden)
         return self._gemms([output._replace(k=output.k // tp)], rows, uses)
 
-    def core(self, name: str, batch: Batch, uses: int) -> Ns:
-        """Return the time of the attention core of a layer with attention `name`."""
+    def core(self, name: str, requests: Ns, uses: int) -> Core:
+        """Return what times the cores of a layer with attention `name`, by the context they read.
+
+        `requests` are those of each GPU. Zero context takes the time of a launch.
+        """
+        attention = self.model.attention[name]
+        window = None if isinstance(attention, LinearAttention | Mla) else attention.window
+        fixed = self._core_op(name, requests, np.zeros(len(requests)))
+        curve, _exact = self.table.serving(fixed)
+        if curve is not None and curve.is_of_attention():
+            one_token = self._core_op(name, requests, np.ones(len(requests)))
+            return Core(window, self.table.line(fixed, one_token, uses))
+
+        def time(kv_tokens: Ns) -> Ns:
+            return self.table.duration_ns(self._core_op(name, requests, kv_tokens), uses)
+
+        return Core(window, time)
+
+    def _core_op(self, name: str, requests: ArrayLike, kv_tokens: ArrayLike) -> ops.Op:
         attention = self.model.attention[name]
         tile = self.table.accelerator.query_tile_rows
         dtype = kv_dtype(self.model, name, self.precision.kv)
         if isinstance(attention, LinearAttention):
-            op = ops.attention_linear(
-                dtype, attention.state_elements(), attention.core_flops(0), batch.requests
-            )
-        elif isinstance(attention, Mla):
-            op = ops.attention_mla(
-                dtype,
-                attention.query_heads,
-                attention.kv_lora,
-                attention.rope,
-                batch.requests,
-                batch.kv_tokens[None],
-                tile,
-            )
-        else:
-            op = ops.attention_gqa(
-                dtype,
-                attention.query_heads,
-                attention.kv_heads,
-                attention.head_dim,
-                batch.requests,
-                batch.kv_tokens[attention.window],
-                tile,
-            )
-        return self.table.duration_ns(op, uses)
+            state, flops = attention.state_elements(), attention.core_flops(0)
+            return ops.attention_linear(dtype, state, flops, requests)
+        if isinstance(attention, Mla):
+            heads, lora = attention.query_heads, attention.kv_lora
+            rope = attention.rope
+            return ops.attention_mla(dtype, heads, lora, rope, requests, kv_tokens, tile)
+        heads, kv_heads = attention.query_heads, attention.kv_heads
+        width = attention.head_dim
+        return ops.attention_gqa(dtype, heads, kv_heads, width, requests, kv_tokens, tile)
 
     def dense(self, intermediate: float, tokens: ArrayLike, uses: int) -> Ns:
         """Return the time of a gated FFN of `intermediate` columns over `tokens` rows."""

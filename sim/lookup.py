@@ -96,6 +96,53 @@ def _time_us(
     return float(max(time, least_us, memory_us))
 
 
+@compiled(f"Tuple((float64, boolean))(float64, float64, float64, float64[::1], int64[::1], "
+          f"float64[::1], {_CURVE})")  # fmt: skip
+def _launch(
+    compute_us: float,
+    memory_us: float,
+    least_us: float,
+    x: Floats,
+    low: Ints,
+    share: Floats,
+    constants: Floats,
+    nodes: Floats,
+    residual: Floats,
+    layout: Ints,
+    rates: Floats,
+    context: int,
+    batch: int,
+) -> tuple[float, bool]:
+    """Return the time of a launch at log coordinates `x`, µs, and whether it was measured.
+
+    `x` is changed; `low` and `share` are room.
+    """
+    excess = 1.0
+    if context >= 0:
+        over = x[batch] + x[context] - constants[LOG_MOST_WORK]
+        if over > _SAME:
+            excess = math.exp(over)
+            x[context] -= over
+    value, within = _log_residual(
+        x, low, share, constants, nodes, residual, layout, rates, context, batch
+    )
+    time = _time_us(compute_us / excess, memory_us / excess, least_us / excess, value, constants)
+    if excess <= 1.0:
+        return time, within
+    # A straight line from here on, at the slope between half and most of the work.
+    slope = 0.0
+    for halves in range(1, 3):
+        x[context] = constants[TYPICAL_CONTEXT]
+        x[batch] = constants[LOG_MOST_WORK] - x[context] - math.log(halves)
+        value, _within = _log_residual(
+            x, low, share, constants, nodes, residual, layout, rates, context, batch
+        )
+        part = halves * excess
+        spent = _time_us(compute_us / part, memory_us / part, least_us / part, value, constants)
+        slope += 2.0 * spent if halves == 1 else -2.0 * spent
+    return max(time + (excess - 1.0) * slope, least_us, memory_us), False
+
+
 @compiled(f"void(float64[:, ::1], float64[:, ::1], {_CURVE}, float64[::1], boolean[::1])")
 def times_us(
     work_us: Floats,
@@ -121,32 +168,46 @@ def times_us(
         compute_us, memory_us, least_us = work_us[0, i], work_us[1, i], work_us[2, i]
         for a in range(axes):
             x[a] = math.log(max(coordinates[a, i], _TINY))
-        excess = 1.0
-        if context >= 0:
-            over = x[batch] + x[context] - constants[LOG_MOST_WORK]
-            if over > _SAME:
-                excess = math.exp(over)
-                x[context] -= over
-        value, within = _log_residual(
-            x, low, share, constants, nodes, residual, layout, rates, context, batch
-        )
-        time = _time_us(
-            compute_us / excess, memory_us / excess, least_us / excess, value, constants
-        )
-        if excess > 1.0:
-            # A straight line from here on, at the slope between half and most of the work.
-            slope = 0.0
-            for halves in range(1, 3):
-                x[context] = constants[TYPICAL_CONTEXT]
-                x[batch] = constants[LOG_MOST_WORK] - x[context] - math.log(halves)
-                value, _within = _log_residual(
-                    x, low, share, constants, nodes, residual, layout, rates, context, batch
-                )
-                part = halves * excess
-                spent = _time_us(
-                    compute_us / part, memory_us / part, least_us / part, value, constants
-                )
-                slope += 2.0 * spent if halves == 1 else -2.0 * spent
-            time = max(time + (excess - 1.0) * slope, least_us, memory_us)
-        times[i] = time
-        inside[i] = within and excess <= 1.0
+        times[i], inside[i] = _launch(
+            compute_us, memory_us, least_us, x, low, share,
+            constants, nodes, residual, layout, rates, context, batch,
+        )  # fmt: skip
+
+
+@compiled(f"UniTuple(int64, 2)(float64[:, ::1], float64[:, ::1], float64[::1], int64[::1], "
+          f"{_CURVE}, int64[::1])")  # fmt: skip
+def line_ns(
+    fixed_us: Floats,
+    per_token_us: Floats,
+    requests: Floats,
+    kv_tokens: Ints,
+    constants: Floats,
+    nodes: Floats,
+    residual: Floats,
+    layout: Ints,
+    rates: Floats,
+    context: int,
+    batch: int,
+    times_ns: Ints,
+) -> tuple[int, int]:
+    """Fill in the time of attention cores over `kv_tokens`, ns; return their sum.
+
+    The second sum is of those in the measured range. Rows of work as in `times_us`, split into
+    what the requests take and what each context token adds.
+    """
+    x, low, share = np.empty(2), np.empty(2, dtype=np.int64), np.empty(2)
+    total = measured = 0
+    for i in range(len(times_ns)):
+        tokens = float(kv_tokens[i])
+        x[batch] = math.log(max(requests[i], _TINY))
+        x[context] = math.log(max(tokens, _TINY)) - x[batch]
+        time, inside = _launch(
+            fixed_us[0, i] + tokens * per_token_us[0, i],
+            fixed_us[1, i] + tokens * per_token_us[1, i],
+            fixed_us[2, i] + tokens * per_token_us[2, i],
+            x, low, share, constants, nodes, residual, layout, rates, context, batch,
+        )  # fmt: skip
+        times_ns[i] = round(time * 1000.0)
+        total += times_ns[i]
+        measured += times_ns[i] if inside else 0
+    return total, measured

@@ -116,8 +116,9 @@ class AfdDeployment(Site):
 
     def slowed(self, layer: Layer, time: Ns) -> Ns:
         """Return the time of a kernel that runs beside the transfers of other micro-batches."""
-        beside = self.afd.micro_batches > 1
-        return whole_ns(time * self.scenario.software.overlap_slowdown) if beside else time
+        slowdown = float(self.scenario.software.overlap_slowdown)
+        alone = self.afd.micro_batches == 1 or slowdown == 1
+        return time if alone else whole_ns(time * slowdown)
 
     def _attention(self, layer: Layer, requests: Ns, uses: int) -> dict[str, Ns]:
         timer, tp = self.attention_timer, self.afd.attention.o_proj_tp

@@ -141,8 +141,9 @@ class EpDeployment(Site):
 
     def slowed(self, layer: Layer, time: Ns) -> Ns:
         """Return the time of a kernel that runs beside the other micro-batch's all-to-all."""
+        slowdown = float(self.scenario.software.overlap_slowdown)
         alone = self.ep.overlap == "none" or isinstance(self.model.ffn[layer.ffn], DenseFfn)
-        return time if alone else whole_ns(time * self.scenario.software.overlap_slowdown)
+        return time if alone or slowdown == 1 else whole_ns(time * slowdown)
 
     def _copies(self, ffn: MoeFfn) -> int:
         """Return the physical experts. Raises InfeasibleError if they do not divide."""

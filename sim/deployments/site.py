@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from functools import cached_property
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from sim import cards, kernels
 from sim.hardware import Accelerator
 from sim.kvcache import GpuMemory, kv_layout
-from sim.layers import Batch, LayerTimer, Ns
+from sim.layers import Batch, Core, LayerTimer, Ns
 from sim.model import Layer, MoeFfn
 from sim.program import Program, Times
 from sim.scenario import MoeKernel, Scenario
@@ -24,6 +25,18 @@ _NOMINAL_SAMPLE = 4096
 
 # Times of this many different distributions of requests over GPUs are kept.
 _KEPT_BATCHES = 1024
+
+
+class _Prepared(NamedTuple):
+    """What the requests of a micro-batch decide, whatever their context."""
+
+    rest: Times
+    """The durations of all but the cores."""
+    usage_ns: list[dict[kernels.Status, float]]
+    """What their look-ups count as, by table."""
+    around: list[tuple[Layer, Ns]]
+    """By kind of layer: what runs beside the core in its stage."""
+    cores: list[tuple[str, Core]]
 
 
 class Site(ABC):
@@ -43,7 +56,7 @@ class Site(ABC):
         self.kinds: list[Layer] = list(self.model.layer_counts)
         self.layout = kv_layout(self.model, scenario.precision.kv, scenario.memory.kv_block_tokens)
         self.tables: list[kernels.KernelTable] = []
-        self._kept: dict[bytes, tuple[Times, list[dict[kernels.Status, float]]]] = {}
+        self._kept: dict[bytes, _Prepared] = {}
 
     def layer_ns(self, values: Ns, delays_ns: Ns) -> dict[str, NDArray[np.float64]]:
         """Return the mean time of a layer by column of `breakdown`, slowest server, ns.
@@ -89,45 +102,63 @@ class Site(ABC):
         All but the cores depend on the requests alone, which change more rarely than the context:
         they are kept, with the usage that their look-ups count as.
         """
-        program = self.program
         if batch.is_empty():
-            return program.times({}, dict.fromkeys(program.delays, 0))
+            return self._nothing
         asked = batch.requests.tobytes()
-        if asked in self._kept:
-            for table, spent in zip(self.tables, self._kept[asked][1], strict=True):
-                table.add_usage(spent)
-        else:
+        if asked not in self._kept:
             if len(self._kept) >= _KEPT_BATCHES:
                 self._kept.clear()
-            before = [dict(table.usage_ns) for table in self.tables]
-            rest = program.times(self.around_core(batch.requests), self.delays_ns())
-            tables = zip(self.tables, before, strict=True)
-            self._kept[asked] = rest, [table.usage_since(then) for table, then in tables]
-        rest, _usage = self._kept[asked]
-        return program.with_rows(rest, self._core_rows(batch, rest))
+            self._kept[asked] = self._prepared(batch.requests)
+        kept = self._kept[asked]
+        for table, spent in zip(self.tables, kept.usage_ns, strict=True):
+            table.add_usage(spent)
+        core_ns = {name: core.time(batch.kv_tokens[core.window]) for name, core in kept.cores}
+        values = kept.rest.values.copy()
+        for (layer, around), (first, last) in zip(kept.around, self._core_bounds, strict=True):
+            values[first:last] = self.slowed(layer, around + core_ns[layer.attention])
+        return Times(values, kept.rest.bounds, kept.rest.delays_ns)
 
     def durations(self, batch: Batch) -> dict[tuple[str, int], Ns]:
         """Return the durations by (stage, layer kind), before there is a program."""
         rows = self.around_core(batch.requests)
-        cores = self._cores(batch)
+        cores = self._cores(batch.requests)
+        core_ns = {name: core.time(batch.kv_tokens[core.window]) for name, core in cores}
         for kind, layer in enumerate(self.kinds):
             around = rows[self.core_stage, kind]
-            rows[self.core_stage, kind] = self.slowed(layer, around + cores[layer.attention])
+            rows[self.core_stage, kind] = self.slowed(layer, around + core_ns[layer.attention])
         return rows
 
-    def _core_rows(self, batch: Batch, rest: Times) -> dict[tuple[str, int], Ns]:
-        cores, rows = self._cores(batch), {}
-        for kind, layer in enumerate(self.kinds):
-            around = self.program.row(rest, self.core_stage, kind)
-            rows[self.core_stage, kind] = self.slowed(layer, around + cores[layer.attention])
-        return rows
+    def _prepared(self, requests: Ns) -> _Prepared:
+        """Return the times of a micro-batch with `requests` on each GPU as far as they decide."""
+        program = self.program
+        before = [dict(table.usage_ns) for table in self.tables]
+        rest = program.times(self.around_core(requests), self.delays_ns())
+        tables = zip(self.tables, before, strict=True)
+        spent = [table.usage_since(then) for table, then in tables]
+        for table, then in zip(self.tables, before, strict=True):
+            table.usage_ns.update(then)
+        rows = [program.row(rest, self.core_stage, kind) for kind in range(len(self.kinds))]
+        around = [(layer, row.copy()) for layer, row in zip(self.kinds, rows, strict=True)]
+        return _Prepared(rest, spent, around, self._cores(requests))
 
-    def _cores(self, batch: Batch) -> dict[str, Ns]:
-        """Return the time of the core by name of the attention."""
+    def _cores(self, requests: Ns) -> list[tuple[str, Core]]:
+        """Return the cores by name of the attention."""
         uses: dict[str, int] = {}
         for layer, count in self.model.layer_counts.items():
             uses[layer.attention] = uses.get(layer.attention, 0) + count
-        return {name: self.core_timer.core(name, batch, each) for name, each in uses.items()}
+        return [(name, self.core_timer.core(name, requests, each)) for name, each in uses.items()]
+
+    @cached_property
+    def _core_bounds(self) -> list[tuple[int, int]]:
+        """First value, and the one after the last, of the cores of each kind of layer."""
+        program = self.program
+        stage = [stage.name for stage in program.stages].index(self.core_stage)
+        return [program.slot_bounds[program.slot(stage, k)] for k in range(len(self.kinds))]
+
+    @cached_property
+    def _nothing(self) -> Times:
+        """The durations of a step without requests."""
+        return self.program.times({}, dict.fromkeys(self.program.delays, 0))
 
     @abstractmethod
     def cards_and_gpus(self) -> list[tuple[str, int]]:
