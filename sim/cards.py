@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from sim.errors import ScenarioError, did_you_mean
 from sim.hardware import Accelerator, Fabric
 from sim.model import ModelCard
-from sim.yaml_loader import content, parse
+from sim.yaml_loader import read
 
 Card = TypeVar("Card", bound=BaseModel)
 
@@ -91,13 +91,14 @@ def check(folder: str, name: str, what: str) -> None:
 
 
 def _card(kind: type[Card], path: Path) -> Card:
-    """Return the card in a file, which is parsed again only if its text has changed."""
-    return cast(Card, _parsed(kind, content(path), str(path)))
+    """Return the card in a file, which is read again only if the file has changed."""
+    known = path.stat()
+    return cast(Card, _parsed(kind, path, known.st_mtime_ns, known.st_size))
 
 
 @lru_cache(maxsize=256)
-def _parsed(kind: type[BaseModel], text: str, name: str) -> BaseModel:
-    return parse(text, name).validate(kind)
+def _parsed(kind: type[BaseModel], path: Path, _changed_ns: int, _size: int) -> BaseModel:
+    return read(path).validate(kind)
 
 
 def calibration(accelerator: str) -> Path | None:

@@ -35,12 +35,11 @@ class Batch:
     """Context tokens on each GPU that a layer with this attention window reads."""
 
     @classmethod
-    def even(cls, gpus: int, requests: float, ctx: float, windows: Iterable[int | None]) -> Batch:
-        """Return a batch of as many like requests of `ctx` context tokens on every GPU."""
-        each = max(1, round(requests))
-        seen = {w: each * round(ctx if w is None else min(ctx, w)) for w in {None, *windows}}
-        kv_tokens = {window: np.full(gpus, tokens) for window, tokens in seen.items()}
-        return cls(np.full(gpus, each), kv_tokens)
+    def spread(cls, gpus: int, requests: int, ctx: float, windows: Iterable[int | None]) -> Batch:
+        """Return a batch of like requests of `ctx` context tokens, as even as can be on `gpus`."""
+        each = requests // gpus + (np.arange(gpus) < requests % gpus)
+        seen = {w: round(ctx if w is None else min(ctx, w)) for w in {None, *windows}}
+        return cls(each, {window: each * tokens for window, tokens in seen.items()})
 
     def is_empty(self) -> bool:
         """Return whether no request is in the micro-batch."""

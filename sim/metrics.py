@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.run import FILL_STEPS, Run, step_gaps_ns
+from sim.scenario import Scenario
 from sim.statistics import half_width, warm_up, weighted_percentile
 from sim.units import NS_PER_MS, NS_PER_S, NS_PER_US
 
@@ -119,10 +120,13 @@ def summary(run: Run) -> dict[str, Any]:
     for status, spent in run.usage_ns.items():
         figures[f"{status}_share"] = spent / kernel_ns if kernel_ns else 0.0
     figures["engine"] = run.engine
+    return figures | verdict(scenario, figures["tpot_ms_mean"])
+
+
+def verdict(scenario: Scenario, tpot_ms: float | None) -> dict[str, Any]:
+    """Return the latency target of a scenario and whether a mean TPOT meets it."""
     slo_ms = scenario.slo.tpot_ms
-    figures["slo_tpot_ms"] = slo_ms
-    figures["slo_met"] = bool(len(tpot_ms)) and bool(tpot_ms.mean() <= slo_ms)
-    return figures
+    return {"slo_tpot_ms": slo_ms, "slo_met": tpot_ms is not None and tpot_ms <= slo_ms}
 
 
 def request_tpot_ms(run: Run, cut: int) -> NDArray[np.float64]:

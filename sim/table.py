@@ -81,8 +81,18 @@ def write(curves: Iterable[Curve], path: Path) -> None:
 def read(path: Path) -> tuple[tuple[Curve, ...], str]:
     """Return the curves of the table at `path` and its SHA-256.
 
-    Raises CalibrationError with file and line if the table is malformed.
+    A file that has not changed since it was read is not read again. Raises CalibrationError with
+    file and line if the table is malformed.
     """
+    try:
+        known = path.stat()
+    except OSError as error:
+        raise CalibrationError(f"{path}: cannot be read: {error}") from None
+    return _read(path, known.st_mtime_ns, known.st_size)
+
+
+@lru_cache(maxsize=32)
+def _read(path: Path, _changed_ns: int, _size: int) -> tuple[tuple[Curve, ...], str]:
     try:
         content = path.read_bytes()
         text = content.decode("utf-8")
@@ -91,7 +101,6 @@ def read(path: Path) -> tuple[tuple[Curve, ...], str]:
     return parse(text, str(path)), digest(content)
 
 
-@lru_cache(maxsize=32)
 def parse(text: str, name: str) -> tuple[Curve, ...]:
     """Return the curves in the text of a table; `name` is the file that errors name.
 

@@ -58,5 +58,6 @@ class WorkLog:
         if missing > 0:
             more = np.zeros((missing, self._busy.shape[1]), dtype=np.int64)
             self._busy = np.concatenate([self._busy, more])
-        np.add.at(self._busy, steps, self._site.program.busy_of(values))
-        self._layers.append(self._site.layer_ns(values, delays_ns))
+        program = self._site.program
+        np.add.at(self._busy, steps, program.busy_of(values))
+        self._layers.append(self._site.layer_ns(program, values, delays_ns))

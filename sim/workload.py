@@ -265,7 +265,7 @@ class Requests:
         return prompt[:count], output[:count], arrival_ns[:count]
 
 
-def stationary_sample(workload: Workload, seed: int, count: int) -> tuple[Tokens, Tokens, Tokens]:
+def stationary_sample(lengths: Lengths, seed: int, count: int) -> tuple[Tokens, Tokens, Tokens]:
     """Return prompt, output and age (tokens already decoded) of `count` requests in flight.
 
     In the steady state of a closed loop a slot holds a request with a probability proportional to
@@ -273,7 +273,7 @@ def stationary_sample(workload: Workload, seed: int, count: int) -> tuple[Tokens
     slot load θ = Σ[D·P + D(D−1)/2]/ΣD of DESIGN §5. Lengths and ages are stratified samples.
     """
     blocks = math.ceil(4 * count / BLOCK)
-    drawn = [workload.lengths.draw(seed, "stationary", block) for block in range(blocks)]
+    drawn = [lengths.draw(seed, "stationary", block) for block in range(blocks)]
     prompt = np.concatenate([pair[0] for pair in drawn])
     output = np.concatenate([pair[1] for pair in drawn])
     rng = stream(seed, "stationary-age")

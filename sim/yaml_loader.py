@@ -146,15 +146,11 @@ def read(path: Path) -> Document:
 
     Raises ScenarioError if the file cannot be read or is not YAML.
     """
-    return parse(content(path), str(path))
-
-
-def content(path: Path) -> str:
-    """Return the text of the file at `path`. Raises ScenarioError if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ScenarioError(f"{path}: cannot be read: {_one_line(error)}") from None
+    return parse(text, str(path))
 
 
 def parse(text: str, name: str) -> Document:

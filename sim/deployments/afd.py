@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from math import comb
 from typing import ClassVar
@@ -34,7 +36,7 @@ class AfdDeployment(Site):
     def __init__(self, scenario: Scenario) -> None:
         deployment = scenario.deployment
         assert isinstance(deployment, Afd)
-        super().__init__(scenario, deployment.attention.gpu_count())
+        super().__init__(scenario, deployment.attention.gpu_count(), deployment.micro_batches)
         self.afd = deployment
         self.fabric = cards.fabric(deployment.fabric)
         attention = cards.accelerator(deployment.attention.accelerator)
@@ -52,9 +54,19 @@ class AfdDeployment(Site):
     @cached_property
     def program(self) -> Program:
         """The ring, in the static order that suits the expected load."""
+        return self._program(self._shape, self.durations(self.nominal_batch()))
+
+    def one_of_each(self, rows: Mapping[tuple[str, int], Ns]) -> Program:
+        """Return the ring of one server in each pool, in the order that suits durations `rows`."""
+        groups = min(self._shape.o_proj_groups, 1)
+        shape = replace(self._shape, attention_gpus=1, ffn_instances=1, o_proj_groups=groups)
+        return self._program(shape, rows)
+
+    @cached_property
+    def _shape(self) -> Shape:
         afd = self.afd
         shared = afd.attention.gpu_count() // afd.attention.o_proj_tp
-        shape = Shape(
+        return Shape(
             layer_kinds=tuple(self.kinds.index(layer) for layer in self.model.layer_sequence),
             micro_batches=afd.micro_batches,
             attention_gpus=self.attention_gpus,
@@ -63,12 +75,12 @@ class AfdDeployment(Site):
             half_duplex=afd.duplex == "half",
             nvlink_turns=not self.ffn_timer.table.accelerator.node.in_network_collectives,
         )
-        nominal = self.nominal_batch(afd.micro_batches)
+
+    def _program(self, shape: Shape, rows: Mapping[tuple[str, int], Ns]) -> Program:
         busiest = max(self.model.layer_counts, key=lambda layer: self.model.layer_counts[layer])
-        rows, delays_ns = self.durations(nominal), self.delays_ns()
-        kind = self.kinds.index(busiest)
-        tail = len(self.kinds)
+        kind, tail = self.kinds.index(busiest), len(self.kinds)
         stage_ns = {name: int(np.max(ns)) for (name, of), ns in rows.items() if of in (kind, tail)}
+        delays_ns = self.delays_ns()
         return program(shape, choose_lags(shape, stage_ns, delays_ns["link"], delays_ns["host"]))
 
     @property
@@ -95,10 +107,12 @@ class AfdDeployment(Site):
     def around_core(self, requests: Ns) -> dict[tuple[str, int], Ns]:
         """Return the durations by (stage, layer kind) of all but the cores."""
         rows: dict[tuple[str, int], Ns] = {}
+        attention = {
+            name: self._attention(name, requests, uses)
+            for name, uses in self.attention_uses.items()
+        }
         for kind, layer in enumerate(self.kinds):
-            uses = self.model.layer_counts[layer]
-            timed = self._attention(layer, requests, uses)
-            timed |= self._ffn(layer, requests, uses)
+            timed = attention[layer.attention] | self._ffn(layer, requests)
             timed |= self._transfers(layer, requests)
             rows |= {(stage, kind): ns for stage, ns in timed.items()}
         tail = len(self.kinds)
@@ -116,13 +130,16 @@ class AfdDeployment(Site):
 
     def slowed(self, layer: Layer, time: Ns) -> Ns:
         """Return the time of a kernel that runs beside the transfers of other micro-batches."""
+        return self._slowed(time)
+
+    def _slowed(self, time: Ns) -> Ns:
         slowdown = float(self.scenario.software.overlap_slowdown)
         alone = self.afd.micro_batches == 1 or slowdown == 1
         return time if alone else whole_ns(time * slowdown)
 
-    def _attention(self, layer: Layer, requests: Ns, uses: int) -> dict[str, Ns]:
+    def _attention(self, name: str, requests: Ns, uses: int) -> dict[str, Ns]:
         timer, tp = self.attention_timer, self.afd.attention.o_proj_tp
-        name, b = layer.attention, requests
+        b = requests
         front = timer.before_core(name, b, uses)
         front = front + timer.after_core(name, b, uses)
         front = front + us(self.scenario.software.glue_us_per_layer, b)
@@ -131,7 +148,7 @@ class AfdDeployment(Site):
         if tp == 1:
             return {"attention": front + back}
         grouped = b.reshape(-1, tp)
-        width = self.model.attention[layer.attention].after_core(self.model.hidden)[-1].k
+        width = self.model.attention[name].after_core(self.model.hidden)[-1].k
         sent = grouped.max(axis=1) * width * DTYPE_BYTES["bf16"]
         partial = grouped.sum(axis=1) * self.model.hidden * DTYPE_BYTES["bf16"]
         exchange = ops.collective("all_to_all", "bf16", tp, sent)
@@ -139,16 +156,16 @@ class AfdDeployment(Site):
         return {
             "attention": front,
             "o_exchange": timer.table.duration_ns(exchange, uses * tp),
-            "o_proj": self.slowed(layer, back),
+            "o_proj": self._slowed(back),
             "o_reduce": timer.table.duration_ns(reduce, uses * tp),
         }
 
-    def _ffn(self, layer: Layer, requests: Ns, uses: int) -> dict[str, Ns]:
+    def _ffn(self, layer: Layer, requests: Ns) -> dict[str, Ns]:
         side, timer = self.afd.ffn, self.ffn_timer
         y, g = side.instances, side.gpus_per_instance
         ffn = self.model.ffn[layer.ffn]
         tokens = float(requests.sum())
-        all_gpus = uses * y * g
+        all_gpus = self.model.layer_counts[layer] * y * g
         if isinstance(ffn, DenseFfn):
             time = timer.dense(ffn.intermediate / (y * g), tokens, all_gpus)
         else:
@@ -162,7 +179,7 @@ class AfdDeployment(Site):
         scatter = ops.collective("reduce_scatter", "bf16", g, summed)
         return {
             "all_gather": timer.table.duration_ns(gather, all_gpus),
-            "experts": self.slowed(layer, time),
+            "experts": self._slowed(time),
             "reduce_scatter": timer.table.duration_ns(scatter, all_gpus),
         }
 

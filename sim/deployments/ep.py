@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar
 
@@ -33,7 +34,7 @@ class EpDeployment(Site):
     def __init__(self, scenario: Scenario) -> None:
         deployment = scenario.deployment
         assert isinstance(deployment, Ep)
-        super().__init__(scenario, deployment.gpus)
+        super().__init__(scenario, deployment.gpus, deployment.micro_batches)
         self.ep = deployment
         self.fabric = cards.fabric(deployment.fabric)
         card = cards.accelerator(deployment.accelerator)
@@ -55,8 +56,15 @@ class EpDeployment(Site):
     @cached_property
     def program(self) -> Program:
         """The schedule."""
+        return self._program(self.ep.gpus)
+
+    def one_of_each(self, rows: Mapping[tuple[str, int], Ns]) -> Program:
+        """Return the schedule of one GPU; its order does not depend on durations."""
+        return self._program(1)
+
+    def _program(self, gpus: int) -> Program:
         kinds = tuple(self.kinds.index(layer) for layer in self.model.layer_sequence)
-        return program(Shape(kinds, self.ep.gpus, self.ep.overlap == "two_batch"))
+        return program(Shape(kinds, gpus, self.ep.overlap == "two_batch"))
 
     @property
     def core_timer(self) -> LayerTimer:
@@ -66,8 +74,12 @@ class EpDeployment(Site):
     def around_core(self, requests: Ns) -> dict[tuple[str, int], Ns]:
         """Return the durations by (stage, layer kind) of all but the cores."""
         rows: dict[tuple[str, int], Ns] = {}
+        attention = {
+            name: self._attention(name, requests, uses)
+            for name, uses in self.attention_uses.items()
+        }
         for kind, layer in enumerate(self.kinds):
-            timed = self._layer(layer, requests, self.model.layer_counts[layer])
+            timed = self._layer(layer, requests, *attention[layer.attention])
             rows |= {(stage, kind): ns for stage, ns in timed.items()}
         rows["lm_head", len(self.kinds)] = self.layer_timer.lm_head(requests, self.ep.lm_head_tp)
         return rows
@@ -92,13 +104,17 @@ class EpDeployment(Site):
         """Return how more room for KV is made."""
         return "use a narrower KV format"
 
-    def _layer(self, layer: Layer, b: Ns, uses: int) -> dict[str, Ns]:
+    def _attention(self, name: str, b: Ns, uses: int) -> tuple[Ns, Ns]:
+        """Return what runs before the core of attention `name` and what runs after it."""
         timer = self.layer_timer
         # Norm and rope stand before the core, quantisation and routing after it.
         glue = us(self.scenario.software.glue_us_per_layer / 2, b)
-        attn0 = timer.before_core(layer.attention, b, uses) + glue
-        attn1 = timer.after_core(layer.attention, b, uses) + glue
-        attn1 = attn1 + timer.output(layer.attention, b, 1, uses)
+        attn0 = timer.before_core(name, b, uses) + glue
+        attn1 = timer.after_core(name, b, uses) + glue
+        return attn0, attn1 + timer.output(name, b, 1, uses)
+
+    def _layer(self, layer: Layer, b: Ns, attn0: Ns, attn1: Ns) -> dict[str, Ns]:
+        timer, uses = self.layer_timer, self.model.layer_counts[layer]
         ffn = self.model.ffn[layer.ffn]
         if isinstance(ffn, DenseFfn):
             dense = timer.dense(ffn.intermediate, b, uses)

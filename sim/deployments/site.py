@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from sim.model import Layer, MoeFfn
 from sim.program import Program, Times
 from sim.scenario import MoeKernel, Scenario
 from sim.units import DTYPE_BYTES
-from sim.workload import ClosedLoop, Tokens, stationary_sample
+from sim.workload import ClosedLoop, CsvLengths, DrawnLengths, Tokens, stationary_sample
 
 # Enough requests that their mean context is within 1 % of the slot load for any length law.
 _NOMINAL_SAMPLE = 4096
@@ -49,22 +49,30 @@ class Site(ABC):
     core_stage: ClassVar[str]
     """Stage that the attention core is part of."""
 
-    def __init__(self, scenario: Scenario, attention_gpus: int) -> None:
+    def __init__(self, scenario: Scenario, attention_gpus: int, micro_batches: int) -> None:
         self.scenario = scenario
         self.attention_gpus = attention_gpus
+        self.micro_batches = micro_batches
         self.model = cards.model(scenario.model)
         self.kinds: list[Layer] = list(self.model.layer_counts)
         self.layout = kv_layout(self.model, scenario.precision.kv, scenario.memory.kv_block_tokens)
         self.tables: list[kernels.KernelTable] = []
         self._kept: dict[bytes, _Prepared] = {}
 
-    def layer_ns(self, values: Ns, delays_ns: Ns) -> dict[str, NDArray[np.float64]]:
+    @property
+    def lanes(self) -> int:
+        """Requests in flight that are one on each attention GPU in each micro-batch."""
+        return self.attention_gpus * self.micro_batches
+
+    def layer_ns(
+        self, program: Program, values: Ns, delays_ns: Ns
+    ) -> dict[str, NDArray[np.float64]]:
         """Return the mean time of a layer by column of `breakdown`, slowest server, ns.
 
-        `values` and `delays_ns` are those of many `Times`, one a row.
+        `values` and `delays_ns` are those of many `Times` of `program`, one a row.
         """
-        stage_ns = self.program.layer_mean_of(values)
-        stage_ns |= dict(zip(self.program.delays, delays_ns.T.astype(np.float64), strict=True))
+        stage_ns = program.layer_mean_of(values)
+        stage_ns |= dict(zip(program.delays, delays_ns.T.astype(np.float64), strict=True))
         nothing = np.zeros(len(values))
         return {
             column: sum((_longest(stage_ns, stages, nothing) for stages in parts), nothing)
@@ -75,6 +83,13 @@ class Site(ABC):
     @abstractmethod
     def program(self) -> Program:
         """Servers, static order and dependencies."""
+
+    @abstractmethod
+    def one_of_each(self, rows: Mapping[tuple[str, int], Ns]) -> Program:
+        """Return the program with one server in each pool: what like servers do together.
+
+        Its static order is the one that suits durations `rows` by (stage, layer kind).
+        """
 
     @property
     @abstractmethod
@@ -143,10 +158,16 @@ class Site(ABC):
 
     def _cores(self, requests: Ns) -> list[tuple[str, Core]]:
         """Return the cores by name of the attention."""
+        timer = self.core_timer
+        return [(name, timer.core(name, requests, n)) for name, n in self.attention_uses.items()]
+
+    @cached_property
+    def attention_uses(self) -> dict[str, int]:
+        """Layers that have each attention."""
         uses: dict[str, int] = {}
         for layer, count in self.model.layer_counts.items():
             uses[layer.attention] = uses.get(layer.attention, 0) + count
-        return [(name, self.core_timer.core(name, requests, each)) for name, each in uses.items()]
+        return uses
 
     @cached_property
     def _core_bounds(self) -> list[tuple[int, int]]:
@@ -184,10 +205,8 @@ class Site(ABC):
         memory = self.kv_memory()
         memory.kv_capacity_bytes()
         in_flight = self.requests_in_flight()
-        prompt, output, _age = self._in_flight_sample()
-        each = float(self.layout.request_bytes(prompt + output).mean())
         requests = 1.0 if in_flight is None else in_flight / self.attention_gpus
-        memory.check_kv(requests * each, requests, self.kv_remedy())
+        memory.check_kv(requests * self.reserved_bytes(), requests, self.kv_remedy())
 
     def usd_per_hour(self) -> float | None:
         """Return the rent of the deployment, USD per hour; None if a card has no price."""
@@ -212,10 +231,9 @@ class Site(ABC):
         reserve = memory.activation_reserve_gb * 1e9
         return GpuMemory(accelerator, role, weights_bytes, reserve, memory.utilisation)
 
-    def nominal_batch(self, micro_batches: int) -> Batch:
+    def nominal_batch(self) -> Batch:
         """Return the micro-batch to expect: an even share of the mean load."""
         scenario = self.scenario
-        prompt, _output, age = self._in_flight_sample()
         in_flight: float | None = self.requests_in_flight()
         arrivals = scenario.workload.arrivals
         if in_flight is None:
@@ -223,14 +241,31 @@ class Site(ABC):
             assert not isinstance(arrivals, ClosedLoop)
             per_request_s = scenario.workload.lengths.mean_output_tokens() * scenario.slo.tpot_ms
             in_flight = arrivals.requests_per_s * per_request_s / 1e3
-        each = in_flight / self.attention_gpus / micro_batches
+        each = max(1, round(in_flight / self.attention_gpus / self.micro_batches))
+        return self.batch_of(each * self.attention_gpus)
+
+    def batch_of(self, requests: int) -> Batch:
+        """Return a micro-batch of `requests` requests of mean context."""
+        prompt, _output, age = self._in_flight_sample()
         ctx = float((prompt + age).mean())
-        return Batch.even(self.attention_gpus, each, ctx, self.layout.bytes_per_token)
+        return Batch.spread(self.attention_gpus, requests, ctx, self.layout.bytes_per_token)
+
+    def held_bytes(self) -> float:
+        """Return the mean KV of a request in flight, bytes."""
+        prompt, _output, age = self._in_flight_sample()
+        return float(self.layout.request_bytes(prompt + age).mean())
+
+    def reserved_bytes(self) -> float:
+        """Return the mean KV of a request with its whole output, bytes."""
+        prompt, output, _age = self._in_flight_sample()
+        return float(self.layout.request_bytes(prompt + output).mean())
 
     def _in_flight_sample(self) -> tuple[Tokens, Tokens, Tokens]:
         """Return prompt, output and age of requests as they are found in flight."""
-        seed = self.scenario.simulation.seed
-        return stationary_sample(self.scenario.workload, seed, _NOMINAL_SAMPLE)
+        lengths, seed = self.scenario.workload.lengths, self.scenario.simulation.seed
+        if isinstance(lengths, CsvLengths):
+            return stationary_sample(lengths, seed, _NOMINAL_SAMPLE)
+        return _drawn_sample(lengths, seed)
 
     def attention_weight_bytes(self, o_proj_tp: int) -> float:
         """Return bytes of attention weights and routers that an attention GPU holds."""
@@ -253,6 +288,12 @@ class Site(ABC):
         """Return bytes of embedding and LM head that a GPU holds when `tp` GPUs share them."""
         both = 2 * self.model.vocab * self.model.hidden / tp
         return both * DTYPE_BYTES[self.scenario.precision.lm_head]
+
+
+@lru_cache(maxsize=8)
+def _drawn_sample(lengths: DrawnLengths, seed: int) -> tuple[Tokens, Tokens, Tokens]:
+    """Return the sample of a law of lengths, which all shapes of a sweep share."""
+    return stationary_sample(lengths, seed, _NOMINAL_SAMPLE)
 
 
 def _longest(

@@ -52,7 +52,7 @@ def compiled(name: str) -> tuple[Site, Times, int]:
     site = compile_deployment(scenario.load(name))
     program = site.program
     tasks = sum(program.pools[program.stages[n.stage].pool].servers for n in program.nodes)
-    return site, site.times(site.nominal_batch(program.micro_batches)), tasks
+    return site, site.times(site.nominal_batch()), tasks
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:

@@ -62,9 +62,7 @@ def test_slots_hold_their_stationary_load(
     prompt: Length, output: Length, mean: float, square: float
 ) -> None:
     lengths = DrawnLengths(kind="drawn", prompt=prompt, output=output)
-    closed = ClosedLoop(kind="closed", concurrency=1)
-    workload = Workload(arrivals=closed, lengths=lengths)
-    prompts, outputs, ages = stationary_sample(workload, seed=3, count=20_000)
+    prompts, outputs, ages = stationary_sample(lengths, seed=3, count=20_000)
     assert (ages >= 0).all()
     assert (ages < outputs).all()
     assert (prompts + ages).mean() == pytest.approx(slot_load(500, mean, square), rel=0.02)
@@ -77,8 +75,7 @@ def test_slots_of_recorded_lengths_hold_their_stationary_load(tmp_path: Path) ->
     rows = [f"{prompt},{output}" for prompt, output in pairs]
     path.write_text("\n".join(["prompt_tokens,output_tokens", *rows]))
     lengths = CsvLengths(kind="csv", path=str(path))
-    closed = ClosedLoop(kind="closed", concurrency=1)
-    drawn = stationary_sample(Workload(arrivals=closed, lengths=lengths), seed=3, count=20_000)
+    drawn = stationary_sample(lengths, seed=3, count=20_000)
     prompts, _outputs, ages = drawn
     expected = sum(d * p + d * (d - 1) / 2 for p, d in pairs) / sum(d for _, d in pairs)
     assert (prompts + ages).mean() == pytest.approx(expected, rel=0.02)

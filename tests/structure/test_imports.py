@@ -27,7 +27,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("scenario",),
     ("program", "layers", "flights", "scheduler", "deployments.", "work_log"),
     ("engines.",),
-    ("run", "metrics"),
+    ("run", "metrics", "steady"),
     ("sweeps", "results", "plots", "calibration_plot", "scenario_doc"),
     ("cli.", "calibrate_cli", "measure_cli", ""),
 )

@@ -1,0 +1,135 @@
+"""Steady state: what a frozen load makes of a deployment, by the bound engine, in milliseconds.
+
+Every micro-batch holds its share of the requests, all of mean context, spread evenly over the
+attention GPUs, for ever. Servers of one pool then do the same at the same time, so one of each
+stands for all; where they differ (a request more on some GPUs, the hottest experts on one FFN
+instance) the slowest sets the pace. Nothing waits for requests and no context is longer than
+another: a simulation is slower by what that costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from sim.deployments.site import Site
+from sim.engines.bound import BoundEngine
+from sim.kernels import STATUSES, Status
+from sim.layers import Ns
+from sim.metrics import METRICS, verdict
+from sim.program import KEPT, Program
+from sim.units import NS_PER_MS, NS_PER_S, NS_PER_US
+
+
+@dataclass(frozen=True)
+class Steady:
+    """The steady state of a deployment under a frozen load."""
+
+    site: Site
+    requests: int
+    """Requests in flight."""
+    program: Program
+    """One server of each pool."""
+    values: Ns
+    """Durations of a step, by slot of the program, ns."""
+    step_ns: Fraction
+    """Time per step: the TPOT of every request."""
+    usage_ns: dict[Status, float]
+    """Kernel time by status of its look-up."""
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures of `sim.metrics` that a steady state has; the others are None."""
+        site, scenario = self.site, self.site.scenario
+        tpot_ms = float(self.step_ns) / NS_PER_MS
+        per_s = self.requests / (float(self.step_ns) / NS_PER_S)
+        figures: dict[str, Any] = {
+            "scenario": scenario.name,
+            "deployment": scenario.deployment.kind,
+            "model": scenario.model,
+            **dict.fromkeys(metric.name for metric in METRICS),
+            "gpus": scenario.gpu_count(),
+            "requests_in_flight": float(self.requests),
+            "tpot_ms_mean": tpot_ms,
+            "tgs": per_s / scenario.gpu_count(),
+            "tokens_per_s_per_user": 1e3 / tpot_ms,
+            "t_step_ms": tpot_ms,
+        }
+        rent = site.usd_per_hour()
+        if rent is not None:
+            figures["usd_per_1m_tokens"] = rent / 3600 / per_s * 1e6
+        delays_ns = np.array([list(site.delays_ns().values())])
+        of_layer = site.layer_ns(self.program, self.values[np.newaxis], delays_ns)
+        for column, time in of_layer.items():
+            figures[f"{column}_us"] = float(time[0]) / NS_PER_US
+        busy = self.program.busy_of(self.values) * site.micro_batches / float(self.step_ns)
+        pools = self.program.pools
+        figures["utilisation"] = {p.name: float(b) for p, b in zip(pools, busy, strict=True)}
+        capacity = site.kv_memory().kv_capacity_bytes()
+        held = site.held_bytes() * self.requests / site.attention_gpus
+        figures["kv_occupancy"] = held / capacity if capacity else 0.0
+        total = sum(self.usage_ns.values())
+        for status in STATUSES:
+            figures[f"{status}_share"] = self.usage_ns[status] / total if total else 0.0
+        figures["measured_steps"] = 0
+        return figures | {"engine": "bound"} | verdict(scenario, tpot_ms)
+
+
+def steady(site: Site, requests: int) -> Steady:
+    """Return the steady state with `requests` in flight; the fullest micro-batch counts."""
+    before = [dict(table.usage_ns) for table in site.tables]
+    rows = site.durations(site.batch_of(-(-requests // site.micro_batches)))
+    usage_ns: dict[Status, float] = dict.fromkeys(STATUSES, 0.0)
+    for table, then in zip(site.tables, before, strict=True):
+        for status, ns in table.usage_since(then).items():
+            usage_ns[status] += ns
+    program = site.one_of_each(rows)
+    slowest = {key: int(np.max(ns)) for key, ns in rows.items()}
+    times = program.times(slowest, site.delays_ns())
+    step_ns = _engine(program).step_ns([times] * site.micro_batches)
+    return Steady(site, requests, program, times.values, step_ns, usage_ns)
+
+
+def largest_batch(site: Site, tpot_ms: float, guess: int = 1) -> int:
+    """Return the largest batch whose steady state meets a TPOT and whose KV fits; 0 if none does.
+
+    The batch is the number of requests on each attention GPU in each micro-batch. The search
+    begins at `guess`.
+    """
+    fitting = site.kv_memory().kv_capacity_bytes() / site.reserved_bytes() / site.micro_batches
+    limit_ns = tpot_ms * NS_PER_MS
+    return largest(
+        lambda b: float(steady(site, b * site.lanes).step_ns), limit_ns, int(fitting), guess
+    )
+
+
+def largest(value: Callable[[int], float], limit: float, most: int, guess: int) -> int:
+    """Return the largest whole number from 1 to `most` whose value is at most `limit`; 0 if none.
+
+    Values are positive and taken to rise. The search strides out from `guess`, then interpolates
+    between the values it knows, and halves the range whenever that has not done better.
+    """
+    low, high, stride = (0, 0.0), (most + 1, float("inf")), 1
+    trial = min(max(guess, 1), max(most, 1))
+    while high[0] - low[0] > 1:
+        width = high[0] - low[0]
+        found = value(trial)
+        if found <= limit:
+            low, straight = (trial, found), max(int(trial * limit / found), trial + stride)
+        else:
+            high, straight = (trial, found), min(int(trial * limit / found), trial - stride)
+        left = high[0] - low[0]
+        if low[0] > 0 and high[0] <= most:
+            straight = low[0] + int((limit - low[1]) / (high[1] - low[1]) * left)
+            straight = straight if 2 * left <= width else low[0] + left // 2
+        trial, stride = min(max(straight, low[0] + 1), high[0] - 1), 2 * stride
+    return low[0]
+
+
+@lru_cache(maxsize=KEPT)
+def _engine(program: Program) -> BoundEngine:
+    return BoundEngine(program)

@@ -1,0 +1,124 @@
+"""The steady state of one server of each kind is that of all of them, and of a long run."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.deployments import compile_deployment
+from sim.deployments.site import Site
+from sim.engines.bound import BoundEngine
+from sim.metrics import summary
+from sim.run import simulate
+from sim.steady import largest, largest_batch, steady
+from sim.units import NS_PER_MS
+from tests import tiny
+
+# Widths, static orders and sharings of both kinds of deployment.
+VARIETIES = {
+    "ring": ("step3-2a2f",),
+    "wide": ("step3-2a2f", "deployment.attention.instances=3", "deployment.ffn.instances=1"),
+    "deep": ("step3-2a2f", "deployment.micro_batches=5"),
+    "alone": ("step3-2a2f", "deployment.micro_batches=1"),
+    "half duplex": ("step3-2a2f", "deployment.duplex=half", "deployment.micro_batches=4"),
+    "shared output projection": ("step3-2a2f", "deployment.attention.o_proj_tp=2"),
+    "hot experts": ("step3-2a2f", "routing={kind: uniform}", "deployment.ffn.parallelism=tp_ep"),
+    "two batches": ("dsv3-ep128",),
+    "in sequence": ("dsv3-ep128", "deployment.overlap=none"),
+    "hot ranks": ("dsv3-ep128", "routing={kind: uniform}"),
+}
+
+
+def site_of(model: Path, variety: str, in_flight: int) -> Site:
+    base, *overrides = VARIETIES[variety]
+    closed = f"workload.arrivals={{kind: closed, concurrency: {in_flight}}}"
+    return compile_deployment(tiny.load(model, base, *overrides, closed))
+
+
+def whole_ns(site: Site, in_flight: int) -> Fraction:
+    times = site.times(site.batch_of(-(-in_flight // site.micro_batches)))
+    return BoundEngine(site.program).step_ns([times] * site.micro_batches)
+
+
+@pytest.mark.parametrize("variety", VARIETIES)
+@pytest.mark.parametrize("batch", [1, 3, 70])
+def test_one_server_of_each_stands_for_all(tiny_model: Path, variety: str, batch: int) -> None:
+    in_flight = batch * site_of(tiny_model, variety, 60).lanes
+    site = site_of(tiny_model, variety, in_flight)
+    found = steady(site, in_flight)
+    assert found.step_ns == whole_ns(site, in_flight)
+
+
+@pytest.mark.parametrize("variety", VARIETIES)
+def test_uneven_gpus_are_as_slow_as_the_fullest(tiny_model: Path, variety: str) -> None:
+    lanes = site_of(tiny_model, variety, 60).lanes
+    for in_flight in (lanes + 1, 2 * lanes + lanes // 2):
+        site = site_of(tiny_model, variety, in_flight)
+        found = steady(site, in_flight).step_ns
+        assert found >= whole_ns(site, in_flight)
+        assert found >= steady(site, in_flight // lanes * lanes).step_ns
+
+
+@pytest.mark.parametrize("variety", VARIETIES)
+def test_a_run_of_like_requests_reaches_the_steady_state(tiny_model: Path, variety: str) -> None:
+    base, *overrides = VARIETIES[variety]
+    lanes = site_of(tiny_model, variety, 60).lanes
+    scenario = tiny.load(
+        tiny_model,
+        base,
+        *overrides,
+        f"workload.arrivals={{kind: closed, concurrency: {4 * lanes}}}",
+    )
+    simulated = summary(simulate(scenario))
+    figures = steady(compile_deployment(scenario), 4 * lanes).figures()
+    assert figures.keys() == simulated.keys()
+    # All contexts lie in the window of the tiny model's attention, so that nothing varies.
+    for name in ("tpot_ms_mean", "tgs", "t_a_layer_us", "t_f_layer_us", "t_a2f_layer_us"):
+        assert figures[name] == pytest.approx(simulated[name], rel=1e-6), name
+    for name in ("calibrated_share", "extrapolated_share", "uncalibrated_share"):
+        assert figures[name] == pytest.approx(simulated[name], abs=1e-6), name
+    for pool, share in figures["utilisation"].items():
+        assert share == pytest.approx(simulated["utilisation"][pool], rel=0.02), pool
+
+
+@given(
+    st.lists(st.integers(0, 50), min_size=1, max_size=60), st.integers(0, 900), st.integers(-5, 99)
+)
+def test_the_largest_number_that_meets_a_limit(gains: list[int], limit: int, guess: int) -> None:
+    values = [1 + sum(gains[: n + 1]) for n in range(len(gains))]
+    expected = sum(value <= limit for value in values)
+    asked: list[int] = []
+
+    def value(number: int) -> float:
+        asked.append(number)
+        return values[number - 1]
+
+    assert largest(value, limit, len(values), guess) == expected
+    assert len(asked) == len(set(asked))
+    assert largest(value, limit, 0, guess) == 0
+
+
+@pytest.mark.parametrize("variety", ["ring", "two batches"])
+def test_the_largest_batch_is_the_last_one_that_meets_the_target(
+    tiny_model: Path, variety: str
+) -> None:
+    site = site_of(tiny_model, variety, 60)
+    tpot_ms = float(steady(site, 50 * site.lanes).step_ns) / NS_PER_MS
+    batch = largest_batch(site, tpot_ms)
+    assert batch >= 50
+    assert steady(site, batch * site.lanes).step_ns <= tpot_ms * NS_PER_MS
+    assert steady(site, (batch + 1) * site.lanes).step_ns > tpot_ms * NS_PER_MS
+    assert largest_batch(site, tpot_ms, guess=999) == batch
+    assert largest_batch(site, 1e-6) == 0
+
+
+def test_the_largest_batch_fits_in_memory(tiny_model: Path) -> None:
+    site = site_of(tiny_model, "two batches", 60)
+    batch = largest_batch(site, 1e9)
+    held = batch * site.micro_batches * site.reserved_bytes()
+    capacity = site.kv_memory().kv_capacity_bytes()
+    assert held <= capacity < held + site.micro_batches * site.reserved_bytes()
