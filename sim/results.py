@@ -20,6 +20,7 @@ from sim.errors import ScenarioError
 from sim.metrics import cut_steps, server_utilisation, summary
 from sim.run import Run
 from sim.scenario import Scenario
+from sim.steady import Steady
 from sim.sweeps import Published, Row
 
 SCHEMA_VERSION = 1
@@ -126,8 +127,6 @@ def save_run(run: Run, out: Path | None = None) -> Path:
 
     The default directory is results/runs/NAME-HASH, the hash being the resolved scenario's.
     """
-    scenario = resolved(run.scenario)
-    digest = sha256(scenario)
 
     def fill(folder: Path) -> None:
         write_table(folder / "requests", run.requests)
@@ -135,22 +134,49 @@ def save_run(run: Run, out: Path | None = None) -> Path:
         write_table(folder / "servers", server_columns(run))
         if run.records:
             write_table(folder / "timeline", timeline_columns(run))
-        write_json(
-            folder / "run.json",
-            {
-                **provenance(),
-                "scenario_sha256": digest,
-                "seed": run.scenario.simulation.seed,
-                "calibration": calibration(run.tables),
-                "engine": run.engine,
-                "engine_note": run.engine_note,
-                "wall_s": round(run.wall_s, 3),
-                "summary": summary(run),
-                "scenario": scenario,
-            },
-        )
+        made = {
+            "engine": run.engine,
+            "engine_note": run.engine_note,
+            "wall_s": round(run.wall_s, 3),
+        }
+        described = described_run(run.scenario, run.tables, made, summary(run))
+        write_json(folder / "run.json", described)
 
-    return fresh_directory(out or RUNS / f"{run.scenario.name}-{digest[:8]}", fill)
+    return fresh_directory(out or run_directory(run.scenario), fill)
+
+
+def save_steady(steady: Steady, out: Path | None = None) -> Path:
+    """Write run.json of a steady state, which has no tables, and return the directory."""
+    site = steady.site
+    tables = {table.accelerator.name: table.sha256 for table in site.tables}
+
+    def fill(folder: Path) -> None:
+        made = {"engine": "bound"}
+        described = described_run(site.scenario, tables, made, steady.figures())
+        write_json(folder / "run.json", described)
+
+    return fresh_directory(out or run_directory(site.scenario), fill)
+
+
+def run_directory(scenario: Scenario) -> Path:
+    """Return the default directory of a run, NAME-HASH, the hash being the resolved scenario's."""
+    return RUNS / f"{scenario.name}-{sha256(resolved(scenario))[:8]}"
+
+
+def described_run(
+    scenario: Scenario, tables: Mapping[str, str], made: dict[str, Any], figures: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the content of run.json; `made` tells how the figures were made."""
+    plain = resolved(scenario)
+    return {
+        **provenance(),
+        "scenario_sha256": sha256(plain),
+        "seed": scenario.simulation.seed,
+        "calibration": calibration(tables),
+        **made,
+        "summary": figures,
+        "scenario": plain,
+    }
 
 
 def server_columns(run: Run) -> dict[str, list[Any]]:

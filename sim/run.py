@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sim.deployments import compile_deployment
 from sim.deployments.site import Site
 from sim.engines import event
-from sim.errors import InfeasibleError
+from sim.errors import InfeasibleError, ScenarioError
 from sim.kernels import Status
 from sim.program import Node, Program, Times
 from sim.scenario import Scenario
@@ -206,8 +206,11 @@ def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None
     """Simulate `scenario` and return its tables.
 
     `keep(node, step)` chooses the tasks that are recorded for a timeline. Raises InfeasibleError
-    if the shape cannot run.
+    if the shape cannot run, ScenarioError for the bound engine, which simulates nothing (see
+    `sim.steady`).
     """
+    if scenario.simulation.engine == "bound":
+        raise ScenarioError("simulation.engine: bound simulates nothing; use event or recurrence")
     begun = time.perf_counter()
     site = compile_deployment(scenario)
     decoder = Decoder(site)

@@ -229,9 +229,10 @@ class Simulation(Strict):
 
     seed: NonNegativeInt
     """Seed of every random stream."""
-    engine: Literal["event", "recurrence"] = "recurrence"
+    engine: Literal["event", "recurrence", "bound"] = "recurrence"
     """recurrence: the same times without an event list, much faster; event: SimPy, the reference,
-    which also runs where the recurrence cannot."""
+    which also runs where the recurrence cannot; bound: no simulation, but the steady state of a
+    load that never changes (closed loops only)."""
     precision: Share = 0.01
     """A closed loop stops when the 95 % half-width of TPOT is below this share of TPOT."""
     min_steps: Annotated[int, Field(ge=20)] = 20
@@ -265,6 +266,14 @@ class Scenario(Strict):
     workload: Workload
     slo: Slo
     simulation: Simulation
+
+    @model_validator(mode="after")
+    def _check(self) -> Scenario:
+        if self.simulation.engine == "bound" and self.workload.arrivals.kind != "closed":
+            raise ValueError(
+                "simulation.engine bound knows no arrivals: write workload.arrivals of kind closed"
+            )
+        return self
 
     def gpu_count(self) -> int:
         """Return all GPUs of the deployment."""

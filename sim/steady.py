@@ -17,12 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from sim.deployments import compile_deployment
 from sim.deployments.site import Site
 from sim.engines.bound import BoundEngine
+from sim.errors import InfeasibleError
 from sim.kernels import STATUSES, Status
 from sim.layers import Ns
 from sim.metrics import METRICS, verdict
 from sim.program import KEPT, Program
+from sim.scenario import Scenario
 from sim.units import NS_PER_MS, NS_PER_S, NS_PER_US
 
 
@@ -77,6 +80,15 @@ class Steady:
             figures[f"{status}_share"] = self.usage_ns[status] / total if total else 0.0
         figures["measured_steps"] = 0
         return figures | {"engine": "bound"} | verdict(scenario, tpot_ms)
+
+
+def steady_state(scenario: Scenario) -> Steady:
+    """Return the steady state of a closed loop. Raises InfeasibleError if the shape cannot run."""
+    site = compile_deployment(scenario)
+    in_flight = site.requests_in_flight()
+    if in_flight is None:
+        raise InfeasibleError("an open loop has no steady state of a fixed load")
+    return steady(site, in_flight)
 
 
 def steady(site: Site, requests: int) -> Steady:

@@ -26,31 +26,42 @@ def run(
 
     Example: afdsim run step3-2a2f --set workload.arrivals.concurrency=4608
     """
-    from sim.results import save_run
+    from sim.metrics import summary
+    from sim.results import save_run, save_steady
     from sim.run import simulate
     from sim.scenario import load
+    from sim.steady import steady_state
 
     loaded = load(scenario, setting or ())
-    keep = None if timeline is None else _window(timeline)
-    result = simulate(loaded, keep)
+    if loaded.simulation.engine == "bound":
+        if timeline is not None:
+            raise typer.BadParameter("the bound engine runs no tasks", param_hint="--timeline")
+        steady = steady_state(loaded)
+        _show(steady.figures(), as_json)
+        say(f"saved in {save_steady(steady, out)}; the bound engine has no tables")
+        return
+    result = simulate(loaded, None if timeline is None else _window(timeline))
     folder = save_run(result, out)
     if result.engine_note:
         say(result.engine_note)
-    from sim.metrics import METRICS, summary
+    _show(summary(result), as_json)
+    say(f"saved in {folder} after {result.wall_s:.1f} s")
 
-    figures = summary(result)
+
+def _show(figures: dict[str, Any], as_json: bool) -> None:
+    from sim.metrics import METRICS
+
     if as_json:
         print(json.dumps(figures, indent=2, ensure_ascii=False))
-    else:
-        shown = table(["figure", "value", "unit", "what it is"], loaded.name)
-        for metric in METRICS:
-            shown.add_row(metric.name, number(figures[metric.name]), metric.unit, metric.definition)
-        for pool, share in figures["utilisation"].items():
-            shown.add_row(f"utilisation {pool}", number(share), "share", "busy share, mean")
-        verdict = "met" if figures["slo_met"] else "missed"
-        shown.add_row("slo", verdict, "", f"mean TPOT against {figures['slo_tpot_ms']:g} ms")
-        console().print(shown)
-    say(f"saved in {folder} after {result.wall_s:.1f} s")
+        return
+    shown = table(["figure", "value", "unit", "what it is"], figures["scenario"])
+    for metric in METRICS:
+        shown.add_row(metric.name, number(figures[metric.name]), metric.unit, metric.definition)
+    for pool, share in figures["utilisation"].items():
+        shown.add_row(f"utilisation {pool}", number(share), "share", "busy share, mean")
+    verdict = "met" if figures["slo_met"] else "missed"
+    shown.add_row("slo", verdict, "", f"mean TPOT against {figures['slo_tpot_ms']:g} ms")
+    console().print(shown)
 
 
 def _window(text: str) -> Any:

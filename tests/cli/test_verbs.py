@@ -280,3 +280,30 @@ def test_new_scenario_runs_and_an_existing_one_is_kept(afdsim: Afdsim, tmp_path:
     assert afdsim("validate", "mine").code == 0
     assert afdsim("new", "mine").code == 2
     assert (tmp_path / "scenarios/mine.yaml").read_text().count("name: mine") == 1
+
+
+def test_run_with_the_bound_engine_gives_the_steady_state(afdsim: Afdsim, tmp_path: Path) -> None:
+    answer = afdsim(
+        "run",
+        "step3-2a2f",
+        "--json",
+        "--out",
+        "steady",
+        settings=(*SMALL, "simulation.engine=bound"),
+    )
+    assert answer.code == 0
+    figures = json.loads(answer.out)
+    simulated = json.loads(afdsim("run", "step3-2a2f", "--json", settings=SMALL).out)
+    assert figures.keys() == simulated.keys()
+    assert figures["tpot_ms_mean"] == pytest.approx(simulated["tpot_ms_mean"], rel=0.02)
+    assert figures["tpot_ms_p99"] is None
+    assert left_behind(tmp_path / "steady") == ["run.json"]
+    assert json.loads((tmp_path / "steady" / "run.json").read_text())["engine"] == "bound"
+
+
+def test_the_bound_engine_refuses_what_it_cannot_do(afdsim: Afdsim) -> None:
+    answer = afdsim("run", "poisson-example", settings=("simulation.engine=bound",))
+    assert answer.code == 3
+    assert "workload.arrivals of kind closed" in answer.err
+    timeline = ("run", "step3-2a2f", "--timeline", "1:2")
+    assert afdsim(*timeline, settings=("simulation.engine=bound",)).code == 2
