@@ -103,6 +103,8 @@ class Store:
                     "choose another --out or move it away"
                 )
             folder.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                path.open("r+b").close()  # SQLite calls a read-only disk an I/O error
             self._base = sqlite3.connect(path, timeout=0, isolation_level=None)
             try:
                 self._open(sweep)
@@ -209,8 +211,9 @@ def _remedy(error: sqlite3.Error | OSError) -> str:
         return "another sweep is writing here; wait for it or choose another --out"
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return f"{FILE} is damaged ({error}); move it away or choose another --out"
+    reason = getattr(error, "strerror", None) or error
     return (
-        f"cannot be written: {error}; make room or choose another --out. Finished points are kept"
+        f"cannot be written: {reason}; make room or choose another --out. Finished points are kept"
     )
 
 

@@ -7,8 +7,11 @@ that call is made once more by a new process. On a cluster the scheduler does th
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
+import multiprocessing.process
 import os
+import re
 import signal
 import threading
 import time
@@ -22,6 +25,7 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -34,7 +38,8 @@ Result = TypeVar("Result")
 _CALLS_PER_WORKER = 2
 # A call that two processes died with is taken to have killed them.
 _MOST_DEATHS = 2
-_CONNECT_S = 10
+_CONNECT_S = 5
+_ADDRESS = re.compile(r"(tcp|tls)://\S+:\d+")
 # A cluster grows and shrinks; its size is asked for again after this long.
 _SIZE_KEPT_S = 5.0
 
@@ -54,8 +59,8 @@ class Executor(Protocol):
     def submit(self, call: Callable[[Item], Result], item: Item) -> Future[Result]:
         """Make a call."""
 
-    def renew(self) -> None:
-        """Replace what broke."""
+    def renew(self) -> bool:
+        """Replace what broke. Return whether it broke at a call and not on its way to the first."""
 
     def failure(self, error: BaseException) -> Failure:
         """Return what the error of a call means. Raises SchedulerError if there is no going on."""
@@ -82,8 +87,13 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.stop(now=kind is not None)
+
+    def stop(self, *, now: bool) -> None:
+        """Stop the workers; `now`: whatever they are at."""
         for executor in self._executors:
-            executor.close(now=kind is not None)
+            executor.close(now=now)
+        self._executors = []
 
     def run(
         self, call: Callable[[Item], Result], items: Iterable[Item]
@@ -155,12 +165,12 @@ class Workers:
         assert executor is not None
         held = [each for each in running if each.executor is executor]
         lost = [each for each in held if _future(each).exception() is not None]
-        executor.renew()
+        at_a_call = executor.renew()
         for each in held:
             running.remove(each)
             if each not in lost:
                 yield each.item, _future(each).result()
-        lost[0].deaths += 1
+        lost[0].deaths += at_a_call
         if lost[0].deaths == _MOST_DEATHS:
             reason = f"a worker process died {_MOST_DEATHS} times (killed, or out of memory)"
             yield lost.pop(0).item, Failure(reason)
@@ -184,32 +194,39 @@ class _Process:
     """One process of this machine."""
 
     def __init__(self) -> None:
-        self._executor: ProcessPoolExecutor
-        self._mine: list[multiprocessing.process.BaseProcess] = []
-        self.renew()
+        self._executor: ProcessPoolExecutor | None = None
+        self._ready: Future[None]
+        self._mine: set[multiprocessing.process.BaseProcess] = set()
+        self._stillborn = 0
 
     def room(self) -> int:
         return _CALLS_PER_WORKER
 
     def submit(self, call: Callable[[Item], Result], item: Item) -> Future[Result]:
+        if self._executor is not None:
+            with suppress(BrokenExecutor):  # it died with nothing to do
+                return self._executor.submit(call, item)
+        self._executor = self._start(call)
+        return self._executor.submit(call, item)
+
+    def _start(self, call: Callable[..., object]) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        executor = ProcessPoolExecutor(1, context, initializer=_end_with_parent)
         before = set(multiprocessing.active_children())
         # Ctrl-C reaches the whole group; a process born while it is blocked never sees it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            try:
-                future = self._executor.submit(call, item)
-            except BrokenExecutor:  # it died with nothing to do
-                self.renew()
-                future = self._executor.submit(call, item)
+            self._ready = executor.submit(_import, call)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._mine += set(multiprocessing.active_children()) - before
-        return future
+        self._mine = set(multiprocessing.active_children()) - before
+        return executor
 
-    def renew(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(1, context, initializer=_end_with_parent)
-        self._mine = []
+    def renew(self) -> bool:
+        self._executor = None
+        born = self._ready.exception() is None
+        self._stillborn = 0 if born else self._stillborn + 1
+        return born or self._stillborn > _MOST_DEATHS
 
     def failure(self, error: BaseException) -> Failure:
         return Failure(f"{type(error).__name__}: {error}")
@@ -218,7 +235,15 @@ class _Process:
         if now:
             for process in self._mine:
                 process.kill()
-        self._executor.shutdown(cancel_futures=True)
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+
+def _import(_call: Callable[..., object]) -> None:
+    """Be the first call of a process, which tells that it has started.
+
+    A process imports the module of a function that it is handed, which takes longest.
+    """
 
 
 def _end_with_parent() -> None:
@@ -245,6 +270,8 @@ class _Cluster:
     """All workers of a Dask scheduler."""
 
     def __init__(self, address: str) -> None:
+        if not _ADDRESS.fullmatch(address):
+            raise SchedulerError(f"{address!r} is no address; write tcp://HOST:PORT")
         try:
             import distributed
         except ImportError as error:
@@ -252,10 +279,12 @@ class _Cluster:
                 f"a cluster needs Dask ({error}); install it: pip install 'afdsim[cluster]'"
             ) from None
         self.address = address
+        # A lost scheduler is told by an error of ours; the client would log a traceback as well.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         try:
             connect: Any = distributed.Client
             self._client = connect(address, timeout=_CONNECT_S, set_as_default=False)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise SchedulerError(
                 f"no scheduler answers at {address} ({' '.join(str(error).split())}); "
                 "start one: dask scheduler"
@@ -277,7 +306,7 @@ class _Cluster:
         future: Future[Result] = self._executor.submit(call, item)
         return future
 
-    def renew(self) -> None:
+    def renew(self) -> bool:
         raise self._lost()
 
     def failure(self, error: BaseException) -> Failure:

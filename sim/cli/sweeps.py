@@ -56,20 +56,20 @@ def sweep(
         total = loaded.left_out + len(loaded.points)
         say(f"{loaded.left_out} of {total} combinations are left out by constraints")
     folder = out or RUNS / loaded.sweep.name
-    with Store(folder, loaded.sweep.name) as store:
+    with _workers(workers, scheduler) as pool, Store(folder, loaded.sweep.name) as store:
         session, stopped = Session(store, retry_failed=retry_failed), False
         try:
-            with _workers(workers, scheduler) as pool:
-                _run(session, loaded.points, pool, store.why if explain else None)
+            _run(session, loaded.points, pool, store.why if explain else None)
         except KeyboardInterrupt:
             stopped = True
+            pool.stop(now=True)
         rows = session.rows(loaded.points)
         if rows:
             _save_sweep(loaded, rows, folder)
     if as_json:
         saved = str(folder) if rows else None
         print(json.dumps({"directory": saved, "points": rows}, ensure_ascii=False, indent=2))
-    else:
+    elif rows:
         _print_front(rows)
     if rows:
         points = len(loaded.points)
