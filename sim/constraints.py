@@ -69,7 +69,7 @@ def _parse(text: str) -> ast.Compare:
     """Return the tree of a constraint. Raises ValueError if it is anything but a comparison."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of the tokeniser, about odd literals
-            tree = ast.parse(text.strip(), mode="eval").body
+            tree = ast.parse(" ".join(text.split()), mode="eval").body
         if not isinstance(tree, ast.Compare):
             raise ValueError(f"{text!r} compares nothing; write a comparison, {_EXAMPLE}")
         for sign in tree.ops:
