@@ -3,7 +3,10 @@
     SimError
     ├── ScenarioError      a scenario, sweep or card is wrong            exit 3
     ├── CalibrationError   a calibration table or measurement is wrong   exit 3
-    └── InfeasibleError    the shape cannot run, or no point meets SLO   exit 4
+    ├── InfeasibleError    the shape cannot run, or no point meets SLO   exit 4
+    ├── SchedulerError     a cluster's scheduler cannot be reached       exit 2
+    └── StoreError         results cannot be kept: disk full, read-only,
+                           in use, or the directory is not the sweep's   exit 6
 
 Everything else that escapes is a bug (exit 1). Usage errors exit 2, a sweep that
 finished with failed points 5, an interrupt 130.
@@ -20,6 +23,7 @@ EXIT_USAGE = 2
 EXIT_BAD_INPUT = 3
 EXIT_INFEASIBLE = 4
 EXIT_FAILED_POINTS = 5
+EXIT_NOT_KEPT = 6
 EXIT_INTERRUPTED = 130
 
 
@@ -52,6 +56,18 @@ class InfeasibleError(SimError):
     """The input is well formed, but this shape cannot run or cannot meet its target."""
 
     exit_code = EXIT_INFEASIBLE
+
+
+class SchedulerError(SimError):
+    """The scheduler of a cluster cannot be reached, or what it takes is not installed."""
+
+    exit_code = EXIT_USAGE
+
+
+class StoreError(SimError):
+    """Results cannot be kept where they should be."""
+
+    exit_code = EXIT_NOT_KEPT
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from sim import cards
-from sim.errors import ScenarioError
+from sim.errors import ScenarioError, StoreError
 from sim.metrics import cut_steps, server_utilisation, summary
 from sim.run import Run
 from sim.scenario import Scenario
@@ -26,6 +29,7 @@ from sim.sweeps import Published, Row
 SCHEMA_VERSION = 1
 RUNS = Path("results/runs")
 
+_PACKAGE = Path(__file__).parent
 _LIBRARIES = ("numba", "numpy", "pydantic", "pyarrow", "simpy")
 
 
@@ -49,6 +53,19 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": {name: metadata.version(name) for name in _LIBRARIES},
     }
+
+
+@cache
+def code() -> dict[str, str]:
+    """Return which code simulates: the version, and the SHA-256 of the modules below the verbs.
+
+    In a checkout the code changes and the version does not.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        if path.relative_to(_PACKAGE).parts[0] != "cli":
+            digest.update(path.read_bytes())
+    return {"version": metadata.version("afdsim"), "sources": digest.hexdigest()}
 
 
 def calibration(tables: Mapping[str, str]) -> dict[str, str | None]:
@@ -84,17 +101,48 @@ def fresh_directory(wanted: Path, fill: Callable[[Path], None]) -> Path:
     """Create a directory with all of its files at once and return its path.
 
     `fill` writes into a temporary neighbour that is renamed when complete; an existing `wanted`
-    is left alone and -2, -3, … is appended.
+    is left alone and -2, -3, … is appended. Raises StoreError if the files cannot be written.
     """
-    wanted.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{wanted.name}-", dir=wanted.parent))
+    with _told(wanted):
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{wanted.name}-", dir=wanted.parent))
+        try:
+            fill(temporary)
+            temporary.chmod(0o755)
+            return _rename_free(temporary, wanted)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def replace_files(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Replace files of `folder` by those that `fill` writes, once all of them are written.
+
+    Only one process may do so at a time. Raises StoreError if they cannot be written, which
+    leaves the old files as they were.
+    """
+    temporary = folder / ".part"
+    with _told(folder):
+        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+        try:
+            temporary.mkdir()
+            fill(temporary)
+            for path in sorted(temporary.iterdir()):
+                path.replace(folder / path.name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a StoreError with its remedy."""
     try:
-        fill(temporary)
-        temporary.chmod(0o755)
-        return _rename_free(temporary, wanted)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        raise StoreError(
+            f"{folder}: cannot be written: {reason}; make room or choose another --out"
+        ) from None
 
 
 def _rename_free(temporary: Path, wanted: Path) -> Path:

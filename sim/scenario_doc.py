@@ -21,7 +21,9 @@ a name with a slash or a suffix is a path. `--set path=value` overwrites one val
 editors. What the values do: [physics.md](physics.md) and [design.md](design.md).
 """
 
-_AXIS = "Written as a mapping of dotted paths to a list of values or to `{from, to, step}`."
+_AXIS = """Written as a mapping of dotted paths to a list of values, to `{from: 1, to: 8, step: 1}`
+or to `{from: 1, to: 64, logspace: 7}`: so many values evenly spaced in the logarithm. Both ends
+are included; between whole ends the values are whole and repeats are dropped."""
 _SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤"}
 _WORDS = {"string": "text", "object": "mapping of dotted paths", None: "any"}
 
@@ -43,6 +45,8 @@ def _type(node: dict[str, Any]) -> str:
     if "properties" in node:
         return f"`{{value, source}}`; value is a {_type(node['properties']['value'])}"
     bounds = [f" {sign} {node[key]:g}" for key, sign in _SIGNS.items() if key in node]
+    if "items" in node:
+        return f"list of {_type(node['items'])}"
     return _WORDS.get(node.get("type"), str(node.get("type"))) + ",".join(bounds)
 
 

@@ -1,105 +1,38 @@
-"""Sweeps: many scenarios from one file, run side by side, kept point by point.
+"""Sweeps: many scenarios from one file, each a point with a row in the table.
 
 A sweep names base scenarios and axes. Every axis is a mapping of dotted paths to values; the paths
-of one axis move together (zipped), different axes are crossed.
+of one axis move together (zipped), different axes are crossed, and constraints leave out what
+should be no point.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, GetJsonSchemaHandler, model_validator
-from pydantic_core import CoreSchema
+from pydantic import Field
 
-from sim import cards
+from sim import cards, workers
+from sim.axes import Axis, crossed
+from sim.constraints import Constraint, UnknownPathError, holds
 from sim.errors import InfeasibleError, ScenarioError
 from sim.metrics import summary
 from sim.pareto import pareto_front
 from sim.run import simulate
 from sim.scenario import Afd, Scenario, from_document
 from sim.strict import Strict
-from sim.yaml_loader import Document, read
+from sim.yaml_loader import Document, Loc, read
 
 if TYPE_CHECKING:
     import pandas
 
-Status = Literal["ok", "refused", "failed"]
 Row = dict[str, Any]
-Number = int | float
-
-
-class Axis(Strict):
-    """Paths that move together, each with a list of values or a range."""
-
-    values: Annotated[dict[str, list[Any]], Field(min_length=1)]
-    """Values by dotted path; a range is written {from, to, step}, both ends included."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _expand(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            raise ValueError("an axis maps dotted paths to lists or {from, to, step}")
-        return {"values": {path: _expand_range(path, values) for path, values in data.items()}}
-
-    @model_validator(mode="after")
-    def _check(self) -> Axis:
-        lengths = {path: len(values) for path, values in self.values.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"zipped paths need as many values each (got {lengths})")
-        return self
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        """Return the schema of an axis as it is written: paths to lists or ranges."""
-        number = {"type": "number"}
-        bounds = {"from": number, "to": number, "step": number}
-        either = [
-            {"type": "array", "minItems": 1},
-            {
-                "type": "object",
-                "properties": bounds,
-                "required": list(bounds),
-                "additionalProperties": False,
-            },
-        ]
-        return {
-            "type": "object",
-            "title": "Axis",
-            "description": cls.__doc__,
-            "minProperties": 1,
-            "additionalProperties": {"anyOf": either},
-        }
-
-    def settings(self) -> list[dict[str, Any]]:
-        """Return the assignments of each position of the axis."""
-        columns = zip(*self.values.values(), strict=True)
-        return [dict(zip(self.values, column, strict=True)) for column in columns]
-
-
-def _expand_range(path: str, values: Any) -> Any:
-    if isinstance(values, list):
-        if not values:
-            raise ValueError(f"{path}: the list of values is empty")
-        return values
-    if not isinstance(values, dict) or set(values) != {"from", "to", "step"}:
-        raise ValueError(f"{path}: write a list or {{from: 1, to: 8, step: 1}} (got {values!r})")
-    first, last, step = values["from"], values["to"], values["step"]
-    numbers = [type(value) in (int, float) for value in (first, last, step)]
-    if not all(numbers) or step <= 0 or first > last:
-        raise ValueError(f"{path}: a range needs numbers, from <= to and step > 0 (got {values!r})")
-    count = int((last - first) / step + 1e-9) + 1
-    return [first + index * step for index in range(count)]
+Outcome = dict[str, Any]
+"""What simulating a point gave: `status` (ok, refused, failed), `reason` and, if ok, figures."""
 
 
 class Family(Strict):
@@ -113,6 +46,8 @@ class Family(Strict):
     """Values by dotted path that hold for all points of this entry."""
     axes: list[Axis] = Field(default_factory=list)
     """Axes, crossed with one another."""
+    constraints: list[Constraint] = Field(default_factory=list)
+    """Comparisons that the points of this entry meet; other combinations are left out."""
 
 
 class Published(Strict):
@@ -138,6 +73,9 @@ class Sweep(Strict):
     """What the sweep compares."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Values by dotted path that hold for all points."""
+    constraints: list[Constraint] = Field(default_factory=list)
+    """Comparisons that all points meet, of arithmetic over dotted paths of the scenario and `gpus`,
+    e.g. `deployment.attention.instances + deployment.ffn.instances <= 8`."""
     families: Annotated[list[Family], Field(min_length=1)]
     published: list[Published] = Field(default_factory=list)
     """Measurements to compare with; never used by the simulation."""
@@ -154,12 +92,22 @@ class Point:
     scenario: Scenario
 
 
-def load(name: str | Path, overrides: Iterable[str] = ()) -> tuple[Sweep, list[Point]]:
+class Loaded(NamedTuple):
+    """A sweep file, read."""
+
+    sweep: Sweep
+    points: list[Point]
+    left_out: int
+    """Combinations of the axes that a constraint leaves out."""
+
+
+def load(name: str | Path, overrides: Iterable[str] = ()) -> Loaded:
     """Return a sweep and its points, all validated. Raises ScenarioError with every mistake."""
     document = read(cards.find(cards.SWEEPS, str(name), "sweep"))
     sweep = document.validate(Sweep)
     points: list[Point] = []
     problems: list[str] = []
+    left_out = 0
     overrides = tuple(overrides)
     for number, family in enumerate(sweep.families):
         try:
@@ -168,34 +116,73 @@ def load(name: str | Path, overrides: Iterable[str] = ()) -> tuple[Sweep, list[P
             loc = ("families", number, "base")
             problems += [document.problem(loc, line) for line in error.problems]
             continue
-        for settings in _positions(family.axes):
+        constraints = _located(("constraints",), sweep.constraints)
+        constraints |= _located(("families", number, "constraints"), family.constraints)
+        for settings in crossed(family.axes):
             values = {**sweep.set, **family.set, **settings}
             try:
-                scenario = _scenario(base, values, overrides, document.name)
+                scenario = _scenario(base, values, overrides, constraints, document)
             except ScenarioError as error:
                 problems += error.problems
-            else:
-                points.append(Point(len(points), family.family, family.base, settings, scenario))
+                continue
+            if scenario is None:
+                left_out += 1
+                continue
+            points.append(Point(len(points), family.family, family.base, settings, scenario))
+    if not (points or problems):
+        problems.append(document.problem(("constraints",), "no point meets the constraints"))
     if problems:
         raise ScenarioError(dict.fromkeys(problems))
-    return sweep, points
+    return Loaded(sweep, points, left_out)
 
 
-def _positions(axes: list[Axis]) -> Iterator[dict[str, Any]]:
-    for combination in product(*(axis.settings() for axis in axes)):
-        yield {path: value for settings in combination for path, value in settings.items()}
+def _located(loc: Loc, constraints: list[str]) -> dict[Loc, str]:
+    return {(*loc, number): text for number, text in enumerate(constraints)}
 
 
 def _scenario(
-    base: Document, values: dict[str, Any], overrides: Iterable[str], origin: str
-) -> Scenario:
+    base: Document,
+    values: dict[str, Any],
+    overrides: Iterable[str],
+    constraints: dict[Loc, str],
+    sweep: Document,
+) -> Scenario | None:
+    """Return the scenario of a point, None if a constraint leaves it out.
+
+    A combination that is no scenario may be left out as well: that is what many constraints are
+    for. Raises ScenarioError with its mistakes otherwise.
+    """
     document = copy.deepcopy(base)
     for path, value in values.items():
         loc = tuple(int(part) if part.isdigit() else part for part in path.split("."))
-        document.put(loc, copy.deepcopy(value), f"{origin}: {path}={value}")
+        document.put(loc, copy.deepcopy(value), f"{sweep.name}: {path}={value}")
     for assignment in overrides:
         document.set(assignment)
-    return from_document(document)
+    try:
+        scenario = from_document(document)
+    except ScenarioError:
+        if any(_is_outside(text, document.data) for text in constraints.values()):
+            return None
+        raise
+    if not constraints:
+        return scenario
+    data = scenario.model_dump() | {"gpus": scenario.gpu_count()}
+    inside, problems = True, []
+    for loc, text in constraints.items():
+        try:
+            inside = holds(text, data) and inside
+        except (UnknownPathError, ValueError) as error:
+            problems.append(sweep.problem(loc, f"{error} (base {scenario.name})"))
+    if problems:
+        raise ScenarioError(problems)
+    return scenario if inside else None
+
+
+def _is_outside(constraint: str, data: dict[str, Any]) -> bool:
+    try:
+        return not holds(constraint, data)
+    except (UnknownPathError, ValueError):
+        return False
 
 
 def shape_name(scenario: Scenario) -> str:
@@ -214,94 +201,40 @@ def accelerators(scenario: Scenario) -> set[str]:
     return {deployment.accelerator}
 
 
-def run_point(point: Point) -> Row:
-    """Simulate one point and return its row; a refusal or a failure is a row too."""
-    row: Row = {
+def outcome(point: Point) -> Outcome:
+    """Simulate a point; a refusal or a failure is an outcome too."""
+    try:
+        figures = summary(simulate(point.scenario))
+    except InfeasibleError as error:
+        return {"status": "refused", "reason": str(error)}
+    except Exception as error:
+        return failed(f"{type(error).__name__}: {error}")
+    for pool, share in figures.pop("utilisation").items():
+        figures[f"utilisation.{pool}"] = share
+    reason = ""
+    if not figures["slo_met"]:
+        tpot, slo = figures["tpot_ms_mean"], figures["slo_tpot_ms"]
+        reason = "no TPOT" if tpot is None else f"TPOT {tpot:.1f} ms exceeds {slo:g} ms"
+    return {"status": "ok", "reason": reason, **figures}
+
+
+def failed(reason: str) -> Outcome:
+    """Return the outcome of a point that could not be simulated for `reason`."""
+    return {"status": "failed", "reason": reason}
+
+
+def row(point: Point, result: Outcome) -> Row:
+    """Return the row of a point: where it stands in the sweep, then what came out."""
+    return {
         "point": point.index,
         "family": point.family,
         "base": point.base,
         "shape": shape_name(point.scenario),
-        "status": "ok",
-        "reason": "",
+        "status": result["status"],
+        "reason": result["reason"],
         **{f"set.{path}": value for path, value in point.settings.items()},
+        **result,
     }
-    try:
-        figures = summary(simulate(point.scenario))
-    except InfeasibleError as error:
-        return row | {"status": "refused", "reason": str(error)}
-    except Exception as error:
-        return row | {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
-    for pool, share in figures.pop("utilisation").items():
-        figures[f"utilisation.{pool}"] = share
-    if not figures["slo_met"]:
-        tpot, slo = figures["tpot_ms_mean"], figures["slo_tpot_ms"]
-        row["reason"] = "no TPOT" if tpot is None else f"TPOT {tpot:.1f} ms exceeds {slo:g} ms"
-    return row | figures
-
-
-def run(
-    points: list[Point],
-    workers: int,
-    journal: Path | None = None,
-    progress: Callable[[Row], None] = lambda row: None,
-) -> list[Row]:
-    """Run the points in `workers` processes and return their rows in the order of the points.
-
-    Every finished row goes to `journal` (JSON lines) at once. A worker that dies fails the points
-    that it had not finished. On KeyboardInterrupt the rows so far are returned by the exception's
-    `rows` attribute (see `Interrupted`).
-    """
-    rows: dict[int, Row] = {}
-
-    def keep(row: Row) -> None:
-        rows[row["point"]] = row
-        if journal is not None:
-            with journal.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-        progress(row)
-
-    try:
-        if workers == 1:
-            for point in points:
-                keep(run_point(point))
-        else:
-            _run_parallel(points, workers, keep)
-    except KeyboardInterrupt:
-        raise Interrupted([rows[index] for index in sorted(rows)]) from None
-    return [rows[point.index] for point in points]
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a sweep; `rows` are the points that were finished."""
-
-    def __init__(self, rows: list[Row]) -> None:
-        super().__init__()
-        self.rows = rows
-
-
-def _run_parallel(points: list[Point], workers: int, keep: Callable[[Row], None]) -> None:
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, mp_context=context)
-    try:
-        futures: dict[Future[Row], Point] = {executor.submit(run_point, p): p for p in points}
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                try:
-                    keep(future.result())
-                except BrokenProcessPool:
-                    point = futures[future]
-                    reason = "a worker process died (killed, or out of memory)"
-                    keep({"point": point.index, "family": point.family, "base": point.base}
-                         | {"shape": shape_name(point.scenario), "status": "failed"}
-                         | {"reason": reason})  # fmt: skip
-    except KeyboardInterrupt:
-        executor.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    executor.shutdown()
 
 
 def columns(rows: list[Row]) -> dict[str, list[Any]]:
@@ -335,12 +268,24 @@ def front(rows: list[Row], family: str | None = None) -> list[Row]:
 
 
 def sweep(name: str | Path, overrides: Iterable[str] = (), workers: int = 1) -> pandas.DataFrame:
-    """Return one row per point of the sweep `name`, in the order of its file.
+    """Return one row per point of the sweep `name`, in the order of its file; nothing is saved.
 
     `overrides` are `path=value` assignments for all points. With `workers` above 1 call it under
     `if __name__ == "__main__":`, since the workers import the calling module.
     """
     import pandas
 
-    _sweep, points = load(name, overrides)
-    return pandas.DataFrame(columns(run(points, workers)))
+    points = load(name, overrides).points
+    if workers == 1:
+        rows = [row(point, outcome(point)) for point in points]
+    else:
+        rows = sorted(_side_by_side(points, workers), key=lambda row: row["point"])
+    return pandas.DataFrame(columns(rows))
+
+
+def _side_by_side(points: list[Point], count: int) -> Iterator[Row]:
+    with workers.local(count) as pool:
+        for point, result in pool.run(outcome, points):
+            if isinstance(result, workers.Failure):
+                result = failed(result.reason)
+            yield row(point, result)

@@ -95,8 +95,9 @@ def validate(
         try:
             path = cards.find_any((cards.SCENARIOS, cards.SWEEPS), name, "scenario or sweep")
             if read(path).get(("kind",)) == "sweep":
-                _sweep, points = load_sweep(path, setting or ())
-                say(f"{name}: {len(points)} points, all well formed")
+                found = load_sweep(path, setting or ())
+                left_out = f", {found.left_out} left out" if found.left_out else ""
+                say(f"{name}: {len(found.points)} points{left_out}, all well formed")
             else:
                 compile_deployment(load(path, setting or ()))
                 say(f"{name}: ok")

@@ -3,53 +3,107 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli.text import AsJson, Out, Settings, console, number, say, table, usd
+from sim.cli.text import AsJson, Settings, console, number, say, table, usd
 from sim.errors import EXIT_FAILED_POINTS, EXIT_INFEASIBLE, EXIT_INTERRUPTED, EXIT_OK
+
+if TYPE_CHECKING:
+    from sim.session import Session
+    from sim.sweeps import Loaded, Outcome, Point, Row, Sweep
+    from sim.workers import Workers
 
 
 def sweep(
     name: Annotated[str, typer.Argument(help="Sweep: a name in scenarios/sweeps/ or a path.")],
     setting: Settings = None,
     as_json: AsJson = False,
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Directory to keep; default: results/runs/NAME."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default: one per core.")
     ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers run the points."),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run points again that failed before.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say of each point that runs why it does.")
+    ] = False,
 ) -> None:
-    """Run every point of a sweep, print the Pareto front and draw it.
+    """Run the points of a sweep that are not finished, print the Pareto front and draw it.
 
     Example: afdsim sweep step3-vs-dsv3
     """
-    import os
-
     from sim import sweeps
     from sim.results import RUNS
+    from sim.session import Session
+    from sim.store import Store
 
-    loaded, points = sweeps.load(name, setting or ())
-    folder = out or RUNS / loaded.name
-    processes = workers or len(os.sched_getaffinity(0))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    journal = folder.with_name(f".{folder.name}-{os.getpid()}.jsonl")
-    stopped = False
-    with _Progress(len(points)) as progress:
+    if workers and scheduler:
+        raise typer.BadParameter("give --workers or --scheduler", param_hint="--scheduler")
+    loaded = sweeps.load(name, setting or ())
+    if loaded.left_out:
+        total = loaded.left_out + len(loaded.points)
+        say(f"{loaded.left_out} of {total} combinations are left out by constraints")
+    folder = out or RUNS / loaded.sweep.name
+    with _workers(workers, scheduler) as pool, Store(folder, loaded.sweep.name) as store:
+        session, stopped = Session(store, retry_failed=retry_failed), False
         try:
-            rows = sweeps.run(points, processes, journal, progress.advance)
-        except sweeps.Interrupted as interrupt:
-            rows, stopped = interrupt.rows, True
-    saved = _save_sweep(loaded, points, rows, folder) if rows else None
-    journal.unlink(missing_ok=True)
+            _run(session, loaded.points, pool, store.why if explain else None)
+        except KeyboardInterrupt:
+            stopped = True
+            pool.stop(now=True)
+        rows = session.rows(loaded.points)
+        if rows:
+            _save_sweep(loaded, rows, folder)
     if as_json:
-        print(json.dumps({"directory": str(saved), "points": rows}, ensure_ascii=False, indent=2))
-    else:
+        saved = str(folder) if rows else None
+        print(json.dumps({"directory": saved, "points": rows}, ensure_ascii=False, indent=2))
+    elif rows:
         _print_front(rows)
-    if saved is not None:
-        say(f"saved {len(rows)} of {len(points)} points in {saved}; open {saved}/pareto.html")
+    if rows:
+        points = len(loaded.points)
+        say(f"saved {len(rows)} of {points} points in {folder}; open {folder}/pareto.html")
     raise typer.Exit(_sweep_code(rows, stopped))
+
+
+def _workers(processes: int | None, scheduler: str | None) -> Workers:
+    import os
+
+    from sim import workers
+
+    if scheduler:
+        return workers.cluster(scheduler)
+    return workers.local(processes or len(os.sched_getaffinity(0)))
+
+
+def _run(
+    session: Session, points: list[Point], pool: Workers, why: Callable[[Point], str] | None
+) -> None:
+    runs = session.missing(points)
+    taken = len(points) - len(runs)
+    if taken:
+        say(f"{taken} of {len(points)} points are taken over, {len(runs)} run")
+    if why is not None:
+        for point in runs:
+            say(f"point {point.index} ({_label(point)}) runs: {why(point)}")
+    if runs:
+        with _Progress(len(runs), taken) as progress:
+            session.run(points, pool, progress.advance)
+
+
+def _label(point: Point) -> str:
+    return ", ".join([point.family, *(f"{path}={v}" for path, v in point.settings.items())])
 
 
 def _sweep_code(rows: list[dict[str, Any]], stopped: bool) -> int:
@@ -68,9 +122,9 @@ def _sweep_code(rows: list[dict[str, Any]], stopped: bool) -> int:
 
 
 class _Progress:
-    """A progress bar on stderr with the estimated time to go."""
+    """A progress bar on stderr with rate and estimated time to go."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, taken: int) -> None:
         from rich import progress as rich_progress
         from rich.console import Console
 
@@ -81,10 +135,12 @@ class _Progress:
             rich_progress.TimeElapsedColumn(),
             rich_progress.TextColumn("to go"),
             rich_progress.TimeRemainingColumn(),
+            rich_progress.TextColumn("{task.fields[rate]:.1f}/s"),
+            rich_progress.TextColumn("{task.fields[taken]} taken over"),
             rich_progress.TextColumn("{task.fields[failed]} failed"),
             console=Console(stderr=True),
         )
-        self.task = self.bar.add_task("points", total=total, failed=0)
+        self.task = self.bar.add_task("points", total=total, taken=taken, failed=0, rate=0.0)
         self.failed = 0
 
     def __enter__(self) -> _Progress:
@@ -94,34 +150,38 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def advance(self, row: dict[str, Any]) -> None:
+    def advance(self, outcome: Outcome) -> None:
         """Count one finished point."""
-        self.failed += row["status"] == "failed"
-        self.bar.update(self.task, advance=1, failed=self.failed)
+        self.failed += outcome["status"] == "failed"
+        (task,) = self.bar.tasks
+        rate = (task.completed + 1) / max(task.elapsed or 0.0, 0.1)
+        self.bar.update(self.task, advance=1, failed=self.failed, rate=rate)
 
 
-def _save_sweep(loaded: Any, points: list[Any], rows: list[dict[str, Any]], folder: Path) -> Path:
+def _save_sweep(loaded: Loaded, rows: list[Row], folder: Path) -> None:
     from sim import results, sweeps
     from sim.plots import pareto_figure, write_page
 
+    described: Sweep = loaded.sweep
+
     def fill(target: Path) -> None:
         results.write_table(target / "sweep", sweeps.columns(rows))
-        write_page(target / "pareto.html", pareto_figure(loaded.name, rows, loaded.published))
-        resolved = [results.resolved(point.scenario) for point in points]
-        used = sorted({name for point in points for name in sweeps.accelerators(point.scenario)})
+        write_page(target / "pareto.html", pareto_figure(described.name, rows, described.published))
+        resolved = [results.resolved(point.scenario) for point in loaded.points]
+        used = {name for point in loaded.points for name in sweeps.accelerators(point.scenario)}
         results.write_json(
             target / "run.json",
             {
                 **results.provenance(),
-                "sweep": loaded.model_dump(mode="json"),
+                "sweep": described.model_dump(mode="json"),
                 "scenarios_sha256": results.sha256(resolved),
-                "points": len(points),
+                "points": len(loaded.points),
                 "finished": len(rows),
-                "calibration": results.calibration_of(used),
+                "calibration": results.calibration_of(sorted(used)),
             },
         )
 
-    return results.fresh_directory(folder, fill)
+    results.replace_files(folder, fill)
 
 
 def _print_front(rows: list[dict[str, Any]]) -> None:

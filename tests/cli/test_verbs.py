@@ -153,6 +153,13 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
         (("theory", "step9"), (), 3, "unknown model"),
         (("hardware", "show", "h900"), (), 3, "did you mean"),
         (("schema", "scenery"), (), 2, "did you mean 'scenario'"),
+        (
+            ("sweep", "afd-ratio", "--workers", "2", "--scheduler", "tcp://a:1"),
+            (),
+            2,
+            "--workers or",
+        ),
+        (("sweep", "afd-ratio", "--scheduler", "here"), (), 2, "write tcp://HOST:PORT"),
         (("sweep", "step3-vs-dsv4"), (), 3, "did you mean 'step3-vs-dsv3'"),
         (("plot", "nothing-here"), (), 3, "not the directory"),
     ],
@@ -200,13 +207,51 @@ def test_sweep_is_the_same_with_one_and_two_workers(afdsim: Afdsim, tmp_path: Pa
         assert answer.code == 0, answer.err
         assert "Pareto front" in answer.out
     made = left_behind(tmp_path / "w1")
-    assert made == ["pareto.html", "run.json", "sweep.csv", "sweep.parquet"]
+    assert made == ["pareto.html", "points.sqlite", "run.json", "sweep.csv", "sweep.parquet"]
     for name in ("sweep.csv", "sweep.parquet", "run.json", "pareto.html"):
         one, two = (tmp_path / f"w{n}" / name for n in (1, 2))
         assert one.read_bytes() == two.read_bytes(), name
     rows = table(tmp_path / "w1/sweep.csv")
     assert [row["status"] for row in rows] == ["ok"] * 4 + ["refused"]
     assert "lower the batch" in rows[-1]["reason"]
+
+
+def test_a_sweep_goes_on_in_its_directory_and_says_why_points_run(
+    afdsim: Afdsim, tmp_path: Path
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(SWEEP.format(slo=70))
+    folder = tmp_path / "results/runs/tiny"
+    first = afdsim("sweep", "tiny.yaml", "--explain")
+    assert first.code == 0, first.err
+    assert "point 4 (too big) runs: new" in first.err
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    second = afdsim("sweep", "tiny.yaml", "--explain", "--retry-failed")
+    assert second.code == 0, second.err
+    assert second.out == first.out
+    assert "5 of 5 points are taken over, 0 run" in second.err
+    assert "runs:" not in second.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    text = SWEEP.format(slo=70).replace("to: 256, step: 128", "to: 384, step: 128")
+    text = text.replace("families:", 'constraints: ["gpus < 24"]\nfamilies:').replace("60000", "96")
+    (tmp_path / "tiny.yaml").write_text(text)
+    third = afdsim("sweep", "tiny.yaml", "--explain", "--json", "--workers", "1")
+    assert third.code == 0, third.err
+    assert "4 of 7 combinations are left out by constraints" in third.err
+    assert "2 of 3 points are taken over, 1 run" in third.err
+    assert "workload.arrivals.concurrency=384) runs: new" in third.err
+    assert len(json.loads(third.out)["points"]) == len(table(folder / "sweep.csv")) == 3
+    assert left_behind(tmp_path / "results/runs") == [f"tiny/{name}" for name in sorted(before)]
+
+
+def test_sweep_into_a_directory_of_something_else_exits_6(afdsim: Afdsim, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(SWEEP.format(slo=70))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes").write_text("years of work")
+    answer = afdsim("sweep", "tiny.yaml", "--out", "mine")
+    assert answer.code == 6
+    assert "choose another --out" in answer.err
+    assert answer.out == ""
+    assert left_behind(tmp_path) == ["mine/notes", "tiny.yaml"]
 
 
 def test_sweep_without_a_point_that_meets_the_slo_exits_4(afdsim: Afdsim, tmp_path: Path) -> None:

@@ -16,8 +16,11 @@ PACKAGE = Path(sim.__file__).parent
 
 # DESIGN §1, with the modules that came later. A name with a dot at the end stands for a package.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "units", "pareto", "streams", "statistics", "figure", "strict", "compiled"),
-    ("hardware", "model", "workload", "yaml_loader", "measurements"),
+    (
+        *("errors", "units", "pareto", "streams", "statistics", "figure", "strict", "compiled"),
+        "workers",
+    ),
+    ("hardware", "model", "workload", "yaml_loader", "measurements", "axes", "constraints"),
     (
         *("cards", "ops", "curve", "lookup", "table", "kernels", "kvcache", "theory", "experts"),
         "families",
@@ -28,7 +31,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("program", "layers", "flights", "scheduler", "deployments.", "work_log"),
     ("engines.",),
     ("run", "metrics", "steady"),
-    ("sweeps", "results", "plots", "calibration_plot", "scenario_doc"),
+    (
+        *("sweeps", "store", "session", "results", "plots", "calibration_plot"),
+        *("scenario_doc",),
+    ),
     ("cli.", "calibrate_cli", "measure_cli", ""),
 )
 

@@ -1,0 +1,153 @@
+"""SIGKILL at random moments: no finished point is lost, none is half there, the bytes stay."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from sim import sweeps, workers
+from sim.session import Session
+from sim.store import Store
+from tests.faults import shaken
+
+WORKER_KILLS = 12
+SWEEP_KILLS = 6
+
+
+def test_one_worker_is_eight_workers(tmp_path: Path) -> None:
+    done = shaken.afdsim(tmp_path / "eight", "--workers", "8")
+    assert done.returncode == 0, done.stderr
+    assert shaken.tables(tmp_path / "eight") == shaken.undisturbed()
+
+
+def test_killed_workers_cost_nothing(tmp_path: Path) -> None:
+    rng, killed = random.Random(3), 0
+    finished = threading.Semaphore(0)
+    over = threading.Event()
+
+    def killer() -> None:
+        nonlocal killed
+        while killed < WORKER_KILLS:
+            finished.acquire()
+            finished.acquire()
+            if over.wait(rng.uniform(0, 0.2)):
+                return
+            if victims := [child.pid for child in multiprocessing.active_children() if child.pid]:
+                shaken.kill(rng.choice(victims))
+                killed += 1
+
+    points = sweeps.load(shaken.sweep_file()).points
+    assert len(points) == shaken.POINTS
+    thread = threading.Thread(target=killer)
+    folder = tmp_path / "shaken"
+    with Store(folder, shaken.NAME) as store, workers.local(2) as pool:
+        thread.start()
+        session = Session(store)
+        rows = session.run(points, pool, lambda _outcome: finished.release())
+        over.set()
+        finished.release(2)
+        thread.join()
+    assert killed == WORKER_KILLS
+    assert [row["point"] for row in rows] == list(range(shaken.POINTS))
+    # A point may be so unlucky that two workers are killed at it; it is told, and repeated.
+    unlucky = [row for row in rows if row["status"] == "failed"]
+    assert len(unlucky) <= 2
+    assert all("died 2 times" in row["reason"] for row in unlucky)
+    done = shaken.afdsim(folder, "--retry-failed")
+    assert done.returncode == 0, done.stderr
+    assert shaken.tables(folder) == shaken.undisturbed()
+
+
+def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
+    rng, kills, folder = random.Random(4), 0, tmp_path / "shaken"
+    while kills < SWEEP_KILLS:
+        process = shaken.begin(folder, "--workers", "2")
+        try:
+            process.wait(timeout=rng.uniform(0.6, 2.4))
+        except subprocess.TimeoutExpired:
+            # Every other time its workers are left to find out by themselves.
+            children = shaken.children(process.pid)
+            shaken.kill(process.pid, group=bool(kills % 2))
+            kills += 1
+            shaken.until(lambda: not any(map(shaken.is_alive, children)))  # noqa: B023
+        else:
+            assert process.returncode == 0
+            assert shaken.tables(folder) == shaken.undisturbed()
+            shutil.rmtree(folder)
+        process.communicate()
+    done = shaken.afdsim(folder, "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert shaken.tables(folder) == shaken.undisturbed()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("pareto.html", "points.sqlite", "run.json", "sweep.csv", "sweep.parquet")
+    ]
+
+
+def rows(tables: dict[str, bytes]) -> list[dict[str, str]]:
+    """Return the rows of a table by column, without the empty ones."""
+    lines = tables["sweep.csv"].decode().splitlines()
+    return [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(lines)]
+
+
+def test_ctrl_c_writes_the_tables_of_what_is_finished(tmp_path: Path) -> None:
+    folder = tmp_path / "shaken"
+    process = shaken.begin(folder, "--workers", "2")
+    shaken.wait_for_points(folder, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _out, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in told
+    assert "Traceback" not in told
+    some, everything = rows(shaken.tables(folder)), rows(shaken.undisturbed())
+    assert 0 < len(some) < len(everything)
+    assert all(row in everything for row in some)
+    assert shaken.afdsim(folder, "--workers", "2").returncode == 0
+    assert shaken.tables(folder) == shaken.undisturbed()
+
+
+def halve(number: int) -> int:
+    """Halve a number, but die of 13 and fail with odd ones."""
+    if number == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number % 2:
+        raise ValueError(f"{number} is odd")
+    return number // 2
+
+
+def test_a_call_that_kills_its_workers_is_given_up_and_the_rest_goes_on() -> None:
+    with workers.local(2) as pool:
+        for start in (0, 100):  # a second round with the same workers
+            numbers = [*range(start, start + 10), 13, *range(start + 20, start + 30)]
+            results = dict(pool.run(halve, numbers))
+            assert set(results) == set(numbers)
+            for number, result in results.items():
+                if number == 13:
+                    assert isinstance(result, workers.Failure)
+                    assert "died 2 times" in result.reason
+                elif number % 2:
+                    assert result == workers.Failure(f"ValueError: {number} is odd")
+                else:
+                    assert result == number // 2
+
+
+def test_items_wait_in_their_iterable_until_a_worker_is_near() -> None:
+    taken = 0
+
+    def numbers() -> Iterator[int]:
+        nonlocal taken
+        for number in range(0, 200, 2):
+            taken += 1
+            yield number
+
+    with workers.local(1) as pool:
+        for finished, _ in enumerate(pool.run(halve, numbers())):
+            assert taken <= finished + 3
+    assert taken == 100
