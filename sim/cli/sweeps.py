@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sim.cli.text import AsJson, Out, Settings, console, number, say, table, usd
+from sim.cli.textplot import pareto_text
 from sim.errors import EXIT_FAILED_POINTS, EXIT_INFEASIBLE, EXIT_INTERRUPTED, EXIT_OK
 
 
@@ -21,7 +22,7 @@ def sweep(
         int | None, typer.Option(min=1, help="Processes; default: one per core.")
     ] = None,
 ) -> None:
-    """Run every point of a sweep, print the Pareto front and draw it.
+    """Run every point of a sweep, print the Pareto front and make a page of all points.
 
     Example: afdsim sweep step3-vs-dsv3
     """
@@ -48,7 +49,7 @@ def sweep(
     else:
         _print_front(rows)
     if saved is not None:
-        say(f"saved {len(rows)} of {len(points)} points in {saved}; open {saved}/pareto.html")
+        say(f"saved {len(rows)} of {len(points)} points in {saved}; open {saved}/report.html")
     raise typer.Exit(_sweep_code(rows, stopped))
 
 
@@ -101,25 +102,24 @@ class _Progress:
 
 
 def _save_sweep(loaded: Any, points: list[Any], rows: list[dict[str, Any]], folder: Path) -> Path:
-    from sim import results, sweeps
-    from sim.plots import pareto_figure, write_page
+    from sim import report, results, sweeps
 
     def fill(target: Path) -> None:
         results.write_table(target / "sweep", sweeps.columns(rows))
-        write_page(target / "pareto.html", pareto_figure(loaded.name, rows, loaded.published))
         resolved = [results.resolved(point.scenario) for point in points]
         used = sorted({name for point in points for name in sweeps.accelerators(point.scenario)})
-        results.write_json(
-            target / "run.json",
-            {
-                **results.provenance(),
-                "sweep": loaded.model_dump(mode="json"),
-                "scenarios_sha256": results.sha256(resolved),
-                "points": len(points),
-                "finished": len(rows),
-                "calibration": results.calibration_of(used),
-            },
-        )
+        described = {
+            **results.provenance(),
+            "sweep": loaded.model_dump(mode="json"),
+            "scenarios_sha256": results.sha256(resolved),
+            "points": len(points),
+            "finished": len(rows),
+            "calibration": results.calibration_of(used),
+            "best": report.best_scenarios(rows, {point.index: point.scenario for point in points}),
+        }
+        results.write_json(target / "run.json", described)
+        source = report.Source(loaded.name, rows, loaded.published, described)
+        report.write(target / "report.html", [source])
 
     return results.fresh_directory(folder, fill)
 
@@ -147,32 +147,25 @@ def _print_front(rows: list[dict[str, Any]]) -> None:
                 number(row["slo_met"]),
                 "*" if row["point"] in best else "",
             )
-    console().print(shown)
+    screen = console()
+    screen.print(shown)
+    screen.print(pareto_text(rows, screen.width))
 
 
 def plot(
     results: Annotated[list[Path], typer.Argument(help="Directories of sweeps.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="HTML page to write.")] = Path(
-        "pareto.html"
+        "report.html"
     ),
 ) -> None:
-    """Draw the Pareto picture of one or more finished sweeps again.
+    """Make the page of one or more finished sweeps again, one over the other.
 
     Example: afdsim plot results/runs/step3-vs-dsv3 --out both.html
     """
-    from sim.plots import pareto_figure, write_page
-    from sim.results import read_sweep
+    from sim import report
 
-    rows: list[dict[str, Any]] = []
-    published: dict[str, Any] = {}
-    for folder in results:
-        found, crosses = read_sweep(folder)
-        if len(results) > 1:
-            found = [row | {"family": f"{folder.name}: {row['family']}"} for row in found]
-        rows += found
-        published |= {point.label: point for point in crosses}
-    title = ", ".join(folder.name for folder in results)
+    sources = [report.read(folder) for folder in results]
     temporary = out.with_name(f".{out.name}.part")
-    write_page(temporary, pareto_figure(title, rows, list(published.values())))
+    report.write(temporary, sources)
     temporary.replace(out)
     say(f"wrote {out}")

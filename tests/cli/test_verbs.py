@@ -217,8 +217,8 @@ def test_sweep_is_the_same_with_one_and_two_workers(afdsim: Afdsim, tmp_path: Pa
         assert answer.code == 0, answer.err
         assert "Pareto front" in answer.out
     made = left_behind(tmp_path / "w1")
-    assert made == ["pareto.html", "run.json", "sweep.csv", "sweep.parquet"]
-    for name in ("sweep.csv", "sweep.parquet", "run.json", "pareto.html"):
+    assert made == ["report.html", "run.json", "sweep.csv", "sweep.parquet"]
+    for name in ("sweep.csv", "sweep.parquet", "run.json", "report.html"):
         one, two = (tmp_path / f"w{n}" / name for n in (1, 2))
         assert one.read_bytes() == two.read_bytes(), name
     rows = table(tmp_path / "w1/sweep.csv")

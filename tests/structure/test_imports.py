@@ -28,7 +28,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("program", "layers", "flights", "scheduler", "deployments.", "work_log"),
     ("engines.",),
     ("run", "metrics"),
-    ("sweeps", "results", "plots", "gantt", "timeline", "calibration_plot", "scenario_doc"),
+    (
+        *("sweeps", "results", "plots", "gantt", "timeline", "report"),
+        *("calibration_plot", "scenario_doc"),
+    ),
     ("cli.", "calibrate_cli", "measure_cli", ""),
 )
 
@@ -110,7 +113,7 @@ def test_only_the_event_engine_knows_simpy() -> None:
 
 @pytest.mark.parametrize("module", ["sim", "sim.cli", "sim.run", "sim.scenario"])
 def test_importing_costs_no_heavy_package(module: str) -> None:
-    heavy = ("pandas", "plotly", "numba", "pyarrow", "scipy", "torch", "matplotlib")
+    heavy = ("pandas", "plotly", "numba", "pyarrow", "scipy", "torch", "matplotlib", "plotext")
     code = f"import sys, {module}; print(*sorted(set(sys.modules) & set({heavy!r})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
