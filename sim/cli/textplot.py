@@ -21,8 +21,8 @@ _COLOURS = ("blue", "red", "green", "magenta", "yellow", "cyan")
 def pareto_text(rows: Sequence[Row], columns: int) -> Text:
     """Return the fronts of the families over one another, at most `columns` wide.
 
-    Every family has a letter; the SLO is an upright line. The text is empty if no point was
-    simulated.
+    Every family has a letter; an SLO among the points is an upright line. The text is empty if no
+    point was simulated.
     """
     from rich.text import Text
 
@@ -55,8 +55,11 @@ def _plot(fronts: Sequence[Sequence[Row]], columns: int) -> str:
     plotext.theme("clear")
     for best, (letter, colour) in zip(fronts, _signs(), strict=False):
         plotext.scatter(_x(best), _y(best), marker=letter, color=colour)
-    for slo_ms in sorted({row["slo_tpot_ms"] for row in points}):
-        plotext.vline(1e3 / slo_ms)
+    slos = {1e3 / row["slo_tpot_ms"] for row in points}
+    # A line far from all points would squeeze them.
+    crossed = [slo for slo in sorted(slos) if min(_x(points)) <= slo <= max(_x(points))]
+    for slo in crossed:
+        plotext.vline(slo)
     for values, set_ticks, digits in (
         (_x(points), plotext.xticks, 1),
         (_y(points), plotext.yticks, 0),
@@ -65,7 +68,7 @@ def _plot(fronts: Sequence[Sequence[Row]], columns: int) -> str:
         apart = (high - low) / (_TICKS - 1)
         ticks = [low + apart * part for part in range(_TICKS)] if apart else [low]
         set_ticks(ticks, [f"{tick:,.{digits}f}" for tick in ticks])
-    plotext.xlabel("tokens/s/user; upright line: SLO")
+    plotext.xlabel("tokens/s/user" + ("; upright line: SLO" if crossed else ""))
     plotext.ylabel("tokens/s/GPU")
     return str(plotext.build())
 

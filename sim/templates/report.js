@@ -203,10 +203,8 @@ function sortBy(column, head) {
 }
 
 function filter() {
-  const form = document.getElementById("filters");
-  const words = form.elements.text.value.toLowerCase().split(/\s+/).filter(Boolean);
-  const family = form.elements.family.value;
-  const state = form.elements.state.value;
+  const [text, family, state] = ["text", "family", "state"].map((name) => filters.elements[name].value);
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   kept = order.filter(
     (point) =>
       (!family || value(point, "family") === family) &&
@@ -248,8 +246,10 @@ tableBody.addEventListener("click", (event) => {
 document.querySelector(".scroll").addEventListener("scroll", ({ target }) => {
   if (target.scrollTop + 2 * target.clientHeight > target.scrollHeight) showPage();
 });
-document.getElementById("filters").addEventListener("input", filter);
-document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
+const filters = document.getElementById("filters");
+// A search field sends input as one types; of a choice, some browsers send only change.
+for (const kind of ["input", "change"]) filters.addEventListener(kind, filter);
+filters.addEventListener("submit", (event) => event.preventDefault());
 filter();
 if (data.chosen !== null) choose(data.chosen);
 
