@@ -138,7 +138,7 @@ def _points(rows: Sequence[Row], drawn: Sequence[Row], view: View) -> go.Figure:
         figure.add_scatter(
             **_xy(mine, view),
             mode="markers",
-            name=f"{family}: points",
+            name=f"{html.escape(family)}: points",
             legendgroup=family,
             showlegend=False,
             marker={"color": _colour(number), "size": 7, "opacity": 0.3},
@@ -179,7 +179,7 @@ def _add_fronts(
             figure.add_scatter(
                 **_xy(fronts[family], view),
                 mode="lines+markers",
-                name=family,
+                name=html.escape(family),
                 legendgroup=family,
                 line={"color": _colour(number), "shape": step, "width": 2},
                 marker={"size": 8},

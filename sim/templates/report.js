@@ -6,6 +6,13 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const place = Object.fromEntries(data.columns.map((name, index) => [name, index]));
 
+// Plotly offers to upload a figure: what is in this file stays in it.
+const CONFIG = {
+  responsive: true,
+  displaylogo: false,
+  showSendToCloud: false,
+  modeBarButtonsToRemove: ["select2d", "lasso2d"],
+};
 const NUMBER = new Intl.NumberFormat("en", { maximumFractionDigits: 12 });
 
 function value(point, column) {
@@ -264,7 +271,7 @@ const watcher = new IntersectionObserver(
 function draw(target) {
   watcher.unobserve(target);
   const { data: traces, layout } = figures[target.id];
-  Plotly.newPlot(target, traces, layout, { responsive: true, displaylogo: false });
+  Plotly.newPlot(target, traces, layout, CONFIG);
   drawn.add(target.id);
   target.on("plotly_click", ({ points }) => {
     const point = points[0].customdata?.[0];

@@ -89,6 +89,12 @@ def test_the_page_opens_without_network_or_complaint(page: Page) -> None:
     assert page.complaints() == []
 
 
+def test_no_figure_offers_to_send_itself_away(page: Page) -> None:
+    buttons = [one.get_attribute("data-title") for one in page.all(".modebar-btn")]
+    assert "Zoom in" in buttons
+    assert not [one for one in buttons if one is None or "Share" in one or "cloud" in one.lower()]
+
+
 def test_every_simulated_point_is_drawn_once(page: Page) -> None:
     traces = page.run(
         "return document.getElementById('pareto').data"
