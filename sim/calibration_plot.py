@@ -45,7 +45,8 @@ def write(comparisons: Sequence[Comparison], path: Path) -> None:
         showlegend=False,
         title="Calibration: tables against measurements",
     )
-    figure.write_html(path, include_plotlyjs=True)
+    # Without the button that uploads the figure.
+    figure.write_html(path, include_plotlyjs=True, config={"showSendToCloud": False})
 
 
 def _label(one: Comparison) -> str:

@@ -11,7 +11,7 @@ import sys
 import typer
 
 from sim import calibrate_cli, measure_cli
-from sim.cli import cards, simulate, sweeps, theory
+from sim.cli import cards, simulate, sweeps, theory, timeline
 from sim.cli.text import say
 from sim.errors import EXIT_INTERRUPTED, SimError
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 for verb in (
     *(simulate.run, simulate.validate, theory.theory, sweeps.sweep, sweeps.plot),
-    *(simulate.schema, simulate.new, measure_cli.measure),
+    *(timeline.timeline, simulate.schema, simulate.new, measure_cli.measure),
 ):
     app.command()(verb)
 app.add_typer(cards.models_app, name="models")

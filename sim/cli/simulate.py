@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sim.cli.text import AsJson, Out, Settings, console, number, say, table
+from sim.cli.text import AsJson, Out, Settings, console, number, say, span, table
 from sim.errors import ScenarioError, SimError
 
 
@@ -67,10 +67,7 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
 def _window(text: str) -> Any:
     from sim.run import FILL_STEPS
 
-    first, colon, last = text.partition(":")
-    if not (colon and first.isdigit() and last.isdigit() and int(first) <= int(last)):
-        raise typer.BadParameter("write FIRST:LAST, e.g. --timeline 0:2", param_hint="--timeline")
-    layers = range(int(first), int(last) + 1)
+    layers = span(text, "--timeline")
     return lambda node, step: step == FILL_STEPS and node.layer in layers
 
 

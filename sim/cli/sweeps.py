@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sim.cli.text import AsJson, Settings, console, number, say, table, usd
+from sim.cli.textplot import pareto_text
 from sim.errors import EXIT_FAILED_POINTS, EXIT_INFEASIBLE, EXIT_INTERRUPTED, EXIT_OK
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def sweep(
         bool, typer.Option("--explain", help="Say of each point that runs why it does.")
     ] = False,
 ) -> None:
-    """Run the points of a sweep that are not finished, print the Pareto front and draw it.
+    """Run the points of a sweep that are not finished, print the Pareto front and make a page.
 
     Example: afdsim sweep step3-vs-dsv3
     """
@@ -73,7 +74,7 @@ def sweep(
         _print_front(rows)
     if rows:
         points = len(loaded.points)
-        say(f"saved {len(rows)} of {points} points in {folder}; open {folder}/pareto.html")
+        say(f"saved {len(rows)} of {points} points in {folder}; open {folder}/report.html")
     raise typer.Exit(_sweep_code(rows, stopped))
 
 
@@ -159,27 +160,27 @@ class _Progress:
 
 
 def _save_sweep(loaded: Loaded, rows: list[Row], folder: Path) -> None:
-    from sim import results, sweeps
-    from sim.plots import pareto_figure, write_page
+    from sim import report, results, sweeps
 
-    described: Sweep = loaded.sweep
+    sweep: Sweep = loaded.sweep
 
     def fill(target: Path) -> None:
         results.write_table(target / "sweep", sweeps.columns(rows))
-        write_page(target / "pareto.html", pareto_figure(described.name, rows, described.published))
         resolved = [results.resolved(point.scenario) for point in loaded.points]
         used = {name for point in loaded.points for name in sweeps.accelerators(point.scenario)}
-        results.write_json(
-            target / "run.json",
-            {
-                **results.provenance(),
-                "sweep": described.model_dump(mode="json"),
-                "scenarios_sha256": results.sha256(resolved),
-                "points": len(loaded.points),
-                "finished": len(rows),
-                "calibration": results.calibration_of(sorted(used)),
-            },
-        )
+        scenarios = {point.index: point.scenario for point in loaded.points}
+        described = {
+            **results.provenance(),
+            "sweep": sweep.model_dump(mode="json"),
+            "scenarios_sha256": results.sha256(resolved),
+            "points": len(loaded.points),
+            "finished": len(rows),
+            "calibration": results.calibration_of(sorted(used)),
+            "best": report.best_scenarios(rows, scenarios),
+        }
+        results.write_json(target / "run.json", described)
+        source = report.Source(sweep.name, rows, sweep.published, described)
+        report.write(target / "report.html", [source])
 
     results.replace_files(folder, fill)
 
@@ -207,32 +208,25 @@ def _print_front(rows: list[dict[str, Any]]) -> None:
                 number(row["slo_met"]),
                 "*" if row["point"] in best else "",
             )
-    console().print(shown)
+    screen = console()
+    screen.print(shown)
+    screen.print(pareto_text(rows, screen.width))
 
 
 def plot(
     results: Annotated[list[Path], typer.Argument(help="Directories of sweeps.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="HTML page to write.")] = Path(
-        "pareto.html"
+        "report.html"
     ),
 ) -> None:
-    """Draw the Pareto picture of one or more finished sweeps again.
+    """Make the page of one or more finished sweeps again, one over the other.
 
     Example: afdsim plot results/runs/step3-vs-dsv3 --out both.html
     """
-    from sim.plots import pareto_figure, write_page
-    from sim.results import read_sweep
+    from sim import report
 
-    rows: list[dict[str, Any]] = []
-    published: dict[str, Any] = {}
-    for folder in results:
-        found, crosses = read_sweep(folder)
-        if len(results) > 1:
-            found = [row | {"family": f"{folder.name}: {row['family']}"} for row in found]
-        rows += found
-        published |= {point.label: point for point in crosses}
-    title = ", ".join(folder.name for folder in results)
+    sources = [report.read(folder) for folder in results]
     temporary = out.with_name(f".{out.name}.part")
-    write_page(temporary, pareto_figure(title, rows, list(published.values())))
+    report.write(temporary, sources)
     temporary.replace(out)
     say(f"wrote {out}")

@@ -28,6 +28,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def span(text: str, option: str) -> range:
+    """Return the range that FIRST:LAST stands for, both ends included. A usage error else."""
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise typer.BadParameter(f"write FIRST:LAST, e.g. {option} 0:2", param_hint=option)
+    return range(int(first), int(last) + 1)
+
+
 def console() -> Console:
     """Return a console for data: stdout, wide enough for tables where it is no terminal."""
     from rich.console import Console

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import subprocess
 import sys
@@ -101,6 +102,16 @@ def test_run_records_a_timeline_of_chosen_layers(afdsim: Afdsim, tmp_path: Path)
     assert all(int(row["start_ns"]) <= int(row["end_ns"]) for row in rows)
 
 
+def test_timeline_writes_a_trace_and_nothing_else(afdsim: Afdsim, tmp_path: Path) -> None:
+    answer = afdsim("timeline", "step3-2a2f", "--steps", "2:2", "--layers", "4:5", settings=SMALL)
+    assert answer.code == 0, answer.err
+    assert answer.out == ""
+    assert "ui.perfetto.dev" in answer.err
+    assert left_behind(tmp_path) == ["step3-2a2f-timeline.json.gz"]
+    trace = json.loads(gzip.decompress((tmp_path / "step3-2a2f-timeline.json.gz").read_bytes()))
+    assert {e["args"]["layer"] for e in trace["traceEvents"] if e["ph"] == "X"} == {4, 5}
+
+
 def test_validate_reports_all_mistakes_at_once(afdsim: Afdsim, tmp_path: Path) -> None:
     assert afdsim("new", "mine").code == 0
     path = tmp_path / "scenarios/mine.yaml"
@@ -149,6 +160,12 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
         (("run",), (), 2, "Missing argument"),
         (("runn",), (), 2, "runn"),
         (("run", "step3-2a2f", "--timeline", "x"), (), 2, "FIRST:LAST"),
+        (("timeline", "step3-2a2f"), (), 2, "Missing option '--steps'"),
+        (("timeline", "step3-2a2f", "--steps", "5:4"), (), 2, "FIRST:LAST"),
+        (("timeline", "step3-2a2f", "--steps", "0:9999"), (), 2, "the run ends sooner"),
+        (("timeline", "step3-2a2f", "--steps", "300:301"), SMALL, 2, "the run has steps 0:"),
+        (("timeline", "step3-2a2f", "--steps", "0:1", "--layers", "60:62"), (), 2, "0:60"),
+        (("timeline", "step3-2a3f", "--steps", "0:1"), (), 3, "did you mean 'step3-2a2f'"),
         (("theory", "step3", "--context", "0"), (), 2, "whole numbers"),
         (("theory", "step9"), (), 3, "unknown model"),
         (("hardware", "show", "h900"), (), 3, "did you mean"),
@@ -207,8 +224,8 @@ def test_sweep_is_the_same_with_one_and_two_workers(afdsim: Afdsim, tmp_path: Pa
         assert answer.code == 0, answer.err
         assert "Pareto front" in answer.out
     made = left_behind(tmp_path / "w1")
-    assert made == ["pareto.html", "points.sqlite", "run.json", "sweep.csv", "sweep.parquet"]
-    for name in ("sweep.csv", "sweep.parquet", "run.json", "pareto.html"):
+    assert made == ["points.sqlite", "report.html", "run.json", "sweep.csv", "sweep.parquet"]
+    for name in ("sweep.csv", "sweep.parquet", "run.json", "report.html"):
         one, two = (tmp_path / f"w{n}" / name for n in (1, 2))
         assert one.read_bytes() == two.read_bytes(), name
     rows = table(tmp_path / "w1/sweep.csv")

@@ -32,8 +32,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("engines.",),
     ("run", "metrics", "steady"),
     (
-        *("sweeps", "store", "session", "results", "plots", "calibration_plot"),
-        *("scenario_doc",),
+        *("sweeps", "store", "session", "results", "plots", "gantt", "timeline", "report"),
+        *("calibration_plot", "scenario_doc"),
     ),
     ("cli.", "calibrate_cli", "measure_cli", ""),
 )
@@ -116,7 +116,7 @@ def test_only_the_event_engine_knows_simpy() -> None:
 
 @pytest.mark.parametrize("module", ["sim", "sim.cli", "sim.run", "sim.scenario"])
 def test_importing_costs_no_heavy_package(module: str) -> None:
-    heavy = ("pandas", "plotly", "numba", "pyarrow", "scipy", "torch", "matplotlib")
+    heavy = ("pandas", "plotly", "numba", "pyarrow", "scipy", "torch", "matplotlib", "plotext")
     code = f"import sys, {module}; print(*sorted(set(sys.modules) & set({heavy!r})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -1,0 +1,208 @@
+"""Report: one HTML page about one or more sweeps, which opens offline.
+
+The page holds the rows once, as JSON, and the figures; a small script (`templates/report.js`) fills
+in the table and the chosen point.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import plotly.graph_objects as go
+import plotly.offline
+
+from sim import gantt, plots
+from sim.deployments import compile_deployment
+from sim.metrics import METRICS
+from sim.results import read_sweep, resolved
+from sim.scenario import Scenario
+from sim.sweeps import Published, Row
+
+Described = dict[str, Any]
+"""What run.json says of a sweep."""
+
+
+# Stage times and intervals are for one point at a time, not for a table.
+_ONLY_IN_PANEL = (
+    *("t_a_layer_us", "t_a2f_layer_us", "t_f_layer_us", "t_f2a_layer_us"),
+    "tpot_ci95_ms",
+)
+
+
+class Source(NamedTuple):
+    """A finished sweep."""
+
+    name: str
+    rows: list[Row]
+    published: list[Published]
+    described: Described
+
+
+class Pipeline(NamedTuple):
+    """The Gantt of a family's best point, or why there is none."""
+
+    family: str
+    shape: str
+    figure: go.Figure | None
+    reason: str
+
+
+def read(folder: Path) -> Source:
+    """Return a sweep from its directory. Raises ScenarioError if `folder` holds none."""
+    rows, published = read_sweep(folder)
+    described = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return Source(folder.name, rows, published, described)
+
+
+def best(rows: Sequence[Row]) -> Row | None:
+    """Return the row of the highest throughput under its SLO; if none meets it, of the least TPOT.
+
+    None if no row has a TPOT. Of equal rows the first is returned.
+    """
+    timed = [row for row in rows if row["status"] == "ok" and row["tpot_ms_mean"] is not None]
+    met = [row for row in timed if row["slo_met"]]
+    if met:
+        return max(met, key=lambda row: row["tgs"])
+    return min(timed, key=lambda row: row["tpot_ms_mean"], default=None)
+
+
+def best_scenarios(
+    rows: Sequence[Row], scenarios: Mapping[int, Scenario]
+) -> dict[str, dict[str, Any]]:
+    """Return the resolved scenario of each family's best point; `scenarios` are by point.
+
+    Saved with a sweep (`best` in run.json), it lets the page be made again without the sweep file.
+    """
+    found = {}
+    for family in plots.families(rows):
+        row = best([row for row in rows if row["family"] == family])
+        if row is not None:
+            found[family] = resolved(scenarios[row["point"]])
+    return found
+
+
+def write(path: Path, sources: Sequence[Source]) -> None:
+    """Write the page about `sources`. Families of several sweeps are told apart by their names."""
+    rows, published = _together(sources)
+    chosen = best(rows)
+    data = {
+        "columns": _columns(rows),
+        "rows": [list(row) for row in zip(*_values(rows), strict=True)],
+        "table": _table_columns(rows),
+        "metrics": [[metric.name, metric.unit, metric.definition] for metric in METRICS],
+        "chosen": None if chosen is None else rows.index(chosen),
+        "ring": plots.CHOSEN,
+    }
+    pipelines = [
+        pipeline for source in sources for pipeline in _pipelines(source, prefix=len(sources) > 1)
+    ]
+    figures = {"pareto": plots.pareto_figure(rows, published)}
+    if any(row.get("usd_per_1m_tokens") is not None for row in rows):
+        figures["cost"] = plots.cost_figure(rows)
+    for number, pipeline in enumerate(pipelines, start=1):
+        if pipeline.figure is not None:
+            figures[f"pipeline-{number}"] = pipeline.figure
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sim"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("report.html").render(
+        title=", ".join(source.name for source in sources),
+        descriptions=[s.described.get("sweep", {}).get("description", "") for s in sources],
+        counts=Counter(_state(row) for row in rows),
+        families=plots.families(rows),
+        data=data,
+        figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
+        pipelines=pipelines,
+        provenance=[
+            (source.name, json.dumps(source.described, indent=2, ensure_ascii=False))
+            for source in sources
+        ],
+        plotly=plotly.offline.get_plotlyjs(),
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _together(sources: Sequence[Source]) -> tuple[list[Row], list[Published]]:
+    rows = [
+        row | {"family": _family(source, row["family"], len(sources) > 1)}
+        for source in sources
+        for row in source.rows
+    ]
+    published = {point.label: point for source in sources for point in source.published}
+    return rows, list(published.values())
+
+
+def _family(source: Source, family: str, prefix: bool) -> str:
+    return f"{source.name}: {family}" if prefix else family
+
+
+def _state(row: Row) -> str:
+    """Return what became of a point, in the words of the page's filter."""
+    if row["status"] != "ok":
+        return str(row["status"])
+    return "SLO met" if row["slo_met"] else "SLO missed"
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    return ["state", *dict.fromkeys(name for row in rows for name in row)]
+
+
+def _values(rows: Sequence[Row]) -> list[list[Any]]:
+    names = _columns(rows)[1:]
+    return [[_state(row) for row in rows], *([row.get(name) for row in rows] for name in names)]
+
+
+def _table_columns(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Return what the table shows: which column under which head, and what it means."""
+    meaning = {metric.name: metric.definition for metric in METRICS}
+    heads = [plots.Shown(name, name) for name in ("family", "shape", "state")]
+    heads += [shown for shown in plots.FIGURES if shown.column not in _ONLY_IN_PANEL]
+    heads += [
+        plots.Shown(name, ".".join(name.split(".")[-2:]).removeprefix(plots.SETTING))
+        for name in _columns(rows)
+        if name.startswith(plots.SETTING)
+    ]
+    heads.append(plots.Shown("reason", "reason"))
+    known = set(_columns(rows))
+    return [
+        shown._asdict() | {"title": meaning.get(shown.column, shown.column)}
+        for shown in heads
+        if shown.column in known
+    ]
+
+
+def _pipelines(source: Source, *, prefix: bool) -> list[Pipeline]:
+    rows, saved = source.rows, source.described.get("best", {})
+    found = []
+    for family in plots.families(rows):
+        row = best([row for row in rows if row["family"] == family])
+        name = _family(source, family, prefix)
+        if row is None:
+            found.append(Pipeline(name, "", None, "no point of this family was simulated"))
+        elif family not in saved:
+            reason = "the sweep was saved without the scenario of this point; run it again"
+            found.append(Pipeline(name, row["shape"], None, reason))
+        else:
+            found.append(_pipeline(name, row["shape"], saved[family]))
+    return found
+
+
+def _pipeline(family: str, shape: str, scenario: dict[str, Any]) -> Pipeline:
+    try:
+        site = compile_deployment(Scenario.model_validate(scenario))
+        layers = gantt.middle_layers(site.program)
+        records = gantt.nominal_records(site, layers)
+        figure = gantt.pipeline_figure(site.program, records, layers)
+    except Exception as error:
+        # One picture is not worth the page of a whole sweep, whatever is wrong with it.
+        return Pipeline(family, shape, None, f"{type(error).__name__}: {error}")
+    return Pipeline(family, shape, figure, "")

@@ -1,0 +1,59 @@
+"""A browser without a network, and the pages that it opens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+
+from sim import report
+from tests.browser import pages
+
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--window-size=1400,1000", "--host-resolver-rules=MAP * ~NOTFOUND"),
+)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no browser: apt-get install chromium chromium-driver")
+    options = ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = Chrome(options=options, service=Service(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.fixture(scope="session")
+def small_page(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """Return the page that `afdsim sweep` writes of a few small scenarios."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "small.yaml").write_text(json.dumps(pages.small_sweep(tiny_model)))
+    command = [sys.executable, "-m", "sim.cli", "sweep", "small.yaml", "--out", "made"]
+    done = subprocess.run(
+        [*command, "--workers", "1"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "made/report.html"
+
+
+@pytest.fixture(scope="session")
+def large_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a page of 2,000 made-up points."""
+    path = tmp_path_factory.mktemp("large") / "report.html"
+    report.write(path, [pages.large_source(2000)])
+    return path

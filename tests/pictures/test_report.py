@@ -1,0 +1,111 @@
+"""What the page is made of: the right points in its fronts, and a reason for what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim import plots, report
+from sim.results import resolved
+from sim.scenario import Scenario
+from sim.sweeps import Row
+from tests import tiny
+
+
+def row(point: int, tpot_ms: float, tgs: float, **others: Any) -> Row:
+    figures = {shown.column: 1.0 for shown in plots.FIGURES}
+    return {
+        "point": point,
+        "family": "one",
+        "shape": "1A1F",
+        "status": "ok",
+        "reason": "",
+        **figures,
+        "tpot_ms_mean": tpot_ms,
+        "tokens_per_s_per_user": 1e3 / tpot_ms,
+        "tgs": tgs,
+        "usd_per_1m_tokens": 500 / tgs,
+        "slo_tpot_ms": 50,
+        "slo_met": tpot_ms <= 50,
+        **others,
+    }
+
+
+REFUSED = {"point": 9, "family": "two", "shape": "8A1F", "status": "refused", "reason": "too big"}
+ROWS = [
+    row(0, 30, 1000),
+    row(1, 40, 2000),
+    row(2, 41, 1500, **{"set.model": "step3"}),
+    row(3, 60, 3000),
+    row(4, 40, 2000),
+    REFUSED,
+]
+
+
+def trace(figure: Any, name: str) -> list[tuple[float, float]]:
+    (found,) = (one for one in figure.data if one.name == name)
+    return list(zip(found.x, found.y, strict=True))
+
+
+def test_best_is_the_highest_throughput_under_the_slo() -> None:
+    assert report.best(ROWS) is ROWS[1]
+    assert report.best([*ROWS[3:4], row(7, 55, 10), REFUSED]) == row(7, 55, 10)
+    assert report.best([REFUSED, row(8, 1, 1, tpot_ms_mean=None)]) is None
+
+
+def test_cost_has_a_front_of_its_own() -> None:
+    figure = plots.cost_figure([*ROWS, row(5, 20, 900, usd_per_1m_tokens=None)])
+    assert trace(figure, "one") == [(30, 0.5), (40, 0.25), (60, 500 / 3000)]
+    assert len(trace(figure, "one: points")) == 5
+
+
+def test_throughput_and_interactivity_are_both_better_when_larger() -> None:
+    figure = plots.pareto_figure(ROWS, [])
+    assert trace(figure, "one") == [(1e3 / 60, 3000), (25, 2000), (1e3 / 30, 1000)]
+    (points,) = (one for one in figure.data if one.name == "one: points")
+    assert [point[0] for point in points.customdata] == [0, 1, 2, 3, 4]
+    # Label lines: the name, the figures that matter, and what the sweep sets.
+    assert points.hovertemplate.count("<br>") == len(plots.FIGURES) + 1
+    assert [point[-1] for point in points.customdata] == ["–", "–", "step3", "–", "–"]
+
+
+def page(tmp_path: Path, rows: list[Row], described: dict[str, Any]) -> str:
+    report.write(tmp_path / "page.html", [report.Source("s", rows, [], described)])
+    return (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def scenario(tiny_model: Path) -> Scenario:
+    return tiny.load(tiny_model, "step3-2a2f")
+
+
+def test_the_pipeline_is_drawn_from_what_run_json_keeps(tmp_path: Path, scenario: Scenario) -> None:
+    best = report.best_scenarios(ROWS, dict.fromkeys(range(10), scenario))
+    assert best == {"one": resolved(scenario)}
+    made = page(tmp_path, ROWS, {"best": best})
+    assert 'id="pipeline-1"' in made
+    assert "layers 0 and 1" in made
+    assert "No picture: no point of this family was simulated" in made
+    assert page(tmp_path, ROWS, {"best": best}) == made
+
+
+def test_a_pipeline_that_cannot_be_drawn_says_why(tmp_path: Path, scenario: Scenario) -> None:
+    lost = resolved(scenario) | {"model": "nowhere"}
+    made = page(tmp_path, ROWS, {"best": {"one": lost}})
+    assert "No picture: ScenarioError: unknown model &#39;nowhere&#39;" in made
+    assert "without the scenario of this point" in page(tmp_path, ROWS, {})
+
+
+def test_cards_without_a_price_leave_the_costs_out(tmp_path: Path) -> None:
+    unpriced = [row(0, 30, 1000, usd_per_1m_tokens=None)]
+    assert "No card of these points has a price" in page(tmp_path, unpriced, {})
+    assert 'id="cost"' not in page(tmp_path, unpriced, {})
+    assert 'id="cost"' in page(tmp_path, ROWS, {})
+
+
+def test_a_sweep_without_a_simulated_point_has_a_page(tmp_path: Path) -> None:
+    made = page(tmp_path, [REFUSED], {})
+    assert "too big" in made
+    assert '"chosen": null' in made
