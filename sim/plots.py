@@ -10,7 +10,7 @@ from typing import Any
 from sim.sweeps import Published, Row, front
 
 # Okabe and Ito's palette, distinct for colour-blind readers.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 _X_TITLE = "interactivity: tokens/s/user (1 / mean TPOT)"
 _Y_TITLE = "throughput: output tokens/s/GPU"
@@ -32,7 +32,7 @@ def pareto_figure(title: str, rows: Sequence[Row], published: Sequence[Published
     families = list(dict.fromkeys(row["family"] for row in drawn))
     figure = go.Figure()
     for number, family in enumerate(families):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         mine = [row for row in drawn if row["family"] == family]
         best = front(mine)
         figure.add_scatter(

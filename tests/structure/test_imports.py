@@ -28,7 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("program", "layers", "flights", "scheduler", "deployments.", "work_log"),
     ("engines.",),
     ("run", "metrics"),
-    ("sweeps", "results", "plots", "calibration_plot", "scenario_doc"),
+    ("sweeps", "results", "plots", "gantt", "calibration_plot", "scenario_doc"),
     ("cli.", "calibrate_cli", "measure_cli", ""),
 )
 

@@ -1,0 +1,98 @@
+"""The picture of a pipeline: every bar is a task of the engine, at its time and on its server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim import gantt, scenario
+from sim.deployments import compile_deployment
+from sim.engines.bound import BoundEngine
+from sim.run import FILL_STEPS
+from tests import tiny
+
+BASES = ("step3-2a2f", "dsv3-ep128")
+
+# So few servers that each has a row of its own.
+FEW = {
+    "step3-2a2f": ("deployment.attention.instances=1", "deployment.ffn.instances=1"),
+    "dsv3-ep128": (),
+}
+
+
+def bars(figure: Any) -> dict[tuple[str, str, int, int], tuple[float, float]]:
+    """Return (start, end) in µs by (row, stage, layer, micro-batch)."""
+    return {
+        (row, stage, layer, int(trace.name)): (start, end)
+        for trace in figure.data
+        if trace.customdata is not None
+        for row, start, (stage, layer, _step, end) in zip(
+            trace.y, trace.base, trace.customdata, strict=True
+        )
+    }
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_every_bar_is_a_task_of_the_nominal_step(base: str, tiny_model: Path) -> None:
+    site = compile_deployment(tiny.load(tiny_model, base, *FEW[base]))
+    program = site.program
+    records = gantt.nominal_records(site, range(1, 3))
+    drawn = bars(gantt.pipeline_figure(program, records, range(1, 3)))
+    times = site.times(site.nominal_batch(program.micro_batches))
+    inside = [r for r in records if program.nodes[r.node].layer in (1, 2)]
+    begin_ns = min(r.start_ns for r in inside if r.end_ns > r.start_ns)
+    expected = {}
+    for record in records:
+        node = program.nodes[record.node]
+        assert record.step == FILL_STEPS
+        assert record.end_ns - record.start_ns == times.rows[node.slot][record.server]
+        pool = program.pools[program.stages[node.stage].pool]
+        row = pool.name if pool.servers == 1 else f"{pool.name} {record.server}"
+        if record.end_ns > record.start_ns:
+            span = ((record.start_ns - begin_ns) / 1e3, (record.end_ns - begin_ns) / 1e3)
+            expected[row, program.stages[node.stage].name, node.layer, node.micro_batch] = span
+    assert drawn == expected
+    assert {layer for _row, _stage, layer, _j in drawn} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_the_step_shown_is_steady(base: str) -> None:
+    # Deep in the model, the same task of the next layer comes a layer's share of the step later.
+    site = compile_deployment(scenario.load(base))
+    program = site.program
+    begins: dict[int, list[int]] = {29: [], 30: []}
+    for record in gantt.nominal_records(site, range(29, 31)):
+        node = program.nodes[record.node]
+        if node.layer in begins and program.stages[node.stage].name == "experts":
+            begins[node.layer].append(record.start_ns)
+    moved = {after - before for before, after in zip(*begins.values(), strict=True)}
+    times = [site.times(site.nominal_batch(program.micro_batches))] * program.micro_batches
+    whole_step_ns = float(BoundEngine(program).step_ns(times))
+    assert len(moved) == 1
+    assert moved.pop() * (len(program.layer_kinds) - 1) == pytest.approx(whole_step_ns, rel=0.05)
+
+
+def test_many_servers_are_represented_by_the_first_and_the_marked() -> None:
+    site = compile_deployment(scenario.load("step3-2a2f"))
+    layers = gantt.middle_layers(site.program)
+    assert layers == range(29, 31)
+    records = gantt.nominal_records(site, layers)
+    node = next(
+        index
+        for index, node in enumerate(site.program.nodes)
+        if (site.program.stages[node.stage].name, node.layer, node.micro_batch) == ("a2f", 30, 1)
+    )
+    plain = gantt.pipeline_figure(site.program, records, layers)
+    marked = gantt.pipeline_figure(site.program, records, layers, {(node, 5)})
+    assert {row for row, *_ in bars(marked)} - {row for row, *_ in bars(plain)} == {
+        "attention.nic_out 5"
+    }
+    assert {row.rpartition(" ")[2] for row, *_ in bars(plain)} == {"0"}
+    assert "8 of 58 servers" in plain.layout.title.text
+    outline = marked.data[-1]
+    (record,) = (r for r in records if (r.node, r.server) == (node, 5))
+    assert list(outline.y) == ["attention.nic_out 5"]
+    assert outline.x[0] == pytest.approx((record.end_ns - record.start_ns) / 1e3)
+    assert len(plain.data) == len(marked.data) - 1 == 3
