@@ -27,8 +27,17 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("scenario",),
     ("program", "layers", "flights", "scheduler", "deployments.", "work_log"),
     ("engines.",),
-    ("run", "metrics"),
-    ("sweeps", "results", "plots", "gantt", "calibration_plot", "scenario_doc"),
+    ("run", "metrics", "frozen", "bottleneck", "sensitivity", "balance"),
+    (
+        "sweeps",
+        "results",
+        "plots",
+        "gantt",
+        "explain",
+        "explain_page",
+        "calibration_plot",
+        "scenario_doc",
+    ),
     ("cli.", "calibrate_cli", "measure_cli", ""),
 )
 
