@@ -30,6 +30,9 @@ _HIDDEN = 1e-3
 
 _MOST_MICRO_BATCHES = 8
 
+# More FFN instances are tried up to this many times the present ones.
+_MOST_TIMES_FFN = 8
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -65,8 +68,9 @@ class AfdBalance:
     """Time of a micro-batch alone over the longest work of a server on it: with as many, the
     longest-working server always has one to work on."""
     shapes: tuple[Shape, ...]
-    """The present shape and the whole ones around the ratio, with the present number of
-    micro-batches and with their ideal number, rounded."""
+    """The present shape, those with the whole numbers of attention instances around the ratio, and
+    those with other numbers of FFN instances between which attention and FFN change places; each
+    with the present number of micro-batches and with its own ideal number, rounded."""
 
 
 @dataclass(frozen=True)
@@ -172,12 +176,36 @@ def _afd(frozen: Frozen, afd: Afd) -> AfdBalance:
     shapes = [(x, y)]
     if ratio is not None:
         shapes += [(whole(ratio * y), y) for whole in (floor, ceil)]
-        shapes += [(x, whole(x / ratio)) for whole in (floor, ceil)]
+    shapes += [(x, count) for count in _ffn_around_balance(frozen, afd)]
     rows = []
     for a, f in dict.fromkeys(shapes):
-        if a and f:
+        if a:
             rows += _with_ideal_micro_batches(frozen, _resized(afd, a, f))
     return AfdBalance(x / y, ratio, ideal_micro_batches(frozen), tuple(rows))
+
+
+def _ffn_around_balance(frozen: Frozen, afd: Afd) -> list[int]:
+    """Return the numbers of FFN instances between which attention and FFN change places.
+
+    Where they do not, that is the last number that can run and the first that cannot.
+    """
+    now = afd.ffn.instances
+    attention_leads = _attention_leads(present(frozen))
+    counts = range(now - 1, 0, -1) if attention_leads else range(now + 1, _MOST_TIMES_FFN * now + 1)
+    last, refused = now, []
+    for count in counts:
+        shape = bounded(changed(frozen, _resized(afd, afd.attention.instances, count)))
+        if shape.refused:
+            refused.append(count)
+        elif _attention_leads(shape) != attention_leads:
+            return [last, count]
+        else:
+            last = count
+    return [last, *refused[:1]]
+
+
+def _attention_leads(shape: Shape) -> bool:
+    return shape.busy["attention"] > shape.busy["ffn"]
 
 
 def _resized(afd: Afd, attention: int, ffn: int) -> Afd:
@@ -230,7 +258,7 @@ def _with_requests(batch: Batch, each: int) -> Batch:
 def _ep(frozen: Frozen, ep: Ep) -> EpBalance:
     network = [pool.name for pool in frozen.site.program.pools].index("network")
     spent_ns = frozen.micro_batches * int(frozen.work_of(network).sum())
-    exposed_ns = float(_exposed_ns(frozen, frozen.times))
+    exposed = float(exposed_ns(frozen, frozen.times))
     site = frozen.site
     limit = int(site.kv_memory().kv_capacity_bytes() / site.kv_reservation_bytes())
     rows = [present(frozen), with_micro_batches(frozen, 3 - frozen.micro_batches)]
@@ -240,8 +268,8 @@ def _ep(frozen: Frozen, ep: Ep) -> EpBalance:
             rows.append(bounded(changed(frozen, wider, gpus / ep.gpus)))
     return EpBalance(
         all_to_all_ms=spent_ns / NS_PER_MS,
-        exposed_ms=exposed_ns / NS_PER_MS,
-        hidden_share=1 - exposed_ns / spent_ns if spent_ns else 1.0,
+        exposed_ms=exposed / NS_PER_MS,
+        hidden_share=1 - exposed / spent_ns if spent_ns else 1.0,
         hides_up_to=_hides_up_to(frozen, ep, limit),
         kv_limit=limit,
         ideal_micro_batches=ideal_micro_batches(frozen),
@@ -249,7 +277,7 @@ def _ep(frozen: Frozen, ep: Ep) -> EpBalance:
     )
 
 
-def _exposed_ns(frozen: Frozen, times: Times) -> Fraction:
+def exposed_ns(frozen: Frozen, times: Times) -> Fraction:
     """Return by how much a step is longer for its all-to-all."""
     program, without = frozen.site.program, times
     for stage in program.stages:
@@ -265,7 +293,7 @@ def _hides_up_to(frozen: Frozen, ep: Ep, limit: int) -> int | None:
 
     def hidden(each: int) -> bool:
         times = frozen.site.times(_with_requests(frozen.batch, each))
-        return _exposed_ns(frozen, times) < _HIDDEN * frozen.step_ns_with(times)
+        return exposed_ns(frozen, times) < _HIDDEN * frozen.step_ns_with(times)
 
     largest = _turning_point(hidden, int(frozen.batch.requests[0]), limit // 2)
     return largest and 2 * largest
