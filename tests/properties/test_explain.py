@@ -68,9 +68,9 @@ def test_the_frozen_state_is_near_what_a_run_finds(name: str) -> None:
     frozen = Frozen.of(scenario.load(name))
     run = summary(simulate(frozen.site.scenario))
     figures = frozen.figures()
-    assert figures.tpot_ms == pytest.approx(run["tpot_ms_mean"], rel=0.03)
-    assert figures.tgs == pytest.approx(run["tgs"], rel=0.03)
-    assert figures.usd_per_1m_tokens == pytest.approx(run["usd_per_1m_tokens"], rel=0.03)
+    assert figures.tpot_ms == pytest.approx(run["tpot_ms_mean"], rel=0.015)
+    assert figures.tgs == pytest.approx(run["tgs"], rel=0.015)
+    assert figures.usd_per_1m_tokens == pytest.approx(run["usd_per_1m_tokens"], rel=0.015)
     assert frozen.requests_in_flight == pytest.approx(run["requests_in_flight"])
 
 
