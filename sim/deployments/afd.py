@@ -32,6 +32,7 @@ class AfdDeployment(Site):
         "t_f_layer": ("all_gather", "experts", "reduce_scatter"),
         "t_f2a_layer": (("f2a", "f2a_in"), "link"),
     }
+    sides: ClassVar = {"attention": "attention_timer", "FFN": "ffn_timer"}
 
     def __init__(self, scenario: Scenario) -> None:
         deployment = scenario.deployment
@@ -82,6 +83,19 @@ class AfdDeployment(Site):
         stage_ns = {name: int(np.max(ns)) for (name, of), ns in rows.items() if of in (kind, tail)}
         delays_ns = self.delays_ns()
         return program(shape, choose_lags(shape, stage_ns, delays_ns["link"], delays_ns["host"]))
+
+    def server_name(self, pool: int, server: int) -> str:
+        """Return the name of a server: a0.g3, NIC out a0.g3, f1, NVLink in f1."""
+        of = self.program.pools[pool]
+        side, _dot, part = of.name.partition(".")
+        name, each = f"f{server}", self.afd.attention.gpus_per_instance
+        if side == "attention":
+            # The NVLink of GPUs that share an output projection is named after the first of them.
+            instance, rank = divmod(server * (self.attention_gpus // of.servers), each)
+            name = f"a{instance}.g{rank}"
+        link, _dash, way = part.partition("_")
+        words = {"nic": "NIC", "nvlink": "NVLink"}
+        return " ".join(word for word in (words.get(link, ""), way, name) if word)
 
     @property
     def core_timer(self) -> LayerTimer:

@@ -30,6 +30,7 @@ class EpDeployment(Site):
         "t_f_layer": ("shared", "experts"),
         "t_f2a_layer": ("combine",),
     }
+    sides: ClassVar = {"EP": "layer_timer"}
 
     def __init__(self, scenario: Scenario) -> None:
         deployment = scenario.deployment
@@ -65,6 +66,12 @@ class EpDeployment(Site):
     def _program(self, gpus: int) -> Program:
         kinds = tuple(self.kinds.index(layer) for layer in self.model.layer_sequence)
         return program(Shape(kinds, gpus, self.ep.overlap == "two_batch"))
+
+    def server_name(self, pool: int, server: int) -> str:
+        """Return the name of a server: a GPU by its node and its rank there, or the network."""
+        of = self.program.pools[pool]
+        node, rank = divmod(server, self.layer_timer.table.accelerator.node.gpus)
+        return f"n{node}.g{rank}" if of.kind == "gpu" else of.name
 
     @property
     def core_timer(self) -> LayerTimer:

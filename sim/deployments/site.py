@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from copy import copy
+from dataclasses import replace
 from functools import cached_property, lru_cache
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +50,9 @@ class Site(ABC):
 
     core_stage: ClassVar[str]
     """Stage that the attention core is part of."""
+
+    sides: ClassVar[dict[str, str]]
+    """Groups of like GPUs, and the attribute that times their kernels."""
 
     def __init__(self, scenario: Scenario, attention_gpus: int, micro_batches: int) -> None:
         self.scenario = scenario
@@ -97,6 +102,10 @@ class Site(ABC):
         """Times the attention core."""
 
     @abstractmethod
+    def server_name(self, pool: int, server: int) -> str:
+        """Return what people call a server of a pool: GPUs by instance and rank, a0.g3."""
+
+    @abstractmethod
     def around_core(self, requests: Ns) -> dict[tuple[str, int], Ns]:
         """Return the durations by (stage, layer kind) with `requests` on each attention GPU.
 
@@ -132,6 +141,23 @@ class Site(ABC):
         for (layer, around), (first, last) in zip(kept.around, self._core_bounds, strict=True):
             values[first:last] = self.slowed(layer, around + core_ns[layer.attention])
         return Times(values, kept.rest.bounds, kept.rest.delays_ns)
+
+    def on_cards(
+        self, change: Callable[[Accelerator], Accelerator], sides: Collection[str]
+    ) -> Self:
+        """Return the deployment, static order included, with other cards timing some sides."""
+        other = copy(self)
+        other._kept, other.tables = {}, []
+        for side, name in self.sides.items():
+            timer: LayerTimer = getattr(self, name)
+            if side in sides:
+                table = timer.table
+                changed = change(table.accelerator)
+                table = kernels.KernelTable(changed, table.curves, table.sha256)
+                timer = replace(timer, table=table)
+            setattr(other, name, timer)
+            other.tables.append(timer.table)
+        return other
 
     def durations(self, batch: Batch) -> dict[tuple[str, int], Ns]:
         """Return the durations by (stage, layer kind), before there is a program."""
@@ -231,17 +257,23 @@ class Site(ABC):
         reserve = memory.activation_reserve_gb * 1e9
         return GpuMemory(accelerator, role, weights_bytes, reserve, memory.utilisation)
 
+    def nominal_requests(self) -> float:
+        """Return the requests in flight to expect.
+
+        In an open loop they follow from Little's law at the latency target: the load that the
+        deployment should carry.
+        """
+        in_flight = self.requests_in_flight()
+        if in_flight is not None:
+            return in_flight
+        workload = self.scenario.workload
+        assert not isinstance(workload.arrivals, ClosedLoop)
+        per_request_ms = workload.lengths.mean_output_tokens() * self.scenario.slo.tpot_ms
+        return workload.arrivals.requests_per_s * per_request_ms / 1e3
+
     def nominal_batch(self) -> Batch:
         """Return the micro-batch to expect: an even share of the mean load."""
-        scenario = self.scenario
-        in_flight: float | None = self.requests_in_flight()
-        arrivals = scenario.workload.arrivals
-        if in_flight is None:
-            # Little's law at the latency target: the load that the deployment should carry.
-            assert not isinstance(arrivals, ClosedLoop)
-            per_request_s = scenario.workload.lengths.mean_output_tokens() * scenario.slo.tpot_ms
-            in_flight = arrivals.requests_per_s * per_request_s / 1e3
-        each = max(1, round(in_flight / self.attention_gpus / self.micro_batches))
+        each = max(1, round(self.nominal_requests() / self.lanes))
         return self.batch_of(each * self.attention_gpus)
 
     def batch_of(self, requests: int) -> Batch:

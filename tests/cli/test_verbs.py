@@ -112,6 +112,63 @@ def test_timeline_writes_a_trace_and_nothing_else(afdsim: Afdsim, tmp_path: Path
     assert {e["args"]["layer"] for e in trace["traceEvents"] if e["ph"] == "X"} == {4, 5}
 
 
+def test_explain_prints_sentences_and_tables(afdsim: Afdsim, tmp_path: Path) -> None:
+    answer = afdsim("explain", "step3-2a2f", settings=SMALL)
+    assert (answer.code, answer.err) == (0, "")
+    first = answer.out.splitlines()[0]
+    assert first.startswith("step3-2a2f (1A1F, micro-batches: 2) is FFN-bound: TPOT ")
+    for title in ("critical circuit", "stages, and what", "part of the cards", "balanced shapes"):
+        assert title in answer.out
+    for cell in ("NIC out a0.g0", "NVLink in f0", "reduce_scatter", "NIC bandwidth", "1A2F"):
+        assert cell in answer.out
+    assert afdsim("explain", "step3-2a2f", settings=SMALL).out == answer.out
+    assert left_behind(tmp_path) == []
+
+
+def test_explain_says_which_balanced_shape_cannot_run(afdsim: Afdsim) -> None:
+    sides = ("deployment.attention.instances=4", "deployment.ffn.instances=2")
+    load = "workload.arrivals.concurrency=1728"
+    answer = afdsim("explain", "dsv3-afd", settings=(*sides, load))
+    assert answer.code == 0
+    assert "refused: KV cache needs" in answer.out
+
+
+def test_explain_prints_one_json_object(afdsim: Afdsim) -> None:
+    for name, settings in (("step3-2a2f", SMALL), ("qwen3-ep16", ())):
+        found = json.loads(afdsim("explain", name, "--json", settings=settings).out)
+        promised = (
+            "scenario deployment model frozen requests_per_gpu context_tokens circuit stages cards "
+            "micro_batches balance"
+        )
+        assert list(found) == promised.split()
+        assert found["circuit"]["kind"] == ("FFN-bound" if settings else "GPU-bound")
+        assert sum(leg["share"] for leg in found["circuit"]["legs"]) == pytest.approx(1)
+        assert found["frozen"]["figures"].keys() == {"tpot_ms", "tgs", "usd_per_1m_tokens"}
+        stage = found["stages"][0]
+        assert {"stage", "server", "time_us", "slack_us", "sensitivity"} <= stage.keys()
+        assert stage["sensitivity"]["larger"].keys() == {"tpot", "tgs"}
+        own = "ratio" if found["deployment"] == "afd" else "hides_up_to"
+        assert {own, "ideal_micro_batches", "shapes"} <= found["balance"].keys()
+
+
+def test_explain_draws_the_pipeline_on_one_page(afdsim: Afdsim, tmp_path: Path) -> None:
+    for _ in range(2):
+        answer = afdsim("explain", "step3-2a2f", "--picture", "new/p.html", settings=SMALL)
+        assert (answer.code, answer.err) == (0, "wrote new/p.html\n")
+    page = (tmp_path / "new/p.html").read_text()
+    assert page.count("<html") == 1
+    assert "critical circuit" in page
+    assert "NVLink out f0" in page
+    assert "FFN-bound" in page
+    assert 'src="http' not in page
+    assert left_behind(tmp_path) == ["new/p.html"]
+    (tmp_path / "taken").mkdir()
+    answer = afdsim("explain", "step3-2a2f", "--picture", "taken", settings=SMALL)
+    assert answer.code == 2
+    assert "--picture" in answer.err
+    assert left_behind(tmp_path) == ["new/p.html"]
+
+
 def test_validate_reports_all_mistakes_at_once(afdsim: Afdsim, tmp_path: Path) -> None:
     assert afdsim("new", "mine").code == 0
     path = tmp_path / "scenarios/mine.yaml"
@@ -166,6 +223,10 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
         (("timeline", "step3-2a2f", "--steps", "300:301"), SMALL, 2, "the run has steps 0:"),
         (("timeline", "step3-2a2f", "--steps", "0:1", "--layers", "60:62"), (), 2, "0:60"),
         (("timeline", "step3-2a3f", "--steps", "0:1"), (), 3, "did you mean 'step3-2a2f'"),
+        (("explain", "step3-2a3f"), (), 3, "did you mean 'step3-2a2f'"),
+        (("explain", "step3-2a2f"), ("workload.arrivals.concurrency=0",), 3, "greater than 0"),
+        (("explain", "step3-2a2f"), ("workload.arrivals.concurrency=99999",), 4, "lower the batch"),
+        (("explain", "step3-2a2f"), ("deployment.ffn.instances=5",), 4, "do not divide"),
         (("theory", "step3", "--context", "0"), (), 2, "whole numbers"),
         (("theory", "step9"), (), 3, "unknown model"),
         (("hardware", "show", "h900"), (), 3, "did you mean"),

@@ -58,18 +58,24 @@ def steady_ns(program: Program, times: list[Times]) -> Fraction | None:
     """Return the time per step of both engines, None if it is not steady within `STEPS` steps.
 
     All that a step depends on is when the tasks before it ended. Once all of these have moved by
-    the same time in some steps, they always will.
+    the same time in some steps, they always will: the event engine, which shows no such state,
+    need only make the same calls until then.
     """
     controller = Frozen(times, STEPS)
     controller.engine = recurrence.RecurrenceEngine(program, controller)
     controller.engine.run()
-    first = Frozen(times, 8)
-    event.run(program, first)
-    assert first.calls[:-1] == controller.calls[: len(first.calls) - 1]
+    states = np.array(controller.states)
     for cycle in range(1, LONGEST_CYCLE + 1):
-        moved = controller.states[-1] - controller.states[-1 - cycle]
-        if (moved == moved[0]).all():
-            return Fraction(int(moved[0]), cycle)
+        moved = states[cycle:] - states[:-cycle]
+        steady = (moved == moved[:, :1]).all(axis=1)
+        if steady[-1]:
+            first = int(np.argmax(steady))
+            assert steady[first:].all()
+            reference = Frozen(times, first + 2 * cycle)
+            event.run(program, reference)
+            calls = reference.calls[:-1]
+            assert calls == controller.calls[: len(calls)]
+            return Fraction(int(moved[-1, 0]), cycle)
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ from sim.deployments import afd_ring, ep_schedule
 from sim.engines import event as event_engine
 from sim.engines import recurrence
 from sim.program import Link, Program, ProgramBuilder
+from tests.equivalence.broken import Early, Forgetful, Late, relinked, reordered, without
 from tests.equivalence.programs import Script, afd_programs, ep_programs, pipelines, scripts
 
 DEFAULT = settings(max_examples=60, deadline=None)
@@ -81,23 +82,15 @@ LINKS = [
 ]
 
 
-def without(program: Program, node: int, link: int) -> Program:
-    """Return `program` less one link."""
-    nodes = list(program.nodes)
-    inputs = list(nodes[node].inputs)
-    del inputs[link]
-    nodes[node] = nodes[node]._replace(inputs=tuple(inputs))
-    return replace(program, nodes=tuple(nodes))
-
-
-def same(program: Program, broken: Program) -> bool:
-    """Return whether the recurrence of `broken` passes for `program` in twenty runs."""
-
-    def tampered(_program: Program, script: Script) -> int:
-        return recurrence.run(broken, script)
-
+def same(program: Program, tampered: Run) -> bool:
+    """Return whether a tampered recurrence passes for the event engine in twenty runs."""
     runs = [Script(program, seed, 20, 0.1, 0.1, 30) for seed in range(20)]
     return all(outcome(run, tampered) == outcome(run, event_engine.run) for run in runs)
+
+
+def of(broken: Program) -> Run:
+    """Return the recurrence of another program than it is asked for."""
+    return lambda _program, script: recurrence.run(broken, script)
 
 
 def test_a_recurrence_that_forgets_a_link_is_caught() -> None:
@@ -105,11 +98,42 @@ def test_a_recurrence_that_forgets_a_link_is_caught() -> None:
     for program, node, link in LINKS:
         broken = without(program, node, link)
         if not refusal(broken):
-            assert not same(program, broken), program.nodes[node]
+            assert not same(program, of(broken)), program.nodes[node]
             caught += 1
     assert caught >= len(LINKS) // 2
-    assert same(RING, RING)
-    assert same(TWO_BATCH, TWO_BATCH)
+    assert same(RING, recurrence.run)
+    assert same(TWO_BATCH, recurrence.run)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(relinked(RING, lambda link: link._replace(delay=None)), id="no delay"),
+        pytest.param(relinked(RING, lambda link: link._replace(delay=1)), id="wrong delay"),
+        pytest.param(relinked(RING, lambda link: link._replace(wiring="each")), id="no barrier"),
+        pytest.param(relinked(RING, lambda link: link._replace(when="start")), id="too early"),
+        pytest.param(relinked(RING, lambda link: link._replace(when="end")), id="too late"),
+        pytest.param([replace(RING, closing_delay=0)], id="wrong gap between steps"),
+        pytest.param(reordered(RING), id="two tasks exchanged"),
+        pytest.param(reordered(TWO_BATCH), id="two tasks of EP exchanged"),
+    ],
+)
+def test_a_recurrence_of_another_program_is_caught(broken: Iterable[Program]) -> None:
+    tried = [program for program in broken if not refusal(program)]
+    assert tried
+    for program in tried:
+        assert not same(RING if program.pools == RING.pools else TWO_BATCH, of(program))
+
+
+# In EP, every GPU has waited for all that is behind when a step of micro-batch 0 begins.
+@pytest.mark.parametrize(
+    ("program", "engine"),
+    [(RING, Late), (RING, Early), (RING, Forgetful), (TWO_BATCH, Late), (TWO_BATCH, Early)],
+)
+def test_a_recurrence_that_keeps_its_state_wrongly_is_caught(
+    program: Program, engine: type[recurrence.RecurrenceEngine]
+) -> None:
+    assert not same(program, lambda program, script: engine(program, script).run())
 
 
 def chain(*inputs: list[Link]) -> Program:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,8 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim import cards, scenario
+from sim.deployments import compile_deployment
+from sim.engines.plan import plan
+from sim.engines.recurrence import RecurrenceEngine
 from sim.errors import InfeasibleError
+from sim.program import Link
 from sim.run import Run, simulate
+from tests.equivalence.broken import Early, Late, all_relinked
 
 LAYERS = {
     "deepseek-v3": """
@@ -82,10 +88,12 @@ def afd(draw: st.DrawFn) -> tuple[str, list[str]]:
     side = "deployment.attention"
     return "step3-2a2f", [
         f"model={draw(st.sampled_from(('step3', 'minimax-m1')))}",
+        f"{side}.accelerator={draw(st.sampled_from(('h800', 'h20')))}",
         f"{side}.instances={draw(st.integers(1, 2))}",
         f"{side}.o_proj_tp={draw(st.sampled_from((1, 4)))}",
         f"{side}.lm_head_tp={draw(st.sampled_from((1, 8)))}",
         f"deployment.ffn.instances={draw(st.integers(1, 2))}",
+        f"deployment.ffn.parallelism={draw(st.sampled_from(('tp', 'ep', 'tp_ep')))}",
         f"deployment.micro_batches={draw(st.integers(1, 8))}",
         f"deployment.a2f={draw(st.sampled_from(('broadcast', 'routed')))}",
         f"deployment.duplex={draw(st.sampled_from(('full', 'half')))}",
@@ -138,7 +146,7 @@ def compare(name: str, settings: list[str]) -> None:
     assert fast.usage_ns == reference.usage_ns
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(settings_of_runs())
 def test_tables_are_equal_to_the_byte(drawn: tuple[str, list[str]]) -> None:
     compare(*drawn)
@@ -149,6 +157,48 @@ def test_tables_are_equal_to_the_byte(drawn: tuple[str, list[str]]) -> None:
 @given(settings_of_runs())
 def test_tables_are_equal_to_the_byte_nightly(drawn: tuple[str, list[str]]) -> None:
     compare(*drawn)
+
+
+AFD = "step3-2a2f"
+EP = "dsv3-ep128"
+UNEVEN = [
+    "workload.arrivals={kind: closed, concurrency: 40}",
+    "workload.lengths={kind: drawn, prompt: {kind: uniform, low: 1, high: 3000}, "
+    "output: {kind: geometric, mean: 12, max_tokens: 60}}",
+    "simulation.max_steps=20",
+]
+# Nothing hides behind other micro-batches, so that all that is waited for shows in the tables.
+SHORT = {AFD: ["deployment.micro_batches=1"], EP: ["deployment.gpus=8", "deployment.overlap=none"]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda link: link._replace(delay=None), id="without latency"),
+        pytest.param(lambda link: link._replace(when="end"), id="without cut-through"),
+        pytest.param(lambda link: link._replace(wiring="each"), id="without barriers"),
+    ],
+)
+def test_a_recurrence_of_other_links_is_caught(change: Callable[[Link], Link]) -> None:
+    settings = [*UNEVEN, *SHORT[AFD]]
+    compare(AFD, settings)
+    program = compile_deployment(scenario.load(AFD, settings)).program
+    broken = plan(all_relinked(program, change))
+    with (
+        patch("sim.engines.recurrence.plan", lambda _program: broken),
+        pytest.raises(AssertionError),
+    ):
+        compare(AFD, settings)
+
+
+@pytest.mark.parametrize("name", [AFD, EP])
+@pytest.mark.parametrize("engine", [Late, Early])
+def test_a_recurrence_that_is_off_by_a_step_or_a_gap_is_caught(
+    name: str, engine: type[RecurrenceEngine]
+) -> None:
+    settings = [*UNEVEN, *SHORT[name]]
+    with patch("sim.engines.recurrence.RecurrenceEngine", engine), pytest.raises(AssertionError):
+        compare(name, settings)
 
 
 def test_a_timeline_says_that_the_event_engine_ran() -> None:

@@ -30,10 +30,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("scenario",),
     ("program", "layers", "flights", "scheduler", "deployments.", "work_log"),
     ("engines.",),
-    ("run", "metrics", "steady"),
+    ("run", "metrics", "steady", "frozen", "bottleneck", "sensitivity", "balance"),
     (
         *("sweeps", "store", "session", "results", "plots", "gantt", "timeline", "report"),
-        *("calibration_plot", "scenario_doc"),
+        *("explain", "explain_page", "calibration_plot", "scenario_doc"),
     ),
     ("cli.", "calibrate_cli", "measure_cli", ""),
 )

@@ -1,0 +1,150 @@
+"""The verb explain: what limits a scenario, and how much each part of it matters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sim.cli.text import AsJson, Settings, console, say, table, usd
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sim.explain import Explanation
+    from sim.frozen import Frozen
+
+GPU_POOLS = ("attention", "ffn", "gpu")
+
+
+def explain(
+    scenario: Annotated[str, typer.Argument(help="Scenario: a name in scenarios/ or a path.")],
+    setting: Settings = None,
+    as_json: AsJson = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw two layers of the pipeline on an HTML page."),
+    ] = None,
+) -> None:
+    """Explain what limits a scenario: critical circuit, slack, sensitivities, balance.
+
+    Example: afdsim explain step3-2a2f --picture pipeline.html
+    """
+    from sim.explain import explain_frozen, sentences
+    from sim.frozen import Frozen
+    from sim.scenario import load
+
+    frozen = Frozen.of(load(scenario, setting or ()))
+    found = explain_frozen(frozen)
+    text = sentences(found)
+    if picture is not None:
+        _draw(picture, frozen, text)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+        return
+    screen = console()
+    for sentence in text:
+        screen.print(sentence, highlight=False, soft_wrap=True)
+    for shown in (_circuit(found), _stages(found), _cards(found), _shapes(found)):
+        screen.print(shown)
+
+
+def _draw(path: Path, frozen: Frozen, text: list[str]) -> None:
+    from sim.explain_page import write_page
+
+    try:
+        write_page(path, frozen, text)
+    except OSError as error:
+        raise typer.BadParameter(str(error), param_hint="--picture") from None
+    say(f"wrote {path}")
+
+
+def _circuit(found: Explanation) -> Table:
+    shown = table(
+        ["stage", "server", "alike", "tasks", "ms a step", "share", "server busy"],
+        f"critical circuit, {found.circuit.steps} step{'s' * (found.circuit.steps > 1)}",
+    )
+    for leg in found.circuit.legs:
+        alike = str(leg.alike) if leg.server else ""
+        busy = "" if leg.busy is None else f"{leg.busy:.1%}"
+        where = leg.server or "(delay)"
+        share = f"{leg.share:.1%}"
+        shown.add_row(leg.stage, where, alike, str(leg.tasks), f"{leg.time_ms:.3f}", share, busy)
+    return shown
+
+
+def _stages(found: Explanation) -> Table:
+    shown = table(
+        [
+            *("stage", "server", "µs a layer", "pool busy", "slack µs", "slack", "on circuit"),
+            *("+10 % time: TPOT", "−10 %: TPOT", "−10 %: TGS"),
+        ],
+        "stages, and what 10 % more or less of their time does",
+    )
+    for stage in found.stages:
+        shown.add_row(
+            stage.stage,
+            stage.server or "(delay)",
+            f"{stage.time_us:,.1f}",
+            _percent(stage.busy),
+            "–" if stage.slack_us is None else f"{stage.slack_us:,.1f}",
+            _percent(stage.slack),
+            _percent(stage.circuit_share),
+            _change(stage.sensitivity.larger.tpot),
+            _change(stage.sensitivity.smaller.tpot),
+            _change(stage.sensitivity.smaller.tgs),
+        )
+    return shown
+
+
+def _cards(found: Explanation) -> Table:
+    shown = table(
+        ["part of the cards", "+10 % speed: TPOT", "+10 %: TGS", "−10 %: TPOT", "−10 %: TGS"],
+        "what 10 % more or less of a bandwidth or peak does",
+    )
+    for card in found.cards:
+        effects = (card.larger.tpot, card.larger.tgs, card.smaller.tpot, card.smaller.tgs)
+        shown.add_row(card.of, *map(_change, effects))
+    return shown
+
+
+def _shapes(found: Explanation) -> Table:
+    shown = table(
+        [
+            *("shape", "micro-batches", "GPUs", "in flight", "TPOT ms", "tokens/s/GPU", "USD/1M"),
+            *("TPOT", "TGS", "bound", "GPUs busy"),
+        ],
+        "other numbers of micro-batches, and balanced shapes",
+    )
+    now = found.frozen.figures
+    assert now is not None
+    rows = (found.frozen, *found.micro_batches, *found.balance.shapes)
+    for shape in {(row.shape, row.micro_batches): row for row in rows}.values():
+        head = (shape.shape, str(shape.micro_batches), str(shape.gpus))
+        figures = shape.figures
+        if figures is None:
+            shown.add_row(*head, *["–"] * 7, f"refused: {shape.refused}")
+            continue
+        busy = (f"{pool} {shape.busy[pool]:.0%}" for pool in GPU_POOLS if pool in shape.busy)
+        shown.add_row(
+            *head,
+            f"{shape.requests_in_flight:,.0f}",
+            f"{figures.tpot_ms:.2f}",
+            f"{figures.tgs:,.0f}",
+            usd(figures.usd_per_1m_tokens),
+            _change(figures.tpot_ms / now.tpot_ms - 1),
+            _change(figures.tgs / now.tgs - 1),
+            shape.kind or "",
+            ", ".join(busy),
+        )
+    return shown
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _change(relative: float) -> str:
+    return "0" if abs(relative) < 5e-5 else f"{relative:+.2%}".replace("-", "−")

@@ -1,0 +1,221 @@
+"""What an explanation says of real scenarios holds when it is tried."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim import scenario
+from sim.balance import AfdBalance, EpBalance, Shape, balance, bounded, present
+from sim.errors import InfeasibleError
+from sim.explain import Explanation, explain, sentences
+from sim.explain_page import marked_tasks
+from sim.frozen import Frozen
+from sim.metrics import summary
+from sim.run import simulate
+from sim.scenario import Scenario
+from sim.sensitivity import card_sensitivities, faster
+from tests import tiny
+
+SCENARIOS = ("step3-2a2f", "step3-h20-h800", "dsv3-ep128", "poisson-example")
+HALF_DUPLEX = ("deployment.duplex=half", "deployment.attention.o_proj_tp=4")
+
+
+@pytest.fixture(scope="module", params=SCENARIOS)
+def frozen(request: pytest.FixtureRequest) -> Frozen:
+    name: str = request.param
+    return Frozen.of(scenario.load(name))
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Explanation]:
+    return {name: explain(scenario.load(name)) for name in SCENARIOS}
+
+
+def by_key(shapes: tuple[Shape, ...]) -> dict[tuple[str, int], Shape]:
+    return {(shape.shape, shape.micro_batches): shape for shape in shapes}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_everything_said_is_finite_and_repeatable(found: dict[str, Explanation], name: str) -> None:
+    again = explain(scenario.load(name)).as_dict()
+    assert found[name].as_dict() == again
+    json.dumps(again, allow_nan=False)
+    assert all(sentence.endswith(".") for sentence in sentences(found[name]))
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_time_on_the_circuit_is_where_longer_tasks_count(
+    found: dict[str, Explanation], name: str
+) -> None:
+    assert sum(leg.share for leg in found[name].circuit.legs) == pytest.approx(1)
+    for stage in found[name].stages:
+        # A longer task on the circuit makes the step longer by as much at least.
+        tenth = 0.1 * stage.circuit_share
+        assert stage.sensitivity.larger.tpot >= tenth - 1e-5
+        assert stage.sensitivity.smaller.tpot >= -tenth - 1e-5
+        if stage.circuit_share:
+            assert stage.slack_us == 0
+        assert stage.sensitivity.smaller.tpot <= 0
+
+
+@pytest.mark.parametrize("name", ["step3-2a2f", "step3-h20-h800", "dsv3-ep128"])
+def test_the_frozen_state_is_near_what_a_run_finds(name: str) -> None:
+    frozen = Frozen.of(scenario.load(name))
+    run = summary(simulate(frozen.site.scenario))
+    figures = frozen.figures()
+    assert figures.tpot_ms == pytest.approx(run["tpot_ms_mean"], rel=0.015)
+    assert figures.tgs == pytest.approx(run["tgs"], rel=0.015)
+    assert figures.usd_per_1m_tokens == pytest.approx(run["usd_per_1m_tokens"], rel=0.015)
+    assert frozen.requests_in_flight == pytest.approx(run["requests_in_flight"])
+
+
+def test_the_same_cards_give_the_same_times(frozen: Frozen) -> None:
+    site = frozen.site
+    same = site.on_cards(lambda card: card, tuple(site.sides)).times(frozen.batch)
+    assert (same.values == frozen.times.values).all()
+    assert (site.times(frozen.batch).values == frozen.times.values).all()
+
+
+def test_faster_cards_never_slow_a_kernel_down(frozen: Frozen) -> None:
+    site = frozen.site
+    for part in ("compute", "hbm", "scale_up", "nic"):
+        other = site.on_cards(lambda card: faster(card, part, 1.1), tuple(site.sides))  # noqa: B023
+        assert (other.times(frozen.batch).values <= frozen.times.values).all(), part
+    assert all(card.larger.tpot <= 0 <= card.smaller.tpot for card in card_sensitivities(frozen))
+
+
+def test_transfers_of_afd_take_their_bytes_over_the_nics_bandwidth() -> None:
+    state = Frozen.of(scenario.load("step3-2a2f"))
+    program = state.site.program
+    other = state.site.on_cards(lambda card: faster(card, "nic", 1.25), ("attention", "FFN"))
+    times = other.times(state.batch)
+    for stage in program.stages:
+        for kind in range(2):
+            before = program.row(state.times, stage.name, kind)
+            after = program.row(times, stage.name, kind)
+            transfer = program.pools[stage.pool].kind == "nic"
+            assert np.abs(after - before / (1.25 if transfer else 1)).max() <= 1
+
+
+@pytest.mark.parametrize("side", ["attention", "FFN"])
+def test_a_card_changes_on_its_own_side_only(side: str) -> None:
+    state = Frozen.of(scenario.load("step3-2a2f", HALF_DUPLEX))
+    program = state.site.program
+    other = state.site.on_cards(lambda card: faster(card, "hbm", 1.25), (side,))
+    times = other.times(state.batch)
+    moved = {
+        stage.name
+        for stage in program.stages
+        for kind in range(max(program.layer_kinds) + 1)
+        if (
+            program.row(times, stage.name, kind) != program.row(state.times, stage.name, kind)
+        ).any()
+    }
+    own = {"attention": {"attention", "o_proj", "lm_head"}, "FFN": {"experts"}}
+    assert moved == own[side]
+
+
+def test_a_variant_is_what_its_own_explanation_says(found: dict[str, Explanation]) -> None:
+    for count, shape in zip((2, 4), found["step3-2a2f"].micro_batches, strict=True):
+        settings = (f"deployment.micro_batches={count}",)
+        assert shape == present(Frozen.of(scenario.load("step3-2a2f", settings)))
+    (alone,) = found["dsv3-ep128"].micro_batches
+    in_sequence = scenario.load("dsv3-ep128", ("deployment.overlap=none",))
+    assert alone == present(Frozen.of(in_sequence))
+
+
+def test_around_the_ratio_attention_and_ffn_change_places(found: dict[str, Explanation]) -> None:
+    for name in ("step3-2a2f", "step3-h20-h800"):
+        needs = found[name].balance
+        assert isinstance(needs, AfdBalance)
+        assert needs.ratio is not None
+        afd = scenario.load(name).deployment
+        assert afd.kind == "afd"
+        y, m = afd.ffn.instances, afd.micro_batches
+        shapes = by_key(needs.shapes)
+        fewer, more = (
+            shapes[f"{whole(needs.ratio * y)}A{y}F", m] for whole in (math.floor, math.ceil)
+        )
+        assert fewer.busy["attention"] >= fewer.busy["ffn"]
+        assert more.busy["attention"] <= more.busy["ffn"]
+        assert {shape.requests_in_flight for shape in needs.shapes if shape.figures} == {
+            found[name].frozen.requests_in_flight
+        }
+
+
+def test_with_the_ideal_number_of_micro_batches_the_longest_worker_rests_least(
+    found: dict[str, Explanation],
+) -> None:
+    needs = found["step3-2a2f"].balance
+    assert isinstance(needs, AfdBalance)
+    for shape in needs.shapes:
+        if shape.ideal_micro_batches is None:
+            continue
+        fullest = max(shape.busy.values())
+        # As many micro-batches as fill the loop keep the fullest server working.
+        filled = shape.micro_batches / shape.ideal_micro_batches
+        assert fullest == pytest.approx(min(1, filled), abs=0.05)
+
+
+def at_load(base: Scenario, per_gpu: int) -> Frozen:
+    arrivals = f"workload.arrivals={{kind: closed, concurrency: {per_gpu * base.gpu_count()}}}"
+    return Frozen.of(scenario.load(base.name, (arrivals,)))
+
+
+def test_two_batches_hide_the_all_to_all_up_to_the_load_that_is_said(
+    found: dict[str, Explanation],
+) -> None:
+    needs = found["dsv3-ep128"].balance
+    assert isinstance(needs, EpBalance)
+    assert needs.hides_up_to is not None
+    assert needs.hides_up_to < needs.kv_limit - 1
+    base = scenario.load("dsv3-ep128")
+    at, beyond = (balance(at_load(base, needs.hides_up_to + more)) for more in (0, 2))
+    assert isinstance(at, EpBalance)
+    assert isinstance(beyond, EpBalance)
+    step_ms = at_load(base, needs.hides_up_to).figures().tpot_ms
+    assert at.exposed_ms < 1e-3 * step_ms < beyond.exposed_ms
+    assert at.hides_up_to == beyond.hides_up_to == needs.hides_up_to
+    with pytest.raises(InfeasibleError, match="KV cache"):
+        at_load(base, needs.kv_limit + 1)
+    assert at_load(base, needs.kv_limit).step_ns > 0
+
+
+def test_with_other_ffn_instances_attention_and_ffn_change_places(
+    found: dict[str, Explanation],
+) -> None:
+    needs = found["step3-2a2f"].balance
+    assert isinstance(needs, AfdBalance)
+    shapes = by_key(needs.shapes)
+    now, fewer = shapes["2A2F", 3].busy, shapes["2A1F", 3].busy
+    assert now["attention"] > now["ffn"]
+    assert fewer["attention"] < fewer["ffn"]
+
+
+def test_a_shape_that_cannot_run_says_why() -> None:
+    refused = bounded(scenario.load("step3-2a2f", ["workload.arrivals.concurrency=99999"]))
+    assert (refused.shape, refused.gpus) == ("2A2F", 32)
+    assert refused.figures is None
+    assert refused.kind is None
+    assert "lower the batch" in str(refused.refused)
+
+
+def test_marked_tasks_are_those_of_the_circuit(frozen: Frozen) -> None:
+    program = frozen.site.program
+    marked = marked_tasks(frozen)
+    stages = {stage.name for stage in program.stages}
+    assert len(marked) == sum(part.stage in stages for part in frozen.bound.circuit)
+    layers = {program.nodes[node].layer for node, _server in marked}
+    assert layers == set(range(len(program.layer_kinds)))
+
+
+def test_a_card_without_a_price_has_no_costs(tiny_model: Path) -> None:
+    cards = ("deployment.ffn.accelerator=h200-sxm", "deployment.attention.accelerator=h800")
+    figures = Frozen.of(tiny.load(tiny_model, "step3-2a2f", *cards)).figures()
+    assert figures.usd_per_1m_tokens is None
+    assert figures.tgs > 0
