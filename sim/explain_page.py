@@ -38,7 +38,7 @@ def write_page(path: Path, frozen: Frozen, sentences: Sequence[str]) -> None:
         full_html=False,
         include_plotlyjs=True,
         div_id="pipeline",
-        config={"responsive": True, "displaylogo": False},
+        config={"responsive": True, "displaylogo": False, "showSendToCloud": False},
     )
     page = _PAGE.format(
         title=html.escape(f"What limits {frozen.site.scenario.name}"),
