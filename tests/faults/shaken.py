@@ -12,6 +12,9 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from sim import sweeps
+from sim.session import Session
+from sim.store import Store
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +83,12 @@ def tables(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in TABLES}
 
 
+def finished(folder: Path) -> int:
+    """Return how many points of the sweep its store holds."""
+    with Store(folder, NAME) as store:
+        return len(Session(store).rows(sweeps.load(sweep_file()).points))
+
+
 def command(folder: Path, *options: str) -> list[str]:
     """Return the command that runs the sweep into `folder`."""
     sweep = ("sweep", str(sweep_file()), "--out", str(folder))
@@ -113,10 +122,14 @@ def begin(folder: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_points(folder: Path, process: subprocess.Popen[str]) -> None:
-    """Return once a few points are in the store of a sweep that has just begun."""
-    log = folder / "points.sqlite-wal"
-    until(lambda: process.poll() is not None or (log.exists() and log.stat().st_size > 60_000))
+def size(folder: Path) -> int:
+    """Return the bytes of the store, its log included."""
+    return sum(path.stat().st_size for path in folder.glob("points.sqlite*"))
+
+
+def wait_for_points(folder: Path, process: subprocess.Popen[str], before: int = 0) -> None:
+    """Return once a sweep has put a few points into its store, or has ended."""
+    until(lambda: process.poll() is not None or size(folder) > before + 60_000)
 
 
 def until(true: Callable[[], bool], limit_s: float = 60) -> None:
