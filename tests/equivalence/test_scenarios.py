@@ -91,7 +91,8 @@ def afd(draw: st.DrawFn) -> tuple[str, list[str]]:
         f"{side}.accelerator={draw(st.sampled_from(('h800', 'h20')))}",
         f"{side}.instances={draw(st.integers(1, 2))}",
         f"{side}.o_proj_tp={draw(st.sampled_from((1, 4)))}",
-        f"{side}.lm_head_tp={draw(st.sampled_from((1, 8)))}",
+        f"{side}.lm_head_tp={draw(st.sampled_from((1, 4)))}",
+        f"{side}.gpus_per_instance=4",
         f"deployment.ffn.instances={draw(st.integers(1, 2))}",
         f"deployment.ffn.parallelism={draw(st.sampled_from(('tp', 'ep', 'tp_ep')))}",
         f"deployment.micro_batches={draw(st.integers(1, 8))}",
@@ -113,7 +114,7 @@ def ep(draw: st.DrawFn) -> tuple[str, list[str]]:
 @st.composite
 def settings_of_runs(draw: st.DrawFn) -> tuple[str, list[str]]:
     name, settings = draw(st.one_of(afd(), ep()))
-    steps = f"simulation.max_steps={draw(st.integers(20, 40))}"
+    steps = f"simulation.max_steps={draw(st.integers(20, 25))}"
     seed = f"simulation.seed={draw(st.integers(0, 99))}"
     return name, [*settings, draw(arrivals()), draw(lengths()), steps, seed]
 
