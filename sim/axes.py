@@ -19,13 +19,16 @@ class Axis(Strict):
 
     values: Annotated[dict[str, list[Any]], Field(min_length=1)]
     """Values by dotted path; a range is {from, to, step} or {from, to, logspace}."""
+    ranges: list[str] = Field(default_factory=list)
+    """Paths that were written as a range, so that values between its own make sense."""
 
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             raise ValueError("an axis maps dotted paths to lists or {from, to, step}")
-        return {"values": {path: _expand_range(path, values) for path, values in data.items()}}
+        values = {path: _expand_range(path, values) for path, values in data.items()}
+        return {"values": values, "ranges": [p for p, v in data.items() if isinstance(v, dict)]}
 
     @model_validator(mode="after")
     def _check(self) -> Axis:

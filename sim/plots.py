@@ -10,7 +10,8 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 
 from sim.pareto import pareto_front
-from sim.sweeps import Published, Row, front
+from sim.points import Row, front
+from sim.sweeps import Published
 
 # Okabe and Ito's palette, distinct for colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

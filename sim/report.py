@@ -19,9 +19,10 @@ import plotly.offline
 from sim import gantt, plots
 from sim.deployments import compile_deployment
 from sim.metrics import METRICS
+from sim.points import Row
 from sim.results import read_sweep, resolved
 from sim.scenario import Scenario
-from sim.sweeps import Published, Row
+from sim.sweeps import Published
 
 Described = dict[str, Any]
 """What run.json says of a sweep."""

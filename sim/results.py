@@ -21,10 +21,11 @@ import numpy as np
 from sim import cards
 from sim.errors import ScenarioError, StoreError
 from sim.metrics import cut_steps, server_utilisation, summary
+from sim.points import Row
 from sim.run import Run
 from sim.scenario import Scenario
 from sim.steady import Steady
-from sim.sweeps import Published, Row
+from sim.sweeps import Published
 
 SCHEMA_VERSION = 1
 RUNS = Path("results/runs")

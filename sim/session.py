@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from sim.points import Outcome, Point, Row, failed, outcome, row
 from sim.results import sha256
 from sim.store import Inputs, Store, changes, inputs
-from sim.sweeps import Outcome, Point, Row, failed, outcome, row
 from sim.workers import Failure, Workers
 
 
@@ -31,6 +31,8 @@ class Session:
         self._retry_failed = retry_failed
         self._keys: dict[int, str] = {}
         self._ran: set[str] = set()
+        self.asked: list[Point] = []
+        """Points that were to be run, in the order of their rounds."""
 
     def missing(self, points: Sequence[Point]) -> list[Point]:
         """Return the points that have to run; of points with the same scenario the first."""
@@ -51,6 +53,7 @@ class Session:
         Each finished point is in the store before `progress` is called with its outcome. When this
         is ended early (KeyboardInterrupt, SchedulerError, StoreError), `rows` has the others.
         """
+        self.asked += points
         for job, result in workers.run(_work, self._jobs(points)):
             result = failed(result.reason) if isinstance(result, Failure) else result
             self._store.keep(job.point, job.inputs, result)
@@ -67,13 +70,13 @@ class Session:
             key = self._key(point)
             if self._has_to_run(key):
                 self._ran.add(key)
-                yield _Job(point, inputs(point.scenario))
+                yield _Job(point, inputs(point))
             elif key not in self._ran:
                 self._store.place(point, key)
 
     def _key(self, point: Point) -> str:
         if point.index not in self._keys:
-            self._keys[point.index] = sha256(inputs(point.scenario))
+            self._keys[point.index] = sha256(inputs(point))
         return self._keys[point.index]
 
     def _has_to_run(self, key: str) -> bool:
@@ -85,7 +88,7 @@ class Session:
 
 def _work(job: _Job) -> Outcome:
     """Simulate a point, on a worker. One that would read other files than the sweep refuses."""
-    others = changes(job.inputs, inputs(job.point.scenario))
+    others = changes(job.inputs, inputs(job.point))
     if others:
         return failed(f"the worker reads other files than the sweep: {', '.join(others)}")
     return outcome(job.point)

@@ -112,11 +112,19 @@ def largest_batch(site: Site, tpot_ms: float, guess: int = 1) -> int:
     The batch is the number of requests on each attention GPU in each micro-batch. The search
     begins at `guess`.
     """
-    fitting = site.kv_memory().kv_capacity_bytes() / site.reserved_bytes() / site.micro_batches
     limit_ns = tpot_ms * NS_PER_MS
     return largest(
-        lambda b: float(steady(site, b * site.lanes).step_ns), limit_ns, int(fitting), guess
+        lambda batch: float(steady(site, batch * site.lanes).step_ns),
+        limit_ns,
+        most_fitting(site),
+        guess,
     )
+
+
+def most_fitting(site: Site) -> int:
+    """Return the largest batch whose mean KV fits in memory."""
+    capacity = site.kv_memory().kv_capacity_bytes()
+    return int(capacity / site.reserved_bytes() / site.micro_batches)
 
 
 def largest(value: Callable[[int], float], limit: float, most: int, guess: int) -> int:

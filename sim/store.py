@@ -22,9 +22,8 @@ from typing import Any
 
 from sim import cards
 from sim.errors import StoreError
+from sim.points import Outcome, Point, accelerators
 from sim.results import code, resolved, sha256
-from sim.scenario import Scenario
-from sim.sweeps import Outcome, Point, accelerators
 from sim.workload import CsvLengths
 
 FILE = "points.sqlite"
@@ -41,12 +40,13 @@ CREATE TABLE places (place TEXT, key TEXT REFERENCES points, PRIMARY KEY (place,
 _SHOWN_CHANGES = 4
 
 
-def inputs(scenario: Scenario) -> Inputs:
-    """Return what the outcome of a scenario depends on, as plain data.
+def inputs(point: Point) -> Inputs:
+    """Return what the outcome of a point depends on, as plain data.
 
     That is the resolved scenario (the seed is part of it), the files that it names by their
     SHA-256, the calibration tables of its accelerators, and the code.
     """
+    scenario = point.scenario
     named = {f"model {scenario.model}": cards.find(cards.MODELS, scenario.model, "model")}
     fabric = scenario.deployment.fabric
     named[f"fabric {fabric}"] = cards.find(cards.FABRICS, fabric, "fabric")
@@ -59,7 +59,7 @@ def inputs(scenario: Scenario) -> Inputs:
     if isinstance(lengths, CsvLengths):
         named[f"lengths {lengths.path}"] = Path(lengths.path)
     return {
-        "scenario": resolved(scenario),
+        "scenario": resolved(scenario) | {"max_batch_under_slo": point.search},
         "calibration": tables,
         "files": {what: _file_sha256(path, _state(path)) for what, path in named.items()},
         "afdsim": code(),
@@ -181,7 +181,7 @@ class Store:
 
     def why(self, point: Point) -> str:
         """Return why a point has to run: what differs from the nearest one kept at its place."""
-        made_of = inputs(point.scenario)
+        made_of = inputs(point)
         same = self.outcome(sha256(made_of))
         if same is not None:
             return f"{same['status']} before: {same['reason']}"

@@ -8,31 +8,25 @@ should be no point.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from sim import cards, workers
 from sim.axes import Axis, crossed
 from sim.constraints import Constraint, UnknownPathError, holds
-from sim.errors import InfeasibleError, ScenarioError
-from sim.metrics import summary
-from sim.pareto import pareto_front
-from sim.run import simulate
-from sim.scenario import Afd, Scenario, from_document
+from sim.errors import ScenarioError
+from sim.points import Point, Row, columns, failed, outcome, row
+from sim.scenario import Scenario, from_document
+from sim.search import TpotOf
 from sim.strict import Strict
 from sim.yaml_loader import Document, Loc, read
 
 if TYPE_CHECKING:
     import pandas
-
-Row = dict[str, Any]
-Outcome = dict[str, Any]
-"""What simulating a point gave: `status` (ok, refused, failed), `reason` and, if ok, figures."""
 
 
 class Family(Strict):
@@ -48,6 +42,18 @@ class Family(Strict):
     """Axes, crossed with one another."""
     constraints: list[Constraint] = Field(default_factory=list)
     """Comparisons that the points of this entry meet; other combinations are left out."""
+    max_batch_under_slo: TpotOf | None = None
+    """Let every point of this entry find the largest batch (requests on each attention GPU in each
+    micro-batch) whose TPOT, the requests' mean or a percentile, meets its `slo.tpot_ms`."""
+
+
+class Refine(Strict):
+    """How a sweep goes on beyond its grid."""
+
+    pareto: Annotated[float, Field(gt=0, lt=1)]
+    """Simulate only grid points that can reach the front of their family, as the bound engine sees
+    them; then add points between neighbours on the front, along axes that are ranges, until the
+    front has no step that is larger than this share both ways."""
 
 
 class Published(Strict):
@@ -76,29 +82,34 @@ class Sweep(Strict):
     constraints: list[Constraint] = Field(default_factory=list)
     """Comparisons that all points meet, of arithmetic over dotted paths of the scenario and `gpus`,
     e.g. `deployment.attention.instances + deployment.ffn.instances <= 8`."""
+    refine: Refine | None = None
+    """Adaptive choice of points; without it every combination of the axes is simulated."""
     families: Annotated[list[Family], Field(min_length=1)]
     published: list[Published] = Field(default_factory=list)
     """Measurements to compare with; never used by the simulation."""
 
 
 @dataclass(frozen=True)
-class Point:
-    """One scenario of a sweep."""
-
-    index: int
-    family: str
-    base: str
-    settings: dict[str, Any]
-    scenario: Scenario
-
-
-class Loaded(NamedTuple):
+class Loaded:
     """A sweep file, read."""
 
     sweep: Sweep
     points: list[Point]
     left_out: int
     """Combinations of the axes that a constraint leaves out."""
+    document: Document
+    bases: dict[int, Document]
+    """Base scenario of each entry of `Sweep.families`."""
+    overrides: tuple[str, ...]
+
+    def point(self, index: int, entry: int, settings: dict[str, Any]) -> Point | None:
+        """Return a point of an entry at any settings of its axes.
+
+        None if a constraint leaves it out. Raises ScenarioError with its mistakes.
+        """
+        return _point(
+            self.sweep, self.document, self.bases[entry], self.overrides, index, entry, settings
+        )
 
 
 def load(name: str | Path, overrides: Iterable[str] = ()) -> Loaded:
@@ -107,33 +118,70 @@ def load(name: str | Path, overrides: Iterable[str] = ()) -> Loaded:
     sweep = document.validate(Sweep)
     points: list[Point] = []
     problems: list[str] = []
+    bases: dict[int, Document] = {}
     left_out = 0
     overrides = tuple(overrides)
-    for number, family in enumerate(sweep.families):
+    for entry, family in enumerate(sweep.families):
         try:
-            base = read(cards.find(cards.SCENARIOS, family.base, "scenario"))
+            bases[entry] = read(cards.find(cards.SCENARIOS, family.base, "scenario"))
         except ScenarioError as error:
-            loc = ("families", number, "base")
+            loc = ("families", entry, "base")
             problems += [document.problem(loc, line) for line in error.problems]
             continue
-        constraints = _located(("constraints",), sweep.constraints)
-        constraints |= _located(("families", number, "constraints"), family.constraints)
+        made_from = sweep, document, bases[entry], overrides
         for settings in crossed(family.axes):
-            values = {**sweep.set, **family.set, **settings}
             try:
-                scenario = _scenario(base, values, overrides, constraints, document)
+                point = _point(*made_from, len(points), entry, settings)
             except ScenarioError as error:
                 problems += error.problems
                 continue
-            if scenario is None:
+            if point is None:
                 left_out += 1
-                continue
-            points.append(Point(len(points), family.family, family.base, settings, scenario))
+            else:
+                points.append(point)
     if not (points or problems):
         problems.append(document.problem(("constraints",), "no point meets the constraints"))
     if problems:
         raise ScenarioError(dict.fromkeys(problems))
-    return Loaded(sweep, points, left_out)
+    return Loaded(sweep, points, left_out, document, bases, overrides)
+
+
+def _point(
+    sweep: Sweep,
+    document: Document,
+    base: Document,
+    overrides: tuple[str, ...],
+    index: int,
+    entry: int,
+    settings: dict[str, Any],
+) -> Point | None:
+    family = sweep.families[entry]
+    constraints = _located(("constraints",), sweep.constraints)
+    constraints |= _located(("families", entry, "constraints"), family.constraints)
+    values = {**sweep.set, **family.set, **settings}
+    scenario = _scenario(base, values, overrides, constraints, document)
+    if scenario is None:
+        return None
+    tpot_of = family.max_batch_under_slo
+    _check_engine(sweep, document, entry, scenario, tpot_of)
+    return Point(index, family.family, family.base, settings, scenario, tpot_of, entry)
+
+
+def _check_engine(
+    sweep: Sweep, document: Document, entry: int, scenario: Scenario, tpot_of: TpotOf | None
+) -> None:
+    """Refuse what a search or the bound engine cannot do. Raises ScenarioError."""
+    closed = scenario.workload.arrivals.kind == "closed"
+    if tpot_of is not None:
+        loc = ("families", entry, "max_batch_under_slo")
+        if not closed:
+            raise ScenarioError(document.problem(loc, "needs workload.arrivals of kind closed"))
+        if tpot_of != "mean" and scenario.simulation.engine == "bound":
+            problem = f"the bound engine knows the mean TPOT alone (got {tpot_of}); write mean"
+            raise ScenarioError(document.problem(loc, problem))
+    if sweep.refine is not None and not closed:
+        problem = f"needs workload.arrivals of kind closed (base {scenario.name})"
+        raise ScenarioError(document.problem(("refine",), problem))
 
 
 def _located(loc: Loc, constraints: list[str]) -> dict[Loc, str]:
@@ -183,88 +231,6 @@ def _is_outside(constraint: str, data: dict[str, Any]) -> bool:
         return not holds(constraint, data)
     except (UnknownPathError, ValueError):
         return False
-
-
-def shape_name(scenario: Scenario) -> str:
-    """Return the shape of a deployment as people write it: 2A2F, EP128."""
-    deployment = scenario.deployment
-    if isinstance(deployment, Afd):
-        return f"{deployment.attention.instances}A{deployment.ffn.instances}F"
-    return f"EP{deployment.gpus}"
-
-
-def accelerators(scenario: Scenario) -> set[str]:
-    """Return the names of the accelerators of a scenario."""
-    deployment = scenario.deployment
-    if isinstance(deployment, Afd):
-        return {deployment.attention.accelerator, deployment.ffn.accelerator}
-    return {deployment.accelerator}
-
-
-def outcome(point: Point) -> Outcome:
-    """Simulate a point; a refusal or a failure is an outcome too."""
-    try:
-        figures = summary(simulate(point.scenario))
-    except InfeasibleError as error:
-        return {"status": "refused", "reason": str(error)}
-    except Exception as error:
-        return failed(f"{type(error).__name__}: {error}")
-    for pool, share in figures.pop("utilisation").items():
-        figures[f"utilisation.{pool}"] = share
-    reason = ""
-    if not figures["slo_met"]:
-        tpot, slo = figures["tpot_ms_mean"], figures["slo_tpot_ms"]
-        reason = "no TPOT" if tpot is None else f"TPOT {tpot:.1f} ms exceeds {slo:g} ms"
-    return {"status": "ok", "reason": reason, **figures}
-
-
-def failed(reason: str) -> Outcome:
-    """Return the outcome of a point that could not be simulated for `reason`."""
-    return {"status": "failed", "reason": reason}
-
-
-def row(point: Point, result: Outcome) -> Row:
-    """Return the row of a point: where it stands in the sweep, then what came out."""
-    return {
-        "point": point.index,
-        "family": point.family,
-        "base": point.base,
-        "shape": shape_name(point.scenario),
-        "status": result["status"],
-        "reason": result["reason"],
-        **{f"set.{path}": value for path, value in point.settings.items()},
-        **result,
-    }
-
-
-def columns(rows: list[Row]) -> dict[str, list[Any]]:
-    """Return the rows as columns, in the order in which the keys first appear."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: _one_type([row.get(name) for row in rows]) for name in names}
-
-
-def _one_type(values: list[Any]) -> list[Any]:
-    """Return the values, as text where a column mixes types that a table cannot hold."""
-    kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int, float} and float in kinds:
-        return [None if value is None else float(value) for value in values]
-    if len(kinds) > 1 or kinds & {list, dict}:
-        return [None if value is None else json.dumps(value) for value in values]
-    return values
-
-
-def front(rows: list[Row], family: str | None = None) -> list[Row]:
-    """Return the Pareto front of the simulated points, of one family or of all."""
-    chosen = [
-        row
-        for row in rows
-        if row["status"] == "ok"
-        and row["tokens_per_s_per_user"] is not None
-        and (family is None or row["family"] == family)
-    ]
-    return [
-        chosen[i] for i in pareto_front([(r["tokens_per_s_per_user"], r["tgs"]) for r in chosen])
-    ]
 
 
 def sweep(name: str | Path, overrides: Iterable[str] = (), workers: int = 1) -> pandas.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +14,9 @@ from sim.cli.textplot import pareto_text
 from sim.errors import EXIT_FAILED_POINTS, EXIT_INFEASIBLE, EXIT_INTERRUPTED, EXIT_OK
 
 if TYPE_CHECKING:
+    from sim.points import Outcome, Point, Row
     from sim.session import Session
-    from sim.sweeps import Loaded, Outcome, Point, Row, Sweep
+    from sim.sweeps import Loaded, Sweep
     from sim.workers import Workers
 
 
@@ -40,6 +41,10 @@ def sweep(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say of each point that runs why it does.")
     ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="ENGINE", help="Engine of all points: bound, recurrence or event."),
+    ] = None,
 ) -> None:
     """Run the points of a sweep that are not finished, print the Pareto front and make a page.
 
@@ -52,29 +57,35 @@ def sweep(
 
     if workers and scheduler:
         raise typer.BadParameter("give --workers or --scheduler", param_hint="--scheduler")
-    loaded = sweeps.load(name, setting or ())
+    chosen = [] if engine is None else [f"simulation.engine={engine}"]
+    loaded = sweeps.load(name, [*(setting or ()), *chosen])
     if loaded.left_out:
         total = loaded.left_out + len(loaded.points)
         say(f"{loaded.left_out} of {total} combinations are left out by constraints")
     folder = out or RUNS / loaded.sweep.name
     with _workers(workers, scheduler) as pool, Store(folder, loaded.sweep.name) as store:
         session, stopped = Session(store, retry_failed=retry_failed), False
+        why = store.why if explain else None
+        points = loaded.points if loaded.sweep.refine is None else []
         try:
-            _run(session, loaded.points, pool, store.why if explain else None)
+            if loaded.sweep.refine is None:
+                _run(session, points, pool, why)
+            else:
+                points = _explore(loaded, session, pool, why)
         except KeyboardInterrupt:
             stopped = True
             pool.stop(now=True)
-        rows = session.rows(loaded.points)
+            points = points or sorted(session.asked, key=lambda point: point.index)
+        rows = session.rows(points)
         if rows:
-            _save_sweep(loaded, rows, folder)
+            _save_sweep(loaded, points, rows, folder)
     if as_json:
         saved = str(folder) if rows else None
         print(json.dumps({"directory": saved, "points": rows}, ensure_ascii=False, indent=2))
     elif rows:
         _print_front(rows)
     if rows:
-        points = len(loaded.points)
-        say(f"saved {len(rows)} of {points} points in {folder}; open {folder}/report.html")
+        say(f"saved {len(rows)} of {len(points)} points in {folder}; open {folder}/report.html")
     raise typer.Exit(_sweep_code(rows, stopped))
 
 
@@ -89,7 +100,7 @@ def _workers(processes: int | None, scheduler: str | None) -> Workers:
 
 
 def _run(
-    session: Session, points: list[Point], pool: Workers, why: Callable[[Point], str] | None
+    session: Session, points: Sequence[Point], pool: Workers, why: Callable[[Point], str] | None
 ) -> None:
     runs = session.missing(points)
     taken = len(points) - len(runs)
@@ -101,6 +112,30 @@ def _run(
     if runs:
         with _Progress(len(runs), taken) as progress:
             session.run(points, pool, progress.advance)
+
+
+def _explore(
+    loaded: Loaded, session: Session, pool: Workers, why: Callable[[Point], str] | None
+) -> list[Point]:
+    from sim import refine
+    from sim.workers import Failure
+
+    def screen(points: Sequence[Point]) -> list[refine.Place | None]:
+        found = {point.index: place for point, place in pool.run(refine.bound_place, points)}
+        places = [found[point.index] for point in points]
+        return [None if isinstance(place, Failure) else place for place in places]
+
+    def simulate(points: Sequence[Point]) -> list[Row]:
+        _run(session, points, pool, why)
+        return session.rows(points)
+
+    points = refine.explore(loaded, screen, simulate)
+    grid = sum(point.index < len(loaded.points) for point in points)
+    say(
+        f"{grid} of {len(loaded.points)} points of the grid can reach a front; "
+        f"{len(points) - grid} were added between them"
+    )
+    return points
 
 
 def _label(point: Point) -> str:
@@ -159,21 +194,21 @@ class _Progress:
         self.bar.update(self.task, advance=1, failed=self.failed, rate=rate)
 
 
-def _save_sweep(loaded: Loaded, rows: list[Row], folder: Path) -> None:
-    from sim import report, results, sweeps
+def _save_sweep(loaded: Loaded, ran: Sequence[Point], rows: list[Row], folder: Path) -> None:
+    from sim import points, report, results
 
     sweep: Sweep = loaded.sweep
 
     def fill(target: Path) -> None:
-        results.write_table(target / "sweep", sweeps.columns(rows))
-        resolved = [results.resolved(point.scenario) for point in loaded.points]
-        used = {name for point in loaded.points for name in sweeps.accelerators(point.scenario)}
-        scenarios = {point.index: point.scenario for point in loaded.points}
+        results.write_table(target / "sweep", points.columns(rows))
+        resolved = [results.resolved(point.scenario) for point in ran]
+        used = {name for point in ran for name in points.accelerators(point.scenario)}
+        scenarios = {point.index: point.scenario for point in ran}
         described = {
             **results.provenance(),
             "sweep": sweep.model_dump(mode="json"),
             "scenarios_sha256": results.sha256(resolved),
-            "points": len(loaded.points),
+            "points": len(ran),
             "finished": len(rows),
             "calibration": results.calibration_of(sorted(used)),
             "best": report.best_scenarios(rows, scenarios),
@@ -186,7 +221,7 @@ def _save_sweep(loaded: Loaded, rows: list[Row], folder: Path) -> None:
 
 
 def _print_front(rows: list[dict[str, Any]]) -> None:
-    from sim.sweeps import front
+    from sim.points import front
 
     families = dict.fromkeys(row["family"] for row in rows if row["status"] == "ok")
     best = {row["point"] for row in front(rows)}

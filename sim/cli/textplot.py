@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from sim.sweeps import Row
+    from sim.points import Row
 
 _LINES = 22
 _TICKS = 5
@@ -26,7 +26,7 @@ def pareto_text(rows: Sequence[Row], columns: int) -> Text:
     """
     from rich.text import Text
 
-    from sim.sweeps import front
+    from sim.points import front
 
     families = dict.fromkeys(row["family"] for row in rows if row["status"] == "ok")
     fronts = {family: best for family in families if (best := front(list(rows), family))}

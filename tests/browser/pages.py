@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sim.metrics import METRICS
+from sim.points import Row
 from sim.report import Source
-from sim.sweeps import Published, Row
+from sim.sweeps import Published
 
 # A name that would break a page that does not escape it.
 ODD = "<b>odd</b> & 'quoted'</script>"

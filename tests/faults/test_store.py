@@ -13,9 +13,9 @@ import pytest
 
 from sim import cards, results, session, store, sweeps
 from sim.errors import StoreError
+from sim.points import Outcome, Point, Row, failed
 from sim.session import Session
 from sim.store import FILE, Store
-from sim.sweeps import Outcome, Point, Row
 from sim.workers import Failure, Item, Result, Workers
 
 SWEEP = """
@@ -70,7 +70,7 @@ class Bench:
     def outcome(self, point: Point) -> Outcome:
         self.ran.append(point.index)
         if point.index in self.bad:
-            return sweeps.failed("ValueError: bad luck")
+            return failed("ValueError: bad luck")
         return {"status": "ok", "reason": "", "tgs": point.index / 3}
 
     def run(self, *, retry_failed: bool = False) -> tuple[list[Row], list[int], list[str]]:
@@ -183,7 +183,7 @@ def test_rounds_of_one_session_share_what_is_finished(bench: Bench) -> None:
 
 
 def test_a_worker_with_other_cards_refuses(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = store.inputs(bench.points[0].scenario)
+    known = store.inputs(bench.points[0])
     job = session._Job(bench.points[0], known | {"calibration": {"h800": "another"}})
     refused = session._work(job)
     assert refused["status"] == "failed"
@@ -234,7 +234,7 @@ def test_directories_that_are_not_the_sweeps_are_left_alone(tmp_path: Path) -> N
 def test_outcomes_come_back_as_they_went_in(bench: Bench) -> None:
     result = {"status": "ok", "reason": "ein «Ü»", "x": 0.1 + 0.2, "n": None, "b": True, "i": 2**60}
     point = bench.points[0]
-    made_of = store.inputs(point.scenario)
+    made_of = store.inputs(point)
     with Store(bench.folder / "out", "small") as kept:
         kept.keep(point, made_of, result)
         found = kept.outcome(results.sha256(made_of))

@@ -16,6 +16,7 @@ from sim import sweeps
 from sim.axes import Axis, crossed
 from sim.constraints import UnknownPathError, holds
 from sim.errors import ScenarioError
+from sim.points import shape_name
 from sim.sweeps import Loaded
 
 BOTH = "deployment.attention.instances + deployment.ffn.instances"
@@ -164,7 +165,7 @@ def load(folder: Path, constraints: str = "", of_family: str = "", extra: str = 
 
 
 def shapes(loaded: Loaded) -> list[str]:
-    return [sweeps.shape_name(point.scenario) for point in loaded.points]
+    return [shape_name(point.scenario) for point in loaded.points]
 
 
 def test_constraints_leave_points_out_and_they_are_counted(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from sim import plots, report
+from sim.points import Row
 from sim.results import resolved
 from sim.scenario import Scenario
-from sim.sweeps import Row
 from tests import tiny
 
 

@@ -1,0 +1,53 @@
+"""Search: the largest batch of a deployment that meets its latency target.
+
+The steady state tells near which batch to look; then simulations decide. The batch is the number of
+requests on each attention GPU in each micro-batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from sim.deployments import compile_deployment
+from sim.errors import InfeasibleError
+from sim.metrics import summary
+from sim.run import simulate
+from sim.scenario import Scenario
+from sim.steady import largest, largest_batch, most_fitting, steady
+from sim.workload import ClosedLoop
+
+TpotOf = Literal["mean", "p50", "p90", "p99"]
+
+
+def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[str, Any]:
+    """Return the figures at the largest batch whose TPOT meets `slo.tpot_ms`, and `batch` itself.
+
+    `tpot_of` says which TPOT of the requests must meet it: their mean or a percentile. The scenario
+    gets a closed loop of that batch; its own arrivals only say that it is closed. Where even one
+    request on each GPU and micro-batch is too slow, the figures are those of one. TPOT is taken to
+    rise with the batch. Raises InfeasibleError if one does not fit.
+    """
+    site = compile_deployment(with_batch(scenario, 1))
+    limit_ms, most = scenario.slo.tpot_ms, most_fitting(site)
+    guess = largest_batch(site, limit_ms)
+    if scenario.simulation.engine == "bound":
+        batch = max(guess, 1)
+        return steady(site, batch * site.lanes).figures() | {"batch": batch}
+    found: dict[int, dict[str, Any]] = {}
+
+    def tpot_ms(batch: int) -> float:
+        found[batch] = figures = summary(simulate(with_batch(scenario, batch * site.lanes)))
+        tpot = figures[f"tpot_ms_{tpot_of}"]
+        if tpot is None:
+            raise InfeasibleError("the run is too short for a TPOT: raise simulation.min_steps")
+        return float(tpot)
+
+    batch = max(largest(tpot_ms, limit_ms, most, max(guess, 1)), 1)
+    return found[batch] | {"batch": batch}
+
+
+def with_batch(scenario: Scenario, requests: int) -> Scenario:
+    """Return `scenario` with a closed loop of `requests` requests in flight."""
+    closed = ClosedLoop(kind="closed", concurrency=requests)
+    workload = scenario.workload.model_copy(update={"arrivals": closed})
+    return scenario.model_copy(update={"workload": workload})
