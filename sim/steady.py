@@ -28,6 +28,9 @@ from sim.program import KEPT, Program
 from sim.scenario import Scenario
 from sim.units import NS_PER_MS, NS_PER_S, NS_PER_US
 
+# Where a search for a batch begins.
+_TYPICAL_BATCH = 32
+
 
 @dataclass(frozen=True)
 class Steady:
@@ -100,13 +103,13 @@ def steady(site: Site, requests: int) -> Steady:
         for status, ns in table.usage_since(then).items():
             usage_ns[status] += ns
     program = site.one_of_each(rows)
-    slowest = {key: int(np.max(ns)) for key, ns in rows.items()}
+    slowest = {key: ns.max() for key, ns in rows.items()}
     times = program.times(slowest, site.delays_ns())
     step_ns = _engine(program).step_ns([times] * site.micro_batches)
     return Steady(site, requests, program, times.values, step_ns, usage_ns)
 
 
-def largest_batch(site: Site, tpot_ms: float, guess: int = 1) -> int:
+def largest_batch(site: Site, tpot_ms: float, guess: int = _TYPICAL_BATCH) -> int:
     """Return the largest batch whose steady state meets a TPOT and whose KV fits; 0 if none does.
 
     The batch is the number of requests on each attention GPU in each micro-batch. The search
@@ -130,24 +133,26 @@ def most_fitting(site: Site) -> int:
 def largest(value: Callable[[int], float], limit: float, most: int, guess: int) -> int:
     """Return the largest whole number from 1 to `most` whose value is at most `limit`; 0 if none.
 
-    Values are positive and taken to rise. The search strides out from `guess`, then interpolates
-    between the values it knows, and halves the range whenever that has not done better.
+    Values are taken to rise. The search follows the line through the two latest values, strides on
+    where there is none, and halves the range whenever that has not done better.
     """
-    low, high, stride = (0, 0.0), (most + 1, float("inf")), 1
-    trial = min(max(guess, 1), max(most, 1))
-    while high[0] - low[0] > 1:
-        width = high[0] - low[0]
+    low, high, stride = 0, most + 1, max(guess, 1)
+    trial = min(stride, max(most, 1))
+    known: list[tuple[int, float]] = []
+    while high - low > 1:
+        width = high - low
         found = value(trial)
-        if found <= limit:
-            low, straight = (trial, found), max(int(trial * limit / found), trial + stride)
+        low, high = (trial, high) if found <= limit else (low, trial)
+        known = [*known[-1:], (trial, found)]
+        if len(known) == 2 and known[0][1] != found:
+            (first, before), slope = known[0], (found - known[0][1]) / (trial - known[0][0])
+            trial = first + int((limit - before) / slope) if slope > 0 else low + (high - low) // 2
         else:
-            high, straight = (trial, found), min(int(trial * limit / found), trial - stride)
-        left = high[0] - low[0]
-        if low[0] > 0 and high[0] <= most:
-            straight = low[0] + int((limit - low[1]) / (high[1] - low[1]) * left)
-            straight = straight if 2 * left <= width else low[0] + left // 2
-        trial, stride = min(max(straight, low[0] + 1), high[0] - 1), 2 * stride
-    return low[0]
+            trial = trial + stride if found <= limit else trial // 2
+        if low and high <= most and 2 * (high - low) > width and len(known) == 2:
+            trial = trial if low < trial < high else low + (high - low) // 2
+        trial = min(max(trial, low + 1), high - 1)
+    return low
 
 
 @lru_cache(maxsize=KEPT)
