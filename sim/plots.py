@@ -14,7 +14,7 @@ from sim.points import Row, front
 from sim.sweeps import Published
 
 # Okabe and Ito's palette, distinct for colour-blind readers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B4513", "#000000")
 
 CHOSEN = "chosen point"
 """Name of the trace that rings the chosen point; the page moves it."""
