@@ -112,6 +112,8 @@ def cost_figure(rows: Sequence[Row]) -> go.Figure:
     _add_fronts(figure, families(rows), fronts, _cheapest(drawn), _COST, "hv")
     for slo_ms in sorted({row["slo_tpot_ms"] for row in drawn}):
         _add_slo(figure, slo_ms, slo_ms)
+    # Small batches cost a hundred times as much as large ones.
+    figure.update_yaxes(type="log", rangemode="normal")
     return figure
 
 

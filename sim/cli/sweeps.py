@@ -13,6 +13,9 @@ from sim.cli.text import AsJson, Settings, console, number, say, table, usd
 from sim.cli.textplot import pareto_text
 from sim.errors import EXIT_FAILED_POINTS, EXIT_INFEASIBLE, EXIT_INTERRUPTED, EXIT_OK
 
+# Rows of a front in the terminal; sweep.csv has them all.
+_SHOWN_PER_FAMILY = 10
+
 if TYPE_CHECKING:
     from sim.points import Outcome, Point, Row
     from sim.session import Session
@@ -227,9 +230,10 @@ def _print_front(rows: list[dict[str, Any]]) -> None:
     best = {row["point"] for row in front(rows)}
     columns = ["family", "shape", "GPUs", "in flight", "TPOT ms", "±", "tokens/s/user"]
     columns += ["tokens/s/GPU", "USD/1M", "SLO", "overall"]
-    shown = table(columns, "Pareto front of each family")
+    title = f"Pareto front of each family (up to {_SHOWN_PER_FAMILY} points)"
+    shown = table(columns, title)
     for family in families:
-        for row in front(rows, family):
+        for row in _some(front(rows, family)):
             shown.add_row(
                 family,
                 row["shape"],
@@ -246,6 +250,14 @@ def _print_front(rows: list[dict[str, Any]]) -> None:
     screen = console()
     screen.print(shown)
     screen.print(pareto_text(rows, screen.width))
+
+
+def _some(rows: list[Row]) -> list[Row]:
+    """Return the first, the last and some rows between, as many as people read."""
+    if len(rows) <= _SHOWN_PER_FAMILY:
+        return rows
+    steps = _SHOWN_PER_FAMILY - 1
+    return [rows[round(step * (len(rows) - 1) / steps)] for step in range(steps + 1)]
 
 
 def plot(
