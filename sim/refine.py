@@ -133,6 +133,14 @@ def _between(
     found = {row["point"]: row for row in _placed(rows)}
     for family in dict.fromkeys(row["family"] for row in found.values()):
         best = front(list(found.values()), family)
+        # The slow end of a front is where points begin to be refused.
+        point = by_index[best[0]["point"]]
+        for path in sorted(_ranges(loaded, point.entry) & point.settings.keys()):
+            other = _next(point, path, points, found, -_place(best[0])[0])
+            if other is not None and other.index not in found:
+                here, there = point.settings[path], other.settings[path]
+                if abs(there - here) > tolerance * abs(here):
+                    yield point.entry, _middle(point.settings, other.settings, path)
         for slow, fast in pairwise(best):
             (x0, y0), (x1, y1) = _place(slow), _place(fast)
             if min(x1 / x0, y0 / y1) <= 1 + tolerance:

@@ -228,6 +228,7 @@ def _keys_at(schema: dict[str, Any], loc: Loc) -> set[str]:
     nodes = [schema]
     for part in loc:
         nodes = [child for node in nodes for child in _children(node, part, definitions)]
+    nodes += [option for node in nodes for option in node.get("anyOf", [])]
     return {key for node in nodes for key in _resolve(node, definitions).get("properties", {})}
 
 

@@ -430,3 +430,47 @@ def test_the_bound_engine_refuses_what_it_cannot_do(afdsim: Afdsim) -> None:
     assert "workload.arrivals of kind closed" in answer.err
     timeline = ("run", "step3-2a2f", "--timeline", "1:2")
     assert afdsim(*timeline, settings=("simulation.engine=bound",)).code == 2
+
+
+REFINED = """
+kind: sweep
+name: tiny
+refine: {pareto: 0.2}
+set: {slo.tpot_ms: 80}
+families:
+  - family: AFD
+    base: step3-2a2f
+    set:
+      deployment.attention.instances: 1
+      workload.arrivals: {kind: closed, requests_per_gpu: 1}
+    axes:
+      - deployment.ffn.instances: [1, 2]
+      - workload.arrivals.requests_per_gpu: {from: 8, to: 72, step: 32}
+"""
+
+
+def test_a_refined_sweep_goes_on_where_it_ended(afdsim: Afdsim, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(REFINED)
+    first = afdsim("sweep", "tiny.yaml", "--workers", "2")
+    assert first.code == 0, first.err
+    assert "points of the grid can reach a front; " in first.err
+    folder = tmp_path / "results/runs/tiny"
+    rows = table(folder / "sweep.csv")
+    batches = {float(row["set.workload.arrivals.requests_per_gpu"]) for row in rows}
+    assert batches - {8, 40, 72}, "nothing was added"
+    before = (folder / "sweep.csv").read_bytes()
+    second = afdsim("sweep", "tiny.yaml", "--workers", "1")
+    assert "0 run" in second.err
+    assert (folder / "sweep.csv").read_bytes() == before
+
+
+def test_sweep_with_the_bound_engine_finds_batches(afdsim: Afdsim, tmp_path: Path) -> None:
+    text = REFINED.replace("refine: {pareto: 0.2}\n", "")
+    text = text.replace("base: step3-2a2f\n", "base: step3-2a2f\n    max_batch_under_slo: mean\n")
+    (tmp_path / "tiny.yaml").write_text(text)
+    answer = afdsim("sweep", "tiny.yaml", "--engine", "bound", "--json")
+    assert answer.code == 0, answer.err
+    rows = json.loads(answer.out)["points"]
+    assert {row["engine"] for row in rows} == {"bound"}
+    assert all(row["batch"] > 1 and row["slo_met"] for row in rows)
+    assert afdsim("sweep", "tiny.yaml", "--engine", "magic").code == 3
