@@ -11,12 +11,12 @@ reaches the card's default efficiency and counts as uncalibrated.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sim.curve import Curve, Identity
 from sim.errors import CalibrationError
@@ -47,6 +47,11 @@ _SERVED_BY = {
 _PADDING_KERNELS = frozenset({("moe", "masked")})
 
 
+# Times that are kept for each card, and the cards' with their calibrations.
+_MOST_KEPT = 1 << 16
+_SHARED: dict[tuple[int, str], tuple[Accelerator, dict[Any, Any]]] = {}
+
+
 class KernelTable:
     """The kernel times of one accelerator. Each look-up adds to `usage_ns` by its status."""
 
@@ -60,6 +65,7 @@ class KernelTable:
         self._by_identity = {curve.identity: curve for curve in curves}
         self._peak: dict[tuple[str, Medium], tuple[float, float]] = {}
         self._serving: dict[Identity, tuple[Curve | None, bool]] = {}
+        self._kept: dict[tuple[Hashable, float], tuple[int, dict[Status, float]]] = {}
 
     def duration_ns(self, op: Op, uses: int = 1) -> NDArray[np.int64]:
         """Return the time of `op` in whole ns, one value per GPU; zero work takes no time.
@@ -79,6 +85,45 @@ class KernelTable:
         self.usage_ns["calibrated"] += calibrated
         self.usage_ns["extrapolated"] += total - calibrated
         return duration
+
+    def each_ns(
+        self, what: Hashable, values: ArrayLike, time: Callable[[float], Ints], uses: int
+    ) -> Ints:
+        """Return `time(value)` of each of `values`, of which few differ: each is asked once.
+
+        `what` names all else that the time depends on. What was asked is kept, also for other
+        tables of the card (see `load`); it counts as usage whenever it is used.
+        """
+        flat = np.asarray(values, dtype=np.float64)
+        first = float(flat.flat[0])
+        if (flat == first).all():
+            ns, spent = self._remembered(what, first, time)
+            self._add(spent, flat.size * uses)
+            return np.full(flat.shape, ns)
+        distinct, place, counts = np.unique(flat, return_inverse=True, return_counts=True)
+        found = [self._remembered(what, value, time) for value in distinct.tolist()]
+        for (_ns, spent), count in zip(found, counts.tolist(), strict=True):
+            self._add(spent, count * uses)
+        return np.array([ns for ns, _ in found])[place].reshape(flat.shape)
+
+    def _remembered(
+        self, what: Hashable, value: float, time: Callable[[float], Ints]
+    ) -> tuple[int, dict[Status, float]]:
+        """Return the time of one value and the usage of its look-ups."""
+        key = what, value
+        if key not in self._kept:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            mine, self.usage_ns = self.usage_ns, dict.fromkeys(STATUSES, 0.0)
+            try:
+                self._kept[key] = int(time(value)), self.usage_ns
+            finally:
+                self.usage_ns = mine
+        return self._kept[key]
+
+    def _add(self, spent: Mapping[Status, float], times: int) -> None:
+        for status, ns in spent.items():
+            self.usage_ns[status] += ns * times
 
     def line(self, fixed: Op, one_token: Op, uses: int) -> Callable[[Ints], Ints]:
         """Return what times an attention core by its context tokens: ns by GPU, counted as usage.
@@ -186,7 +231,10 @@ def load(accelerator: Accelerator, path: Path | None) -> KernelTable:
     if path is None:
         return KernelTable(accelerator)
     curves, sha256 = read(path)
-    return KernelTable(accelerator, curves, sha256)
+    table = KernelTable(accelerator, curves, sha256)
+    # The card is held as well, so that no other one takes its identity.
+    _card, table._kept = _SHARED.setdefault((id(accelerator), sha256), (accelerator, {}))
+    return table
 
 
 def _whole_ns(time_us: Floats) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from sim.experts import hottest_factor
 from sim.families import hit_experts
 from sim.kernels import KernelTable
 from sim.kvcache import kv_dtype
-from sim.model import LinearAttention, Mla, ModelCard, MoeFfn, Projection
+from sim.model import LinearAttention, Mla, ModelCard, MoeFfn
 from sim.scenario import Precision
 from sim.units import DTYPE_BYTES, NS_PER_US
 
@@ -77,14 +77,21 @@ class LayerTimer:
     """Kernel of the routed experts: masked or fused."""
     table: KernelTable
 
-    def _gemms(self, projections: Iterable[Projection], m: ArrayLike, uses: int) -> Ns:
+    def _gemms(
+        self, projections: Iterable[tuple[float, float, int]], m: ArrayLike, uses: int
+    ) -> Ns:
         """Return the time of projections one after the other."""
-        tile = self.table.accelerator.gemm_tile_rows
-        total = np.zeros(np.shape(m), dtype=np.int64)
-        for n, k, groups in projections:
-            op = ops.gemm(self.precision.gemm, m, n, k, tile, groups=groups)
-            total = total + self.table.duration_ns(op, uses)
-        return total
+        tile, dtype = self.table.accelerator.gemm_tile_rows, self.precision.gemm
+        shapes = tuple(projections)
+
+        def time(rows: float) -> Ns:
+            total = np.zeros((), dtype=np.int64)
+            for n, k, groups in shapes:
+                op = ops.gemm(dtype, rows, n, k, tile, groups=groups)
+                total = total + self.table.duration_ns(op)
+            return total
+
+        return self.table.each_ns((dtype, shapes), m, time, uses)
 
     def before_core(self, name: str, requests: ArrayLike, uses: int) -> Ns:
         """Return the time of the projections before the core of attention `name`."""
@@ -139,11 +146,8 @@ class LayerTimer:
         if intermediate == 0:
             return np.zeros(np.shape(tokens), dtype=np.int64)
         hidden = self.model.hidden
-        tile = self.table.accelerator.gemm_tile_rows
-        dtype = self.precision.gemm
-        up = ops.gemm(dtype, tokens, 2 * intermediate, hidden, tile)
-        down = ops.gemm(dtype, tokens, hidden, intermediate, tile)
-        return self.table.duration_ns(up, uses) + self.table.duration_ns(down, uses)
+        both = (2 * intermediate, hidden, 1), (hidden, intermediate, 1)
+        return self._gemms(both, tokens, uses)
 
     def experts(
         self, ffn: MoeFfn, spread: Spread, tokens: float, uses: int, shared: bool = False
@@ -192,21 +196,20 @@ class LayerTimer:
 
     def lm_head(self, requests: NDArray[np.int64], tp: int) -> Ns:
         """Return the time of the LM head shared by `tp` neighbouring GPUs, gathering included."""
+        dtype, vocab, hidden = self.precision.lm_head, self.model.vocab, self.model.hidden
+        tile = self.table.accelerator.gemm_tile_rows
+
+        def time(rows: float) -> Ns:
+            total = self.table.duration_ns(ops.gemm(dtype, rows, vocab / tp, hidden, tile))
+            if tp > 1:
+                full = rows * hidden * DTYPE_BYTES["bf16"]
+                gather = ops.collective("all_gather", "bf16", tp, full)
+                total = total + self.table.duration_ns(gather)
+            return total
+
         rows = requests.reshape(-1, tp).sum(axis=1)
-        accelerator = self.table.accelerator
-        op = ops.gemm(
-            self.precision.lm_head,
-            rows,
-            self.model.vocab / tp,
-            self.model.hidden,
-            accelerator.gemm_tile_rows,
-        )
-        time = self.table.duration_ns(op, tp)
-        if tp > 1:
-            full = rows * self.model.hidden * DTYPE_BYTES["bf16"]
-            gather = ops.collective("all_gather", "bf16", tp, full)
-            time = time + self.table.duration_ns(gather, tp)
-        return whole_ns(np.repeat(time, tp))
+        shared = self.table.each_ns(("lm_head", dtype, vocab, hidden, tp), rows, time, tp)
+        return np.repeat(shared, tp)
 
 
 def whole_ns(time_ns: ArrayLike) -> Ns:
