@@ -261,7 +261,7 @@ def _end_with_parent() -> None:
 def cluster(address: str) -> Workers:
     """Return the workers of the Dask scheduler at `address`, e.g. tcp://127.0.0.1:8786.
 
-    Raises SchedulerError if Dask is not installed or no scheduler answers.
+    Raises SchedulerError if Dask is not installed, no scheduler answers, or it has no workers.
     """
     return Workers([_Cluster(address)])
 
@@ -288,6 +288,13 @@ class _Cluster:
             raise SchedulerError(
                 f"no scheduler answers at {address} ({' '.join(str(error).split())}); "
                 "start one: dask scheduler"
+            ) from None
+        try:
+            self._client.wait_for_workers(1, timeout=_CONNECT_S)
+        except OSError:
+            self._client.close()
+            raise SchedulerError(
+                f"no worker has joined {address}; start some: dask worker {address} --nthreads 1"
             ) from None
         self._executor = self._client.get_executor(pure=False)
         self._size = 0

@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,10 @@ def test_a_file_that_may_not_grow_keeps_what_was_finished(tmp_path: Path) -> Non
 def test_a_read_only_disk_is_told_and_not_touched(small_disk: Path) -> None:
     assert mount("-o", "remount,ro", str(small_disk)) == 0
     told_once(shaken.afdsim(small_disk / "shaken"), "Read-only file system")
+    run = [sys.executable, "-m", "sim.cli", "run", "step3-2a2f", "--out", f"{small_disk}/run"]
+    run += ["--set", "workload.arrivals.concurrency=96"]
+    told = subprocess.run(run, capture_output=True, text=True, check=False, cwd=shaken.ROOT)
+    told_once(told, "Read-only file system")
     assert list(small_disk.iterdir()) == []
 
 
