@@ -16,7 +16,7 @@ from tests.faults import shaken
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'afdsim[cluster]'")
 
-KILLS = 3
+KILLS = 4
 
 
 class Cluster(NamedTuple):
