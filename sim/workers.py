@@ -25,7 +25,6 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -164,13 +163,17 @@ class Workers:
         executor = done.executor
         assert executor is not None
         held = [each for each in running if each.executor is executor]
-        lost = [each for each in held if _future(each).exception() is not None]
+        errors = [_future(each).exception() for each in held]
         at_a_call = executor.renew()
-        for each in held:
-            running.remove(each)
-            if each not in lost:
-                yield each.item, _future(each).result()
-        lost[0].deaths += at_a_call
+        lost = []
+        for each, error in zip(held, errors, strict=True):
+            if isinstance(error, BrokenExecutor):
+                running.remove(each)
+                lost.append(each)
+            else:
+                yield from self._finish(each, again, running)
+        if at_a_call and not isinstance(_future(lost[0]).exception(), _TooLateError):
+            lost[0].deaths += 1
         if lost[0].deaths == _MOST_DEATHS:
             reason = f"a worker process died {_MOST_DEATHS} times (killed, or out of memory)"
             yield lost.pop(0).item, Failure(reason)
@@ -203,11 +206,14 @@ class _Process:
         return _CALLS_PER_WORKER
 
     def submit(self, call: Callable[[Item], Result], item: Item) -> Future[Result]:
-        if self._executor is not None:
-            with suppress(BrokenExecutor):  # it died with nothing to do
-                return self._executor.submit(call, item)
-        self._executor = self._start(call)
-        return self._executor.submit(call, item)
+        if self._executor is None:
+            self._executor = self._start(call)
+        try:
+            return self._executor.submit(call, item)
+        except BrokenExecutor:
+            late: Future[Result] = Future()
+            late.set_exception(_TooLateError())
+            return late
 
     def _start(self, call: Callable[..., object]) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
@@ -239,6 +245,10 @@ class _Process:
             self._executor.shutdown(cancel_futures=True)
 
 
+class _TooLateError(BrokenExecutor):
+    """A process had died before it was handed the call."""
+
+
 def _import(_call: Callable[..., object]) -> None:
     """Be the first call of a process, which tells that it has started.
 
@@ -261,7 +271,7 @@ def _end_with_parent() -> None:
 def cluster(address: str) -> Workers:
     """Return the workers of the Dask scheduler at `address`, e.g. tcp://127.0.0.1:8786.
 
-    Raises SchedulerError if Dask is not installed or no scheduler answers.
+    Raises SchedulerError if Dask is not installed, no scheduler answers, or it has no workers.
     """
     return Workers([_Cluster(address)])
 
@@ -288,6 +298,13 @@ class _Cluster:
             raise SchedulerError(
                 f"no scheduler answers at {address} ({' '.join(str(error).split())}); "
                 "start one: dask scheduler"
+            ) from None
+        try:
+            self._client.wait_for_workers(1, timeout=_CONNECT_S)
+        except OSError:
+            self._client.close()
+            raise SchedulerError(
+                f"no worker has joined {address}; start some: dask worker {address} --nthreads 1"
             ) from None
         self._executor = self._client.get_executor(pure=False)
         self._size = 0

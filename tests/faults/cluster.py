@@ -9,10 +9,11 @@ import distributed
 
 
 def main() -> None:
-    """Serve until stdin is closed."""
+    """Serve until stdin is closed, with as many workers as the first argument says."""
     start: Any = distributed.LocalCluster
     local = {"host": "127.0.0.1", "protocol": "tcp", "dashboard_address": None}
-    with start(n_workers=2, threads_per_worker=1, processes=True, **local) as cluster:
+    workers = int(sys.argv[1])
+    with start(n_workers=workers, threads_per_worker=1, processes=True, **local) as cluster:
         print(cluster.scheduler_address, flush=True)
         for _ in sys.stdin:
             print(*(worker.pid for worker in cluster.workers.values() if worker.pid), flush=True)

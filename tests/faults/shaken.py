@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,7 +68,9 @@ def write_sweep(folder: Path) -> Path:
 @cache
 def sweep_file() -> Path:
     """Return the path of the sweep; the same one for all tests, as its path is in its points."""
-    return write_sweep(Path(tempfile.mkdtemp(prefix="afdsim-shaken-")))
+    folder = Path(tempfile.mkdtemp(prefix="afdsim-shaken-"))
+    atexit.register(shutil.rmtree, folder)
+    return write_sweep(folder)
 
 
 @cache

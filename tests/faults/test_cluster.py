@@ -16,7 +16,7 @@ from tests.faults import shaken
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'afdsim[cluster]'")
 
-KILLS = 3
+KILLS = 4
 
 
 class Cluster(NamedTuple):
@@ -39,10 +39,9 @@ def end(process: subprocess.Popen[str]) -> None:
     process.stdout.close()
 
 
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def begin(workers: int) -> Cluster:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.cluster"],
+        [sys.executable, "-m", "tests.faults.cluster", str(workers)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -50,8 +49,14 @@ def cluster() -> Iterator[Cluster]:
         cwd=shaken.ROOT,
     )
     assert process.stdout is not None
-    yield Cluster(process, process.stdout.readline().strip())
-    end(process)
+    return Cluster(process, process.stdout.readline().strip())
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    made = begin(workers=2)
+    yield made
+    end(made.process)
 
 
 def test_a_cluster_with_killed_workers_gives_the_same_bytes(
@@ -91,5 +96,15 @@ def test_no_scheduler(address: str, said: str, tmp_path: Path) -> None:
     done = shaken.afdsim(tmp_path / "none", "--scheduler", address)
     assert done.returncode == 2
     assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_workers(tmp_path: Path) -> None:
+    made = begin(workers=0)
+    done = shaken.afdsim(tmp_path / "none", "--scheduler", made.address)
+    end(made.process)
+    assert done.returncode == 2
+    assert f"start some: dask worker {made.address} --nthreads 1" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []

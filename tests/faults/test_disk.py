@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,9 +44,9 @@ def told_once(done: subprocess.CompletedProcess[str], said: str) -> None:
 
 def test_a_full_disk_keeps_what_was_finished(small_disk: Path) -> None:
     folder = small_disk / "shaken"
-    told_once(shaken.afdsim(folder, "--workers", "2"), "full|No space")
+    told_once(shaken.afdsim(folder, "--workers", "1"), "full|No space")
     assert mount("-o", "remount,size=64m", str(small_disk)) == 0
-    done = shaken.afdsim(folder, "--workers", "2")
+    done = shaken.afdsim(folder, "--workers", "1")
     assert done.returncode == 0, done.stderr
     taken = re.search(rf"(\d+) of {shaken.POINTS} points are taken over", done.stderr)
     assert taken
@@ -56,13 +57,13 @@ def test_a_full_disk_keeps_what_was_finished(small_disk: Path) -> None:
 def test_tables_of_before_stay_when_new_ones_cannot_be_written(small_disk: Path) -> None:
     assert mount("-o", "remount,size=64m", str(small_disk)) == 0
     folder = small_disk / "shaken"
-    assert shaken.afdsim(folder, "--workers", "2").returncode == 0
+    assert shaken.afdsim(folder, "--workers", "1").returncode == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert mount("-o", "remount,ro", str(small_disk)) == 0
-    told_once(shaken.afdsim(folder), "Read-only file system")
+    told_once(shaken.afdsim(folder, "--workers", "1"), "Read-only file system")
     used = sum(map(len, before.values()))
     assert mount("-o", f"remount,rw,size={used + 100_000}", str(small_disk)) == 0
-    told_once(shaken.afdsim(folder), "No space")
+    told_once(shaken.afdsim(folder, "--workers", "1"), "No space")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -71,13 +72,17 @@ def test_a_file_that_may_not_grow_keeps_what_was_finished(tmp_path: Path) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
 
     folder = tmp_path / "shaken"
-    told_once(shaken.afdsim(folder, "--workers", "2", before=limit), "cannot be written")
+    told_once(shaken.afdsim(folder, "--workers", "1", before=limit), "cannot be written")
     assert 0 < shaken.finished(folder) < shaken.POINTS
 
 
 def test_a_read_only_disk_is_told_and_not_touched(small_disk: Path) -> None:
     assert mount("-o", "remount,ro", str(small_disk)) == 0
     told_once(shaken.afdsim(small_disk / "shaken"), "Read-only file system")
+    run = [sys.executable, "-m", "sim.cli", "run", "step3-2a2f", "--out", f"{small_disk}/run"]
+    run += ["--set", "workload.arrivals.concurrency=96"]
+    told = subprocess.run(run, capture_output=True, text=True, check=False, cwd=shaken.ROOT)
+    told_once(told, "Read-only file system")
     assert list(small_disk.iterdir()) == []
 
 

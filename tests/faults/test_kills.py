@@ -9,17 +9,19 @@ import random
 import shutil
 import signal
 import subprocess
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from sim import sweeps, workers
+from sim.points import Outcome
 from sim.session import Session
 from sim.store import Store
 from tests.faults import shaken
+from tests.faults.halving import halve
 
 WORKER_KILLS = 12
-SWEEP_KILLS = 6
+SWEEP_KILLS = 4
 
 
 def test_one_worker_is_eight_workers(tmp_path: Path) -> None:
@@ -29,33 +31,22 @@ def test_one_worker_is_eight_workers(tmp_path: Path) -> None:
 
 
 def test_killed_workers_cost_nothing(tmp_path: Path) -> None:
-    rng, killed = random.Random(3), 0
-    finished = threading.Semaphore(0)
-    over = threading.Event()
+    rng, finished, killed = random.Random(3), 0, 0
 
-    def killer() -> None:
-        nonlocal killed
-        while killed < WORKER_KILLS:
-            finished.acquire()
-            finished.acquire()
-            if over.wait(rng.uniform(0, 0.2)):
-                return
+    def kill_one(_outcome: Outcome) -> None:
+        nonlocal finished, killed
+        finished += 1
+        if finished % 2 == 0 and killed < WORKER_KILLS:
+            time.sleep(rng.uniform(0, 0.05))
             # The oldest, so that the point that died with the one before has time to end.
-            if victims := [child.pid for child in multiprocessing.active_children() if child.pid]:
-                shaken.kill(min(victims))
-                killed += 1
+            shaken.kill(min(child.pid or 0 for child in multiprocessing.active_children()))
+            killed += 1
 
     points = sweeps.load(shaken.sweep_file()).points
     assert len(points) == shaken.POINTS
-    thread = threading.Thread(target=killer)
     folder = tmp_path / "shaken"
     with Store(folder, shaken.NAME) as store, workers.local(2) as pool:
-        thread.start()
-        session = Session(store)
-        rows = session.run(points, pool, lambda _outcome: finished.release())
-        over.set()
-        finished.release(2)
-        thread.join()
+        rows = Session(store).run(points, pool, kill_one)
     assert killed == WORKER_KILLS
     assert [row["point"] for row in rows] == list(range(shaken.POINTS))
     # A point may be so unlucky that two workers are killed at it; it is told, and repeated.
@@ -91,7 +82,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert shaken.tables(folder) == shaken.undisturbed()
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("pareto.html", "points.sqlite", "run.json", "sweep.csv", "sweep.parquet")
+        *("points.sqlite", "report.html", "run.json", "sweep.csv", "sweep.parquet")
     ]
 
 
@@ -116,15 +107,6 @@ def test_ctrl_c_writes_the_tables_of_what_is_finished(tmp_path: Path) -> None:
     assert shaken.finished(folder) == len(some)
 
 
-def halve(number: int) -> int:
-    """Halve a number, but die of 13 and fail with odd ones."""
-    if number == 13:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if number % 2:
-        raise ValueError(f"{number} is odd")
-    return number // 2
-
-
 def test_a_call_that_kills_its_workers_is_given_up_and_the_rest_goes_on() -> None:
     with workers.local(2) as pool:
         for start in (0, 100):  # a second round with the same workers
@@ -139,6 +121,16 @@ def test_a_call_that_kills_its_workers_is_given_up_and_the_rest_goes_on() -> Non
                     assert result == workers.Failure(f"ValueError: {number} is odd")
                 else:
                     assert result == number // 2
+
+
+def test_workers_killed_between_two_rounds_are_replaced() -> None:
+    with workers.local(2) as pool:
+        for _ in range(3):
+            numbers = list(range(0, 20, 2))
+            assert dict(pool.run(halve, numbers)) == {number: number // 2 for number in numbers}
+            for child in multiprocessing.active_children():
+                shaken.kill(child.pid or 0)
+                child.join()
 
 
 def test_items_wait_in_their_iterable_until_a_worker_is_near() -> None:
