@@ -47,9 +47,9 @@ _SERVED_BY = {
 _PADDING_KERNELS = frozenset({("moe", "masked")})
 
 
-# Times that are kept for each card, and the cards' with their calibrations.
+# Times that are kept for each card, and what tables of one card and calibration share.
 _MOST_KEPT = 1 << 16
-_SHARED: dict[tuple[int, str], tuple[Accelerator, dict[Any, Any]]] = {}
+_SHARED: dict[tuple[int, str], tuple[Accelerator, dict[Any, Any], dict[Any, Any]]] = {}
 
 
 class KernelTable:
@@ -233,7 +233,8 @@ def load(accelerator: Accelerator, path: Path | None) -> KernelTable:
     curves, sha256 = read(path)
     table = KernelTable(accelerator, curves, sha256)
     # The card is held as well, so that no other one takes its identity.
-    _card, table._kept = _SHARED.setdefault((id(accelerator), sha256), (accelerator, {}))
+    shared = _SHARED.setdefault((id(accelerator), sha256), (accelerator, {}, {}))
+    _card, table._kept, table._serving = shared
     return table
 
 

@@ -13,7 +13,7 @@ from sim.errors import InfeasibleError
 from sim.metrics import summary
 from sim.run import simulate
 from sim.scenario import Scenario
-from sim.steady import largest, largest_batch, most_fitting, steady
+from sim.steady import fullest, largest, most_fitting
 from sim.workload import ClosedLoop
 
 TpotOf = Literal["mean", "p50", "p90", "p99"]
@@ -29,10 +29,9 @@ def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[st
     """
     site = compile_deployment(with_batch(scenario, 1))
     limit_ms, most = scenario.slo.tpot_ms, most_fitting(site)
-    guess = largest_batch(site, limit_ms)
+    bound = fullest(site, limit_ms)
     if scenario.simulation.engine == "bound":
-        batch = max(guess, 1)
-        return steady(site, batch * site.lanes).figures() | {"batch": batch}
+        return bound.figures() | {"batch": bound.batch}
     found: dict[int, dict[str, Any]] = {}
 
     def tpot_ms(batch: int) -> float:
@@ -42,7 +41,7 @@ def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[st
             raise InfeasibleError("the run is too short for a TPOT: raise simulation.min_steps")
         return float(tpot)
 
-    batch = max(largest(tpot_ms, limit_ms, most, max(guess, 1)), 1)
+    batch = max(largest(tpot_ms, limit_ms, most, bound.batch), 1)
     return found[batch] | {"batch": batch}
 
 

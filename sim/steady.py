@@ -48,6 +48,11 @@ class Steady:
     usage_ns: dict[Status, float]
     """Kernel time by status of its look-up."""
 
+    @property
+    def batch(self) -> int:
+        """Requests on each attention GPU in each micro-batch, the fullest one's."""
+        return -(-self.requests // self.site.lanes)
+
     def figures(self) -> dict[str, Any]:
         """Return the figures of `sim.metrics` that a steady state has; the others are None."""
         site, scenario = self.site, self.site.scenario
@@ -109,19 +114,20 @@ def steady(site: Site, requests: int) -> Steady:
     return Steady(site, requests, program, times.values, step_ns, usage_ns)
 
 
-def largest_batch(site: Site, tpot_ms: float, guess: int = _TYPICAL_BATCH) -> int:
-    """Return the largest batch whose steady state meets a TPOT and whose KV fits; 0 if none does.
+def fullest(site: Site, tpot_ms: float) -> Steady:
+    """Return the steady state of the largest batch that meets a TPOT and whose KV fits.
 
-    The batch is the number of requests on each attention GPU in each micro-batch. The search
-    begins at `guess`.
+    The batch is the number of requests on each attention GPU in each micro-batch; the steady state
+    is that of one where none meets the TPOT.
     """
-    limit_ns = tpot_ms * NS_PER_MS
-    return largest(
-        lambda batch: float(steady(site, batch * site.lanes).step_ns),
-        limit_ns,
-        most_fitting(site),
-        guess,
-    )
+    found: dict[int, Steady] = {}
+
+    def step_ns(batch: int) -> float:
+        found[batch] = steady(site, batch * site.lanes)
+        return float(found[batch].step_ns)
+
+    batch = largest(step_ns, tpot_ms * NS_PER_MS, max(most_fitting(site), 1), _TYPICAL_BATCH)
+    return found[max(batch, 1)]
 
 
 def most_fitting(site: Site) -> int:
@@ -133,22 +139,24 @@ def most_fitting(site: Site) -> int:
 def largest(value: Callable[[int], float], limit: float, most: int, guess: int) -> int:
     """Return the largest whole number from 1 to `most` whose value is at most `limit`; 0 if none.
 
-    Values are taken to rise. The search follows the line through the two latest values, strides on
-    where there is none, and halves the range whenever that has not done better.
+    Values are positive and taken to rise. The search follows the line through the two latest values,
+    and halves the range whenever that has not done better.
     """
-    low, high, stride = 0, most + 1, max(guess, 1)
-    trial = min(stride, max(most, 1))
+    low, high, trial = 0, most + 1, min(max(guess, 1), max(most, 1))
     known: list[tuple[int, float]] = []
     while high - low > 1:
         width = high - low
         found = value(trial)
         low, high = (trial, high) if found <= limit else (low, trial)
         known = [*known[-1:], (trial, found)]
-        if len(known) == 2 and known[0][1] != found:
+        if len(known) == 1:
+            # Half of a value is taken to be there without the number.
+            trial = int(trial * (2 * limit / found - 1))
+        elif known[0][1] != found:
             (first, before), slope = known[0], (found - known[0][1]) / (trial - known[0][0])
             trial = first + int((limit - before) / slope) if slope > 0 else low + (high - low) // 2
         else:
-            trial = trial + stride if found <= limit else trial // 2
+            trial = 2 * trial if found <= limit else trial // 2
         if low and high <= most and 2 * (high - low) > width and len(known) == 2:
             trial = trial if low < trial < high else low + (high - low) // 2
         trial = min(max(trial, low + 1), high - 1)

@@ -14,7 +14,7 @@ from sim.deployments.site import Site
 from sim.engines.bound import BoundEngine
 from sim.metrics import summary
 from sim.run import simulate
-from sim.steady import largest, largest_batch, steady
+from sim.steady import fullest, largest, steady
 from sim.units import NS_PER_MS
 from tests import tiny
 
@@ -108,17 +108,16 @@ def test_the_largest_batch_is_the_last_one_that_meets_the_target(
 ) -> None:
     site = site_of(tiny_model, variety, 60)
     tpot_ms = float(steady(site, 50 * site.lanes).step_ns) / NS_PER_MS
-    batch = largest_batch(site, tpot_ms)
+    batch = fullest(site, tpot_ms).batch
     assert batch >= 50
     assert steady(site, batch * site.lanes).step_ns <= tpot_ms * NS_PER_MS
     assert steady(site, (batch + 1) * site.lanes).step_ns > tpot_ms * NS_PER_MS
-    assert largest_batch(site, tpot_ms, guess=999) == batch
-    assert largest_batch(site, 1e-6) == 0
+    assert fullest(site, 1e-6).batch == 1
 
 
 def test_the_largest_batch_fits_in_memory(tiny_model: Path) -> None:
     site = site_of(tiny_model, "two batches", 60)
-    batch = largest_batch(site, 1e9)
+    batch = fullest(site, 1e9).batch
     held = batch * site.micro_batches * site.reserved_bytes()
     capacity = site.kv_memory().kv_capacity_bytes()
     assert held <= capacity < held + site.micro_batches * site.reserved_bytes()
