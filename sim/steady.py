@@ -139,7 +139,7 @@ def most_fitting(site: Site) -> int:
 def largest(value: Callable[[int], float], limit: float, most: int, guess: int) -> int:
     """Return the largest whole number from 1 to `most` whose value is at most `limit`; 0 if none.
 
-    Values are positive and taken to rise. The search follows the line through the two latest values,
+    Values are positive and taken to rise. The search follows the line through the two latest ones,
     and halves the range whenever that has not done better.
     """
     low, high, trial = 0, most + 1, min(max(guess, 1), max(most, 1))
