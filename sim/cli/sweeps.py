@@ -199,6 +199,7 @@ class _Progress:
 
 def _save_sweep(loaded: Loaded, ran: Sequence[Point], rows: list[Row], folder: Path) -> None:
     from sim import points, report, results
+    from sim.search import with_batch
 
     sweep: Sweep = loaded.sweep
 
@@ -207,6 +208,10 @@ def _save_sweep(loaded: Loaded, ran: Sequence[Point], rows: list[Row], folder: P
         resolved = [results.resolved(point.scenario) for point in ran]
         used = {name for point in ran for name in points.accelerators(point.scenario)}
         scenarios = {point.index: point.scenario for point in ran}
+        for row in rows:
+            if row.get("batch") is not None:  # found by a search: its load is the row's
+                found = with_batch(scenarios[row["point"]], round(row["requests_in_flight"]))
+                scenarios[row["point"]] = found
         described = {
             **results.provenance(),
             "sweep": sweep.model_dump(mode="json"),

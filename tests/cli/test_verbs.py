@@ -473,4 +473,7 @@ def test_sweep_with_the_bound_engine_finds_batches(afdsim: Afdsim, tmp_path: Pat
     rows = json.loads(answer.out)["points"]
     assert {row["engine"] for row in rows} == {"bound"}
     assert all(row["batch"] > 1 and row["slo_met"] for row in rows)
+    described = json.loads((tmp_path / "results/runs/tiny/run.json").read_text())
+    loads = {row["requests_in_flight"] for row in rows}
+    assert described["best"]["AFD"]["workload"]["arrivals"]["concurrency"] in loads
     assert afdsim("sweep", "tiny.yaml", "--engine", "magic").code == 3
