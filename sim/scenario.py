@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from sim import cards
 from sim.errors import ScenarioError, SimError
 from sim.figure import Parameter
+from sim.noise import EmpiricalNoise, Noise
 from sim.strict import Strict
 from sim.units import DType
 from sim.workload import CsvLengths, Workload
@@ -266,6 +267,8 @@ class Scenario(Strict):
     workload: Workload
     slo: Slo
     simulation: Simulation
+    noise: Noise | None = None
+    """What disturbs the calibrated times; absent: nothing."""
 
     @model_validator(mode="after")
     def _check(self) -> Scenario:
@@ -273,6 +276,9 @@ class Scenario(Strict):
             raise ValueError(
                 "simulation.engine bound knows no arrivals: write workload.arrivals of kind closed"
             )
+        places = self.noise.places() if self.noise is not None else []
+        if isinstance(self.deployment, Ep) and any(place.side != "all" for place in places):
+            raise ValueError("noise: side attention or ffn is of AFD; leave it out under EP")
         return self
 
     def gpu_count(self) -> int:
@@ -333,4 +339,12 @@ def _bad_references(document: Document) -> list[str]:
                 CsvLengths(kind="csv", path=path).read()
             except ScenarioError as error:
                 problems += [document.problem((*lengths, "path"), p) for p in error.problems]
+    for number in range(len(document.get(("noise", "tasks")) or ())):
+        loc = ("noise", "tasks", number, "law", "path")
+        path = document.get(loc)
+        if isinstance(path, str):
+            try:
+                _ = EmpiricalNoise(kind="empirical", path=path, source="scenario").known
+            except ScenarioError as error:
+                problems += [document.problem(loc, problem) for problem in error.problems]
     return problems

@@ -17,6 +17,7 @@ from sim.errors import InfeasibleError
 from sim.kvcache import GpuMemory
 from sim.layers import LayerTimer, Ns, Spread, split_evenly, us, whole_ns
 from sim.model import DenseFfn, Layer, MoeFfn
+from sim.noise import ServerKind
 from sim.program import Program
 from sim.scenario import Afd, Scenario
 from sim.units import DTYPE_BYTES, NS_PER_S, NS_PER_US
@@ -96,6 +97,14 @@ class AfdDeployment(Site):
         link, _dash, way = part.partition("_")
         words = {"nic": "NIC", "nvlink": "NVLink"}
         return " ".join(word for word in (words.get(link, ""), way, name) if word)
+
+    def devices(self) -> list[dict[ServerKind, int]]:
+        """Return the devices behind each server: an FFN instance is its GPUs in lockstep."""
+        in_lockstep, found = self.afd.ffn.gpus_per_instance, super().devices()
+        for pool, devices in zip(self.program.pools, found, strict=True):
+            if pool.name.startswith("ffn") and pool.kind != "nvlink":
+                devices[pool.kind] = in_lockstep
+        return found
 
     @property
     def core_timer(self) -> LayerTimer:

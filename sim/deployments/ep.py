@@ -15,6 +15,7 @@ from sim.errors import InfeasibleError
 from sim.kvcache import GpuMemory
 from sim.layers import LayerTimer, Ns, Spread, split_evenly, us, whole_ns
 from sim.model import DenseFfn, Layer, MoeFfn
+from sim.noise import ServerKind
 from sim.program import Program
 from sim.scenario import Ep, Scenario
 from sim.units import DTYPE_BYTES, NS_PER_US
@@ -73,6 +74,20 @@ class EpDeployment(Site):
         node, rank = divmod(server, self.layer_timer.table.accelerator.node.gpus)
         return f"n{node}.g{rank}" if of.kind == "gpu" else of.name
 
+    def devices(self) -> list[dict[ServerKind, int]]:
+        """Return the devices behind each server: the all-to-all runs over every GPU's link."""
+        found = super().devices()
+        inside = self.ep.gpus <= self.layer_timer.table.accelerator.node.scale_up_domain_gpus
+        for pool, devices in zip(self.program.pools, found, strict=True):
+            if pool.kind == "network":
+                devices["nvlink" if inside else "nic"] = self.ep.gpus
+        return found
+
+    @property
+    def host_share(self) -> int:
+        """Micro-batches that share one pass of the host: those of a step."""
+        return self.ep.micro_batches
+
     @property
     def core_timer(self) -> LayerTimer:
         """Times the attention core."""
@@ -96,7 +111,7 @@ class EpDeployment(Site):
 
         The micro-batches of a step share one pass of the host, so each bears its part.
         """
-        gap_us = self.scenario.software.host_gap_us_per_step / self.ep.micro_batches
+        gap_us = self.scenario.software.host_gap_us_per_step / self.host_share
         return {"host": round(gap_us * NS_PER_US)}
 
     def cards_and_gpus(self) -> list[tuple[str, int]]:

@@ -17,6 +17,7 @@ from sim.hardware import Accelerator
 from sim.kvcache import GpuMemory, kv_layout
 from sim.layers import Batch, Core, LayerTimer, Ns
 from sim.model import Layer, MoeFfn
+from sim.noise import ServerKind
 from sim.program import Program, Times
 from sim.scenario import MoeKernel, Scenario
 from sim.units import DTYPE_BYTES
@@ -104,6 +105,15 @@ class Site(ABC):
     @abstractmethod
     def server_name(self, pool: int, server: int) -> str:
         """Return what people call a server of a pool: GPUs by instance and rank, a0.g3."""
+
+    def devices(self) -> list[dict[ServerKind, int]]:
+        """Return, by pool, how many devices of which kind stand behind each of its servers."""
+        return [{pool.kind: 1} for pool in self.program.pools]
+
+    @property
+    def host_share(self) -> int:
+        """Micro-batches that share one pass of the host."""
+        return 1
 
     @abstractmethod
     def around_core(self, requests: Ns) -> dict[tuple[str, int], Ns]:

@@ -20,7 +20,16 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("errors", "units", "pareto", "streams", "statistics", "figure", "strict", "compiled"),
         "workers",
     ),
-    ("hardware", "model", "workload", "yaml_loader", "measurements", "axes", "constraints"),
+    (
+        "hardware",
+        "model",
+        "workload",
+        "yaml_loader",
+        "measurements",
+        "axes",
+        "constraints",
+        "noise",
+    ),
     (
         *("cards", "ops", "curve", "lookup", "table", "kernels", "kvcache", "theory", "experts"),
         "families",
@@ -28,7 +37,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("measurement_files", "measure", "measure_torch", "measure_triton", "published"),
     ),
     ("scenario",),
-    ("program", "layers", "flights", "scheduler", "deployments.", "work_log"),
+    (
+        *("program", "layers", "flights", "scheduler", "deployments.", "work_log"),
+        *("unfolding", "jitter", "drawn"),
+    ),
     ("engines.",),
     ("run", "metrics", "steady", "search", "frozen", "bottleneck", "sensitivity", "balance"),
     (
