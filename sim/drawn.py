@@ -9,6 +9,7 @@ from sim.deployments.site import Site
 from sim.jitter import Jitter
 from sim.layers import Batch
 from sim.program import Program, Times
+from sim.scenario import Scenario
 from sim.unfolding import unfold
 
 
@@ -36,3 +37,8 @@ class DrawnTimes:
             return times
         unfolded = self._unfolding.times(times)
         return unfolded if batch.is_empty() else self._jitter.applied(unfolded, micro_batch, step)
+
+
+def left_out(scenario: Scenario) -> str:
+    """Return what a frozen state leaves out of `scenario`, in one line; empty if nothing is."""
+    return "" if scenario.noise is None else "a frozen state takes mean times: noise is left out"

@@ -19,6 +19,7 @@ import numpy as np
 
 from sim.deployments import compile_deployment
 from sim.deployments.site import Site
+from sim.drawn import left_out
 from sim.engines.bound import BoundEngine
 from sim.errors import InfeasibleError
 from sim.kernels import STATUSES, Status
@@ -47,6 +48,11 @@ class Steady:
     """Time per step: the TPOT of every request."""
     usage_ns: dict[Status, float]
     """Kernel time by status of its look-up."""
+
+    @property
+    def engine_note(self) -> str:
+        """What of the scenario the bound leaves out; empty if nothing."""
+        return left_out(self.site.scenario)
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of `sim.metrics` that a steady state has; the others are None."""
