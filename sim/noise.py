@@ -94,7 +94,7 @@ class EmpiricalNoise(Strict):
     @cached_property
     def known(self) -> Floats:
         """The factors in rising order. Raises ScenarioError naming every bad line."""
-        factors = _factors_in(self.path) if self.path is not None else self.factors
+        factors = read_factors(self.path) if self.path is not None else self.factors
         return np.sort(np.asarray(factors, dtype=np.float64))
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
@@ -103,7 +103,8 @@ class EmpiricalNoise(Strict):
         return np.interp(rng.random(shape), places, self.known)
 
 
-def _factors_in(path: str) -> list[float]:
+def read_factors(path: str) -> list[float]:
+    """Return the factors of a CSV file. Raises ScenarioError naming every bad line."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

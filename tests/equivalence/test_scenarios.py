@@ -110,6 +110,7 @@ def ep(draw: st.DrawFn) -> tuple[str, list[str]]:
     return "dsv3-ep128", [
         f"deployment.gpus={draw(st.sampled_from((8, 16)))}",
         f"deployment.overlap={draw(st.sampled_from(('none', 'two_batch')))}",
+        f"deployment.redundant_experts={draw(st.sampled_from((0, 16, 32)))}",
         f"software.host_gap_us_per_step={{value: {draw(st.integers(0, 2000))}, source: drawn}}",
     ]
 
@@ -156,12 +157,43 @@ def noise(draw: st.DrawFn, sides: tuple[str, ...]) -> str:
 
 
 @st.composite
+def routing(draw: st.DrawFn) -> str:
+    """Draw a routing, expected or drawn step by step with any placement."""
+    kind = draw(
+        st.sampled_from(
+            (
+                "kind: balanced",
+                "kind: uniform",
+                "kind: power_law, alpha: 0.6",
+                "kind: dirichlet, concentration: 0.5",
+            )
+        )
+    )
+    if draw(st.booleans()):
+        return f"routing={{{kind}}}"
+    eplb = f"every_steps: {draw(st.integers(1, 5))}, window_steps: {draw(st.integers(1, 5))}"
+    placements = (
+        "{kind: contiguous}",
+        "{kind: round_robin}",
+        f"{{kind: eplb, {eplb}, hierarchical: {draw(st.sampled_from(('true', 'false')))}}}",
+    )
+    groups = draw(st.sampled_from(("null", "{count: 8, chosen: 4}")))
+    drift = draw(st.sampled_from(("null", "{every_steps: 3, share: 0.3}")))
+    placement = draw(st.sampled_from(placements))
+    return (
+        f"routing={{{kind}, per_step: {{placement: {placement}, groups: {groups}, "
+        f"drift: {drift}}}}}"
+    )
+
+
+@st.composite
 def settings_of_runs(draw: st.DrawFn) -> tuple[str, list[str]]:
     name, settings = draw(st.one_of(afd(), ep()))
     sides = ("all", "attention", "ffn") if name == AFD else ("all",)
     steps = f"simulation.max_steps={draw(st.integers(20, 25))}"
     seed = f"simulation.seed={draw(st.integers(0, 99))}"
-    return name, [*settings, draw(arrivals()), draw(lengths()), draw(noise(sides)), steps, seed]
+    effects = draw(noise(sides)), draw(routing())
+    return name, [*settings, draw(arrivals()), draw(lengths()), *effects, steps, seed]
 
 
 def run(name: str, settings: list[str], engine: str) -> Run | str:

@@ -32,14 +32,14 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     (
         *("cards", "ops", "curve", "lookup", "table", "kernels", "kvcache", "theory", "experts"),
-        "families",
+        *("families", "routing", "eplb"),
         *("regression", "calibration", "calibration_grid", "calibration_check"),
         *("measurement_files", "measure", "measure_torch", "measure_triton", "published"),
     ),
     ("scenario",),
     (
         *("program", "layers", "flights", "scheduler", "deployments.", "work_log"),
-        *("unfolding", "jitter", "drawn"),
+        *("unfolding", "jitter", "expert_load", "drawn"),
     ),
     ("engines.",),
     ("run", "metrics", "steady", "search", "frozen", "bottleneck", "sensitivity", "balance"),
