@@ -120,10 +120,9 @@ class Site(ABC):
 
     def without_routed(self) -> Self:
         """Return the deployment with times that leave out what `routed_ns` has."""
-        program = self.program
+        _ = self.program  # in the static order that suits the expected load, and shared
         other = copy(self)
         other._kept, other.draws_experts = {}, True
-        assert other.program is program
         return other
 
     @abstractmethod

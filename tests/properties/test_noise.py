@@ -280,6 +280,20 @@ def test_steps_take_longer_the_more_noise_there_is(tiny_model: Path, base: str) 
         assert one["tpot_ms_mean"] + one["tpot_ci95_ms"] >= bound_ms
 
 
+STEPWISE = "routing={kind: balanced, per_step: {placement: {kind: contiguous}}}"
+
+
+def test_the_bound_says_what_it_leaves_out(tiny_model: Path) -> None:
+    calm = steady_state(tiny.load(tiny_model, "dsv3-ep128", CLOSED))
+    loud = steady_state(tiny.load(tiny_model, "dsv3-ep128", CLOSED, noise(0.2), STEPWISE))
+    assert calm.engine_note == ""
+    assert loud.engine_note == (
+        "a frozen state takes mean times: noise is left out; experts have their expected load, "
+        "without routing.per_step"
+    )
+    assert loud.figures() == calm.figures()
+
+
 @pytest.mark.parametrize("base", ["step3-2a2f", "dsv3-ep128"])
 def test_noise_that_is_none_changes_no_table(tiny_model: Path, base: str) -> None:
     calm, silent = run(tiny_model, base), run(tiny_model, base, noise(0.0))
