@@ -7,7 +7,6 @@ device are places in the stream. What one section draws does not depend on anoth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,22 +102,14 @@ class Jitter:
         """Return how many devices a stall can hit in each value of the times."""
         program = self._unfolding.program
         weights = np.zeros(program.slot_bounds[-1][1])
-        bounds = [0, *(len(program.layer_kinds) * (i + 1) for i in range(len(program.stages)))]
-        for stage, (first, last) in zip(program.stages, pairwise(bounds), strict=True):
+        for index, (stage, layers) in enumerate(zip(program.stages, self._layers, strict=True)):
             pool = program.pools[stage.pool]
-            count = self._devices[stage.pool].get(stall.server, 0)
             way = "in" if stage.name.endswith("_in") else "out"
             other_way = pool.kind == "nic" and stall.way not in ("both", way)
             if _meets(stall, pool) and not other_way:
-                begin, end = program.slot_bounds[first][0], program.slot_bounds[last - 1][1]
-                weights[begin:end] = count
-        return weights * self._used_values()
-
-    def _used_values(self) -> NDArray[np.bool_]:
-        used = np.zeros(self._unfolding.program.slot_bounds[-1][1], dtype=np.int64)
-        for stage, layers in enumerate(self._layers):
-            self._unfolding.block(used, stage)[layers] = 1
-        return used > 0
+                count = self._devices[stage.pool].get(stall.server, 0)
+                self._unfolding.block(weights, index)[layers] = count
+        return weights
 
     def _interrupt(
         self, values: NDArray[np.int64], number: int, stall: Stall, micro_batch: int, step: int

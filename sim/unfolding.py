@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from sim.program import KEPT, Program, Times
 
 Ns = NDArray[np.int64]
+Number = TypeVar("Number", np.int64, np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,7 @@ class Unfolding:
         """Return times of the folded program as (fresh) times of the unfolded one."""
         return Times(times.values[self.gather], self.program.slot_bounds, times.delays_ns)
 
-    def block(self, values: Ns, stage: int) -> Ns:
+    def block(self, values: NDArray[Number], stage: int) -> NDArray[Number]:
         """Return the values of a stage, (layers and tail) × servers, as a view."""
         count = len(self.program.layer_kinds)
         bounds = self.program.slot_bounds
