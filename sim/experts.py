@@ -20,6 +20,7 @@ from sim.ops import Floats, Op
 Counts = NDArray[np.int64]
 
 _POWER_LAW = re.compile(r"power_law_(\d+(?:\.\d+)?)")
+_DIRICHLET = re.compile(r"dirichlet_([0-9.e+-]+)")
 # Share of all tokens that one expert may get, and the range of weights when there are fewer
 # pairs than experts, as aiconfigurator draws the loads it measures.
 _MOST_OF_TOKENS = 0.8
@@ -32,17 +33,21 @@ def draw(load: str, tokens: int, experts: int, top_k: int, rng: np.random.Genera
     """Return the tokens of each expert in one draw of `load`; they sum to tokens · top_k.
 
     "uniform" draws every (token, expert) pair alike; "balanced" gives each expert the same;
-    "power_law_α" draws popularities from a truncated power law. Raises CalibrationError for
-    another load.
+    "power_law_α" and "dirichlet_c" draw popularities from a truncated power law or a symmetric
+    Dirichlet law. Raises CalibrationError for another load.
     """
     pairs = tokens * top_k
     if load == "uniform":
         return np.asarray(rng.multinomial(pairs, np.full(experts, 1 / experts)), dtype=np.int64)
     if load == "balanced":
         return np.asarray(np.bincount(np.arange(pairs) % experts, minlength=experts))
+    if law := _DIRICHLET.fullmatch(load):
+        popularity = rng.dirichlet(np.full(experts, float(law[1])))
+        return np.asarray(rng.multinomial(pairs, popularity), dtype=np.int64)
     law = _POWER_LAW.fullmatch(load)
     if law is None:
-        raise CalibrationError(f"load should be uniform, balanced or power_law_α (got {load!r})")
+        known = "uniform, balanced, power_law_α or dirichlet_c"
+        raise CalibrationError(f"load should be {known} (got {load!r})")
     return _power_law(float(law[1]), tokens, experts, top_k, rng)
 
 
@@ -51,15 +56,8 @@ def _power_law(
 ) -> Counts:
     """Return loads proportional to draws from x^−α, none above the number of tokens."""
     pairs = tokens * top_k
-    dense = pairs > experts
-    low, high = (1.0, tokens * _MOST_OF_TOKENS) if dense else _SPARSE_WEIGHTS
     for _ in range(_REDRAWS):
-        flat = rng.random(experts)
-        if abs(alpha - 1) < 1e-9:
-            weights = low * (high / low) ** flat
-        else:
-            power = 1 - alpha
-            weights = ((high**power - low**power) * flat + low**power) ** (1 / power)
+        weights = power_law_weights(alpha, tokens, experts, top_k, rng)
         wanted = np.rint(weights / weights.sum() * pairs)
         if wanted.max() <= tokens:
             break
@@ -76,14 +74,31 @@ def _power_law(
     return np.asarray(loads, dtype=np.int64)
 
 
+def power_law_weights(
+    alpha: float, tokens: int, experts: int, top_k: int, rng: np.random.Generator
+) -> Floats:
+    """Return draws from x^−α, truncated as the loads that were measured are, one an expert."""
+    dense = tokens * top_k > experts
+    low, high = (1.0, tokens * _MOST_OF_TOKENS) if dense else _SPARSE_WEIGHTS
+    flat = rng.random(experts)
+    if abs(alpha - 1) < 1e-9:
+        return np.asarray(low * (high / low) ** flat)
+    power = 1 - alpha
+    return np.asarray(((high**power - low**power) * flat + low**power) ** (1 / power))
+
+
 def rank_op(
     dtype: str,
     hidden: int,
     intermediate: float,
     loads: ArrayLike,
     kernel: str = "masked",
+    tile_rows: float = ops.MASKED_TILE_ROWS,
 ) -> Op:
-    """Return the grouped FFN of each rank, given tokens per rank and expert (ranks × experts)."""
+    """Return the grouped FFN of each rank, given tokens per rank and expert (ranks × experts).
+
+    `tile_rows` are those that `kernel` pads each expert to; the masked kernel's are given.
+    """
     tokens = np.atleast_2d(np.asarray(loads, dtype=np.float64))
     return ops.moe(
         dtype,
@@ -91,10 +106,10 @@ def rank_op(
         intermediate,
         (tokens > 0).sum(axis=-1),
         tokens.sum(axis=-1),
-        ops.MASKED_TILE_ROWS,
+        tile_rows,
         kernel,
         np.full(tokens.shape[:-1], float(tokens.shape[-1])),
-        ops.padded(tokens, ops.MASKED_TILE_ROWS).sum(axis=-1),
+        ops.padded(tokens, tile_rows).sum(axis=-1),
     )
 
 

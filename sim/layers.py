@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sim import ops
 from sim.errors import InfeasibleError
-from sim.experts import hottest_factor
+from sim.experts import hottest_factor, rank_op
 from sim.families import hit_experts
 from sim.kernels import KernelTable
 from sim.kvcache import kv_dtype
@@ -192,6 +192,33 @@ class LayerTimer:
         if shared and not fused:
             columns = ffn.shared * ffn.shared_intermediate / spread.slices
             times = times + self.dense(columns, tokens / spread.ranks, uses)
+        return times
+
+    def drawn_experts(
+        self, ffn: MoeFfn, spread: Spread, loads: Ns, tokens: float, shared: bool = False
+    ) -> Ns:
+        """Return the time of the experts on each rank (layers × ranks), given their loads.
+
+        `loads` are the tokens of each expert of a rank (layers × ranks × experts). Shared experts
+        are as in `experts`. All layers are counted as usage.
+        """
+        fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
+        share = np.full((*loads.shape[:-1], fused), tokens / spread.ranks)
+        held = np.concatenate([loads, share], axis=-1)
+        masked = self.moe_kernel == "masked"
+        op = rank_op(
+            self.precision.gemm,
+            self.model.hidden,
+            ffn.expert_intermediate / spread.slices,
+            held.reshape(-1, held.shape[-1]),
+            self.moe_kernel,
+            ops.MASKED_TILE_ROWS if masked else self.table.accelerator.gemm_tile_rows,
+        )
+        times = self.table.duration_ns(op, spread.slices).reshape(loads.shape[:-1])
+        if shared and not fused:
+            columns = ffn.shared * ffn.shared_intermediate / spread.slices
+            gpus = spread.ranks * spread.slices * len(loads)
+            times = times + self.dense(columns, tokens / spread.ranks, gpus)
         return times
 
     def lm_head(self, requests: NDArray[np.int64], tp: int) -> Ns:

@@ -200,7 +200,7 @@ def save_steady(steady: Steady, out: Path | None = None) -> Path:
     tables = {table.accelerator.name: table.sha256 for table in site.tables}
 
     def fill(folder: Path) -> None:
-        made = {"engine": "bound"}
+        made = {"engine": "bound", "engine_note": steady.engine_note}
         described = described_run(site.scenario, tables, made, steady.figures())
         write_json(folder / "run.json", described)
 

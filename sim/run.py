@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sim.deployments import compile_deployment
 from sim.deployments.site import Site
+from sim.drawn import DrawnTimes
 from sim.engines import event
 from sim.errors import InfeasibleError, ScenarioError
 from sim.kernels import Status
@@ -84,6 +85,7 @@ class Decoder:
         from sim.scheduler import Scheduler
 
         self.site = site
+        self.drawn = DrawnTimes(site)
         scenario = site.scenario
         self.simulation = scenario.simulation
         self.closed = isinstance(scenario.workload.arrivals, ClosedLoop)
@@ -101,7 +103,7 @@ class Decoder:
         self._count = [0] * m
         self._last_ns = [-1] * m
         self._rows: list[tuple[int, ...]] = []
-        self._log = WorkLog(site)
+        self._log = WorkLog(site, self.drawn.program)
         self._notes: list[int] = []
 
     def boundary(self, micro_batch: int, now_ns: int) -> Times | event.Wait | None:
@@ -117,7 +119,8 @@ class Decoder:
             self._open[micro_batch] = None
             arrival_ns = scheduler.next_arrival_ns()
             return None if arrival_ns is None else event.Wait(arrival_ns)
-        times = self.site.times(scheduler.batch(micro_batch))
+        batch, number = scheduler.batch(micro_batch), self._count[micro_batch]
+        times = self.drawn.times(batch, micro_batch, number)
         self._begin(micro_batch, now_ns, times)
         return times
 
@@ -214,7 +217,7 @@ def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None
     begun = time.perf_counter()
     site = compile_deployment(scenario)
     decoder = Decoder(site)
-    engine, note, records = _decode(site.program, decoder, keep)
+    engine, note, records = _decode(decoder, keep)
     steps = decoder.step_columns()
     if not len(steps["step"]):
         raise InfeasibleError("no request was served: the workload is empty")
@@ -224,7 +227,7 @@ def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None
             usage[status] += spent
     return Run(
         scenario=scenario,
-        program=site.program,
+        program=decoder.drawn.program,
         steps=steps,
         layer_ns=decoder.layer_columns(),
         requests=decoder.request_columns(),
@@ -241,10 +244,10 @@ def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None
 
 
 def _decode(
-    program: Program, decoder: Decoder, keep: Callable[[Node, int], bool] | None
+    decoder: Decoder, keep: Callable[[Node, int], bool] | None
 ) -> tuple[Literal["event", "recurrence"], str, list[event.Record]]:
     """Run the engine; return which it was, why not the one asked for, and its records."""
-    note = ""
+    program, note = decoder.drawn.program, ""
     if decoder.simulation.engine == "recurrence":
         if keep is None:
             from sim.engines import recurrence

@@ -5,7 +5,7 @@ The docstring under a field is its help in `afdsim schema`, in editors and in do
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +14,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from sim import cards
 from sim.errors import ScenarioError, SimError
 from sim.figure import Parameter
+from sim.noise import EmpiricalNoise, Noise, read_factors
+from sim.routing import MeasuredRouting, Routing, read_profiles
 from sim.strict import Strict
 from sim.units import DType
 from sim.workload import CsvLengths, Workload
@@ -67,6 +69,14 @@ class FfnSide(Strict):
     moe_kernel: MoeKernel
     """masked: a grouped GEMM over experts padded to tiles (DeepGEMM behind DeepEP); fused: the
     serving framework's fused MoE kernel with permutation and sum."""
+    redundant_experts: NonNegativeInt = 0
+    """Extra expert copies, so that experts + copies divide evenly over the ranks (ep, tp_ep)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> FfnSide:
+        if self.redundant_experts and self.parallelism == "tp":
+            raise ValueError("redundant_experts: with tp every GPU has its part of every expert")
+        return self
 
     def gpu_count(self) -> int:
         """Return the FFN GPUs of the deployment."""
@@ -141,41 +151,6 @@ class Ep(Strict):
 
 
 Deployment = Annotated[Afd | Ep, Field(discriminator="kind")]
-
-
-class Balanced(Strict):
-    """Every expert gets the same tokens, as in profiles with simulated routing."""
-
-    kind: Literal["balanced"]
-
-    def load(self) -> str:
-        """Return the load in the words of `sim.experts`."""
-        return "balanced"
-
-
-class UniformRouting(Strict):
-    """Every token picks its experts at random, all alike: uneven by its own spread only."""
-
-    kind: Literal["uniform"]
-
-    def load(self) -> str:
-        """Return the load in the words of `sim.experts`."""
-        return "uniform"
-
-
-class PowerLaw(Strict):
-    """Popularities of experts drawn from a truncated power law."""
-
-    kind: Literal["power_law"]
-    alpha: Positive
-    """Exponent; 1.01 is the strong skew that kernels were measured under."""
-
-    def load(self) -> str:
-        """Return the load in the words of `sim.experts`."""
-        return f"power_law_{self.alpha:g}"
-
-
-Routing = Annotated[Balanced | UniformRouting | PowerLaw, Field(discriminator="kind")]
 
 
 class Precision(Strict):
@@ -266,6 +241,8 @@ class Scenario(Strict):
     workload: Workload
     slo: Slo
     simulation: Simulation
+    noise: Noise | None = None
+    """What disturbs the calibrated times; absent: nothing."""
 
     @model_validator(mode="after")
     def _check(self) -> Scenario:
@@ -273,11 +250,22 @@ class Scenario(Strict):
             raise ValueError(
                 "simulation.engine bound knows no arrivals: write workload.arrivals of kind closed"
             )
+        places = self.noise.places() if self.noise is not None else []
+        if isinstance(self.deployment, Ep) and any(place.side != "all" for place in places):
+            raise ValueError("noise: side attention or ffn is of AFD; leave it out under EP")
         return self
 
     def gpu_count(self) -> int:
         """Return all GPUs of the deployment."""
         return self.deployment.gpu_count()
+
+    def measured_files(self) -> list[str]:
+        """Return the CSV files of measured noise and routing that it names."""
+        laws = [task.law for task in self.noise.tasks] if self.noise is not None else []
+        named = [law.path for law in laws if isinstance(law, EmpiricalNoise)]
+        if isinstance(self.routing, MeasuredRouting):
+            named.append(self.routing.path)
+        return [path for path in named if path is not None]
 
 
 def load(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
@@ -325,12 +313,26 @@ def _bad_references(document: Document) -> list[str]:
                 cards.check(folder, name, what)
             except SimError as error:
                 problems += [document.problem(loc, line) for line in str(error).splitlines()]
+    tables: list[tuple[Loc, Callable[[str], object]]] = [(("routing", "path"), read_profiles)]
     lengths = ("workload", "lengths")
     if document.get((*lengths, "kind")) == "csv":
-        path = document.get((*lengths, "path"))
+        tables.append(((*lengths, "path"), lambda path: CsvLengths(kind="csv", path=path).read()))
+    tasks = document.get(("noise", "tasks"))
+    for number in range(len(tasks) if isinstance(tasks, list) else 0):
+        tables.append((("noise", "tasks", number, "law", "path"), read_factors))
+    return problems + _bad_tables(document, tables)
+
+
+def _bad_tables(
+    document: Document, tables: Iterable[tuple[Loc, Callable[[str], object]]]
+) -> list[str]:
+    """Return a problem for every bad line of the files that are named, each with its reader."""
+    problems = []
+    for loc, read_table in tables:
+        path = document.get(loc)
         if isinstance(path, str):
             try:
-                CsvLengths(kind="csv", path=path).read()
+                read_table(path)
             except ScenarioError as error:
-                problems += [document.problem((*lengths, "path"), p) for p in error.problems]
+                problems += [document.problem(loc, problem) for problem in error.problems]
     return problems

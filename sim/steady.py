@@ -19,6 +19,7 @@ import numpy as np
 
 from sim.deployments import compile_deployment
 from sim.deployments.site import Site
+from sim.drawn import left_out
 from sim.engines.bound import BoundEngine
 from sim.errors import InfeasibleError
 from sim.kernels import STATUSES, Status
@@ -52,6 +53,11 @@ class Steady:
     def batch(self) -> int:
         """Requests on each attention GPU in each micro-batch, the fullest one's."""
         return -(-self.requests // self.site.lanes)
+
+    @property
+    def engine_note(self) -> str:
+        """What of the scenario the bound leaves out; empty if nothing."""
+        return left_out(self.site.scenario)
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of `sim.metrics` that a steady state has; the others are None."""

@@ -58,6 +58,7 @@ def inputs(point: Point) -> Inputs:
     lengths = scenario.workload.lengths
     if isinstance(lengths, CsvLengths):
         named[f"lengths {lengths.path}"] = Path(lengths.path)
+    named |= {f"measured {path}": Path(path) for path in scenario.measured_files()}
     return {
         "scenario": resolved(scenario) | {"max_batch_under_slo": point.search},
         "calibration": tables,

@@ -9,19 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.deployments.site import Site
-from sim.program import Times
+from sim.program import Program, Times
 
 # Values noted before they are summed up: 32 MiB of them.
 _MOST_VALUES = 1 << 22
 
 
 class WorkLog:
-    """Collects the `Times` of begun steps."""
+    """Collects the `Times` of begun steps of a deployment, which are times of `program`."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, program: Program) -> None:
         self._site = site
+        self._program = program
         self._noted: list[tuple[int, Times]] = []
-        servers = sum(pool.servers for pool in site.program.pools)
+        servers = sum(pool.servers for pool in program.pools)
         self._busy = np.zeros((0, servers), dtype=np.int64)
         self._layers: list[dict[str, NDArray[np.float64]]] = []
         self._count = 0
@@ -58,6 +59,6 @@ class WorkLog:
         if missing > 0:
             more = np.zeros((missing, self._busy.shape[1]), dtype=np.int64)
             self._busy = np.concatenate([self._busy, more])
-        program = self._site.program
+        program = self._program
         np.add.at(self._busy, steps, program.busy_of(values))
         self._layers.append(self._site.layer_ns(program, values, delays_ns))

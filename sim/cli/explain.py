@@ -32,11 +32,15 @@ def explain(
 
     Example: afdsim explain step3-2a2f --picture pipeline.html
     """
+    from sim.drawn import left_out
     from sim.explain import explain_frozen, sentences
     from sim.frozen import Frozen
     from sim.scenario import load
 
-    frozen = Frozen.of(load(scenario, setting or ()))
+    loaded = load(scenario, setting or ())
+    if note := left_out(loaded):
+        say(note)
+    frozen = Frozen.of(loaded)
     found = explain_frozen(frozen)
     text = sentences(found)
     if picture is not None:

@@ -37,6 +37,8 @@ def run(
         if timeline is not None:
             raise typer.BadParameter("the bound engine runs no tasks", param_hint="--timeline")
         steady = steady_state(loaded)
+        if steady.engine_note:
+            say(steady.engine_note)
         _show(steady.figures(), as_json)
         say(f"saved in {save_steady(steady, out)}; the bound engine has no tables")
         return

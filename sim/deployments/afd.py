@@ -14,9 +14,11 @@ from sim import cards, ops
 from sim.deployments.afd_ring import Shape, choose_lags, program
 from sim.deployments.site import Site
 from sim.errors import InfeasibleError
+from sim.expert_load import Loads, visits
 from sim.kvcache import GpuMemory
 from sim.layers import LayerTimer, Ns, Spread, split_evenly, us, whole_ns
 from sim.model import DenseFfn, Layer, MoeFfn
+from sim.noise import ServerKind
 from sim.program import Program
 from sim.scenario import Afd, Scenario
 from sim.units import DTYPE_BYTES, NS_PER_S, NS_PER_US
@@ -96,6 +98,14 @@ class AfdDeployment(Site):
         link, _dash, way = part.partition("_")
         words = {"nic": "NIC", "nvlink": "NVLink"}
         return " ".join(word for word in (words.get(link, ""), way, name) if word)
+
+    def devices(self) -> list[dict[ServerKind, int]]:
+        """Return the devices behind each server: an FFN instance is its GPUs in lockstep."""
+        in_lockstep, found = self.afd.ffn.gpus_per_instance, super().devices()
+        for pool, devices in zip(self.program.pools, found, strict=True):
+            if pool.name.startswith("ffn") and pool.kind != "nvlink":
+                devices[pool.kind] = in_lockstep
+        return found
 
     @property
     def core_timer(self) -> LayerTimer:
@@ -180,22 +190,16 @@ class AfdDeployment(Site):
         ffn = self.model.ffn[layer.ffn]
         tokens = float(requests.sum())
         all_gpus = self.model.layer_counts[layer] * y * g
+        time = np.zeros(y, dtype=np.int64)
         if isinstance(ffn, DenseFfn):
             time = timer.dense(ffn.intermediate / (y * g), tokens, all_gpus)
-        else:
-            time = timer.experts(ffn, self._spread(ffn), tokens, all_gpus, shared=True)
+        elif not self.draws(layer):
+            time = timer.experts(ffn, self.spread(ffn), tokens, all_gpus, shared=True)
             time = time.reshape(y, -1).max(axis=1) if len(time) >= y else np.repeat(time, y)
-        arriving = tokens * self._visits(layer)
-        gathered = arriving * ops.activation_bytes(self.model.hidden, self.afd.a2f_dtype)
-        summed = arriving * self.model.hidden * DTYPE_BYTES[self.afd.f2a_dtype]
-        # A collective's time goes by its bytes; BF16 is the format that was measured.
-        gather = ops.collective("all_gather", "bf16", g, gathered)
-        scatter = ops.collective("reduce_scatter", "bf16", g, summed)
-        return {
-            "all_gather": timer.table.duration_ns(gather, all_gpus),
-            "experts": self._slowed(time),
-            "reduce_scatter": timer.table.duration_ns(scatter, all_gpus),
-        }
+        if self.draws(layer) and self._follows_routing():
+            return {}
+        arriving = np.asarray(tokens * self._visits(layer))
+        return {"experts": self._slowed(time)} | self._collectives(arriving, all_gpus)
 
     def _transfers(self, layer: Layer, requests: Ns) -> dict[str, Ns]:
         """Return the NIC times of both sides, both ways.
@@ -217,22 +221,88 @@ class AfdDeployment(Site):
             "f2a_in": whole_ns(visits * y * back / a_goodput * NS_PER_S),
         }
 
+    def _follows_routing(self) -> bool:
+        """Return whether a token goes only to the FFN instances that host one of its experts."""
+        return self.afd.a2f == "routed" and self.afd.ffn.parallelism != "tp"
+
     def _visits(self, layer: Layer) -> float:
         """Return the probability that a token goes to a given FFN instance."""
         ffn, y = self.model.ffn[layer.ffn], self.afd.ffn.instances
-        everywhere = self.afd.a2f == "broadcast" or self.afd.ffn.parallelism == "tp"
-        if everywhere or isinstance(ffn, DenseFfn):
+        if not self._follows_routing() or isinstance(ffn, DenseFfn):
             return 1.0
         elsewhere = ffn.experts - ffn.experts // y
         return 1 - comb(elsewhere, ffn.top_k) / comb(ffn.experts, ffn.top_k)
 
-    def _spread(self, ffn: MoeFfn) -> Spread:
+    def spread(self, ffn: MoeFfn) -> Spread:
         """Return how the experts lie on the FFN side. Raises InfeasibleError if uneven."""
         side = self.afd.ffn
         ranks = {"tp": 1, "tp_ep": side.instances, "ep": side.gpu_count()}[side.parallelism]
+        copies = ffn.experts + side.redundant_experts
         remedy = "choose another number of FFN instances or parallelism: tp"
-        split_evenly(ffn.experts, ranks, "experts", remedy)
-        return Spread(ffn.experts, ranks, side.gpu_count() // ranks)
+        split_evenly(copies, ranks, "experts", remedy)
+        return Spread(copies, ranks, side.gpu_count() // ranks)
+
+    @property
+    def expert_nodes(self) -> int:
+        """FFN instances that hold experts of their own."""
+        return 1 if self.afd.ffn.parallelism == "tp" else self.afd.ffn.instances
+
+    def routed_ns(self, ffn: MoeFfn, requests: Ns, loads: Loads) -> dict[str, Ns]:
+        """Return the durations of the experts, and of transfers where they follow the routing.
+
+        An instance takes as long as its slowest rank, and gets the tokens that have an expert in
+        it (layers × servers).
+        """
+        spread, y, tokens = self.spread(ffn), self.afd.ffn.instances, float(requests.sum())
+        timer = self.ffn_timer
+        ranks = timer.drawn_experts(ffn, spread, loads.tokens, tokens, shared=True)
+        ranks = self._slowed(ranks)
+        ranks[0] += self._loading_ns(ffn, spread, loads.moved)
+        if spread.ranks == 1:
+            return {"experts": np.repeat(ranks, y, axis=1)}
+        timed = {"experts": ranks.reshape(len(ranks), y, -1).max(axis=-1)}
+        if self.afd.a2f == "routed":
+            pairs = loads.tokens.reshape(len(ranks), y, -1).sum(axis=-1)
+            timed |= self._drawn_transfers(requests, visits(pairs, ffn.experts, ffn.top_k))
+        return timed
+
+    def _drawn_transfers(self, requests: Ns, visited: ops.Floats) -> dict[str, Ns]:
+        """Return NIC and NVLink times by layer, given the share of tokens that visit an instance.
+
+        `visited` is layers × instances.
+        """
+        g, hidden = self.afd.ffn.gpus_per_instance, self.model.hidden
+        out = float(ops.activation_bytes(hidden, self.afd.a2f_dtype))
+        back = float(ops.activation_bytes(hidden, self.afd.f2a_dtype))
+        sent = visited.sum(axis=1, keepdims=True) * requests
+        fullest = visited * rail_load(g, requests.astype(np.float64))
+        a_ns = NS_PER_S / self._goodput(self.attention_timer)
+        f_ns = NS_PER_S / self._goodput(self.ffn_timer)
+        return self._collectives(visited * requests.sum(), g) | {
+            "a2f": whole_ns(sent * out * a_ns),
+            "a2f_in": whole_ns(fullest * out * f_ns),
+            "f2a": whole_ns(fullest * back * f_ns),
+            "f2a_in": whole_ns(sent * back * a_ns),
+        }
+
+    def _loading_ns(self, ffn: MoeFfn, spread: Spread, moved: Ns) -> Ns:
+        """Return how long the GPUs of each rank take to load their parts of `moved` experts."""
+        elements = moved * (ffn.expert_weights(self.model.hidden) / spread.slices)
+        n_bytes = elements * DTYPE_BYTES[self.scenario.precision.gemm]
+        return whole_ns(n_bytes / self._goodput(self.ffn_timer) * NS_PER_S)
+
+    def _collectives(self, arriving: ops.Floats, uses: int) -> dict[str, Ns]:
+        """Return the times of all-gather and reduce-scatter of the tokens that arrive."""
+        g, table = self.afd.ffn.gpus_per_instance, self.ffn_timer.table
+        gathered = arriving * ops.activation_bytes(self.model.hidden, self.afd.a2f_dtype)
+        summed = arriving * self.model.hidden * DTYPE_BYTES[self.afd.f2a_dtype]
+        # A collective's time goes by its bytes; BF16 is the format that was measured.
+        gather = ops.collective("all_gather", "bf16", g, gathered)
+        scatter = ops.collective("reduce_scatter", "bf16", g, summed)
+        return {
+            "all_gather": table.duration_ns(gather, uses),
+            "reduce_scatter": table.duration_ns(scatter, uses),
+        }
 
     def _goodput(self, timer: LayerTimer) -> float:
         accelerator = timer.table.accelerator
@@ -269,8 +339,8 @@ class AfdDeployment(Site):
             if isinstance(ffn, DenseFfn):
                 total += count * ffn.weights(model.hidden) / gpus
                 continue
-            spread = self._spread(ffn)
-            held = ffn.experts / spread.ranks / spread.slices
+            spread = self.spread(ffn)
+            held = spread.copies / spread.ranks / spread.slices
             total += count * held * ffn.expert_weights(model.hidden)
             total += count * ffn.shared_weights(model.hidden) / spread.slices
         return total * DTYPE_BYTES[self.scenario.precision.gemm]

@@ -7,17 +7,22 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sim import cards, ops
 from sim.deployments.ep_schedule import Shape, program
 from sim.deployments.site import Site
 from sim.errors import InfeasibleError
+from sim.expert_load import Loads
+from sim.experts import hottest_factor
+from sim.kernels import bytes_per_s
 from sim.kvcache import GpuMemory
 from sim.layers import LayerTimer, Ns, Spread, split_evenly, us, whole_ns
 from sim.model import DenseFfn, Layer, MoeFfn
+from sim.noise import ServerKind
 from sim.program import Program
 from sim.scenario import Ep, Scenario
-from sim.units import DTYPE_BYTES, NS_PER_US
+from sim.units import DTYPE_BYTES, NS_PER_S, NS_PER_US
 
 
 class EpDeployment(Site):
@@ -73,6 +78,20 @@ class EpDeployment(Site):
         node, rank = divmod(server, self.layer_timer.table.accelerator.node.gpus)
         return f"n{node}.g{rank}" if of.kind == "gpu" else of.name
 
+    def devices(self) -> list[dict[ServerKind, int]]:
+        """Return the devices behind each server: the all-to-all runs over every GPU's link."""
+        found = super().devices()
+        inside = self.ep.gpus <= self.layer_timer.table.accelerator.node.scale_up_domain_gpus
+        for pool, devices in zip(self.program.pools, found, strict=True):
+            if pool.kind == "network":
+                devices["nvlink" if inside else "nic"] = self.ep.gpus
+        return found
+
+    @property
+    def host_share(self) -> int:
+        """Micro-batches that share one pass of the host: those of a step."""
+        return self.ep.micro_batches
+
     @property
     def core_timer(self) -> LayerTimer:
         """Times the attention core."""
@@ -96,7 +115,7 @@ class EpDeployment(Site):
 
         The micro-batches of a step share one pass of the host, so each bears its part.
         """
-        gap_us = self.scenario.software.host_gap_us_per_step / self.ep.micro_batches
+        gap_us = self.scenario.software.host_gap_us_per_step / self.host_share
         return {"host": round(gap_us * NS_PER_US)}
 
     def cards_and_gpus(self) -> list[tuple[str, int]]:
@@ -126,20 +145,64 @@ class EpDeployment(Site):
         if isinstance(ffn, DenseFfn):
             dense = timer.dense(ffn.intermediate, b, uses)
             return {"attn0": attn0, "attn1": attn1, "shared": dense}
-        spread = Spread(self._copies(ffn), self.ep.gpus, 1)
+        spread = self.spread(ffn)
         shared = timer.dense(ffn.shared * ffn.shared_intermediate, b, uses)
-        tokens = float(b.sum())
-        return {
+        timed = {
             "attn0": self.slowed(layer, attn0),
             "attn1": attn1,
             "shared": self.slowed(layer, shared),
+        }
+        if self.draws(layer):
+            return timed
+        tokens, most = float(b.sum()), float(np.max(b))
+        return timed | {
             "experts": timer.experts(ffn, spread, tokens, uses * self.ep.gpus),
-            "dispatch": self._all_to_all("dispatch", ffn, b, uses),
-            "combine": self._all_to_all("combine", ffn, b, uses),
+            "dispatch": self._all_to_all("dispatch", ffn, most, uses),
+            "combine": self._all_to_all("combine", ffn, most, uses),
         }
 
-    def _all_to_all(self, direction: ops.Direction, ffn: MoeFfn, requests: Ns, uses: int) -> Ns:
-        """Return the time of dispatch or combine; the rank with the most tokens sets it."""
+    def spread(self, ffn: MoeFfn) -> Spread:
+        """Return how the experts lie on ranks. Raises InfeasibleError if uneven."""
+        return Spread(self._copies(ffn), self.ep.gpus, 1)
+
+    @property
+    def expert_nodes(self) -> int:
+        """Nodes over which the GPUs lie; 1 if they do not fill whole ones."""
+        each = self.layer_timer.table.accelerator.node.gpus
+        return self.ep.gpus // each if self.ep.gpus % each == 0 else 1
+
+    def routed_ns(self, ffn: MoeFfn, requests: Ns, loads: Loads) -> dict[str, Ns]:
+        """Return the durations of experts, dispatch and combine (layers × servers).
+
+        The rank that sends or receives most sets the all-to-all. Its calibrated time is that of
+        uniform routing, which has a fullest rank of its own: only what is beyond it counts.
+        """
+        spread, tokens = self.spread(ffn), int(requests.sum())
+        experts = self.layer_timer.drawn_experts(ffn, spread, loads.tokens, float(tokens))
+        experts[0] += self._loading_ns(ffn, loads.moved)
+        usual = hottest_factor("uniform", tokens, spread.copies, ffn.top_k, spread.ranks)
+        pairs = loads.tokens.sum(axis=-1).max(axis=-1)
+        most = np.maximum(pairs / (ffn.top_k * usual), float(np.max(requests)))
+        return {
+            "experts": experts,
+            "dispatch": self._all_to_all("dispatch", ffn, most, 1)[:, np.newaxis],
+            "combine": self._all_to_all("combine", ffn, most, 1)[:, np.newaxis],
+        }
+
+    def _loading_ns(self, ffn: MoeFfn, moved: Ns) -> Ns:
+        """Return how long each GPU takes to load the weights of `moved` experts."""
+        accelerator = self.layer_timer.table.accelerator
+        elements = moved * float(ffn.expert_weights(self.model.hidden))
+        n_bytes = elements * DTYPE_BYTES[self.scenario.precision.gemm]
+        if self.ep.gpus <= accelerator.node.scale_up_domain_gpus:
+            return whole_ns(n_bytes / bytes_per_s(accelerator, "scale_up") * NS_PER_S)
+        goodput = bytes_per_s(accelerator, "nic") * self.fabric.goodput
+        return whole_ns(n_bytes / goodput * NS_PER_S)
+
+    def _all_to_all(
+        self, direction: ops.Direction, ffn: MoeFfn, most_tokens: ArrayLike, uses: int
+    ) -> Ns:
+        """Return the time of dispatch or combine, by the tokens of the rank that has most."""
         dispatching = direction == "dispatch"
         table = self.layer_timer.table
         op = ops.a2a(
@@ -147,7 +210,7 @@ class EpDeployment(Site):
             self.ep.dispatch_dtype if dispatching else self.ep.combine_dtype,
             self.ep.gpus,
             table.accelerator.node.scale_up_domain_gpus,
-            float(np.max(requests)),
+            most_tokens,
             self.model.hidden,
             ffn.top_k,
             self._copies(ffn),

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim import cards, kernels
+from sim.expert_load import Loads
 from sim.hardware import Accelerator
 from sim.kvcache import GpuMemory, kv_layout
-from sim.layers import Batch, Core, LayerTimer, Ns
+from sim.layers import Batch, Core, LayerTimer, Ns, Spread
 from sim.model import Layer, MoeFfn
+from sim.noise import ServerKind
 from sim.program import Program, Times
 from sim.scenario import MoeKernel, Scenario
 from sim.units import DTYPE_BYTES
@@ -63,6 +65,8 @@ class Site(ABC):
         self.layout = kv_layout(self.model, scenario.precision.kv, scenario.memory.kv_block_tokens)
         self.tables: list[kernels.KernelTable] = []
         self._kept: dict[bytes, _Prepared] = {}
+        self.draws_experts = False
+        """Whether `times` leaves out what depends on where tokens go, for `routed_ns` to add."""
 
     @property
     def lanes(self) -> int:
@@ -104,6 +108,43 @@ class Site(ABC):
     @abstractmethod
     def server_name(self, pool: int, server: int) -> str:
         """Return what people call a server of a pool: GPUs by instance and rank, a0.g3."""
+
+    def devices(self) -> list[dict[ServerKind, int]]:
+        """Return, by pool, how many devices of which kind stand behind each of its servers."""
+        return [{pool.kind: 1} for pool in self.program.pools]
+
+    @property
+    def host_share(self) -> int:
+        """Micro-batches that share one pass of the host."""
+        return 1
+
+    def without_routed(self) -> Self:
+        """Return the deployment with times that leave out what `routed_ns` has."""
+        _ = self.program  # in the static order that suits the expected load, and shared
+        other = copy(self)
+        other._kept, other.draws_experts = {}, True
+        return other
+
+    @abstractmethod
+    def spread(self, ffn: MoeFfn) -> Spread:
+        """Return how the experts lie on ranks. Raises InfeasibleError if uneven."""
+
+    @property
+    @abstractmethod
+    def expert_nodes(self) -> int:
+        """Nodes over which the ranks of experts lie."""
+
+    @abstractmethod
+    def routed_ns(self, ffn: MoeFfn, requests: Ns, loads: Loads) -> dict[str, Ns]:
+        """Return, by stage, the durations of what depends on where tokens go (layers × servers).
+
+        `requests` are those on each attention GPU, `loads` where their tokens go in all layers
+        with `ffn`. A rank that has to load weights does so before the first of them.
+        """
+
+    def draws(self, layer: Layer) -> bool:
+        """Return whether what depends on where tokens go is left out of a layer's times."""
+        return self.draws_experts and isinstance(self.model.ffn[layer.ffn], MoeFfn)
 
     @abstractmethod
     def around_core(self, requests: Ns) -> dict[tuple[str, int], Ns]:

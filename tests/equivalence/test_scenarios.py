@@ -21,6 +21,9 @@ from sim.program import Link
 from sim.run import Run, simulate
 from tests.equivalence.broken import Early, Late, all_relinked
 
+AFD = "step3-2a2f"
+EP = "dsv3-ep128"
+
 LAYERS = {
     "deepseek-v3": """
   - repeat: 1
@@ -107,16 +110,90 @@ def ep(draw: st.DrawFn) -> tuple[str, list[str]]:
     return "dsv3-ep128", [
         f"deployment.gpus={draw(st.sampled_from((8, 16)))}",
         f"deployment.overlap={draw(st.sampled_from(('none', 'two_batch')))}",
+        f"deployment.redundant_experts={draw(st.sampled_from((0, 16, 32)))}",
         f"software.host_gap_us_per_step={{value: {draw(st.integers(0, 2000))}, source: drawn}}",
     ]
+
+
+def sourced(value: float) -> str:
+    return f"{{value: {value}, source: drawn}}"
+
+
+@st.composite
+def noise(draw: st.DrawFn, sides: tuple[str, ...]) -> str:
+    """Draw all that may disturb a run, or some of it, or nothing."""
+    if draw(st.booleans()):
+        return "noise=null"
+
+    def place() -> str:
+        server = draw(st.sampled_from(("gpu", "nic", "nvlink", "network")))
+        return f"server: {server}, side: {draw(st.sampled_from(sides))}"
+
+    laws = (
+        f"{{kind: lognormal, cv: {sourced(0.2)}}}",
+        f"{{kind: gamma, cv: {sourced(1)}}}",
+        f"{{kind: uniform, spread: {sourced(1)}}}",
+        "{kind: empirical, factors: [0.9, 1, 1.3], source: drawn}",
+    )
+    tails = (
+        "null",
+        f"{{kind: exponential, mean_us: {sourced(200)}}}",
+        f"{{kind: lognormal, mean_us: {sourced(200)}, cv: {sourced(2)}}}",
+    )
+    some = st.integers(0, 2)
+    tasks = [f"{{{place()}, law: {draw(st.sampled_from(laws))}}}" for _ in range(draw(some))]
+    stalls = [
+        f"{{{place()}, rate_per_s: {sourced(draw(st.sampled_from((1, 1000))))}, "
+        f"duration: {draw(st.sampled_from(('fixed', 'exponential')))}, "
+        f"mean_us: {sourced(100)}, way: {draw(st.sampled_from(('both', 'in', 'out')))}}}"
+        for _ in range(draw(some))
+    ]
+    slow = [
+        f"{{{place()}, share: {sourced(0.3)}, factor: {sourced(1.5)}}}" for _ in range(draw(some))
+    ]
+    sections = (tasks, "tasks"), (stalls, "stalls"), (slow, "slow")
+    lists = [f"{name}: [{', '.join(entries)}]" for entries, name in sections]
+    return f"noise={{{', '.join(lists)}, host: {draw(st.sampled_from(tails))}}}"
+
+
+@st.composite
+def routing(draw: st.DrawFn) -> str:
+    """Draw a routing, expected or drawn step by step with any placement."""
+    kind = draw(
+        st.sampled_from(
+            (
+                "kind: balanced",
+                "kind: uniform",
+                "kind: power_law, alpha: 0.6",
+                "kind: dirichlet, concentration: 0.5",
+            )
+        )
+    )
+    if draw(st.booleans()):
+        return f"routing={{{kind}}}"
+    eplb = f"every_steps: {draw(st.integers(1, 5))}, window_steps: {draw(st.integers(1, 5))}"
+    placements = (
+        "{kind: contiguous}",
+        "{kind: round_robin}",
+        f"{{kind: eplb, {eplb}, hierarchical: {draw(st.sampled_from(('true', 'false')))}}}",
+    )
+    groups = draw(st.sampled_from(("null", "{count: 8, chosen: 4}")))
+    drift = draw(st.sampled_from(("null", "{every_steps: 3, share: 0.3}")))
+    placement = draw(st.sampled_from(placements))
+    return (
+        f"routing={{{kind}, per_step: {{placement: {placement}, groups: {groups}, "
+        f"drift: {drift}}}}}"
+    )
 
 
 @st.composite
 def settings_of_runs(draw: st.DrawFn) -> tuple[str, list[str]]:
     name, settings = draw(st.one_of(afd(), ep()))
+    sides = ("all", "attention", "ffn") if name == AFD else ("all",)
     steps = f"simulation.max_steps={draw(st.integers(20, 25))}"
     seed = f"simulation.seed={draw(st.integers(0, 99))}"
-    return name, [*settings, draw(arrivals()), draw(lengths()), steps, seed]
+    effects = draw(noise(sides)), draw(routing())
+    return name, [*settings, draw(arrivals()), draw(lengths()), *effects, steps, seed]
 
 
 def run(name: str, settings: list[str], engine: str) -> Run | str:
@@ -160,8 +237,6 @@ def test_tables_are_equal_to_the_byte_nightly(drawn: tuple[str, list[str]]) -> N
     compare(*drawn)
 
 
-AFD = "step3-2a2f"
-EP = "dsv3-ep128"
 UNEVEN = [
     "workload.arrivals={kind: closed, concurrency: 40}",
     "workload.lengths={kind: drawn, prompt: {kind: uniform, low: 1, high: 3000}, "
