@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.arrivals import ClosedLoop
 from sim.deployments import compile_deployment
 from sim.deployments.site import Site
 from sim.engines import event
@@ -23,7 +24,6 @@ from sim.program import Node, Program, Times
 from sim.scenario import Scenario
 from sim.statistics import half_width
 from sim.work_log import WorkLog
-from sim.workload import ClosedLoop
 
 if TYPE_CHECKING:
     from sim.scheduler import Emission

@@ -14,9 +14,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from sim import cards
 from sim.errors import ScenarioError, SimError
 from sim.figure import Parameter
+from sim.lengths import CsvLengths
 from sim.strict import Strict
 from sim.units import DType
-from sim.workload import CsvLengths, Workload
+from sim.workload import Workload
 from sim.yaml_loader import Document, Loc, read
 
 Positive = Annotated[float, Field(gt=0)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.arrivals import ClosedLoop
 from sim.errors import InfeasibleError
 from sim.flights import (
     AGE,
@@ -27,8 +28,9 @@ from sim.flights import (
 )
 from sim.kvcache import KvLayout
 from sim.layers import Batch
+from sim.lengths import stationary_sample
 from sim.units import gigabytes
-from sim.workload import ClosedLoop, Requests, Workload, stationary_sample
+from sim.workload import Requests, Workload
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from typing import Any
 
 from sim import cards
 from sim.errors import StoreError
+from sim.lengths import CsvLengths
 from sim.results import code, resolved, sha256
 from sim.scenario import Scenario
 from sim.sweeps import Outcome, Point, accelerators
-from sim.workload import CsvLengths
 
 FILE = "points.sqlite"
 

@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim import cards, kernels
+from sim.arrivals import ClosedLoop
 from sim.hardware import Accelerator
 from sim.kvcache import GpuMemory, kv_layout
 from sim.layers import Batch, Core, LayerTimer, Ns
+from sim.lengths import CsvLengths, DrawnLengths, Tokens, stationary_sample
 from sim.model import Layer, MoeFfn
 from sim.program import Program, Times
 from sim.scenario import MoeKernel, Scenario
 from sim.units import DTYPE_BYTES
-from sim.workload import ClosedLoop, CsvLengths, DrawnLengths, Tokens, stationary_sample
 
 # Enough requests that their mean context is within 1 % of the slot load for any length law.
 _NOMINAL_SAMPLE = 4096

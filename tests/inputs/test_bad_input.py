@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sim import cards, scenario
 from sim.errors import EXIT_BAD_INPUT, ScenarioError
+from sim.lengths import CsvLengths
 from sim.scenario import Scenario
-from sim.workload import CsvLengths
 from sim.yaml_loader import parse, read
 from tests.strategies import assignments, csv_texts, mangled
 

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.arrivals import ClosedLoop, Poisson
 from sim.errors import InfeasibleError
 from sim.flights import Ints
 from sim.kvcache import KvLayout
+from sim.lengths import DrawnLengths, Fixed, Uniform
 from sim.scheduler import Scheduler
-from sim.workload import ClosedLoop, DrawnLengths, Fixed, Poisson, Requests, Uniform, Workload
+from sim.workload import Requests, Workload
 from tests.strategies import Arrival, arrivals
 
 few = settings(max_examples=60, deadline=None)

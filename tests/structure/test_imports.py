@@ -20,7 +20,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("errors", "units", "pareto", "streams", "statistics", "figure", "strict", "compiled"),
         "workers",
     ),
-    ("hardware", "model", "workload", "yaml_loader", "measurements", "axes", "constraints"),
+    (
+        *("hardware", "model", "yaml_loader", "measurements", "axes", "constraints"),
+        *("lengths", "arrivals", "traces", "workload"),
+    ),
     (
         *("cards", "ops", "curve", "lookup", "table", "kernels", "kvcache", "theory", "experts"),
         "families",
