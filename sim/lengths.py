@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import re
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
 
-from sim.errors import ScenarioError
 from sim.streams import stream
 from sim.strict import Strict
+from sim.traces import BadRows, Recorded, read
 
 Tokens = NDArray[np.int64]
 Positive = Annotated[float, Field(gt=0)]
 
-# Tokens of a recorded length: at most nine digits, more than any context.
-_LENGTH = re.compile(r"\s*0*[1-9][0-9]{0,8}\s*", re.ASCII)
-
 # Requests are drawn in blocks of this many, each block from its own stream.
 BLOCK = 4096
+
+
+class Law(Protocol):
+    """What lengths are drawn from."""
+
+    def draw(self, seed: int, purpose: str, block: int, count: int = ...) -> tuple[Tokens, Tokens]:
+        """Return prompt and output tokens of one block of requests."""
 
 
 class Fixed(Strict):
@@ -131,60 +132,40 @@ class DrawnLengths(Strict):
 
 
 class CsvLengths(Strict):
-    """Pairs of lengths drawn with replacement from a CSV: `prompt_tokens,output_tokens`."""
+    """Pairs of lengths drawn with replacement from a file.
+
+    The file is a CSV with the columns prompt_tokens and output_tokens, or any trace that arrivals
+    can replay; of a trace, times of arrival do not count.
+    """
 
     kind: Literal["csv"]
     path: str
-    """File with the columns prompt_tokens and output_tokens, from the working directory."""
+    """File of the lengths, from the working directory."""
+    bad_rows: BadRows = "refuse"
+    """What becomes of a file with rows that are no lengths: refuse it, or skip the rows; either way
+    they are told by line."""
 
-    def read(self) -> tuple[Tokens, Tokens]:
-        """Return the prompt and output columns. Raises ScenarioError naming every bad line."""
-        try:
-            lines = Path(self.path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ScenarioError(f"{self.path}: cannot be read: {error}") from None
-        reader = csv.DictReader(lines)
-        wanted = ("prompt_tokens", "output_tokens")
-        if not set(wanted) <= set(reader.fieldnames or ()):
-            raise ScenarioError(f"{self.path}:1: the header should name {' and '.join(wanted)}")
-        pairs, problems = [], []
-        try:
-            for row in reader:
-                values = [row[column] or "" for column in wanted]
-                if all(_LENGTH.fullmatch(value) for value in values):
-                    pairs.append([int(value) for value in values])
-                else:
-                    got = ", ".join(value[:20] for value in values)
-                    problems.append(
-                        f"{self.path}:{reader.line_num}: "
-                        f"lengths should be whole and positive (got {got})"
-                    )
-        except csv.Error as error:
-            problems.append(f"{self.path}:{reader.line_num}: {error}")
-        if not pairs and not problems:
-            problems.append(f"{self.path}:2: the file has no rows")
-        if problems:
-            raise ScenarioError(problems)
-        prompt, output = np.array(pairs, dtype=np.int64).T
-        return prompt, output
+    def read(self) -> Recorded:
+        """Return the recorded pairs. Raises ScenarioError naming bad rows by line."""
+        return read(self.path, timed=False, bad_rows=self.bad_rows)
 
     def draw(
         self, seed: int, purpose: str, block: int, count: int = BLOCK
     ) -> tuple[Tokens, Tokens]:
         """Return prompt and output tokens of one block of requests."""
-        prompt, output = self.read()
-        rows = stream(seed, f"{purpose}-csv", block).integers(0, len(prompt), count)
-        return prompt[rows], output[rows]
+        recorded = self.read()
+        rows = stream(seed, f"{purpose}-csv", block).integers(0, len(recorded.prompt), count)
+        return recorded.prompt[rows], recorded.output[rows]
 
     def mean_output_tokens(self) -> float:
         """Return the mean output tokens of a request."""
-        return float(self.read()[1].mean())
+        return float(self.read().output.mean())
 
 
 Lengths = Annotated[DrawnLengths | CsvLengths, Field(discriminator="kind")]
 
 
-def stationary_sample(lengths: Lengths, seed: int, count: int) -> tuple[Tokens, Tokens, Tokens]:
+def stationary_sample(lengths: Law, seed: int, count: int) -> tuple[Tokens, Tokens, Tokens]:
     """Return prompt, output and age (tokens already decoded) of `count` requests in flight.
 
     In the steady state of a closed loop a slot holds a request with a probability proportional to

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from sim import cards
+from sim.arrivals import Trace
 from sim.errors import ScenarioError, SimError
 from sim.figure import Parameter
 from sim.lengths import CsvLengths
@@ -326,12 +327,13 @@ def _bad_references(document: Document) -> list[str]:
                 cards.check(folder, name, what)
             except SimError as error:
                 problems += [document.problem(loc, line) for line in str(error).splitlines()]
-    lengths = ("workload", "lengths")
-    if document.get((*lengths, "kind")) == "csv":
-        path = document.get((*lengths, "path"))
-        if isinstance(path, str):
+    for loc, kind in (("workload", "lengths"), CsvLengths), (("workload", "arrivals"), Trace):
+        described = document.get(loc)
+        if isinstance(described, dict) and isinstance(described.get("path"), str):
             try:
-                CsvLengths(kind="csv", path=path).read()
+                kind.model_validate(described).read()
+            except ValidationError:
+                continue  # told by the schema
             except ScenarioError as error:
-                problems += [document.problem((*lengths, "path"), p) for p in error.problems]
+                problems += [document.problem((*loc, "path"), p) for p in error.problems]
     return problems

@@ -74,7 +74,7 @@ class Scheduler:
         """Requests that have been admitted."""
         if self._closed:
             assert requests_in_flight is not None
-            self._write(0, *stationary_sample(workload.lengths, seed, requests_in_flight))
+            self._write(0, *stationary_sample(workload.law, seed, requests_in_flight))
             self._arrive(requests_in_flight, 0)
 
     def column(self, name: str) -> Ints:

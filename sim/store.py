@@ -22,7 +22,6 @@ from typing import Any
 
 from sim import cards
 from sim.errors import StoreError
-from sim.lengths import CsvLengths
 from sim.results import code, resolved, sha256
 from sim.scenario import Scenario
 from sim.sweeps import Outcome, Point, accelerators
@@ -55,9 +54,9 @@ def inputs(scenario: Scenario) -> Inputs:
         path = named[f"accelerator {name}"] = cards.find(cards.ACCELERATORS, name, "accelerator")
         table = cards.calibration(_card_name(name, _state(path)))
         tables[name] = None if table is None else _file_sha256(table, _state(table))
-    lengths = scenario.workload.lengths
-    if isinstance(lengths, CsvLengths):
-        named[f"lengths {lengths.path}"] = Path(lengths.path)
+    recording = scenario.workload.recording()
+    if recording is not None:
+        named[f"{recording.kind} {recording.path}"] = Path(recording.path)
     return {
         "scenario": resolved(scenario),
         "calibration": tables,

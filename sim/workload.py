@@ -5,11 +5,12 @@ Requests arrive prefilled: a request brings `prompt` tokens of KV and decodes `o
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterator
 
-from sim.arrivals import Arrivals, ClosedLoop
-from sim.lengths import BLOCK, Lengths, Tokens
+from pydantic import model_validator
+
+from sim.arrivals import Arrivals, ClosedLoop, TimesNs, Trace
+from sim.lengths import BLOCK, CsvLengths, DrawnLengths, Lengths, Tokens
 from sim.strict import Strict
 
 
@@ -18,32 +19,78 @@ class Workload(Strict):
 
     arrivals: Arrivals
     """When requests arrive."""
-    lengths: Lengths
-    """How long their prompts and outputs are."""
+    lengths: Lengths | None = None
+    """How long their prompts and outputs are; a trace brings its own."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Workload:
+        if isinstance(self.arrivals, Trace) and self.lengths is not None:
+            raise ValueError("a trace brings its own lengths: leave lengths out")
+        if not isinstance(self.arrivals, Trace) and self.lengths is None:
+            raise ValueError(f"arrivals of kind {self.arrivals.kind} need lengths: add this key")
+        return self
+
+    @property
+    def law(self) -> DrawnLengths | CsvLengths | Trace:
+        """What draws lengths that requests of this workload may have."""
+        if isinstance(self.arrivals, Trace):
+            return self.arrivals
+        assert self.lengths is not None
+        return self.lengths
+
+    def recording(self) -> CsvLengths | Trace | None:
+        """Return what is read from a file, None if nothing is."""
+        return None if isinstance(self.law, DrawnLengths) else self.law
+
+    def notes(self) -> list[str]:
+        """Return what its file has that is not simulated as it stands. Raises ScenarioError."""
+        recording = self.recording()
+        if recording is None:
+            return []
+        recorded, path = recording.read(), recording.path
+        notes = []
+        if recorded.bad_rows:
+            notes = [*recorded.bad, f"{path}: {recorded.bad_rows:,} bad rows left out"]
+        if recorded.clipped_rows:
+            notes.append(f"{path}: {recorded.clipped_rows:,} requests cut to the longest context")
+        return notes
 
 
 class Requests:
     """The line of requests of a workload, drawn block by block; endless in a closed loop."""
 
     def __init__(self, workload: Workload, seed: int) -> None:
-        self._workload = workload
+        self._law = workload.law
         self._seed = seed
-        self._last_ns = 0
+        arrivals = workload.arrivals
+        self._times: Iterator[TimesNs] | None = None
+        self._requests = 0
+        """Requests of an open loop."""
+        if isinstance(arrivals, Trace):
+            recorded = arrivals.read()
+            self._recorded, self._requests = recorded, len(recorded.prompt)
+        elif not isinstance(arrivals, ClosedLoop):
+            self._times, self._requests = arrivals.blocks_ns(seed), arrivals.requests
 
-    def block(self, first: int) -> tuple[Tokens, Tokens, NDArray[np.int64] | None] | None:
+    def block(self, first: int) -> tuple[Tokens, Tokens, TimesNs | None] | None:
         """Return prompt, output and arrival (ns) of request `first` and the rest of its block.
 
         The arrivals of a closed loop are its scheduler's: None. Returns None past the last request
         of an open workload, whose blocks must be asked for in order and whole.
         """
+        if isinstance(self._law, Trace):
+            return self._replayed(first)
         number, offset = divmod(first, BLOCK)
-        arrivals = self._workload.arrivals
-        prompt, output = self._workload.lengths.draw(self._seed, "request", number)
-        if isinstance(arrivals, ClosedLoop):
+        prompt, output = self._law.draw(self._seed, "request", number)
+        if self._times is None:
             return prompt[offset:], output[offset:], None
-        count = min(arrivals.requests - first, BLOCK)
+        count = min(self._requests - first, BLOCK)
         if count <= 0:
             return None
-        arrival_ns = self._last_ns + np.cumsum(arrivals.gaps_ns(self._seed, number))
-        self._last_ns = int(arrival_ns[-1])
-        return prompt[:count], output[:count], arrival_ns[:count]
+        return prompt[:count], output[:count], next(self._times)[:count]
+
+    def _replayed(self, first: int) -> tuple[Tokens, Tokens, TimesNs] | None:
+        recorded, rows = self._recorded, slice(first, first + BLOCK)
+        if first >= len(recorded.prompt):
+            return None
+        return recorded.prompt[rows], recorded.output[rows], recorded.arrival_ns[rows]

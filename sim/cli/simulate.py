@@ -33,6 +33,8 @@ def run(
     from sim.steady import steady_state
 
     loaded = load(scenario, setting or ())
+    for note in loaded.workload.notes():
+        say(note)
     if loaded.simulation.engine == "bound":
         if timeline is not None:
             raise typer.BadParameter("the bound engine runs no tasks", param_hint="--timeline")
@@ -96,7 +98,10 @@ def validate(
                 left_out = f", {found.left_out} left out" if found.left_out else ""
                 say(f"{name}: {len(found.points)} points{left_out}, all well formed")
             else:
-                compile_deployment(load(path, setting or ()))
+                loaded = load(path, setting or ())
+                compile_deployment(loaded)
+                for note in loaded.workload.notes():
+                    say(note)
                 say(f"{name}: ok")
         except InfeasibleError as error:
             refused.append(f"{name}: {error}")

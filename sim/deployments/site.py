@@ -17,7 +17,7 @@ from sim.arrivals import ClosedLoop
 from sim.hardware import Accelerator
 from sim.kvcache import GpuMemory, kv_layout
 from sim.layers import Batch, Core, LayerTimer, Ns
-from sim.lengths import CsvLengths, DrawnLengths, Tokens, stationary_sample
+from sim.lengths import DrawnLengths, Tokens, stationary_sample
 from sim.model import Layer, MoeFfn
 from sim.program import Program, Times
 from sim.scenario import MoeKernel, Scenario
@@ -269,7 +269,7 @@ class Site(ABC):
             return in_flight
         workload = self.scenario.workload
         assert not isinstance(workload.arrivals, ClosedLoop)
-        per_request_ms = workload.lengths.mean_output_tokens() * self.scenario.slo.tpot_ms
+        per_request_ms = workload.law.mean_output_tokens() * self.scenario.slo.tpot_ms
         return workload.arrivals.requests_per_s * per_request_ms / 1e3
 
     def nominal_batch(self) -> Batch:
@@ -295,10 +295,10 @@ class Site(ABC):
 
     def _in_flight_sample(self) -> tuple[Tokens, Tokens, Tokens]:
         """Return prompt, output and age of requests as they are found in flight."""
-        lengths, seed = self.scenario.workload.lengths, self.scenario.simulation.seed
-        if isinstance(lengths, CsvLengths):
-            return stationary_sample(lengths, seed, _NOMINAL_SAMPLE)
-        return _drawn_sample(lengths, seed)
+        law, seed = self.scenario.workload.law, self.scenario.simulation.seed
+        if isinstance(law, DrawnLengths):
+            return _drawn_sample(law, seed)
+        return stationary_sample(law, seed, _NOMINAL_SAMPLE)
 
     def attention_weight_bytes(self, o_proj_tp: int) -> float:
         """Return bytes of attention weights and routers that an attention GPU holds."""
