@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from sim import cards
+from sim.admission import Admission
 from sim.arrivals import Trace
 from sim.errors import ScenarioError, SimError
 from sim.figure import Parameter
@@ -266,6 +267,8 @@ class Scenario(Strict):
     software: Software
     memory: Memory
     workload: Workload
+    admission: Admission = Admission()
+    """How requests are let in."""
     slo: Slo
     simulation: Simulation
 

@@ -61,9 +61,19 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
         shown.add_row(metric.name, number(figures[metric.name]), metric.unit, metric.definition)
     for pool, share in figures["utilisation"].items():
         shown.add_row(f"utilisation {pool}", number(share), "share", "busy share, mean")
+    if "preemptions" in figures:
+        for name, unit, definition in _PREEMPTION:
+            shown.add_row(name, number(figures[name]), unit, definition)
     verdict = "met" if figures["slo_met"] else "missed"
     shown.add_row("slo", verdict, "", f"mean TPOT against {figures['slo_tpot_ms']:g} ms")
     console().print(shown)
+
+
+_PREEMPTION = (
+    ("preemptions", "", "times that a request gave way for lack of KV"),
+    ("preempted_share", "share", "requests that ever did"),
+    ("preemption_ms_mean", "ms", "mean gap between tokens where they did"),
+)
 
 
 def _window(text: str) -> Any:

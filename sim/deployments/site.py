@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 
 from sim import cards, kernels
 from sim.arrivals import ClosedLoop
+from sim.errors import InfeasibleError
 from sim.hardware import Accelerator
-from sim.kvcache import GpuMemory, kv_layout
+from sim.kvcache import GpuMemory, Transfer, kv_layout
 from sim.layers import Batch, Core, LayerTimer, Ns
 from sim.lengths import DrawnLengths, Tokens, stationary_sample
 from sim.model import Layer, MoeFfn
 from sim.program import Program, Times
 from sim.scenario import MoeKernel, Scenario
-from sim.units import DTYPE_BYTES
+from sim.units import DTYPE_BYTES, NS_PER_US
 
 # Enough requests that their mean context is within 1 % of the slot load for any length law.
 _NOMINAL_SAMPLE = 4096
@@ -227,13 +228,33 @@ class Site(ABC):
             return None
         return arrivals.requests_in_flight(self.scenario.gpu_count())
 
+    def kv_transfer(self) -> Transfer | None:
+        """Return how KV comes from prefill; None if it comes with the request.
+
+        Raises InfeasibleError if it should come over NICs that the card does not have.
+        """
+        transfer = self.scenario.admission.kv_transfer
+        if transfer is None:
+            return None
+        accelerator = self.kv_memory().accelerator
+        line_rate = accelerator.node.nic_bytes_per_s_per_gpu()
+        if line_rate is None:
+            raise InfeasibleError(
+                f"{accelerator.name} has no NICs on its card: leave admission.kv_transfer out"
+            )
+        goodput = cards.fabric(self.scenario.deployment.fabric).goodput
+        latency_ns = round(transfer.latency_us * NS_PER_US)
+        return Transfer(line_rate * goodput * transfer.nic_share, latency_ns)
+
     def check_memory(self) -> None:
         """Refuse a shape whose weights or mean KV do not fit. Raises InfeasibleError."""
         memory = self.kv_memory()
         memory.kv_capacity_bytes()
         in_flight = self.requests_in_flight()
         requests = 1.0 if in_flight is None else in_flight / self.attention_gpus
-        memory.check_kv(requests * self.reserved_bytes(), requests, self.kv_remedy())
+        reserves = self.scenario.admission.kv.kind == "reserve"
+        each = self.reserved_bytes() if reserves else self.held_bytes()
+        memory.check_kv(requests * each, requests, self.kv_remedy())
 
     def usd_per_hour(self) -> float | None:
         """Return the rent of the deployment, USD per hour; None if a card has no price."""

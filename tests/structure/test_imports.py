@@ -22,7 +22,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     (
         *("hardware", "model", "yaml_loader", "measurements", "axes", "constraints"),
-        *("lengths", "arrivals", "traces", "workload"),
+        *("lengths", "arrivals", "traces", "workload", "admission"),
     ),
     (
         *("cards", "ops", "curve", "lookup", "table", "kernels", "kvcache", "theory", "experts"),
@@ -31,7 +31,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("measurement_files", "measure", "measure_torch", "measure_triton", "published"),
     ),
     ("scenario",),
-    ("program", "layers", "flights", "scheduler", "deployments.", "work_log"),
+    (
+        *("program", "layers", "deployments.", "work_log"),
+        *("ledger", "line", "flight_loops", "flights", "scheduler"),
+    ),
     ("engines.",),
     ("run", "metrics", "steady", "frozen", "bottleneck", "sensitivity", "balance"),
     (
