@@ -14,6 +14,7 @@ from math import ceil, floor
 
 import numpy as np
 
+from sim.arrivals import ClosedLoop
 from sim.bottleneck import critical_circuit
 from sim.deployments.afd import AfdDeployment
 from sim.errors import InfeasibleError
@@ -23,7 +24,6 @@ from sim.program import Times
 from sim.scenario import Afd, Ep, Scenario
 from sim.sensitivity import scaled
 from sim.units import NS_PER_MS
-from sim.workload import ClosedLoop
 
 # An all-to-all counts as hidden when what is left of it is below this share of the step.
 _HIDDEN = 1e-3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +33,13 @@ class KvLayout:
             blocks = -(-seen // self.block_tokens)
             total = total + blocks * self.block_tokens * per_token
         return total
+
+
+class Transfer(NamedTuple):
+    """How KV comes from prefill to an attention GPU."""
+
+    bytes_per_s: float
+    latency_ns: int
 
 
 def kv_dtype(model: ModelCard, layer_attention: str, kv: str) -> str:

@@ -82,6 +82,9 @@ def summary(run: Run) -> dict[str, Any]:
     measured = measured_steps(run, cut)
     gap_ns = (steps["end_ns"] - steps["previous_end_ns"]).astype(np.float64)
     gaps, weights = gap_ns[measured], steps["continuing"][measured].astype(np.float64)
+    if run.preemptions is not None:
+        pauses = _pauses_ns(run, int(steps["end_ns"][measured].min()))
+        gaps, weights = np.append(gaps, pauses), np.append(weights, np.ones(len(pauses)))
     tpot_ms = request_tpot_ms(run, cut)
     per_s = _tokens_per_s(run, measured)
     numbers, step_gaps = step_gaps_ns(steps)
@@ -119,8 +122,33 @@ def summary(run: Run) -> dict[str, Any]:
         figures[f"{column}_us"] = float(values[busy].mean()) / NS_PER_US if busy.any() else 0.0
     for status, spent in run.usage_ns.items():
         figures[f"{status}_share"] = spent / kernel_ns if kernel_ns else 0.0
+    if run.preemptions is not None:
+        figures |= preemption_figures(run)
     figures["engine"] = run.engine
     return figures | verdict(scenario, figures["tpot_ms_mean"])
+
+
+def _pauses_ns(run: Run, since_ns: int) -> NDArray[np.float64]:
+    """Return the gaps between tokens of requests that gave way, as far as they ended since then."""
+    assert run.preemptions is not None
+    table = run.preemptions
+    ended = table["token_ns"] >= since_ns
+    return (table["token_ns"] - table["preempted_ns"])[ended].astype(np.float64)
+
+
+def preemption_figures(run: Run) -> dict[str, Any]:
+    """Return how often requests gave way in the whole run, and what it cost them.
+
+    A pause is what a request waited for its next token in place of a step: until its KV was there
+    again and a GPU let it in.
+    """
+    assert run.preemptions is not None
+    requests = np.unique(run.preemptions["request"])
+    return {
+        "preemptions": len(run.preemptions["request"]),
+        "preempted_share": len(requests) / len(run.requests["request"]),
+        "preemption_ms_mean": _mean(_pauses_ns(run, 0) / NS_PER_MS),
+    }
 
 
 def verdict(scenario: Scenario, tpot_ms: float | None) -> dict[str, Any]:
@@ -133,15 +161,22 @@ def request_tpot_ms(run: Run, cut: int) -> NDArray[np.float64]:
     """Return the TPOT of every request over its tokens after the warm-up, ms.
 
     A closed loop is watched for a while in which long requests neither begin nor end: their TPOT
-    is that of the tokens seen. Requests with fewer than two tokens after the cut have none.
+    is that of the tokens seen. Requests with fewer than two tokens after the cut have none. One
+    that gave way has the TPOT of all of its tokens, the pauses between them included.
     """
     result = []
+    paused = np.zeros(len(run.requests["request"]), dtype=np.bool_)
+    if run.preemptions is not None:
+        paused = np.isin(run.requests["request"], run.preemptions["request"])
+        lived = (run.requests["last_token_ns"] - run.requests["first_token_ns"])[paused]
+        gaps = run.requests["tokens_in_run"][paused] - 1
+        result.append(lived[gaps > 0] / gaps[gaps > 0] / NS_PER_MS)
     for micro_batch in range(run.program.micro_batches):
         mine = run.steps["micro_batch"] == micro_batch
         ends = run.steps["end_ns"][mine]
         if len(ends) <= cut:
             continue
-        chosen = run.requests["micro_batch"] == micro_batch
+        chosen = (run.requests["micro_batch"] == micro_batch) & ~paused
         first = np.maximum(run.requests["first_token_ns"][chosen], ends[max(cut - 1, 0)])
         last = run.requests["last_token_ns"][chosen]
         tokens = np.searchsorted(ends, last) - np.searchsorted(ends, first)

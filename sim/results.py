@@ -181,6 +181,8 @@ def save_run(run: Run, out: Path | None = None) -> Path:
         write_table(folder / "requests", run.requests)
         write_table(folder / "steps", {**run.steps, **run.layer_ns})
         write_table(folder / "servers", server_columns(run))
+        if run.preemptions is not None:
+            write_table(folder / "preemptions", run.preemptions)
         if run.records:
             write_table(folder / "timeline", timeline_columns(run))
         made = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.arrivals import ClosedLoop
 from sim.deployments import compile_deployment
 from sim.deployments.site import Site
 from sim.drawn import DrawnTimes
@@ -24,7 +25,6 @@ from sim.program import Node, Program, Times
 from sim.scenario import Scenario
 from sim.statistics import half_width
 from sim.work_log import WorkLog
-from sim.workload import ClosedLoop
 
 if TYPE_CHECKING:
     from sim.scheduler import Emission
@@ -62,6 +62,8 @@ class Run:
     engine: Literal["event", "recurrence"] = "event"
     engine_note: str = ""
     """Why another engine ran than the scenario asks for."""
+    preemptions: Columns | None = None
+    """One row per time that a request gave way; None where requests reserve their KV."""
     records: list[event.Record] = field(default_factory=list)
     """Tasks of the recorded window."""
 
@@ -97,6 +99,8 @@ class Decoder:
             site.layout,
             site.kv_memory().kv_capacity_bytes(),
             site.requests_in_flight(),
+            scenario.admission,
+            site.kv_transfer(),
         )
         m = site.program.micro_batches
         self._open: list[_OpenStep | None] = [None] * m
@@ -115,7 +119,9 @@ class Decoder:
             if self.closed and micro_batch == len(self._open) - 1 and self._enough():
                 return None
         scheduler.admit(micro_batch, now_ns)
-        if not scheduler.in_flight():
+        # A request that waits although all is empty waits for another micro-batch, which this one
+        # must not hold up: it keeps its place in the order.
+        if not scheduler.in_flight() and not scheduler.waiting():
             self._open[micro_batch] = None
             arrival_ns = scheduler.next_arrival_ns()
             return None if arrival_ns is None else event.Wait(arrival_ns)
@@ -173,7 +179,10 @@ class Decoder:
         ended = np.array([flight.steps for flight in flights])[columns["micro_batch"]]
         last_ns = np.array(self._last_ns)[columns["micro_batch"]]
         finished = columns["finished"] == 1
-        tokens = np.where(finished, columns["output"] - columns["age"], ended - columns["entered"])
+        # Since a request that is out last came in, it has emitted nothing.
+        out = columns["entered"] < 0
+        since = np.where(out, 0, ended - columns["entered"])
+        tokens = np.where(finished, columns["output"] - columns["age"], columns["kept"] + since)
         return {
             "request": seen,
             "micro_batch": columns["micro_batch"],
@@ -181,12 +190,17 @@ class Decoder:
             "arrival_ns": columns["arrival_ns"],
             "admitted_ns": columns["admitted_ns"],
             "first_token_ns": columns["first_token_ns"],
-            "last_token_ns": np.where(finished, columns["last_token_ns"], last_ns),
+            "last_token_ns": np.where(finished | out, columns["last_token_ns"], last_ns),
             "prompt_tokens": columns["prompt"],
             "output_tokens": columns["output"],
             "tokens_in_run": tokens,
             "finished": columns["finished"],
         }
+
+    def preemption_columns(self) -> Columns | None:
+        """Return the table of preemptions; None where requests reserve their KV."""
+        reserves = self.site.scenario.admission.kv.kind == "reserve"
+        return None if reserves else self.scheduler.preemptions()
 
     def busy_table(self) -> NDArray[np.int64]:
         """Return work begun by (step, server)."""
@@ -239,6 +253,7 @@ def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None
         wall_s=time.perf_counter() - begun,
         engine=engine,
         engine_note=note,
+        preemptions=decoder.preemption_columns(),
         records=records,
     )
 

@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from sim import cards
+from sim.admission import Admission
+from sim.arrivals import Trace
 from sim.errors import ScenarioError, SimError
 from sim.figure import Parameter
+from sim.lengths import CsvLengths
 from sim.noise import EmpiricalNoise, Noise, read_factors
 from sim.routing import MeasuredRouting, Routing, read_profiles
 from sim.strict import Strict
 from sim.units import DType
-from sim.workload import CsvLengths, Workload
+from sim.workload import Workload
 from sim.yaml_loader import Document, Loc, read
 
 Positive = Annotated[float, Field(gt=0)]
@@ -239,6 +242,8 @@ class Scenario(Strict):
     software: Software
     memory: Memory
     workload: Workload
+    admission: Admission = Admission()
+    """How requests are let in."""
     slo: Slo
     simulation: Simulation
     noise: Noise | None = None
@@ -314,13 +319,11 @@ def _bad_references(document: Document) -> list[str]:
             except SimError as error:
                 problems += [document.problem(loc, line) for line in str(error).splitlines()]
     tables: list[tuple[Loc, Callable[[str], object]]] = [(("routing", "path"), read_profiles)]
-    lengths = ("workload", "lengths")
-    if document.get((*lengths, "kind")) == "csv":
-        tables.append(((*lengths, "path"), lambda path: CsvLengths(kind="csv", path=path).read()))
     tasks = document.get(("noise", "tasks"))
     for number in range(len(tasks) if isinstance(tasks, list) else 0):
         tables.append((("noise", "tasks", number, "law", "path"), read_factors))
-    return problems + _bad_tables(document, tables)
+    problems += _bad_tables(document, tables)
+    return problems + _bad_recordings(document)
 
 
 def _bad_tables(
@@ -335,4 +338,19 @@ def _bad_tables(
                 read_table(path)
             except ScenarioError as error:
                 problems += [document.problem(loc, problem) for problem in error.problems]
+    return problems
+
+
+def _bad_recordings(document: Document) -> list[str]:
+    """Return a problem for every bad line of the lengths or trace that are named."""
+    problems = []
+    for loc, kind in (("workload", "lengths"), CsvLengths), (("workload", "arrivals"), Trace):
+        described = document.get(loc)
+        if isinstance(described, dict) and isinstance(described.get("path"), str):
+            try:
+                kind.model_validate(described).read()
+            except ValidationError:
+                continue  # told by the schema
+            except ScenarioError as error:
+                problems += [document.problem((*loc, "path"), p) for p in error.problems]
     return problems

@@ -1,8 +1,7 @@
 """Scheduler: who is in flight. Admission, KV growth and completion at step boundaries (DESIGN §4).
 
-Both engines lead to the same calls; nothing here knows how long anything takes. Requests are
-numbered in the order in which they queue and enter in that order, so that the queue is a range of
-numbers.
+Both engines lead to the same calls; nothing here knows how long a step takes. Requests are numbered
+in the order in which they arrive.
 """
 
 from __future__ import annotations
@@ -11,24 +10,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.admission import Admission, Recompute, Swap, Watermark
+from sim.arrivals import ClosedLoop
 from sim.errors import InfeasibleError
-from sim.flights import (
+from sim.flight_loops import BALANCINGS, TOO_LARGE, Floats, Ints
+from sim.flights import Flight
+from sim.kvcache import KvLayout, Transfer
+from sim.layers import Batch
+from sim.ledger import (
     AGE,
     ARRIVAL,
     FIRST_TOKEN,
-    LEDGER,
+    HOME,
+    KEPT,
+    MICRO_BATCH,
     OUTPUT,
     PROMPT,
-    RESERVED,
-    TOO_LARGE,
-    Flight,
-    Floats,
-    Ints,
+    WHOLE,
+    Ledger,
 )
-from sim.kvcache import KvLayout
-from sim.layers import Batch
-from sim.units import gigabytes
-from sim.workload import ClosedLoop, Requests, Workload, stationary_sample
+from sim.lengths import stationary_sample
+from sim.line import Line
+from sim.streams import stream
+from sim.units import NS_PER_S, gigabytes
+from sim.workload import Requests, Workload
+
+# A request that gave way: what is known of it and of where it was, and of how it went on. Times
+# are −1 until they are known.
+PREEMPTIONS = (
+    *("request", "micro_batch", "gpu", "preempted_ns", "context_tokens", "restored_ns"),
+    "token_ns",
+)
 
 
 @dataclass(frozen=True)
@@ -38,13 +50,14 @@ class Emission:
     tokens: int
     """Tokens emitted: one for each request in the micro-batch."""
     continuing: int
-    """How many of them had emitted one before, so that a gap between tokens ended here."""
+    """How many of them came a step after the one before, so that a gap between tokens of that
+    length ended here."""
     finished: Ints
     """Requests that emitted their last token."""
 
 
 class Scheduler:
-    """Requests in flight and in the queue, over all micro-batches and attention GPUs."""
+    """Requests in flight and in line, over all micro-batches and attention GPUs."""
 
     def __init__(
         self,
@@ -55,89 +68,115 @@ class Scheduler:
         layout: KvLayout,
         kv_capacity_bytes: float,
         requests_in_flight: int | None,
+        admission: Admission,
+        transfer: Transfer | None = None,
     ) -> None:
         self.gpus = gpus
         self.micro_batches = micro_batches
         self.layout = layout
         self.kv_capacity_bytes = kv_capacity_bytes
-        self.reserved_bytes = np.zeros(gpus, dtype=np.int64)
-        self.flights = [Flight(j, gpus) for j in range(micro_batches)]
+        self.used_bytes = np.zeros(gpus, dtype=np.int64)
+        """KV that requests claim on each GPU."""
+        self.flights = [Flight(j, gpus, layout) for j in range(micro_batches)]
         self._closed = isinstance(workload.arrivals, ClosedLoop)
         self._requests = Requests(workload, seed)
-        self._ledger = np.full((len(LEDGER), 1024), -1, dtype=np.int64)
-        self._drawn = 0
+        self._ledger = Ledger(layout)
+        self._line = Line()
+        self._last_arrival_ns = -1
+        """Of the requests that are drawn, in an open loop."""
         self._queued = 0
-        """Requests that have arrived."""
-        self._entered = 0
-        """Requests that have been admitted."""
+        """Requests of a closed loop that have arrived."""
+        self._transfer = transfer
+        self._policy = admission.kv
+        share = self._policy.share if isinstance(self._policy, Watermark) else 1.0
+        key = np.uint64(stream(seed, "placement").integers(1 << 63))
+        grows = isinstance(self._policy, Watermark)
+        shared = share * kv_capacity_bytes, kv_capacity_bytes, grows
+        self._limits = (*shared, BALANCINGS[admission.gpu], key)
+        self._preemptions: list[list[int]] = []
+        self._paused: dict[int, int] = {}
+        """The last preemption of each request that has not emitted a token since."""
         if self._closed:
             assert requests_in_flight is not None
-            self._write(0, *stationary_sample(workload.lengths, seed, requests_in_flight))
-            self._arrive(requests_in_flight, 0)
+            sample = stationary_sample(workload.law, seed, requests_in_flight)
+            self._ledger.write(*sample)
+            self._arrive(requests_in_flight, 0, there=True)
 
     def column(self, name: str) -> Ints:
         """Return a column of the ledger by request; −1 where nothing is known yet."""
-        return self._ledger[LEDGER.index(name), : self._drawn]
+        return self._ledger.column(name)
 
     def columns(self, requests: Ints) -> dict[str, Ints]:
         """Return all that the ledger has of some requests."""
-        return dict(zip(LEDGER, self._ledger[:, requests], strict=True))
+        return self._ledger.columns(requests)
+
+    def preemptions(self) -> dict[str, Ints]:
+        """Return the table of preemptions, in the order in which they happened."""
+        table = np.array(self._preemptions, dtype=np.int64).reshape(-1, len(PREEMPTIONS))
+        return dict(zip(PREEMPTIONS, table.T, strict=True))
 
     def waiting(self) -> int:
-        """Return how many requests have arrived and not been admitted."""
-        return self._queued - self._entered
+        """Return how many requests might enter if there were room."""
+        return len(self._line)
 
     def in_flight(self) -> int:
         """Return the number of requests in all micro-batches."""
         return sum(len(flight) for flight in self.flights)
 
     def next_arrival_ns(self) -> int | None:
-        """Return when the next request arrives; None if none will, or in a closed loop."""
-        if self._closed or not self._draw(self._queued + 1):
-            return None
-        return int(self._ledger[ARRIVAL, self._queued])
+        """Return when the next request comes to the line; None if none will."""
+        while True:
+            comes_ns = self._line.next_ns()
+            certain = comes_ns is not None and comes_ns <= self._last_arrival_ns
+            if self._closed or certain or not self._draw():
+                return comes_ns
 
     def emit(self, micro_batch: int, now_ns: int) -> Emission:
         """Let every request of the micro-batch emit one token; the finished ones leave.
 
-        In a closed loop each finished request is replaced at once, at the end of the queue.
+        In a closed loop each finished request is replaced at once, at the end of the line. Where KV
+        is claimed as it grows, the youngest requests of a GPU without room for all give way.
         """
         flight = self.flights[micro_batch]
         tokens = len(flight)
-        first, last = flight.fresh
-        self._ledger[FIRST_TOKEN, first:last] = now_ns
-        flight.fresh = (0, 0)
-        finished = flight.step(now_ns, self.reserved_bytes, self._ledger)
+        fresh = len(flight.fresh)
+        if fresh:
+            self._first_tokens(flight.fresh, now_ns)
+            flight.fresh = flight.fresh[:0]
+        finished = flight.step(now_ns, self.used_bytes, self._ledger.table)
         if self._closed and len(finished):
             self._arrive(len(finished), now_ns)
-        return Emission(tokens, tokens - (last - first), finished)
+        if isinstance(self._policy, Watermark):
+            limits = self.kv_capacity_bytes, self.used_bytes, self._ledger.table
+            gone = flight.make_room(now_ns, *limits)
+            if len(gone):
+                self._preempt(gone, now_ns, self._policy)
+        return Emission(tokens, tokens - fresh, finished)
 
     def admit(self, micro_batch: int, now_ns: int) -> None:
         """Let waiting requests enter the micro-batch: first come, first served.
 
-        A micro-batch takes at most its share of all requests present, and a GPU at most its share
-        of the micro-batch, so that both stay even: the fullest GPU sets the pace, and one request
-        over a tile of rows costs a tile. Each request goes to the GPU with the least KV of this
-        micro-batch among those with room for it and its whole output; the head of the queue waits
-        if none has.
+        A micro-batch takes at most its share of all requests present, so that all stay even. Which
+        GPU takes a request is `Admission.gpu`'s to say; by default one takes at most its share of
+        the micro-batch, since the fullest GPU sets the pace and one request over a tile of rows
+        costs a tile. The head of the line waits if no GPU has room for its KV.
 
         Raises InfeasibleError for a request that no empty GPU could hold.
         """
-        if not self._closed:
-            self._arrive_until(now_ns)
-        if not self.waiting():
+        while not self._closed and self._last_arrival_ns <= now_ns and self._draw():
+            pass
+        self._line.pass_to(now_ns)
+        if not len(self._line):
             return
         flight = self.flights[micro_batch]
         present = self.in_flight() + self.waiting()
         share = -(-(present - micro_batch) // self.micro_batches)
-        first = self._entered
-        last = min(self._queued, first + max(share - len(flight), 0))
-        most_per_gpu = -(-share // self.gpus)
-        limits = most_per_gpu, now_ns, self.kv_capacity_bytes
-        entered = flight.enter(first, last, *limits, self.reserved_bytes, self._ledger)
+        requests = self._line.head(max(share - len(flight), 0))
+        limits = (-(-share // self.gpus), *self._limits)
+        entered = flight.enter(requests, now_ns, limits, self.used_bytes, self._ledger.table)
         if entered == TOO_LARGE:
-            raise self._too_large(first, last)
-        self._entered += entered
+            raise self._too_large(requests)
+        self._line.leave(entered)
 
     def batch(self, micro_batch: int) -> Batch:
         """Return requests and context tokens per GPU of a micro-batch."""
@@ -152,50 +191,79 @@ class Scheduler:
         """Return bytes of KV blocks in use on each GPU."""
         used = np.zeros(self.gpus)
         for flight in self.flights:
-            flight.add_kv_bytes(self.layout, used)
+            flight.add_kv_bytes(used)
         return used
 
-    def _arrive(self, count: int, now_ns: int) -> None:
-        """Put the next requests of a closed loop at the end of the queue."""
-        self._draw(self._queued + count)
-        self._ledger[ARRIVAL, self._queued : self._queued + count] = now_ns
-        self._queued += count
+    def _first_tokens(self, requests: Ints, now_ns: int) -> None:
+        """Note the first tokens of requests that came in at the last boundary."""
+        first_token_ns = self._ledger.table[FIRST_TOKEN]
+        first_token_ns[requests[first_token_ns[requests] < 0]] = now_ns
+        if self._paused:
+            for request in requests.tolist():
+                if request in self._paused:
+                    self._preemptions[self._paused.pop(request)][-1] = now_ns
 
-    def _arrive_until(self, now_ns: int) -> None:
-        """Put the requests that have arrived by now at the end of the queue."""
-        while (arrival_ns := self.next_arrival_ns()) is not None and arrival_ns <= now_ns:
-            known = self._ledger[ARRIVAL, self._queued : self._drawn]
-            self._queued += int(np.searchsorted(known, now_ns, side="right"))
+    def _preempt(self, requests: Ints, now_ns: int, policy: Watermark) -> None:
+        """Send requests that gave way to where they get their KV back."""
+        known = self._ledger.table[:, requests]
+        contexts = known[PROMPT] + known[AGE] + known[KEPT]
+        back_ns = now_ns + _restored_ns(policy.preemption, contexts, self.layout)
+        rows = (requests, known[MICRO_BATCH], known[HOME], contexts, back_ns)
+        for request, micro_batch, gpu, context, back in zip(
+            *(r.tolist() for r in rows), strict=True
+        ):
+            self._paused[request] = len(self._preemptions)
+            self._preemptions.append([request, micro_batch, gpu, now_ns, context, back, -1])
+            self._line.send_away(request, back)
 
-    def _draw(self, count: int) -> bool:
-        """Draw requests until `count` are known; return False if the workload has fewer."""
-        while self._drawn < count:
-            block = self._requests.block(self._drawn)
-            if block is None:
-                return False
-            prompt, output, arrival_ns = block
-            self._write(self._drawn, prompt, output, np.zeros_like(prompt))
-            if arrival_ns is not None:
-                self._ledger[ARRIVAL, self._drawn - len(prompt) : self._drawn] = arrival_ns
+    def _arrive(self, count: int, now_ns: int, there: bool = False) -> None:
+        """Let the next requests of a closed loop arrive, their KV being `there` already or not."""
+        first, last = self._queued, self._queued + count
+        while self._ledger.count < last:
+            self._draw()
+        self._ledger.table[ARRIVAL, first:last] = now_ns
+        self._queued = last
+        self._expect(np.arange(first, last), there)
+
+    def _draw(self) -> bool:
+        """Draw another block of requests; return False if the workload has none."""
+        first = self._ledger.count
+        block = self._requests.block(first)
+        if block is None:
+            return False
+        prompt, output, arrival_ns = block
+        self._ledger.write(prompt, output, np.zeros_like(prompt))
+        if arrival_ns is not None:
+            self._ledger.table[ARRIVAL, first : self._ledger.count] = arrival_ns
+            self._last_arrival_ns = int(arrival_ns[-1])
+            self._expect(np.arange(first, self._ledger.count))
         return True
 
-    def _write(self, first: int, prompt: Ints, output: Ints, age: Ints) -> None:
-        """Note the sizes of the requests from `first` on."""
-        last = first + len(prompt)
-        while last > self._ledger.shape[1]:
-            more = np.full_like(self._ledger, -1)
-            self._ledger = np.concatenate([self._ledger, more], axis=1)
-        sizes = self._ledger[:, first:last]
-        sizes[PROMPT], sizes[OUTPUT], sizes[AGE] = prompt, output, age
-        sizes[RESERVED] = self.layout.request_bytes(prompt + output)
-        self._drawn = last
+    def _expect(self, requests: Ints, there: bool = False) -> None:
+        """Put requests in line for the time at which their KV is there."""
+        comes_ns = self._ledger.table[ARRIVAL, requests]
+        if self._transfer is not None and not there:
+            kv_bytes = self.layout.request_bytes(self._ledger.table[PROMPT, requests])
+            transfer_ns = np.rint(kv_bytes / self._transfer.bytes_per_s * NS_PER_S)
+            comes_ns = comes_ns + transfer_ns.astype(np.int64) + self._transfer.latency_ns
+        self._line.expect(requests, comes_ns)
 
-    def _too_large(self, first: int, last: int) -> InfeasibleError:
-        needs = self._ledger[RESERVED, first:last]
-        request = first + int(np.argmax(needs > self.kv_capacity_bytes))
-        prompt, output = self._ledger[PROMPT, request], self._ledger[OUTPUT, request]
+    def _too_large(self, requests: Ints) -> InfeasibleError:
+        needs = self._ledger.table[WHOLE, requests]
+        at = int(np.argmax(needs > self.kv_capacity_bytes))
+        prompt, output = self._ledger.table[[PROMPT, OUTPUT], requests[at]]
         return InfeasibleError(
-            f"a request of {prompt} + {output} tokens needs {gigabytes(needs[request - first])} of "
+            f"a request of {prompt} + {output} tokens needs {gigabytes(needs[at])} of "
             f"KV, an attention GPU has {gigabytes(self.kv_capacity_bytes)}: shorten the "
             "context or use a narrower KV format"
         )
+
+
+def _restored_ns(how: Recompute | Swap, contexts: Ints, layout: KvLayout) -> Ints:
+    """Return how long it takes until requests that gave way have their KV back, ns."""
+    if isinstance(how, Recompute):
+        seconds = contexts / float(how.tokens_per_s)
+    else:
+        # Out to the host, and back.
+        seconds = 2 * layout.request_bytes(contexts) / float(how.bytes_per_s)
+    return np.rint(seconds * NS_PER_S).astype(np.int64)

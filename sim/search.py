@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from sim.arrivals import ClosedLoop
 from sim.deployments import compile_deployment
 from sim.errors import InfeasibleError
 from sim.metrics import summary
 from sim.run import simulate
 from sim.scenario import Scenario
 from sim.steady import fullest, largest, most_fitting
-from sim.workload import ClosedLoop
 
 TpotOf = Literal["mean", "p50", "p90", "p99"]
 

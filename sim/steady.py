@@ -139,7 +139,7 @@ def fullest(site: Site, tpot_ms: float) -> Steady:
 def most_fitting(site: Site) -> int:
     """Return the largest batch whose mean KV fits in memory."""
     capacity = site.kv_memory().kv_capacity_bytes()
-    return int(capacity / site.reserved_bytes() / site.micro_batches)
+    return int(capacity / site.claimed_bytes() / site.micro_batches)
 
 
 def largest(value: Callable[[int], float], limit: float, most: int, guess: int) -> int:

@@ -24,7 +24,6 @@ from sim import cards
 from sim.errors import StoreError
 from sim.points import Outcome, Point, accelerators
 from sim.results import code, resolved, sha256
-from sim.workload import CsvLengths
 
 FILE = "points.sqlite"
 
@@ -55,9 +54,9 @@ def inputs(point: Point) -> Inputs:
         path = named[f"accelerator {name}"] = cards.find(cards.ACCELERATORS, name, "accelerator")
         table = cards.calibration(_card_name(name, _state(path)))
         tables[name] = None if table is None else _file_sha256(table, _state(table))
-    lengths = scenario.workload.lengths
-    if isinstance(lengths, CsvLengths):
-        named[f"lengths {lengths.path}"] = Path(lengths.path)
+    recording = scenario.workload.recording()
+    if recording is not None:
+        named[f"{recording.kind} {recording.path}"] = Path(recording.path)
     named |= {f"measured {path}": Path(path) for path in scenario.measured_files()}
     return {
         "scenario": resolved(scenario) | {"max_batch_under_slo": point.search},

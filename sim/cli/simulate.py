@@ -33,6 +33,8 @@ def run(
     from sim.steady import steady_state
 
     loaded = load(scenario, setting or ())
+    for note in loaded.workload.notes():
+        say(note)
     if loaded.simulation.engine == "bound":
         if timeline is not None:
             raise typer.BadParameter("the bound engine runs no tasks", param_hint="--timeline")
@@ -61,9 +63,19 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
         shown.add_row(metric.name, number(figures[metric.name]), metric.unit, metric.definition)
     for pool, share in figures["utilisation"].items():
         shown.add_row(f"utilisation {pool}", number(share), "share", "busy share, mean")
+    if "preemptions" in figures:
+        for name, unit, definition in _PREEMPTION:
+            shown.add_row(name, number(figures[name]), unit, definition)
     verdict = "met" if figures["slo_met"] else "missed"
     shown.add_row("slo", verdict, "", f"mean TPOT against {figures['slo_tpot_ms']:g} ms")
     console().print(shown)
+
+
+_PREEMPTION = (
+    ("preemptions", "", "times that a request gave way for lack of KV"),
+    ("preempted_share", "share", "requests that ever did"),
+    ("preemption_ms_mean", "ms", "mean gap between tokens where they did"),
+)
 
 
 def _window(text: str) -> Any:
@@ -98,7 +110,10 @@ def validate(
                 left_out = f", {found.left_out} left out" if found.left_out else ""
                 say(f"{name}: {len(found.points)} points{left_out}, all well formed")
             else:
-                compile_deployment(load(path, setting or ()))
+                loaded = load(path, setting or ())
+                compile_deployment(loaded)
+                for note in loaded.workload.notes():
+                    say(note)
                 say(f"{name}: ok")
         except InfeasibleError as error:
             refused.append(f"{name}: {error}")

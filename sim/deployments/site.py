@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim import cards, kernels
+from sim.arrivals import ClosedLoop
+from sim.errors import InfeasibleError
 from sim.expert_load import Loads
 from sim.hardware import Accelerator
-from sim.kvcache import GpuMemory, kv_layout
+from sim.kvcache import GpuMemory, Transfer, kv_layout
 from sim.layers import Batch, Core, LayerTimer, Ns, Spread
+from sim.lengths import DrawnLengths, Tokens, stationary_sample
 from sim.model import Layer, MoeFfn
 from sim.noise import ServerKind
 from sim.program import Program, Times
 from sim.scenario import MoeKernel, Scenario
-from sim.units import DTYPE_BYTES
-from sim.workload import ClosedLoop, CsvLengths, DrawnLengths, Tokens, stationary_sample
+from sim.units import DTYPE_BYTES, NS_PER_US
 
 # Enough requests that their mean context is within 1 % of the slot load for any length law.
 _NOMINAL_SAMPLE = 4096
@@ -267,13 +269,36 @@ class Site(ABC):
             return None
         return arrivals.requests_in_flight(self.scenario.gpu_count())
 
+    def kv_transfer(self) -> Transfer | None:
+        """Return how KV comes from prefill; None if it comes with the request.
+
+        Raises InfeasibleError if it should come over NICs that the card does not have.
+        """
+        transfer = self.scenario.admission.kv_transfer
+        if transfer is None:
+            return None
+        accelerator = self.kv_memory().accelerator
+        line_rate = accelerator.node.nic_bytes_per_s_per_gpu()
+        if line_rate is None:
+            raise InfeasibleError(
+                f"{accelerator.name} has no NICs on its card: leave admission.kv_transfer out"
+            )
+        goodput = cards.fabric(self.scenario.deployment.fabric).goodput
+        latency_ns = round(transfer.latency_us * NS_PER_US)
+        return Transfer(line_rate * goodput * transfer.nic_share, latency_ns)
+
     def check_memory(self) -> None:
         """Refuse a shape whose weights or mean KV do not fit. Raises InfeasibleError."""
         memory = self.kv_memory()
         memory.kv_capacity_bytes()
         in_flight = self.requests_in_flight()
         requests = 1.0 if in_flight is None else in_flight / self.attention_gpus
-        memory.check_kv(requests * self.reserved_bytes(), requests, self.kv_remedy())
+        memory.check_kv(requests * self.claimed_bytes(), requests, self.kv_remedy())
+
+    def claimed_bytes(self) -> float:
+        """Return the mean KV that a request in flight claims under the admission policy, bytes."""
+        reserves = self.scenario.admission.kv.kind == "reserve"
+        return self.reserved_bytes() if reserves else self.held_bytes()
 
     def usd_per_hour(self) -> float | None:
         """Return the rent of the deployment, USD per hour; None if a card has no price."""
@@ -309,7 +334,7 @@ class Site(ABC):
             return in_flight
         workload = self.scenario.workload
         assert not isinstance(workload.arrivals, ClosedLoop)
-        per_request_ms = workload.lengths.mean_output_tokens() * self.scenario.slo.tpot_ms
+        per_request_ms = workload.law.mean_output_tokens() * self.scenario.slo.tpot_ms
         return workload.arrivals.requests_per_s * per_request_ms / 1e3
 
     def nominal_batch(self) -> Batch:
@@ -335,10 +360,10 @@ class Site(ABC):
 
     def _in_flight_sample(self) -> tuple[Tokens, Tokens, Tokens]:
         """Return prompt, output and age of requests as they are found in flight."""
-        lengths, seed = self.scenario.workload.lengths, self.scenario.simulation.seed
-        if isinstance(lengths, CsvLengths):
-            return stationary_sample(lengths, seed, _NOMINAL_SAMPLE)
-        return _drawn_sample(lengths, seed)
+        law, seed = self.scenario.workload.law, self.scenario.simulation.seed
+        if isinstance(law, DrawnLengths):
+            return _drawn_sample(law, seed)
+        return stationary_sample(law, seed, _NOMINAL_SAMPLE)
 
     def attention_weight_bytes(self, o_proj_tp: int) -> float:
         """Return bytes of attention weights and routers that an attention GPU holds."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
+from typing import get_args
 from unittest.mock import patch
 
 import numpy as np
@@ -13,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim import cards, scenario
+from sim.admission import Balancing
 from sim.deployments import compile_deployment
 from sim.engines.plan import plan
 from sim.engines.recurrence import RecurrenceEngine
@@ -82,8 +87,51 @@ def arrivals(draw: st.DrawFn) -> str:
         concurrency = draw(st.sampled_from((1, 2, 5, 40, 400)))
         return f"workload.arrivals={{kind: closed, concurrency: {concurrency}}}"
     rate = draw(st.sampled_from((1, 30, 1000, 100_000)))
+    law = draw(st.sampled_from((
+        "kind: poisson",
+        "kind: gamma, cv: 0.4",
+        "kind: gamma, cv: 4",
+        "kind: bursts, burst_ratio: 9, calm_s: 0.2, burst_s: 0.05",
+        "kind: diurnal, profile: [1, 5, 0], period_s: 0.5, begin_s: 0.1",
+    )))  # fmt: skip
     requests = draw(st.integers(1, 60))
-    return f"workload.arrivals={{kind: poisson, requests_per_s: {rate}, requests: {requests}}}"
+    return f"workload.arrivals={{{law}, requests_per_s: {rate}, requests: {requests}}}"
+
+
+@st.composite
+def trace(draw: st.DrawFn) -> str:
+    """Draw a trace and return the workload that replays it."""
+    gaps_ms = draw(st.lists(st.sampled_from((0, 0, 3, 40, 2000)), min_size=1, max_size=40))
+    rows = [
+        f'{{"timestamp": {at}, "input_length": {draw(st.integers(1, 9000))}, '
+        f'"output_length": {draw(st.integers(1, 40))}}}\n'
+        for at in accumulate(gaps_ms)
+    ]
+    text = "".join(rows)
+    path = Path(f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl")
+    path.write_text(text)
+    scale = draw(st.sampled_from((1, 7.3)))
+    clip = draw(st.sampled_from(("null", "4000")))
+    more = f"rate_scale: {scale}, clip_context: {clip}"
+    return f"workload={{arrivals: {{kind: trace, path: {path}, {more}}}}}"
+
+
+@st.composite
+def admissions(draw: st.DrawFn) -> str:
+    """Draw how requests are let in."""
+    gpu = draw(st.sampled_from(get_args(Balancing)))
+    back = draw(st.sampled_from((
+        "kind: recompute, tokens_per_s: {value: 20000, source: drawn}",
+        "kind: swap, bytes_per_s: {value: 2.0e+10, source: drawn}",
+    )))  # fmt: skip
+    share = draw(st.sampled_from((0.5, 0.99)))
+    kv = draw(st.sampled_from((
+        "{kind: reserve}",
+        f"{{kind: watermark, share: {share}, preemption: {{{back}}}}}",
+    )))  # fmt: skip
+    nic = "{nic_share: {value: 0.01, source: drawn}, latency_us: {value: 300, source: drawn}}"
+    transfer = draw(st.sampled_from(("null", nic)))
+    return f"admission={{gpu: {gpu}, kv: {kv}, kv_transfer: {transfer}}}"
 
 
 @st.composite
@@ -187,13 +235,17 @@ def routing(draw: st.DrawFn) -> str:
 
 
 @st.composite
-def settings_of_runs(draw: st.DrawFn) -> tuple[str, list[str]]:
+def settings_of_runs(draw: st.DrawFn) -> tuple[str, list[str], float | None]:
+    """Draw scenarios, and bytes of KV that their GPUs have where it is less than their memory."""
     name, settings = draw(st.one_of(afd(), ep()))
     sides = ("all", "attention", "ffn") if name == AFD else ("all",)
     steps = f"simulation.max_steps={draw(st.integers(20, 25))}"
     seed = f"simulation.seed={draw(st.integers(0, 99))}"
     effects = draw(noise(sides)), draw(routing())
-    return name, [*settings, draw(arrivals()), draw(lengths()), *effects, steps, seed]
+    plain = st.tuples(arrivals(), lengths())
+    workload = draw(st.one_of(plain, trace().map(lambda one: (one,))))
+    scarce = draw(st.sampled_from((None, None, 30e6, 100e6)))
+    return name, [*settings, *workload, draw(admissions()), *effects, steps, seed], scarce
 
 
 def run(name: str, settings: list[str], engine: str) -> Run | str:
@@ -204,17 +256,24 @@ def run(name: str, settings: list[str], engine: str) -> Run | str:
         return str(error)
 
 
-def compare(name: str, settings: list[str]) -> None:
-    fast, reference = run(name, settings, "recurrence"), run(name, settings, "event")
+def compare(name: str, settings: list[str], scarce_bytes: float | None = None) -> Run | None:
+    """Compare the engines and return the run, None if the shape is refused."""
+    with ExitStack() as patched:
+        if scarce_bytes is not None:
+            patched.enter_context(
+                patch("sim.kvcache.GpuMemory.kv_capacity_bytes", lambda _self: scarce_bytes)
+            )
+        fast, reference = run(name, settings, "recurrence"), run(name, settings, "event")
     if isinstance(fast, str) or isinstance(reference, str):
         assert fast == reference
-        return
+        return None
     assert (fast.engine, fast.engine_note) == ("recurrence", "")
     for mine, other in (
         (fast.requests, reference.requests),
         (fast.steps, reference.steps),
         (fast.layer_ns, reference.layer_ns),
         ({"busy": fast.busy_ns}, {"busy": reference.busy_ns}),
+        (fast.preemptions or {}, reference.preemptions or {}),
     ):
         assert list(mine) == list(other)
         for column, values in mine.items():
@@ -222,18 +281,19 @@ def compare(name: str, settings: list[str]) -> None:
             assert values.dtype == expected.dtype, column
             assert values.tobytes() == expected.tobytes(), column
     assert fast.usage_ns == reference.usage_ns
+    return fast
 
 
 @settings(max_examples=60, deadline=None)
 @given(settings_of_runs())
-def test_tables_are_equal_to_the_byte(drawn: tuple[str, list[str]]) -> None:
+def test_tables_are_equal_to_the_byte(drawn: tuple[str, list[str], float | None]) -> None:
     compare(*drawn)
 
 
 @pytest.mark.nightly
 @settings(max_examples=500, deadline=None)
 @given(settings_of_runs())
-def test_tables_are_equal_to_the_byte_nightly(drawn: tuple[str, list[str]]) -> None:
+def test_tables_are_equal_to_the_byte_nightly(drawn: tuple[str, list[str], float | None]) -> None:
     compare(*drawn)
 
 
@@ -243,8 +303,31 @@ UNEVEN = [
     "output: {kind: geometric, mean: 12, max_tokens: 60}}",
     "simulation.max_steps=20",
 ]
+# KV for about a third of the requests, claimed as it grows.
+SCARCE = [
+    *UNEVEN,
+    "admission.kv={kind: watermark, preemption: "
+    "{kind: recompute, tokens_per_s: {value: 100000, source: test}}}",
+    "workload.lengths={kind: drawn, prompt: {kind: uniform, low: 1, high: 300}, "
+    "output: {kind: geometric, mean: 100, max_tokens: 600}}",
+    "simulation.max_steps=60",
+]
 # Nothing hides behind other micro-batches, so that all that is waited for shows in the tables.
 SHORT = {AFD: ["deployment.micro_batches=1"], EP: ["deployment.gpus=8", "deployment.overlap=none"]}
+
+
+@pytest.mark.parametrize(("name", "scarce_bytes"), [(AFD, 1.5e6), (EP, 6e6)])
+@pytest.mark.parametrize("arrivals", ["{kind: poisson, requests_per_s: 3000, requests: 90}", None])
+def test_requests_that_give_way_do_so_alike(
+    name: str, scarce_bytes: float, arrivals: str | None
+) -> None:
+    settings = [*SCARCE, *SHORT[name], "simulation.min_steps=60"]
+    settings += [f"workload.arrivals={arrivals}"] if arrivals else []
+    with patch("sim.kvcache.GpuMemory.check_kv"):
+        seen = compare(name, settings, scarce_bytes)
+    assert seen is not None
+    assert seen.preemptions is not None
+    assert (seen.preemptions["token_ns"] >= 0).any()
 
 
 @pytest.mark.parametrize(

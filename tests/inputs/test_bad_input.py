@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sim import cards, scenario
 from sim.errors import EXIT_BAD_INPUT, ScenarioError
+from sim.lengths import CsvLengths
 from sim.scenario import Scenario
-from sim.workload import CsvLengths
 from sim.yaml_loader import parse, read
 from tests.strategies import assignments, csv_texts, mangled
 
@@ -226,8 +226,8 @@ def test_a_card_without_a_source_is_refused_where_it_is_named(tmp_path: Path) ->
     ("content", "said"),
     [
         (None, ["cannot be read"]),
-        ("", [":1: the header should name prompt_tokens and output_tokens"]),
-        ("prompt,output\n1,2\n", [":1: the header should name"]),
+        ("", [":1: no known trace (got '')"]),
+        ("prompt,output\n1,2\n", [":1: no known trace (got 'prompt,output')"]),
         ("prompt_tokens,output_tokens\n", [":2: the file has no rows"]),
         (
             "prompt_tokens,output_tokens\n10,2\n10,-2\n\n10,20\n0,2\n1.5,2\n7\nx,y\n7,²\n",
@@ -254,8 +254,8 @@ def test_wrong_lengths_in_a_csv_are_told_by_line(
 def test_lengths_of_a_csv_that_is_right(tmp_path: Path) -> None:
     path = tmp_path / "lengths.csv"
     path.write_text("note,prompt_tokens,output_tokens\na,10,2\nb,30,4\n")
-    prompt, output = CsvLengths(kind="csv", path=str(path)).read()
-    assert (prompt.tolist(), output.tolist()) == ([10, 30], [2, 4])
+    recorded = CsvLengths(kind="csv", path=str(path)).read()
+    assert (recorded.prompt.tolist(), recorded.output.tolist()) == ([10, 30], [2, 4])
 
 
 @settings(max_examples=150, deadline=None)

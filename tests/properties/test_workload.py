@@ -9,23 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.streams import stream
-from sim.workload import (
+from sim.arrivals import ClosedLoop, Poisson
+from sim.lengths import (
     BLOCK,
-    ClosedLoop,
     CsvLengths,
     DrawnLengths,
     Fixed,
     Geometric,
     Length,
     Lognormal,
-    Poisson,
-    Requests,
     Tokens,
     Uniform,
-    Workload,
     stationary_sample,
 )
+from sim.streams import stream
+from sim.workload import Requests, Workload
 
 FAR = 10**9
 

@@ -5,71 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
-from unittest.mock import patch
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.errors import InfeasibleError
-from sim.flights import Ints
-from sim.kvcache import KvLayout
 from sim.scheduler import Scheduler
-from sim.workload import ClosedLoop, DrawnLengths, Fixed, Poisson, Requests, Uniform, Workload
+from tests.admitting import closed_loop, open_loop
 from tests.strategies import Arrival, arrivals
 
 few = settings(max_examples=60, deadline=None)
-AMPLE = 1e12
-
-
-class Scripted(Requests):
-    """Requests whose arrivals and lengths are written down."""
-
-    def __init__(self, script: list[Arrival]) -> None:
-        self.script = script
-
-    def block(self, first: int) -> tuple[Ints, Ints, Ints] | None:
-        # Two at a time, so that blocks end everywhere.
-        rest = self.script[first : first + 2]
-        if not rest:
-            return None
-        table = np.array([(one.prompt, one.output, one.at_ns) for one in rest], dtype=np.int64)
-        return table[:, 0], table[:, 1], table[:, 2]
-
-
-def fixed_lengths(prompt: int = 1, output: int = 1) -> DrawnLengths:
-    return DrawnLengths(
-        kind="drawn",
-        prompt=Fixed(kind="fixed", tokens=prompt),
-        output=Fixed(kind="fixed", tokens=output),
-    )
-
-
-def open_loop(
-    script: list[Arrival], gpus: int = 1, m: int = 1, capacity: float = AMPLE, block: int = 1
-) -> Scheduler:
-    """One byte of KV a token."""
-    poisson = Poisson(kind="poisson", requests_per_s=1.0, requests=max(1, len(script)))
-    workload = Workload(arrivals=poisson, lengths=fixed_lengths())
-    layout = KvLayout({None: 1.0}, 0.0, block)
-    with patch("sim.scheduler.Requests", lambda _workload, _seed: Scripted(script)):
-        return Scheduler(workload, 0, gpus, m, layout, capacity, None)
-
-
-def closed_loop(
-    concurrency: int, gpus: int, m: int, capacity: float = AMPLE, block: int = 1, seed: int = 0
-) -> Scheduler:
-    lengths = DrawnLengths(
-        kind="drawn",
-        prompt=Uniform(kind="uniform", low=1, high=30),
-        output=Uniform(kind="uniform", low=1, high=12),
-    )
-    workload = Workload(
-        arrivals=ClosedLoop(kind="closed", concurrency=concurrency), lengths=lengths
-    )
-    layout = KvLayout({None: 1.0}, 0.0, block)
-    return Scheduler(workload, seed, gpus, m, layout, capacity, concurrency)
 
 
 @dataclass
@@ -90,7 +36,7 @@ def boundaries(scheduler: Scheduler, rounds: int) -> Iterator[Seen]:
         for j in range(scheduler.micro_batches):
             scheduler.emit(j, now)
             before = [flight.request.tolist() for flight in scheduler.flights]
-            reserved = scheduler.reserved_bytes.tolist()
+            reserved = scheduler.used_bytes.tolist()
             scheduler.admit(j, now)
             after = scheduler.flights[j].request.tolist()
             assert after[: len(before[j])] == before[j]
@@ -199,9 +145,9 @@ def test_kv_is_reserved_for_the_whole_output_and_never_exceeds_capacity(
             outputs = scheduler.column("output")[flight.request]
             for gpu, prompt, output in zip(flight.gpu, prompts, outputs, strict=True):
                 expected[gpu] += -(-(prompt + output) // block) * block
-        assert scheduler.reserved_bytes.tolist() == expected
-        assert (scheduler.reserved_bytes <= capacity).all()
-        assert (scheduler.kv_bytes() <= scheduler.reserved_bytes).all()
+        assert scheduler.used_bytes.tolist() == expected
+        assert (scheduler.used_bytes <= capacity).all()
+        assert (scheduler.kv_bytes() <= scheduler.used_bytes).all()
 
 
 @few
@@ -217,7 +163,7 @@ def test_kv_grows_by_one_token_a_step_in_whole_blocks(prompt: int, output: int, 
         finished = scheduler.emit(0, decoded).finished
         assert len(finished) == (decoded == output - 1)
     assert scheduler.kv_bytes().tolist() == [0]
-    assert scheduler.reserved_bytes.tolist() == [0]
+    assert scheduler.used_bytes.tolist() == [0]
 
 
 def test_a_request_enters_at_the_boundary_of_its_arrival_and_not_before() -> None:
@@ -242,7 +188,7 @@ def test_a_request_fits_at_exactly_its_size() -> None:
 def test_a_block_counts_whole() -> None:
     scheduler = open_loop([Arrival(0, 7, 2)], capacity=16, block=8)
     scheduler.admit(0, 0)
-    assert scheduler.reserved_bytes.tolist() == [16]
+    assert scheduler.used_bytes.tolist() == [16]
     with pytest.raises(InfeasibleError):
         open_loop([Arrival(0, 7, 2)], capacity=15, block=8).admit(0, 0)
 

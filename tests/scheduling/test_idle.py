@@ -125,6 +125,32 @@ def test_a_lone_request_takes_the_time_of_its_longest_path(base: str, tiny_model
     assert (run.requests["first_token_ns"] - run.requests["admitted_ns"] == expected).all()
 
 
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("engine", ["event", "recurrence"])
+def test_none_is_lost_that_comes_while_the_last_one_ends(
+    base: str, engine: str, tiny_model: Path
+) -> None:
+    # At this load the last requests often find micro-batch 0, which takes a lone one, empty and
+    # another about to end: neither may leave it to the next arrival, which may never come.
+    for seed in (3, 5, 8, 9, 25, 27):
+        run = simulate(
+            tiny.load(
+                tiny_model,
+                base,
+                "workload.arrivals={kind: poisson, requests_per_s: 20, requests: 12}",
+                "workload.lengths.output={kind: geometric, mean: 12, max_tokens: 60}",
+                f"simulation.engine={engine}",
+                f"simulation.seed={seed}",
+            )
+        )
+        requests = run.requests
+        assert len(requests["request"]) == 12
+        assert requests["finished"].all()
+        # Each waits for a few steps at most, not for another to come.
+        longest = (run.steps["end_ns"] - run.steps["start_ns"]).max()
+        assert (requests["admitted_ns"] - requests["arrival_ns"]).max() <= 3 * longest
+
+
 def test_boundaries_of_one_instant_come_in_the_order_of_the_micro_batches() -> None:
     # Micro-batch 2 is the first to wait for 100 ns and 0 the last; they come back 0, 1, 2.
     program = ring(1, 3)

@@ -1,0 +1,336 @@
+"""Traces: as they are published, exact to the nanosecond, and every bad row told by its line."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from sim import scenario
+from sim.arrivals import Trace
+from sim.cli import app, main
+from sim.errors import EXIT_BAD_INPUT, ScenarioError
+from sim.lengths import BLOCK, CsvLengths
+from sim.points import Point
+from sim.store import inputs
+from sim.traces import read
+from sim.workload import Requests, Workload
+from tests.strategies import csv_texts
+
+# Headers as they stand in the published files; all rows are made up.
+AZURE_2023 = """TIMESTAMP,ContextTokens,GeneratedTokens
+2023-11-16 23:59:59.9999999,374,44
+2023-11-17 00:00:00.0000002,396,109
+2023-11-17 00:00:01.0319600,879,55
+"""
+AZURE_2024 = """TIMESTAMP,ContextTokens,GeneratedTokens
+2024-05-10 00:00:00.009930+00:00,2162,5
+2024-05-10 00:00:00+00:00,2399,6
+2024-05-10 02:00:00.017335+02:00,76,15
+"""
+BURST_GPT = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
+5,ChatGPT,472,18,490,Conversation log
+45,GPT-4,1087,230,1317,API log
+10493250,ChatGPT,417,276,693,Conversation log
+"""
+BURST_GPT_2 = """Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Log Type
+0.123,a,1.5,GPT-4,100.0,10,Conversation log
+"""
+MOONCAKE = """{"timestamp": 0, "input_length": 6758, "output_length": 500, "hash_ids": [0, 1]}
+{"timestamp": 3.000001, "input_length": 7322, "output_length": 490, "hash_ids": []}
+{"output_length": 7, "input_length": 8, "timestamp": 27482}
+"""
+VIDUR = """arrived_at,num_prefill_tokens,num_decode_tokens
+9.5e-05,374,44
+0.028486639895327726,396,109
+4.3144,879,55
+"""
+OWN = """request,micro_batch,gpu,arrival_ns,admitted_ns,prompt_tokens,output_tokens
+0,0,0,123456789012345678,5,10,2
+1,0,0,123456789012345679,5,20,3
+"""
+PUBLISHED = {
+    "azure 2023": (AZURE_2023, [0, 300, 1_031_960_100], [374, 396, 879], [44, 109, 55]),
+    "azure 2024": (AZURE_2024, [0, 9_930_000, 17_335_000], [2399, 2162, 76], [6, 5, 15]),
+    "burstgpt": (BURST_GPT, [0, 40 * 10**9, 10493245 * 10**9], [472, 1087, 417], [18, 230, 276]),
+    "burstgpt 2": (BURST_GPT_2, [0], [100], [10]),
+    "mooncake": (MOONCAKE, [0, 3_000_001, 27_482_000_000], [6758, 7322, 8], [500, 490, 7]),
+    "vidur": (VIDUR, [0, 28_391_640, 4_314_305_000], [374, 396, 879], [44, 109, 55]),
+    "requests.csv": (OWN, [0, 1], [10, 20], [2, 3]),
+}
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "trace"
+    path.write_text(text, encoding="utf-8", newline="")
+    return str(path)
+
+
+def refused(path: str, **options: object) -> tuple[str, ...]:
+    with pytest.raises(ScenarioError) as caught:
+        read(path, timed=True, **options)  # type: ignore[arg-type]
+    assert caught.value.exit_code == EXIT_BAD_INPUT
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_published_formats_are_told_by_their_header(
+    name: str, end: str, mark: str, tmp_path: Path
+) -> None:
+    text, arrival_ns, prompt, output = PUBLISHED[name]
+    recorded = read(written(tmp_path, mark + text.replace("\n", end)), timed=True)
+    assert recorded.arrival_ns.tolist() == arrival_ns
+    assert recorded.prompt.tolist() == prompt
+    assert recorded.output.tolist() == output
+    assert (recorded.bad, recorded.bad_rows) == ((), 0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.decimals(0, 10**7, places=11), min_size=1, max_size=20))
+def test_seconds_are_exact_to_the_nanosecond(
+    tmp_path_factory: pytest.TempPathFactory, times: list[Decimal]
+) -> None:
+    rows = "".join(f"{time:f},1,1\n" for time in [Decimal(0), *times])
+    path = written(
+        tmp_path_factory.mktemp("t", numbered=True),
+        f"arrived_at,num_prefill_tokens,num_decode_tokens\n{rows}",
+    )
+    found = read(path, timed=True).arrival_ns.tolist()
+    for time_ns, time in zip(found, sorted([Decimal(0), *times]), strict=True):
+        assert abs(time_ns - Fraction(time) * 10**9) <= Fraction(1, 2)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.datetimes(datetime(1999, 1, 1), datetime(2100, 1, 1)), min_size=1, max_size=20))
+def test_dates_are_exact_to_the_microsecond_that_python_knows(
+    tmp_path_factory: pytest.TempPathFactory, times: list[datetime]
+) -> None:
+    rows = "".join(f"{time:%Y-%m-%d %H:%M:%S.%f},1,1\n" for time in times)
+    path = written(
+        tmp_path_factory.mktemp("t", numbered=True),
+        f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}",
+    )
+    expected = [(time - min(times)) // timedelta(microseconds=1) * 1000 for time in sorted(times)]
+    assert read(path, timed=True).arrival_ns.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["2023-02-29 00:00:00", "2023-13-01 00:00:00", "2023-00-01 00:00:00", "2023-01-00 00:00:00",
+     "2023-04-31 00:00:00", "2023-01-01 24:00:00", "2023-01-01 00:60:00", "2023-01-01 00:00:60",
+     "2023-01-01", "5", "", "0000-01-01 00:00:00", "２０２３-01-01 00:00:00"],
+)  # fmt: skip
+def test_what_is_no_date(time: str, tmp_path: Path) -> None:
+    path = written(tmp_path, f"TIMESTAMP,ContextTokens,GeneratedTokens\n{time},1,1\n")
+    assert refused(path) == (f"{path}:2: there is no time of arrival (got {time},1,1)",)
+
+
+FAILED = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
+5,ChatGPT,472,18,490,Conversation log
+
+7,ChatGPT,0,0,0,Conversation log
+-8,ChatGPT,3,1,0,Conversation log
+nan,ChatGPT,3,1,0,Conversation log
+9,GPT-4
+11,GPT-4,10,1e3,0,API log
+12,GPT-4,10,3,0,API log
+"""
+
+
+def test_bad_rows_are_refused_with_all_of_their_lines(tmp_path: Path) -> None:
+    path = written(tmp_path, FAILED)
+    lines = refused(path)
+    assert [line.split(": ")[0] for line in lines] == [f"{path}:{n}" for n in (4, 5, 6, 7, 8)]
+    assert "lengths should be whole and positive (got 7,ChatGPT,0,0" in lines[0]
+    assert "no time of arrival" in lines[1]
+
+
+def test_bad_rows_are_skipped_and_told(tmp_path: Path) -> None:
+    path = written(tmp_path, FAILED)
+    recorded = read(path, timed=True, bad_rows="skip")
+    assert recorded.prompt.tolist() == [472, 10]
+    assert recorded.arrival_ns.tolist() == [0, 7 * 10**9]
+    assert recorded.bad_rows == 5
+    assert recorded.bad == refused(path)
+
+
+def test_many_bad_rows_are_counted(tmp_path: Path) -> None:
+    rows = "1,ok,1,1\n" + "1,x,0,0\n" * 4000
+    path = written(tmp_path, f"Timestamp,Model,Request tokens,Response tokens\n{rows}")
+    lines = refused(path)
+    assert len(lines) == 21
+    assert lines[-1] == f"{path}: 4,000 bad rows; bad_rows: skip leaves them out"
+    assert read(path, timed=True, bad_rows="skip").bad_rows == 4000
+
+
+@pytest.mark.parametrize("line", ["[1]", "{", "3", '{"timestamp": "x", "input_length": 1}', "null",
+    '{"timestamp": true, "input_length": 1, "output_length": 1}',
+    '{"timestamp": 1, "input_length": 1.5, "output_length": 1}',
+    '{"timestamp": NaN, "input_length": 1, "output_length": 1}',
+    '{"timestamp": 1e999, "input_length": 1, "output_length": 1}',
+    '{"timestamp": 1, "input_length": 1, "output_length": 99999999999999999999}'])  # fmt: skip
+def test_bad_json_lines_are_told(line: str, tmp_path: Path) -> None:
+    path = written(tmp_path, f"{MOONCAKE}{line}\n")
+    (told,) = refused(path)
+    assert told.startswith(f"{path}:4: ")
+    assert len(read(path, timed=True, bad_rows="skip").prompt) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ":1: no known trace (got '')"),
+        ("a,b\n1,2\n", ":1: no known trace (got 'a,b')"),
+        ("prompt_tokens,output_tokens\n1,2\n", ":1: no known trace"),
+        ('{"a": 1}\n', ":1: no known trace"),
+        (AZURE_2023.splitlines()[0], ":2: the file has no rows"),
+    ],
+)
+def test_what_is_no_trace(text: str, said: str, tmp_path: Path) -> None:
+    path = written(tmp_path, text)
+    (line,) = refused(path)
+    assert line.startswith(f"{path}{said}")
+    if "no known" in said:
+        assert "TIMESTAMP, ContextTokens, GeneratedTokens; " in line
+        assert "JSON lines with timestamp, input_length, output_length" in line
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes(b"arrived_at,\xe9\n")
+    for path in (tmp_path, tmp_path / "latin", tmp_path / "missing"):
+        (line,) = refused(str(path))
+        assert line.startswith(f"{path}: cannot be read: ")
+
+
+def test_a_trace_with_nothing_but_bad_rows_is_refused_in_any_case(tmp_path: Path) -> None:
+    path = written(tmp_path, f"{AZURE_2023.splitlines()[0]}\nx,1,1\n")
+    assert refused(path, bad_rows="skip") == refused(path)
+
+
+def test_the_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
+    path = written(tmp_path, AZURE_2023)
+    assert len(read(path, timed=True).prompt) == 3
+    written(tmp_path, VIDUR.rsplit("\n", 2)[0] + "\n")
+    assert len(read(path, timed=True).prompt) == 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(csv_texts())
+def test_any_text_behind_a_header_is_read_or_told(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    body = text.partition("\n")[2]
+    header = "arrived_at,num_prefill_tokens,num_decode_tokens"
+    path = written(tmp_path_factory.mktemp("t", numbered=True), f"{header}\n{body}")
+    told: tuple[str, ...] = ()
+    try:
+        recorded = read(path, timed=True, bad_rows="skip")
+    except ScenarioError as error:
+        told = error.problems
+    if not told:
+        assert (recorded.prompt > 0).all()
+        assert (np.diff(recorded.arrival_ns) >= 0).all()
+    assert all(line.startswith(f"{path}:") for line in told)
+
+
+def trace(path: str, **options: object) -> Trace:
+    return Trace.model_validate({"kind": "trace", "path": path, **options})
+
+
+def test_rate_scale_clip_and_number_of_requests(tmp_path: Path) -> None:
+    path = written(tmp_path, VIDUR)
+    assert trace(path).read().arrival_ns.tolist() == [0, 28_391_640, 4_314_305_000]
+    twice = trace(path, rate_scale=2.0, requests=2)
+    assert twice.read().arrival_ns.tolist() == [0, 14_195_820]
+    assert twice.requests_per_s == pytest.approx(2 / 0.01419582)
+    clipped = trace(path, clip_context=100).read()
+    assert clipped.prompt.tolist() == [56, 1, 45]
+    assert clipped.output.tolist() == [44, 99, 55]
+    assert clipped.clipped_rows == 3
+    assert trace(path, clip_context=934).read().clipped_rows == 0
+
+
+def test_requests_are_those_of_the_trace_in_blocks(tmp_path: Path) -> None:
+    rows = [(3 * n, n % 7 + 1, n % 5 + 1) for n in range(2 * BLOCK + 5)]
+    text = "".join(json.dumps(dict(zip(("timestamp", "input_length", "output_length"), row,
+                                       strict=True))) + "\n" for row in rows)  # fmt: skip
+    requests = Requests(Workload(arrivals=trace(written(tmp_path, text))), 0)
+    found: list[tuple[int, int, int]] = []
+    while (block := requests.block(len(found))) is not None:
+        prompt, output, arrival_ns = block
+        assert arrival_ns is not None
+        found += zip(arrival_ns.tolist(), prompt.tolist(), output.tolist(), strict=True)
+    assert found == [(time * 10**6, prompt, output) for time, prompt, output in rows]
+
+
+def test_lengths_of_a_trace_serve_other_arrivals(tmp_path: Path) -> None:
+    lengths = CsvLengths(kind="csv", path=written(tmp_path, FAILED), bad_rows="skip")
+    assert lengths.read().prompt.tolist() == [472, 3, 3, 10]
+
+
+def settings_of(path: str, more: str = "") -> list[str]:
+    return [f"workload={{arrivals: {{kind: trace, path: {path}{more}}}}}"]
+
+
+def test_a_scenario_tells_the_place_of_a_trace_that_is_wrong(tmp_path: Path) -> None:
+    path = written(tmp_path, FAILED)
+    with pytest.raises(ScenarioError) as caught:
+        scenario.load("dsv3-ep128", settings_of(path))
+    first, *_ = caught.value.problems
+    assert first.startswith(f"--set workload: workload.arrivals.path: {path}:4: lengths should")
+
+
+@pytest.mark.parametrize(
+    ("workload", "said"),
+    [
+        ("{arrivals: {kind: trace, path: T}, lengths: {kind: csv, path: T}}", "leave lengths out"),
+        ("{arrivals: {kind: closed, concurrency: 3}}", "need lengths"),
+        ("{arrivals: {kind: trace, path: T, rate_scale: 0}}", "rate_scale"),
+        ("{arrivals: {kind: trace, path: T, rate_scale: .nan}}", "rate_scale"),
+        ("{arrivals: {kind: trace, path: T, clip_context: 1}}", "clip_context"),
+        ("{arrivals: {kind: trace, path: T, bad_rows: ignore}}", "'refuse'"),
+        ("{arrivals: {kind: trace, path: T, request: 3}}", "'requests'"),
+        ("{arrivals: {kind: trace, path: missing}}", "cannot be read"),
+    ],
+)
+def test_wrong_values_are_told(workload: str, said: str, tmp_path: Path) -> None:
+    path = written(tmp_path, AZURE_2023)
+    with pytest.raises(ScenarioError) as caught:
+        scenario.load("dsv3-ep128", [f"workload={workload.replace('T', path, 2)}"])
+    assert [line for line in caught.value.problems if said in line]
+
+
+def test_what_a_point_of_a_sweep_depends_on_has_the_trace(tmp_path: Path) -> None:
+    path = written(tmp_path, AZURE_2023)
+    loaded = scenario.load("dsv3-ep128", settings_of(path))
+    point = Point(0, "family", "dsv3-ep128", {}, loaded)
+    assert f"trace {path}" in inputs(point)["files"]
+
+
+def test_the_command_line_tells_what_it_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, FAILED)
+    more = ", bad_rows: skip, clip_context: 400"
+    command = ["validate", "dsv3-ep128", "--set", *settings_of(path, more)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0
+    assert done.stdout == ""
+    assert f"{path}:4: lengths should be whole and positive" in done.stderr.replace("\n", "")
+    assert "5 bad rows left out" in done.stderr
+    assert "1 requests cut" in done.stderr
+    monkeypatch.setattr("sys.argv", ["afdsim", "run", "dsv3-ep128", "--set", *settings_of(path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == EXIT_BAD_INPUT
+    assert f"{path}:8: lengths should be" in capsys.readouterr().err.replace("\n", "")
