@@ -24,6 +24,7 @@ from sim.yaml_loader import Document, Loc, read
 Positive = Annotated[float, Field(gt=0)]
 MoeKernel = Literal["masked", "fused"]
 Share = Annotated[float, Field(gt=0, le=1)]
+Percentile = Annotated[float, Field(gt=0, lt=100)]
 
 
 class AttentionSide(Strict):
@@ -193,10 +194,24 @@ class Memory(Strict):
 
 
 class Slo(Strict):
-    """Latency target."""
+    """Latency targets. They are met when every one that is given is."""
 
     tpot_ms: Positive
-    """Mean time per output token that users are promised, ms."""
+    """Time per output token that users are promised, ms."""
+    tpot_percentile: Percentile | None = None
+    """Percentile of the requests' TPOT that must be within `tpot_ms`; by default their mean."""
+    queue_ms: Positive | None = None
+    """Wait from arrival to admission that users are promised, ms; by default none is."""
+    queue_percentile: Percentile | None = None
+    """Percentile of the waits that must be within `queue_ms`; by default their mean."""
+    attainment: Share | None = None
+    """Share of requests each of which must be within `tpot_ms` and `queue_ms`; by default none."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Slo:
+        if self.queue_percentile is not None and self.queue_ms is None:
+            raise ValueError("queue_percentile needs queue_ms")
+        return self
 
 
 class Simulation(Strict):

@@ -65,7 +65,8 @@ def test_run_prints_one_json_object_with_the_promised_figures(afdsim: Afdsim) ->
         "scenario deployment gpus requests_in_flight tpot_ms_mean tpot_ms_p50 tpot_ms_p99 "
         "tpot_ci95_ms tgs tokens_per_s_per_user usd_per_1m_tokens t_a_layer_us t_f_layer_us "
         "t_a2f_layer_us t_f2a_layer_us t_step_ms utilisation kv_occupancy calibrated_share "
-        "extrapolated_share uncalibrated_share slo_met"
+        "extrapolated_share uncalibrated_share slo_met slo_missed slo_attainment goodput_tgs "
+        "goodput_requests_per_s tgs_ci95 tpot_ms_p99_low tpot_ms_p99_high"
     )
     assert set(promised.split()) <= set(figures)
     assert figures["gpus"] == 16
@@ -204,6 +205,8 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
         (("run", "step3-2a2f"), ("workload.arrivals.concurrency=-1",), 3, "greater than 0"),
         (("run", "step3-2a2f"), ("slo.tpot_ms=.nan",), 3, "finite"),
         (("run", "step3-2a2f"), ("slo.tpot_ms=1e3",), 3, "write 1000.0"),
+        (("run", "step3-2a2f"), ("slo.tpot_percentile=100",), 3, "less than 100"),
+        (("run", "step3-2a2f"), ("slo.queue_percentile=99",), 3, "needs queue_ms"),
         (("run", "step3-2a2f"), ("no_path",), 3, "path=value"),
         (("run", "step3-2a2f"), ("workload.arrivals.concurrency=99999",), 4, "lower the batch"),
         (("run", "step3-2a2f"), ("deployment.ffn.instances=5",), 4, "do not divide"),
