@@ -24,7 +24,7 @@ class Goodput(NamedTuple):
     """The share and the rate of work that was in time."""
 
     attainment: float | None
-    """Share of requests that met all targets; None if none was seen."""
+    """Share of requests that met all targets; None if none was judged."""
     requests_per_s: float
     """Requests that met all targets, per second."""
     tokens_per_s: float
@@ -63,7 +63,8 @@ def queue_ms(run: Run) -> Floats:
 def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
     """Return what the requests that met their targets are of the rows of `run.steps` `measured`.
 
-    `cut` is how many leading steps of each micro-batch are warm-up.
+    `cut` is how many leading steps of each micro-batch are warm-up. Attainment is that of the
+    requests seen in these steps; in an open loop, of all that arrived after the warm-up.
 
     A request counts for the share of its output that it emitted in these steps: of a long request,
     of which a short run sees a part, that part. Requests whose second token is still to come are
@@ -71,7 +72,7 @@ def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
     (TPOT of one token, the wait of one found in flight) is met.
     """
     slo, steps, requests = run.scenario.slo, run.steps, run.requests
-    tpot, output = tpot_ms(run, cut), requests["output_tokens"]
+    tpot, output = tpot_ms(run, cut if run.is_closed() else 0), requests["output_tokens"]
     met = ~(tpot > slo.tpot_ms)
     if slo.queue_ms is not None:
         met &= ~(queue_ms(run) > slo.queue_ms)
@@ -91,8 +92,22 @@ def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
         good = met[mine][judged[mine]]
         tokens_per_s += _good(tokens, judged[mine], good) / span_s
         requests_per_s += _good(tokens / output[mine], judged[mine], good) / span_s
+    if not run.is_closed():
+        judged = late_arrivals(run, cut) & (~np.isnan(tpot) | (output == 1))
     attainment = float(met[judged].mean()) if judged.any() else None
     return Goodput(attainment, requests_per_s, tokens_per_s)
+
+
+def late_arrivals(run: Run, cut: int) -> Chosen:
+    """Return which requests of an open loop arrived after the warm-up; at least the later half.
+
+    They are known by when they arrive, since those that wait until the last arrival is over are
+    just the ones that a loaded deployment fails.
+    """
+    arrival_ns, steps = run.requests["arrival_ns"], run.steps
+    warm_ns = steps["end_ns"][steps["step"] < cut].max(initial=0)
+    late: Chosen = arrival_ns >= min(warm_ns, arrival_ns.max() // 2)
+    return late
 
 
 def _good(work: NDArray[Any], judged: Chosen, good: Chosen) -> float:
@@ -104,7 +119,7 @@ def _good(work: NDArray[Any], judged: Chosen, good: Chosen) -> float:
 def verdict(
     slo: Slo, tpot: float | None, queue: float | None, attainment: float | None
 ) -> dict[str, Any]:
-    """Return the latency target, whether the SLO is met, and what of it is not.
+    """Return the latency target, the figures it is held against, and whether and why not it is met.
 
     `tpot` and `queue` are the figures that the SLO asks for, mean or percentile, ms. A queue that
     does not exist is no wait; an unknown TPOT meets nothing.
@@ -119,7 +134,13 @@ def verdict(
         missed.append(f"{of}queueing {queue:.1f} ms exceeds {slo.queue_ms:g} ms")
     if slo.attainment is not None and (attainment or 0.0) < slo.attainment:
         missed.append(f"attainment {attainment or 0.0:.4g} is below {slo.attainment:g}")
-    return {"slo_tpot_ms": slo.tpot_ms, "slo_met": not missed, "slo_missed": "; ".join(missed)}
+    return {
+        "slo_tpot_ms": slo.tpot_ms,
+        "slo_tpot_found_ms": tpot,
+        "slo_queue_found_ms": queue,
+        "slo_met": not missed,
+        "slo_missed": "; ".join(missed),
+    }
 
 
 def criterion(slo: Slo) -> str:

@@ -38,13 +38,13 @@ METRICS = (
     Metric("tpot_ms_p99", "ms", "min", "99th percentile of the requests' TPOT"),
     Metric("tpot_ms_p99_low", "ms", "min", "lower end of the 95 % interval of tpot_ms_p99"),
     Metric("tpot_ms_p99_high", "ms", "min", "upper end of it"),
-    Metric("tpot_ci95_ms", "ms", "min", "95 % half-width of the mean gap, by batch means"),
+    Metric("tpot_ci95_ms", "ms", "min", "95 % half-width of the mean gap"),
     Metric("itl_ms_p50", "ms", "min", "median gap between tokens"),
     Metric("itl_ms_p99", "ms", "min", "99th percentile of the gaps between tokens"),
     Metric("queue_ms_mean", "ms", "min", "mean wait from arrival to admission"),
     Metric("queue_ms_p99", "ms", "min", "99th percentile of that wait"),
     Metric("tgs", "tokens/s/GPU", "max", "output tokens per second over all GPUs"),
-    Metric("tgs_ci95", "tokens/s/GPU", "min", "95 % half-width of it, by batch means"),
+    Metric("tgs_ci95", "tokens/s/GPU", "min", "95 % half-width of it"),
     Metric("slo_attainment", "share", "max", "requests that met the targets of TPOT and queueing"),
     Metric("goodput_requests_per_s", "requests/s", "max", "such requests, by the tokens measured"),
     Metric("goodput_tgs", "tokens/s/GPU", "max", "output tokens of such requests over all GPUs"),
@@ -60,6 +60,7 @@ METRICS = (
     Metric("extrapolated_share", "share", "min", "kernel time outside the measured range"),
     Metric("uncalibrated_share", "share", "min", "kernel time from the card's default efficiency"),
     Metric("measured_steps", "steps", "", "decode steps of each micro-batch after the warm-up"),
+    Metric("replications", "runs", "", "runs with seeds of their own that the figures are of"),
 )
 
 
@@ -100,7 +101,8 @@ def summary(run: Run) -> dict[str, Any]:
     _numbers, step_gaps = step_gaps_ns({name: of[measured] for name, of in steps.items()})
     queue_ms = goodput.queue_ms(run)
     queue_ms = queue_ms[~np.isnan(queue_ms)]
-    tail = None if run.is_closed() else percentile_interval(tpot_ms, 99)
+    in_turn = goodput.tpot_ms(run, cut)
+    tail = None if run.is_closed() else percentile_interval(in_turn[~np.isnan(in_turn)], 99)
     good = goodput.goodput(run, cut, measured)
     kernel_ns = sum(run.usage_ns.values())
     figures: dict[str, Any] = {
@@ -131,6 +133,7 @@ def summary(run: Run) -> dict[str, Any]:
         "utilisation": utilisation(run, cut),
         "kv_occupancy": _kv_occupancy(run, measured),
         "measured_steps": int(steps["step"].max()) + 1 - cut,
+        "replications": 1,
     }
     if run.usd_per_hour is not None and per_s > 0:
         figures["usd_per_1m_tokens"] = run.usd_per_hour / 3600 / per_s * 1e6

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.errors import InfeasibleError
-from sim.metrics import summary
 from sim.pareto import pareto_front
-from sim.run import simulate
+from sim.replications import replicated
 from sim.scenario import Afd, Scenario
 from sim.search import TpotOf, max_batch_under_slo
 from sim.steady import steady_state
@@ -68,7 +67,7 @@ def _figures(point: Point) -> dict[str, Any]:
         return max_batch_under_slo(point.scenario, point.search)
     if point.scenario.simulation.engine == "bound":
         return steady_state(point.scenario).figures()
-    return summary(simulate(point.scenario))
+    return replicated(point.scenario)
 
 
 def failed(reason: str) -> Outcome:

@@ -229,9 +229,14 @@ class Simulation(Strict):
     """Decode steps of each micro-batch that a closed loop runs at least."""
     max_steps: Annotated[int, Field(ge=20)] = 2000
     """Decode steps of each micro-batch after which a closed loop stops in any case."""
+    replications: PositiveInt = 1
+    """Runs with seeds of their own, derived from `seed`. From two on, figures are their means and
+    intervals come from their spread."""
 
     @model_validator(mode="after")
     def _check(self) -> Simulation:
+        if self.engine == "bound" and self.replications > 1:
+            raise ValueError("engine bound draws nothing: write replications 1")
         if self.min_steps > self.max_steps:
             raise ValueError(f"min_steps {self.min_steps} exceeds max_steps {self.max_steps}")
         return self

@@ -94,6 +94,7 @@ class Steady:
         for status in STATUSES:
             figures[f"{status}_share"] = self.usage_ns[status] / total if total else 0.0
         figures["measured_steps"] = 0
+        figures["replications"] = 1
         alike = float(tpot_ms <= scenario.slo.tpot_ms)
         return figures | {"engine": "bound"} | verdict(scenario.slo, tpot_ms, None, alike)
 

@@ -23,7 +23,8 @@ app = typer.Typer(
     "parallelism (EP).\n\nExample: afdsim run step3-2a2f",
 )
 for verb in (
-    *(simulate.run, explain.explain, simulate.validate, theory.theory, sweeps.sweep, sweeps.plot),
+    *(simulate.run, explain.explain, simulate.validate),
+    *(theory.theory, sweeps.sweep, sweeps.plot),
     *(timeline.timeline, simulate.schema, simulate.new, measure_cli.measure),
 ):
     app.command()(verb)

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli.text import AsJson, Out, Settings, console, number, say, span, table
+from sim.cli.text import (
+    AsJson,
+    Out,
+    Settings,
+    WorkerCount,
+    console,
+    number,
+    pool_of,
+    say,
+    span,
+    table,
+)
 from sim.errors import ScenarioError, SimError
 
 if TYPE_CHECKING:
@@ -24,12 +35,14 @@ def run(
         str | None,
         typer.Option(metavar="FIRST:LAST", help="Record the tasks of these layers (one step)."),
     ] = None,
+    workers: WorkerCount = 1,
 ) -> None:
-    """Simulate one scenario and save its tables.
+    """Simulate one scenario and save its tables, those of the first of its replications.
 
     Example: afdsim run step3-2a2f --set workload.arrivals.concurrency=4608
     """
     from sim.metrics import summary
+    from sim.replications import combined, replication, run_all
     from sim.results import save_run, save_steady
     from sim.run import simulate
     from sim.scenario import load
@@ -46,10 +59,14 @@ def run(
         say(f"saved in {save_steady(steady, out)}; the bound engine has no tables")
         return
     result = simulate(loaded, None if timeline is None else _window(timeline))
-    folder = save_run(result, out)
+    others = [replication(loaded, n) for n in range(1, loaded.simulation.replications)]
+    with pool_of(min(workers, len(others))) as pool:
+        runs = [summary(result), *run_all(others, pool)]
+    figures = combined(loaded, runs)
+    folder = save_run(result, figures, out, runs)
     if result.engine_note:
         say(result.engine_note)
-    _show(summary(result), loaded, as_json)
+    _show(figures, loaded, as_json)
     say(f"saved in {folder} after {result.wall_s:.1f} s")
 
 

@@ -94,6 +94,21 @@ def test_run_saves_tables_with_provenance_and_never_overwrites(
     assert run["calibration"].keys() == {"h800"}
 
 
+def test_run_gives_the_figures_of_all_replications(afdsim: Afdsim, tmp_path: Path) -> None:
+    settings = (*SMALL, "simulation.replications=3", "workload.arrivals.concurrency=250")
+    call = ("run", "step3-2a2f", "--json", "--out")
+    one = afdsim(*call, "one", settings=settings)
+    two = afdsim(*call, "two", "--workers", "2", settings=settings)
+    assert (one.code, two.code) == (0, 0), two.err
+    assert one.out == two.out
+    figures = json.loads(one.out)
+    made = json.loads((tmp_path / "one" / "run.json").read_text())
+    assert made["summary"] == figures
+    tpot = [run["tpot_ms_mean"] for run in made["replications"]]
+    assert figures["replications"] == len(tpot) == 3
+    assert figures["tpot_ms_mean"] == pytest.approx(sum(tpot) / 3)
+
+
 def test_run_records_a_timeline_of_chosen_layers(afdsim: Afdsim, tmp_path: Path) -> None:
     answer = afdsim("run", "step3-2a2f", "--timeline", "4:5", "--out", "t", settings=SMALL)
     assert answer.code == 0
@@ -226,6 +241,7 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
         (("timeline", "step3-2a2f", "--steps", "300:301"), SMALL, 2, "the run has steps 0:"),
         (("timeline", "step3-2a2f", "--steps", "0:1", "--layers", "60:62"), (), 2, "0:60"),
         (("timeline", "step3-2a3f", "--steps", "0:1"), (), 3, "did you mean 'step3-2a2f'"),
+        (("run", "step3-2a2f"), ("simulation={seed: 0, engine: bound, replications: 2}",), 3, "1"),
         (("explain", "step3-2a3f"), (), 3, "did you mean 'step3-2a2f'"),
         (("explain", "step3-2a2f"), ("workload.arrivals.concurrency=0",), 3, "greater than 0"),
         (("explain", "step3-2a2f"), ("workload.arrivals.concurrency=99999",), 4, "lower the batch"),

@@ -38,7 +38,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     ("engines.",),
     (
-        *("run", "goodput", "metrics", "steady", "search", "frozen"),
+        *("run", "goodput", "metrics", "replications", "steady", "search", "frozen"),
         *("bottleneck", "sensitivity", "balance"),
     ),
     (
