@@ -109,6 +109,21 @@ def test_run_gives_the_figures_of_all_replications(afdsim: Afdsim, tmp_path: Pat
     assert figures["tpot_ms_mean"] == pytest.approx(sum(tpot) / 3)
 
 
+def test_compare_tells_which_is_faster_and_how_surely(afdsim: Afdsim, tmp_path: Path) -> None:
+    narrow = ("--set-b", "workload.arrivals.concurrency=128")
+    answer = afdsim("compare", "step3-2a2f", "step3-2a2f", *narrow, settings=SMALL)
+    assert (answer.code, answer.err) == (0, "")
+    assert "A is slower by" in answer.out
+    assert "A serves more per GPU by" in answer.out
+    assert "A is cheaper by" in answer.out
+    same = afdsim("compare", "step3-2a2f", "step3-2a2f", "--json", settings=SMALL)
+    found = json.loads(same.out)
+    assert [each["relative"] for each in found["differences"]] == [0, 0, 0]
+    assert found["differences"][0]["sentence"].startswith("TPOT: no difference at this precision")
+    assert (found["replications"], found["precise"]) == (10, True)
+    assert left_behind(tmp_path) == []
+
+
 def test_run_records_a_timeline_of_chosen_layers(afdsim: Afdsim, tmp_path: Path) -> None:
     answer = afdsim("run", "step3-2a2f", "--timeline", "4:5", "--out", "t", settings=SMALL)
     assert answer.code == 0
@@ -241,6 +256,8 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
         (("timeline", "step3-2a2f", "--steps", "300:301"), SMALL, 2, "the run has steps 0:"),
         (("timeline", "step3-2a2f", "--steps", "0:1", "--layers", "60:62"), (), 2, "0:60"),
         (("timeline", "step3-2a3f", "--steps", "0:1"), (), 3, "did you mean 'step3-2a2f'"),
+        (("compare", "step3-2a2f", "step3-2a3f"), (), 3, "did you mean 'step3-2a2f'"),
+        (("compare", "step3-2a2f", "dsv3-ep128"), ("simulation.engine=bound",), 3, "event or"),
         (("run", "step3-2a2f"), ("simulation={seed: 0, engine: bound, replications: 2}",), 3, "1"),
         (("explain", "step3-2a3f"), (), 3, "did you mean 'step3-2a2f'"),
         (("explain", "step3-2a2f"), ("workload.arrivals.concurrency=0",), 3, "greater than 0"),
