@@ -124,6 +124,24 @@ def test_compare_tells_which_is_faster_and_how_surely(afdsim: Afdsim, tmp_path: 
     assert left_behind(tmp_path) == []
 
 
+def test_capacity_prints_the_limit_and_what_was_tried(afdsim: Afdsim, tmp_path: Path) -> None:
+    settings = (
+        "workload.arrivals.requests=60",
+        "workload.lengths.output={kind: fixed, tokens: 20}",
+        "slo={tpot_ms: 20, queue_ms: 1000}",
+    )
+    call = ("capacity", "poisson-example", "--precision", "0.5", "--replications", "2")
+    answer = afdsim(*call, settings=settings)
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("poisson-example: requests_per_s ")
+    assert "with 0.99 of the requests within their targets" in answer.out
+    found = json.loads(afdsim(*call, "--json", "--share", "0.9", settings=settings).out)
+    assert found["share"] == 0.9
+    assert found["low"] <= found["rate"] < found["high"]
+    assert {found["low"], found["rate"], found["high"]} <= {t["rate"] for t in found["trials"]}
+    assert left_behind(tmp_path) == []
+
+
 def test_run_records_a_timeline_of_chosen_layers(afdsim: Afdsim, tmp_path: Path) -> None:
     answer = afdsim("run", "step3-2a2f", "--timeline", "4:5", "--out", "t", settings=SMALL)
     assert answer.code == 0
@@ -256,6 +274,7 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
         (("timeline", "step3-2a2f", "--steps", "300:301"), SMALL, 2, "the run has steps 0:"),
         (("timeline", "step3-2a2f", "--steps", "0:1", "--layers", "60:62"), (), 2, "0:60"),
         (("timeline", "step3-2a3f", "--steps", "0:1"), (), 3, "did you mean 'step3-2a2f'"),
+        (("capacity", "step3-2a2f"), (), 3, "kind closed has no rate"),
         (("compare", "step3-2a2f", "step3-2a3f"), (), 3, "did you mean 'step3-2a2f'"),
         (("compare", "step3-2a2f", "dsv3-ep128"), ("simulation.engine=bound",), 3, "event or"),
         (("run", "step3-2a2f"), ("simulation={seed: 0, engine: bound, replications: 2}",), 3, "1"),
