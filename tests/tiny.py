@@ -65,6 +65,12 @@ layers:
   - {repeat: 2, pattern: [{attention: full, ffn: moe}]}
 """
 
+# The same with an FFN whose time grows with every token.
+DENSE_MODEL = LOADED_MODEL.replace("name: loaded", "name: dense").replace(
+    LOADED_MODEL[LOADED_MODEL.index("  moe:") : LOADED_MODEL.index("layers:")],
+    "  moe: {kind: dense, intermediate: 16384, source: test}\n",
+)
+
 # Nothing but kernels and transfers: loads decide, not constants.
 BARE = (
     "simulation.engine=recurrence",
@@ -84,6 +90,13 @@ def write_loaded_model(folder: Path) -> Path:
     """Write the card of the model with heavy attention into `folder` and return its path."""
     path = folder / "loaded.yaml"
     path.write_text(LOADED_MODEL)
+    return path
+
+
+def write_dense_model(folder: Path) -> Path:
+    """Write the card of the model with heavy attention and a dense FFN; return its path."""
+    path = folder / "dense.yaml"
+    path.write_text(DENSE_MODEL)
     return path
 
 

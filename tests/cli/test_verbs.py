@@ -200,6 +200,22 @@ def test_explain_prints_one_json_object(afdsim: Afdsim) -> None:
         assert {own, "ideal_micro_batches", "shapes"} <= found["balance"].keys()
 
 
+def test_explain_finds_the_ratio_for_contexts_that_differ(afdsim: Afdsim) -> None:
+    prompts = "workload.lengths.prompt={kind: lognormal, mean: 3000, cv: 1.0, max_tokens: 50000}"
+    call = ("explain", "step3-2a2f", "--stochastic")
+    shown = afdsim(*call, settings=(prompts,))
+    assert shown.code == 0, shown.err
+    for text in ("T_A", "T_F", "T_C", "θ =", "best, mean field", "best, barrier"):
+        assert text in shown.out
+    found = json.loads(afdsim(*call, "--json", settings=(prompts,)).out)["stochastic"]
+    assert found["present"]["barrier_us"] > found["present"]["mean_field_us"]
+    assert found["barrier"]["barrier_tgs"] >= found["mean_field"]["barrier_tgs"]
+    assert found["attention"].keys() == {"ns_per_token", "constant_ns", "misfit"}
+    answer = afdsim("explain", "dsv3-ep128", "--stochastic")
+    assert (answer.code, answer.out) == (3, "")
+    assert "only AFD has a ratio" in answer.err
+
+
 def test_explain_draws_the_pipeline_on_one_page(afdsim: Afdsim, tmp_path: Path) -> None:
     for _ in range(2):
         answer = afdsim("explain", "step3-2a2f", "--picture", "new/p.html", settings=SMALL)

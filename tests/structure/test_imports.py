@@ -45,7 +45,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("points", "sweeps", "refine", "store", "session", "results", "plots", "gantt"),
         *("timeline", "report"),
         *("explain", "explain_page", "calibration_plot", "scenario_doc"),
-        *("comparison", "capacity"),
+        *("comparison", "capacity", "ratio"),
     ),
     ("cli.", "calibrate_cli", "measure_cli", ""),
 )
