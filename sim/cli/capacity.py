@@ -37,7 +37,7 @@ def capacity(
 ) -> None:
     """Search the highest arrival rate at which enough requests are within their targets.
 
-    Example: afdsim capacity poisson-example --set slo.queue_ms=1000 --workers 2
+    Example: afdsim capacity poisson-example --set slo.tpot_ms=25 --workers 2
     """
     from sim import capacity as search
     from sim.scenario import load
