@@ -180,7 +180,7 @@ def _afd(frozen: Frozen, afd: Afd) -> AfdBalance:
     rows = []
     for a, f in dict.fromkeys(shapes):
         if a:
-            rows += _with_ideal_micro_batches(frozen, _resized(afd, a, f))
+            rows += _with_ideal_micro_batches(frozen, resized(afd, a, f))
     return AfdBalance(x / y, ratio, ideal_micro_batches(frozen), tuple(rows))
 
 
@@ -194,7 +194,7 @@ def _ffn_around_balance(frozen: Frozen, afd: Afd) -> list[int]:
     counts = range(now - 1, 0, -1) if attention_leads else range(now + 1, _MOST_TIMES_FFN * now + 1)
     last, refused = now, []
     for count in counts:
-        shape = bounded(changed(frozen, _resized(afd, afd.attention.instances, count)))
+        shape = bounded(changed(frozen, resized(afd, afd.attention.instances, count)))
         if shape.refused:
             refused.append(count)
         elif _attention_leads(shape) != attention_leads:
@@ -208,7 +208,8 @@ def _attention_leads(shape: Shape) -> bool:
     return shape.busy["attention"] > shape.busy["ffn"]
 
 
-def _resized(afd: Afd, attention: int, ffn: int) -> Afd:
+def resized(afd: Afd, attention: int, ffn: int) -> Afd:
+    """Return the deployment with other numbers of attention and FFN instances."""
     sides = {"attention": afd.attention, "ffn": afd.ffn}
     counts = {"attention": attention, "ffn": ffn}
     return afd.model_copy(

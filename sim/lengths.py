@@ -107,7 +107,33 @@ class Geometric(Strict):
         return self.mean
 
 
-Length = Annotated[Fixed | Uniform | Lognormal | Geometric, Field(discriminator="kind")]
+class Bimodal(Strict):
+    """Two lengths, as where chats and documents, or short answers and reasoning, are mixed."""
+
+    kind: Literal["bimodal"]
+    short: PositiveInt
+    """The shorter length, tokens."""
+    long: PositiveInt
+    """The longer length, tokens."""
+    long_share: Annotated[float, Field(ge=0, le=1)]
+    """Share of requests that have the longer one."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Bimodal:
+        if self.short > self.long:
+            raise ValueError(f"short {self.short} exceeds long {self.long}")
+        return self
+
+    def draw(self, rng: np.random.Generator, count: int) -> Tokens:
+        """Return `count` lengths in tokens."""
+        return np.where(rng.random(count) < self.long_share, self.long, self.short)
+
+    def mean_tokens(self) -> float:
+        """Return the mean length."""
+        return self.short + (self.long - self.short) * self.long_share
+
+
+Length = Annotated[Fixed | Uniform | Lognormal | Geometric | Bimodal, Field(discriminator="kind")]
 
 
 class DrawnLengths(Strict):

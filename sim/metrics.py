@@ -7,9 +7,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sim import goodput
 from sim.run import FILL_STEPS, Run, step_gaps_ns
-from sim.scenario import Scenario
-from sim.statistics import half_width, warm_up, weighted_percentile
+from sim.statistics import (
+    BATCHES,
+    half_width,
+    independent_half_width,
+    percentile_interval,
+    warm_up,
+    weighted_percentile,
+)
 from sim.units import NS_PER_MS, NS_PER_S, NS_PER_US
 
 
@@ -29,12 +36,18 @@ METRICS = (
     Metric("tpot_ms_p50", "ms", "min", "median of the requests' TPOT"),
     Metric("tpot_ms_p90", "ms", "min", "90th percentile of the requests' TPOT"),
     Metric("tpot_ms_p99", "ms", "min", "99th percentile of the requests' TPOT"),
-    Metric("tpot_ci95_ms", "ms", "min", "95 % half-width of the mean gap, by batch means"),
+    Metric("tpot_ms_p99_low", "ms", "min", "lower end of the 95 % interval of tpot_ms_p99"),
+    Metric("tpot_ms_p99_high", "ms", "min", "upper end of it"),
+    Metric("tpot_ci95_ms", "ms", "min", "95 % half-width of the mean gap"),
     Metric("itl_ms_p50", "ms", "min", "median gap between tokens"),
     Metric("itl_ms_p99", "ms", "min", "99th percentile of the gaps between tokens"),
     Metric("queue_ms_mean", "ms", "min", "mean wait from arrival to admission"),
     Metric("queue_ms_p99", "ms", "min", "99th percentile of that wait"),
     Metric("tgs", "tokens/s/GPU", "max", "output tokens per second over all GPUs"),
+    Metric("tgs_ci95", "tokens/s/GPU", "min", "95 % half-width of it"),
+    Metric("slo_attainment", "share", "max", "requests that met the targets of TPOT and queueing"),
+    Metric("goodput_requests_per_s", "requests/s", "max", "such requests, by the tokens measured"),
+    Metric("goodput_tgs", "tokens/s/GPU", "max", "output tokens of such requests over all GPUs"),
     Metric("tokens_per_s_per_user", "tokens/s", "max", "1 / mean TPOT"),
     Metric("usd_per_1m_tokens", "USD", "min", "rent of all cards per million output tokens"),
     Metric("t_a_layer_us", "µs", "min", "attention of a layer and micro-batch, slowest GPU"),
@@ -47,6 +60,7 @@ METRICS = (
     Metric("extrapolated_share", "share", "min", "kernel time outside the measured range"),
     Metric("uncalibrated_share", "share", "min", "kernel time from the card's default efficiency"),
     Metric("measured_steps", "steps", "", "decode steps of each micro-batch after the warm-up"),
+    Metric("replications", "runs", "", "runs with seeds of their own that the figures are of"),
 )
 
 
@@ -87,10 +101,12 @@ def summary(run: Run) -> dict[str, Any]:
         gaps, weights = np.append(gaps, pauses), np.append(weights, np.ones(len(pauses)))
     tpot_ms = request_tpot_ms(run, cut)
     per_s = _tokens_per_s(run, measured)
-    numbers, step_gaps = step_gaps_ns(steps)
-    fresh = run.requests["tokens_in_run"] > 0
-    fresh &= run.requests["arrival_ns"] > 0
-    queue_ns = (run.requests["admitted_ns"] - run.requests["arrival_ns"])[fresh]
+    _numbers, step_gaps = step_gaps_ns({name: of[measured] for name, of in steps.items()})
+    queue_ms = goodput.queue_ms(run)
+    queue_ms = queue_ms[~np.isnan(queue_ms)]
+    in_turn = goodput.tpot_ms(run, cut)
+    tail = None if run.is_closed() else percentile_interval(in_turn[~np.isnan(in_turn)], 99)
+    good = goodput.goodput(run, cut, measured)
     kernel_ns = sum(run.usage_ns.values())
     figures: dict[str, Any] = {
         "scenario": scenario.name,
@@ -102,18 +118,25 @@ def summary(run: Run) -> dict[str, Any]:
         "tpot_ms_p50": _percentile(tpot_ms, 50),
         "tpot_ms_p90": _percentile(tpot_ms, 90),
         "tpot_ms_p99": _percentile(tpot_ms, 99),
-        "tpot_ci95_ms": _finite(half_width(step_gaps[numbers >= cut]) / NS_PER_MS),
+        "tpot_ms_p99_low": tail and tail[0],
+        "tpot_ms_p99_high": tail and tail[1],
+        "tpot_ci95_ms": _finite(half_width(step_gaps) / NS_PER_MS),
         "itl_ms_p50": _itl_ms(gaps, weights, 50),
         "itl_ms_p99": _itl_ms(gaps, weights, 99),
-        "queue_ms_mean": _mean(queue_ns / NS_PER_MS),
-        "queue_ms_p99": _percentile(queue_ns / NS_PER_MS, 99),
+        "queue_ms_mean": _mean(queue_ms),
+        "queue_ms_p99": _percentile(queue_ms, 99),
         "tgs": per_s / gpus,
+        "tgs_ci95": _finite(_rate_half_width(run, measured) / gpus),
+        "slo_attainment": good.attainment,
+        "goodput_requests_per_s": good.requests_per_s,
+        "goodput_tgs": good.tokens_per_s / gpus,
         "tokens_per_s_per_user": 1e3 / tpot_ms.mean() if len(tpot_ms) else None,
         "usd_per_1m_tokens": None,
         "t_step_ms": float((steps["end_ns"] - steps["start_ns"])[measured].mean()) / NS_PER_MS,
         "utilisation": utilisation(run, cut),
         "kv_occupancy": _kv_occupancy(run, measured),
         "measured_steps": int(steps["step"].max()) + 1 - cut,
+        "replications": 1,
     }
     if run.usd_per_hour is not None and per_s > 0:
         figures["usd_per_1m_tokens"] = run.usd_per_hour / 3600 / per_s * 1e6
@@ -125,7 +148,9 @@ def summary(run: Run) -> dict[str, Any]:
     if run.preemptions is not None:
         figures |= preemption_figures(run)
     figures["engine"] = run.engine
-    return figures | verdict(scenario, figures["tpot_ms_mean"])
+    slo = scenario.slo
+    asked = _of(tpot_ms, slo.tpot_percentile), _of(queue_ms, slo.queue_percentile)
+    return figures | goodput.verdict(slo, *asked, good.attainment)
 
 
 def _pauses_ns(run: Run, since_ns: int) -> NDArray[np.float64]:
@@ -151,37 +176,10 @@ def preemption_figures(run: Run) -> dict[str, Any]:
     }
 
 
-def verdict(scenario: Scenario, tpot_ms: float | None) -> dict[str, Any]:
-    """Return the latency target of a scenario and whether a mean TPOT meets it."""
-    slo_ms = scenario.slo.tpot_ms
-    return {"slo_tpot_ms": slo_ms, "slo_met": tpot_ms is not None and tpot_ms <= slo_ms}
-
-
 def request_tpot_ms(run: Run, cut: int) -> NDArray[np.float64]:
-    """Return the TPOT of every request over its tokens after the warm-up, ms.
-
-    A closed loop is watched for a while in which long requests neither begin nor end: their TPOT
-    is that of the tokens seen. Requests with fewer than two tokens after the cut have none. One
-    that gave way has the TPOT of all of its tokens, the pauses between them included.
-    """
-    result = []
-    paused = np.zeros(len(run.requests["request"]), dtype=np.bool_)
-    if run.preemptions is not None:
-        paused = np.isin(run.requests["request"], run.preemptions["request"])
-        lived = (run.requests["last_token_ns"] - run.requests["first_token_ns"])[paused]
-        gaps = run.requests["tokens_in_run"][paused] - 1
-        result.append(lived[gaps > 0] / gaps[gaps > 0] / NS_PER_MS)
-    for micro_batch in range(run.program.micro_batches):
-        mine = run.steps["micro_batch"] == micro_batch
-        ends = run.steps["end_ns"][mine]
-        if len(ends) <= cut:
-            continue
-        chosen = (run.requests["micro_batch"] == micro_batch) & ~paused
-        first = np.maximum(run.requests["first_token_ns"][chosen], ends[max(cut - 1, 0)])
-        last = run.requests["last_token_ns"][chosen]
-        tokens = np.searchsorted(ends, last) - np.searchsorted(ends, first)
-        result.append(((last - first)[tokens > 0] / tokens[tokens > 0]) / NS_PER_MS)
-    return np.concatenate(result) if result else np.empty(0)
+    """Return the TPOT of the requests that have one, micro-batch after micro-batch, ms."""
+    found = goodput.tpot_ms(run, cut)[np.argsort(run.requests["micro_batch"], kind="stable")]
+    return found[~np.isnan(found)]
 
 
 def utilisation(run: Run, cut: int) -> dict[str, float]:
@@ -225,6 +223,17 @@ def _tokens_per_s(run: Run, measured: NDArray[np.bool_]) -> float:
     return float(total)
 
 
+def _rate_half_width(run: Run, measured: NDArray[np.bool_]) -> float:
+    """Return the 95 % half-width of output tokens per second, by batches of whole steps."""
+    numbers = np.unique(run.steps["step"][measured])
+    size = len(numbers) // BATCHES
+    if size < 1:
+        return float("inf")
+    batches = numbers[len(numbers) - size * BATCHES :].reshape(BATCHES, size)
+    rates = [_tokens_per_s(run, measured & np.isin(run.steps["step"], batch)) for batch in batches]
+    return independent_half_width(np.array(rates))
+
+
 def _requests_in_flight(run: Run, measured: NDArray[np.bool_]) -> float:
     """Return the mean number of requests decoding, weighed by time."""
     steps, total = run.steps, 0.0
@@ -258,6 +267,10 @@ def _mean(values: NDArray[np.float64]) -> float | None:
 
 def _percentile(values: NDArray[np.float64], percent: float) -> float | None:
     return float(np.percentile(values, percent)) if len(values) else None
+
+
+def _of(values: NDArray[np.float64], percent: float | None) -> float | None:
+    return _mean(values) if percent is None else _percentile(values, percent)
 
 
 def _finite(value: float) -> float | None:

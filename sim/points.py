@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.errors import InfeasibleError
-from sim.metrics import summary
 from sim.pareto import pareto_front
-from sim.run import simulate
+from sim.replications import replicated
 from sim.scenario import Afd, Scenario
 from sim.search import TpotOf, max_batch_under_slo
 from sim.steady import steady_state
@@ -60,11 +59,7 @@ def outcome(point: Point) -> Outcome:
         return failed(f"{type(error).__name__}: {error}")
     for pool, share in figures.pop("utilisation").items():
         figures[f"utilisation.{pool}"] = share
-    reason = ""
-    if not figures["slo_met"]:
-        tpot, slo = figures["tpot_ms_mean"], figures["slo_tpot_ms"]
-        reason = "no TPOT" if tpot is None else f"TPOT {tpot:.1f} ms exceeds {slo:g} ms"
-    return {"status": "ok", "reason": reason, **figures}
+    return {"status": "ok", "reason": figures.pop("slo_missed"), **figures}
 
 
 def _figures(point: Point) -> dict[str, Any]:
@@ -72,7 +67,7 @@ def _figures(point: Point) -> dict[str, Any]:
         return max_batch_under_slo(point.scenario, point.search)
     if point.scenario.simulation.engine == "bound":
         return steady_state(point.scenario).figures()
-    return summary(simulate(point.scenario))
+    return replicated(point.scenario)
 
 
 def failed(reason: str) -> Outcome:

@@ -20,7 +20,7 @@ import numpy as np
 
 from sim import cards
 from sim.errors import ScenarioError, StoreError
-from sim.metrics import cut_steps, server_utilisation, summary
+from sim.metrics import cut_steps, server_utilisation
 from sim.points import Row
 from sim.run import Run
 from sim.scenario import Scenario
@@ -171,10 +171,14 @@ def write_table(stem: Path, columns: Mapping[str, Sequence[Any] | np.ndarray[Any
     pyarrow.parquet.write_table(table, stem.with_suffix(".parquet"))
 
 
-def save_run(run: Run, out: Path | None = None) -> Path:
-    """Write a run's tables and run.json and return the directory.
+def save_run(
+    run: Run, figures: dict[str, Any], out: Path | None = None, runs: Sequence[dict[str, Any]] = ()
+) -> Path:
+    """Write a run's tables and run.json with its figures and return the directory.
 
-    The default directory is results/runs/NAME-HASH, the hash being the resolved scenario's.
+    `runs` are the figures of the replications of which `run` is the first: they are put beside
+    their summary. The default directory is results/runs/NAME-HASH, the hash being the resolved
+    scenario's.
     """
 
     def fill(folder: Path) -> None:
@@ -190,7 +194,9 @@ def save_run(run: Run, out: Path | None = None) -> Path:
             "engine_note": run.engine_note,
             "wall_s": round(run.wall_s, 3),
         }
-        described = described_run(run.scenario, run.tables, made, summary(run))
+        described = described_run(run.scenario, run.tables, made, figures)
+        if len(runs) > 1:
+            described["replications"] = list(runs)
         write_json(folder / "run.json", described)
 
     return fresh_directory(out or run_directory(run.scenario), fill)

@@ -67,6 +67,10 @@ class Run:
     records: list[event.Record] = field(default_factory=list)
     """Tasks of the recorded window."""
 
+    def is_closed(self) -> bool:
+        """Return whether it was a closed loop, which starts full and is watched for a while."""
+        return isinstance(self.scenario.workload.arrivals, ClosedLoop)
+
 
 @dataclass
 class _OpenStep:

@@ -27,6 +27,7 @@ from sim.yaml_loader import Document, Loc, read
 Positive = Annotated[float, Field(gt=0)]
 MoeKernel = Literal["masked", "fused"]
 Share = Annotated[float, Field(gt=0, le=1)]
+Percentile = Annotated[float, Field(gt=0, lt=100)]
 
 
 class AttentionSide(Strict):
@@ -196,10 +197,24 @@ class Memory(Strict):
 
 
 class Slo(Strict):
-    """Latency target."""
+    """Latency targets. They are met when every one that is given is."""
 
     tpot_ms: Positive
-    """Mean time per output token that users are promised, ms."""
+    """Time per output token that users are promised, ms."""
+    tpot_percentile: Percentile | None = None
+    """Percentile of the requests' TPOT that must be within `tpot_ms`; by default their mean."""
+    queue_ms: Positive | None = None
+    """Wait from arrival to admission that users are promised, ms; by default none is."""
+    queue_percentile: Percentile | None = None
+    """Percentile of the waits that must be within `queue_ms`; by default their mean."""
+    attainment: Share | None = None
+    """Share of requests each of which must be within `tpot_ms` and `queue_ms`; by default none."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Slo:
+        if self.queue_percentile is not None and self.queue_ms is None:
+            raise ValueError("queue_percentile needs queue_ms")
+        return self
 
 
 class Simulation(Strict):
@@ -217,9 +232,14 @@ class Simulation(Strict):
     """Decode steps of each micro-batch that a closed loop runs at least."""
     max_steps: Annotated[int, Field(ge=20)] = 2000
     """Decode steps of each micro-batch after which a closed loop stops in any case."""
+    replications: PositiveInt = 1
+    """Runs with seeds of their own, derived from `seed`. From two on, figures are their means and
+    intervals come from their spread."""
 
     @model_validator(mode="after")
     def _check(self) -> Simulation:
+        if self.engine == "bound" and self.replications > 1:
+            raise ValueError("engine bound draws nothing: write replications 1")
         if self.min_steps > self.max_steps:
             raise ValueError(f"min_steps {self.min_steps} exceeds max_steps {self.max_steps}")
         return self

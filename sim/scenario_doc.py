@@ -24,7 +24,12 @@ editors. What the values do: [physics.md](physics.md) and [design.md](design.md)
 _AXIS = """Written as a mapping of dotted paths to a list of values, to `{from: 1, to: 8, step: 1}`
 or to `{from: 1, to: 64, logspace: 7}`: so many values evenly spaced in the logarithm. Both ends
 are included; between whole ends the values are whole and repeats are dropped."""
-_SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤"}
+_SIGNS = {
+    "minimum": "≥",
+    "exclusiveMinimum": ">",
+    "maximum": "≤",
+    "exclusiveMaximum": "<",
+}
 _WORDS = {"string": "text", "object": "mapping of dotted paths", None: "any"}
 
 

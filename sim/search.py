@@ -11,8 +11,7 @@ from typing import Any, Literal
 from sim.arrivals import ClosedLoop
 from sim.deployments import compile_deployment
 from sim.errors import InfeasibleError
-from sim.metrics import summary
-from sim.run import simulate
+from sim.replications import replicated
 from sim.scenario import Scenario
 from sim.steady import fullest, largest, most_fitting
 
@@ -35,7 +34,7 @@ def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[st
     found: dict[int, dict[str, Any]] = {}
 
     def tpot_ms(batch: int) -> float:
-        found[batch] = figures = summary(simulate(with_batch(scenario, batch * site.lanes)))
+        found[batch] = figures = replicated(with_batch(scenario, batch * site.lanes))
         tpot = figures[f"tpot_ms_{tpot_of}"]
         if tpot is None:
             raise InfeasibleError("the run is too short for a TPOT: raise simulation.min_steps")

@@ -22,9 +22,10 @@ from sim.deployments.site import Site
 from sim.drawn import left_out
 from sim.engines.bound import BoundEngine
 from sim.errors import InfeasibleError
+from sim.goodput import verdict
 from sim.kernels import STATUSES, Status
 from sim.layers import Ns
-from sim.metrics import METRICS, verdict
+from sim.metrics import METRICS
 from sim.program import KEPT, Program
 from sim.scenario import Scenario
 from sim.units import NS_PER_MS, NS_PER_S, NS_PER_US
@@ -93,7 +94,9 @@ class Steady:
         for status in STATUSES:
             figures[f"{status}_share"] = self.usage_ns[status] / total if total else 0.0
         figures["measured_steps"] = 0
-        return figures | {"engine": "bound"} | verdict(scenario, tpot_ms)
+        figures["replications"] = 1
+        alike = float(tpot_ms <= scenario.slo.tpot_ms)
+        return figures | {"engine": "bound"} | verdict(scenario.slo, tpot_ms, None, alike)
 
 
 def steady_state(scenario: Scenario) -> Steady:

@@ -13,3 +13,15 @@ from tests import tiny
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of the tiny model card."""
     return tiny.write_model(tmp_path_factory.mktemp("cards"))
+
+
+@pytest.fixture(scope="session")
+def loaded_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the path of the model card with heavy attention."""
+    return tiny.write_loaded_model(tmp_path_factory.mktemp("cards"))
+
+
+@pytest.fixture(scope="session")
+def dense_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the path of the model card with heavy attention and a dense FFN."""
+    return tiny.write_dense_model(tmp_path_factory.mktemp("cards"))

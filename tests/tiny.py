@@ -42,11 +42,61 @@ layers:
 LAYERS = 3
 WINDOW = 64
 
+# Two layers whose attention reads whole contexts, so that what a GPU holds decides its time.
+LOADED_MODEL = """
+kind: model
+name: loaded
+title: Loaded
+hidden: 2048
+vocab: 1024
+source: test
+attention:
+  full: {kind: gqa, query_heads: 16, kv_heads: 8, head_dim: 128, kv_dtype: bf16, source: test}
+ffn:
+  moe:
+    kind: moe
+    experts: 16
+    top_k: 4
+    expert_intermediate: 4096
+    shared: 0
+    shared_intermediate: 0
+    source: test
+layers:
+  - {repeat: 2, pattern: [{attention: full, ffn: moe}]}
+"""
+
+# The same with an FFN whose time grows with every token.
+DENSE_MODEL = LOADED_MODEL.replace("name: loaded", "name: dense").replace(
+    LOADED_MODEL[LOADED_MODEL.index("  moe:") : LOADED_MODEL.index("layers:")],
+    "  moe: {kind: dense, intermediate: 16384, source: test}\n",
+)
+
+# Nothing but kernels and transfers: loads decide, not constants.
+BARE = (
+    "simulation.engine=recurrence",
+    "software.glue_us_per_layer={value: 0, source: test}",
+    "software.host_gap_us_per_step={value: 0, source: test}",
+)
+
 
 def write_model(folder: Path) -> Path:
     """Write the tiny model card into `folder` and return its path."""
     path = folder / "tiny.yaml"
     path.write_text(MODEL)
+    return path
+
+
+def write_loaded_model(folder: Path) -> Path:
+    """Write the card of the model with heavy attention into `folder` and return its path."""
+    path = folder / "loaded.yaml"
+    path.write_text(LOADED_MODEL)
+    return path
+
+
+def write_dense_model(folder: Path) -> Path:
+    """Write the card of the model with heavy attention and a dense FFN; return its path."""
+    path = folder / "dense.yaml"
+    path.write_text(DENSE_MODEL)
     return path
 
 

@@ -11,7 +11,7 @@ import sys
 import typer
 
 from sim import calibrate_cli, measure_cli
-from sim.cli import cards, explain, simulate, sweeps, theory, timeline
+from sim.cli import capacity, cards, compare, explain, simulate, sweeps, theory, timeline
 from sim.cli.text import say
 from sim.errors import EXIT_INTERRUPTED, SimError
 
@@ -23,7 +23,8 @@ app = typer.Typer(
     "parallelism (EP).\n\nExample: afdsim run step3-2a2f",
 )
 for verb in (
-    *(simulate.run, explain.explain, simulate.validate, theory.theory, sweeps.sweep, sweeps.plot),
+    *(simulate.run, explain.explain, compare.compare, capacity.capacity, simulate.validate),
+    *(theory.theory, sweeps.sweep, sweeps.plot),
     *(timeline.timeline, simulate.schema, simulate.new, measure_cli.measure),
 ):
     app.command()(verb)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sim.explain import Explanation
     from sim.frozen import Frozen
+    from sim.ratio import StochasticRatio
 
 GPU_POOLS = ("attention", "ffn", "gpu")
 
@@ -27,6 +28,10 @@ def explain(
         Path | None,
         typer.Option(metavar="FILE", help="Draw two layers of the pipeline on an HTML page."),
     ] = None,
+    stochastic: Annotated[
+        bool,
+        typer.Option("--stochastic", help="Add the best ratio if contexts differ by chance (AFD)."),
+    ] = False,
 ) -> None:
     """Explain what limits a scenario: critical circuit, slack, sensitivities, balance.
 
@@ -35,24 +40,30 @@ def explain(
     from sim.drawn import left_out
     from sim.explain import explain_frozen, sentences
     from sim.frozen import Frozen
+    from sim.ratio import stochastic_ratio
     from sim.scenario import load
 
     loaded = load(scenario, setting or ())
     if note := left_out(loaded):
         say(note)
     frozen = Frozen.of(loaded)
+    ratio = stochastic_ratio(frozen) if stochastic else None
     found = explain_frozen(frozen)
     text = sentences(found)
     if picture is not None:
         _draw(picture, frozen, text)
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+        added = {} if ratio is None else {"stochastic": ratio.as_dict()}
+        print(json.dumps(found.as_dict() | added, indent=2, ensure_ascii=False))
         return
     screen = console()
     for sentence in text:
         screen.print(sentence, highlight=False, soft_wrap=True)
     for shown in (_circuit(found), _stages(found), _cards(found), _shapes(found)):
         screen.print(shown)
+    if ratio is not None:
+        for shown in (_lines(ratio), _ratios(ratio)):
+            screen.print(shown)
 
 
 def _draw(path: Path, frozen: Frozen, text: list[str]) -> None:
@@ -142,6 +153,50 @@ def _shapes(found: Explanation) -> Table:
             _change(figures.tgs / now.tgs - 1),
             shape.kind or "",
             ", ".join(busy),
+        )
+    return shown
+
+
+def _lines(found: StochasticRatio) -> Table:
+    load = found.load
+    shown = table(
+        ["time", "over", "ns a token", "constant µs", "misfit"],
+        f"θ = {load.mean_tokens:,.0f} tokens in a slot, ν = {load.variance**0.5:,.0f}; "
+        f"T_A of {found.slots} slots: {found.attention_us:,.0f} ± {found.deviation_us:,.1f} µs",
+    )
+    for name, over, line in (
+        ("T_A", "KV tokens of a GPU", found.attention),
+        ("T_F", "tokens of a micro-batch", found.ffn),
+        ("T_C", "tokens of a micro-batch", found.transfer),
+    ):
+        constant = f"{line.constant_ns / 1e3:,.1f}"
+        shown.add_row(name, over, f"{line.ns_per_token:,.3f}", constant, f"{line.misfit:.1%}")
+    return shown
+
+
+def _ratios(found: StochasticRatio) -> Table:
+    shown = table(
+        [
+            *("", "instances", "ratio", "T_F µs", "T_C µs", "τ mean field", "tokens/s/GPU"),
+            *("τ barrier", "tokens/s/GPU"),
+        ],
+        "attention instances to an FFN instance, with enough micro-batches in flight",
+    )
+    for name, row in (
+        ("present", found.present),
+        ("best, mean field", found.mean_field),
+        ("best, barrier", found.barrier),
+    ):
+        shown.add_row(
+            name,
+            str(row.attention_instances),
+            f"{row.ratio:.2f}",
+            f"{row.ffn_us:,.0f}",
+            f"{row.transfer_us:,.0f}",
+            f"{row.mean_field_us:,.0f}",
+            f"{row.mean_field_tgs:,.0f}",
+            f"{row.barrier_us:,.0f}",
+            f"{row.barrier_tgs:,.0f}",
         )
     return shown
 

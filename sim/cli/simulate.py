@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli.text import AsJson, Out, Settings, console, number, say, span, table
+from sim.cli.text import (
+    AsJson,
+    Out,
+    Settings,
+    WorkerCount,
+    console,
+    number,
+    pool_of,
+    say,
+    span,
+    table,
+)
 from sim.errors import ScenarioError, SimError
+
+if TYPE_CHECKING:
+    from sim.scenario import Scenario
 
 
 def run(
@@ -21,12 +35,14 @@ def run(
         str | None,
         typer.Option(metavar="FIRST:LAST", help="Record the tasks of these layers (one step)."),
     ] = None,
+    workers: WorkerCount = 1,
 ) -> None:
-    """Simulate one scenario and save its tables.
+    """Simulate one scenario and save its tables, those of the first of its replications.
 
     Example: afdsim run step3-2a2f --set workload.arrivals.concurrency=4608
     """
     from sim.metrics import summary
+    from sim.replications import combined, replication, run_all
     from sim.results import save_run, save_steady
     from sim.run import simulate
     from sim.scenario import load
@@ -41,18 +57,23 @@ def run(
         steady = steady_state(loaded)
         if steady.engine_note:
             say(steady.engine_note)
-        _show(steady.figures(), as_json)
+        _show(steady.figures(), loaded, as_json)
         say(f"saved in {save_steady(steady, out)}; the bound engine has no tables")
         return
     result = simulate(loaded, None if timeline is None else _window(timeline))
-    folder = save_run(result, out)
+    others = [replication(loaded, n) for n in range(1, loaded.simulation.replications)]
+    with pool_of(min(workers, len(others))) as pool:
+        runs = [summary(result), *run_all(others, pool)]
+    figures = combined(loaded, runs)
+    folder = save_run(result, figures, out, runs)
     if result.engine_note:
         say(result.engine_note)
-    _show(summary(result), as_json)
+    _show(figures, loaded, as_json)
     say(f"saved in {folder} after {result.wall_s:.1f} s")
 
 
-def _show(figures: dict[str, Any], as_json: bool) -> None:
+def _show(figures: dict[str, Any], scenario: Scenario, as_json: bool) -> None:
+    from sim.goodput import criterion
     from sim.metrics import METRICS
 
     if as_json:
@@ -67,7 +88,7 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
         for name, unit, definition in _PREEMPTION:
             shown.add_row(name, number(figures[name]), unit, definition)
     verdict = "met" if figures["slo_met"] else "missed"
-    shown.add_row("slo", verdict, "", f"mean TPOT against {figures['slo_tpot_ms']:g} ms")
+    shown.add_row("slo", verdict, "", figures["slo_missed"] or criterion(scenario.slo))
     console().print(shown)
 
 

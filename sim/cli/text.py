@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from sim.workers import Workers
 
 Settings = Annotated[
     list[str] | None,
@@ -22,10 +26,26 @@ Out = Annotated[
     typer.Option("--out", metavar="DIR", help="Directory to create; an existing one is kept."),
 ]
 
+WorkerCount = Annotated[
+    int, typer.Option("--workers", min=1, help="Processes that make runs side by side.")
+]
+
 
 def say(text: str) -> None:
     """Print talk: stderr."""
     print(text, file=sys.stderr)
+
+
+@contextmanager
+def pool_of(count: int) -> Iterator[Workers | None]:
+    """Give `count` worker processes; none for one, since this process is one already."""
+    from sim import workers
+
+    if count > 1:
+        with workers.local(count) as pool:
+            yield pool
+    else:
+        yield None
 
 
 def span(text: str, option: str) -> range:

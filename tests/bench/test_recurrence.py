@@ -25,6 +25,7 @@ from sim.deployments.site import Site
 from sim.engines import event, recurrence, walk
 from sim.engines.bound import BoundEngine
 from sim.engines.tables import KIND, PLAIN, WIDTH
+from sim.metrics import summary
 from sim.program import Times
 from sim.results import save_run
 from sim.run import simulate
@@ -134,7 +135,7 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     def whole(engine: str) -> float:
         begun = process_time()
         run = simulate(scenario.load(name, [*steps, f"simulation.engine={engine}"]))
-        save_run(run, tmp_path / engine)
+        save_run(run, summary(run), tmp_path / engine)
         assert run.engine == engine
         return process_time() - begun
 

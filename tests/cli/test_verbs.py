@@ -65,7 +65,8 @@ def test_run_prints_one_json_object_with_the_promised_figures(afdsim: Afdsim) ->
         "scenario deployment gpus requests_in_flight tpot_ms_mean tpot_ms_p50 tpot_ms_p99 "
         "tpot_ci95_ms tgs tokens_per_s_per_user usd_per_1m_tokens t_a_layer_us t_f_layer_us "
         "t_a2f_layer_us t_f2a_layer_us t_step_ms utilisation kv_occupancy calibrated_share "
-        "extrapolated_share uncalibrated_share slo_met"
+        "extrapolated_share uncalibrated_share slo_met slo_missed slo_attainment goodput_tgs "
+        "goodput_requests_per_s tgs_ci95 tpot_ms_p99_low tpot_ms_p99_high"
     )
     assert set(promised.split()) <= set(figures)
     assert figures["gpus"] == 16
@@ -91,6 +92,54 @@ def test_run_saves_tables_with_provenance_and_never_overwrites(
     assert expected <= set(run)
     assert run["scenario"]["workload"]["arrivals"]["concurrency"] == 256
     assert run["calibration"].keys() == {"h800"}
+
+
+def test_run_gives_the_figures_of_all_replications(afdsim: Afdsim, tmp_path: Path) -> None:
+    settings = (*SMALL, "simulation.replications=3", "workload.arrivals.concurrency=250")
+    call = ("run", "step3-2a2f", "--json", "--out")
+    one = afdsim(*call, "one", settings=settings)
+    two = afdsim(*call, "two", "--workers", "2", settings=settings)
+    assert (one.code, two.code) == (0, 0), two.err
+    assert one.out == two.out
+    figures = json.loads(one.out)
+    made = json.loads((tmp_path / "one" / "run.json").read_text())
+    assert made["summary"] == figures
+    tpot = [run["tpot_ms_mean"] for run in made["replications"]]
+    assert figures["replications"] == len(tpot) == 3
+    assert figures["tpot_ms_mean"] == pytest.approx(sum(tpot) / 3)
+
+
+def test_compare_tells_which_is_faster_and_how_surely(afdsim: Afdsim, tmp_path: Path) -> None:
+    narrow = ("--set-b", "workload.arrivals.concurrency=128")
+    answer = afdsim("compare", "step3-2a2f", "step3-2a2f", *narrow, settings=SMALL)
+    assert (answer.code, answer.err) == (0, "")
+    assert "A is slower by" in answer.out
+    assert "A serves more per GPU by" in answer.out
+    assert "A is cheaper by" in answer.out
+    same = afdsim("compare", "step3-2a2f", "step3-2a2f", "--json", settings=SMALL)
+    found = json.loads(same.out)
+    assert [each["relative"] for each in found["differences"]] == [0, 0, 0]
+    assert found["differences"][0]["sentence"].startswith("TPOT: no difference at this precision")
+    assert (found["replications"], found["precise"]) == (10, True)
+    assert left_behind(tmp_path) == []
+
+
+def test_capacity_prints_the_limit_and_what_was_tried(afdsim: Afdsim, tmp_path: Path) -> None:
+    settings = (
+        "workload.arrivals.requests=60",
+        "workload.lengths.output={kind: fixed, tokens: 20}",
+        "slo={tpot_ms: 20, queue_ms: 1000}",
+    )
+    call = ("capacity", "poisson-example", "--precision", "0.5", "--replications", "2")
+    answer = afdsim(*call, settings=settings)
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("poisson-example: requests_per_s ")
+    assert "with 0.99 of the requests within their targets" in answer.out
+    found = json.loads(afdsim(*call, "--json", "--share", "0.9", settings=settings).out)
+    assert found["share"] == 0.9
+    assert found["low"] <= found["rate"] < found["high"]
+    assert {found["low"], found["rate"], found["high"]} <= {t["rate"] for t in found["trials"]}
+    assert left_behind(tmp_path) == []
 
 
 def test_run_records_a_timeline_of_chosen_layers(afdsim: Afdsim, tmp_path: Path) -> None:
@@ -151,6 +200,22 @@ def test_explain_prints_one_json_object(afdsim: Afdsim) -> None:
         assert {own, "ideal_micro_batches", "shapes"} <= found["balance"].keys()
 
 
+def test_explain_finds_the_ratio_for_contexts_that_differ(afdsim: Afdsim) -> None:
+    prompts = "workload.lengths.prompt={kind: lognormal, mean: 3000, cv: 1.0, max_tokens: 50000}"
+    call = ("explain", "step3-2a2f", "--stochastic")
+    shown = afdsim(*call, settings=(prompts,))
+    assert shown.code == 0, shown.err
+    for text in ("T_A", "T_F", "T_C", "θ =", "best, mean field", "best, barrier"):
+        assert text in shown.out
+    found = json.loads(afdsim(*call, "--json", settings=(prompts,)).out)["stochastic"]
+    assert found["present"]["barrier_us"] > found["present"]["mean_field_us"]
+    assert found["barrier"]["barrier_tgs"] >= found["mean_field"]["barrier_tgs"]
+    assert found["attention"].keys() == {"ns_per_token", "constant_ns", "misfit"}
+    answer = afdsim("explain", "dsv3-ep128", "--stochastic")
+    assert (answer.code, answer.out) == (3, "")
+    assert "only AFD has a ratio" in answer.err
+
+
 def test_explain_draws_the_pipeline_on_one_page(afdsim: Afdsim, tmp_path: Path) -> None:
     for _ in range(2):
         answer = afdsim("explain", "step3-2a2f", "--picture", "new/p.html", settings=SMALL)
@@ -204,6 +269,8 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
         (("run", "step3-2a2f"), ("workload.arrivals.concurrency=-1",), 3, "greater than 0"),
         (("run", "step3-2a2f"), ("slo.tpot_ms=.nan",), 3, "finite"),
         (("run", "step3-2a2f"), ("slo.tpot_ms=1e3",), 3, "write 1000.0"),
+        (("run", "step3-2a2f"), ("slo.tpot_percentile=100",), 3, "less than 100"),
+        (("run", "step3-2a2f"), ("slo.queue_percentile=99",), 3, "needs queue_ms"),
         (("run", "step3-2a2f"), ("no_path",), 3, "path=value"),
         (("run", "step3-2a2f"), ("workload.arrivals.concurrency=99999",), 4, "lower the batch"),
         (("run", "step3-2a2f"), ("deployment.ffn.instances=5",), 4, "do not divide"),
@@ -223,6 +290,10 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
         (("timeline", "step3-2a2f", "--steps", "300:301"), SMALL, 2, "the run has steps 0:"),
         (("timeline", "step3-2a2f", "--steps", "0:1", "--layers", "60:62"), (), 2, "0:60"),
         (("timeline", "step3-2a3f", "--steps", "0:1"), (), 3, "did you mean 'step3-2a2f'"),
+        (("capacity", "step3-2a2f"), (), 3, "kind closed has no rate"),
+        (("compare", "step3-2a2f", "step3-2a3f"), (), 3, "did you mean 'step3-2a2f'"),
+        (("compare", "step3-2a2f", "dsv3-ep128"), ("simulation.engine=bound",), 3, "event or"),
+        (("run", "step3-2a2f"), ("simulation={seed: 0, engine: bound, replications: 2}",), 3, "1"),
         (("explain", "step3-2a3f"), (), 3, "did you mean 'step3-2a2f'"),
         (("explain", "step3-2a2f"), ("workload.arrivals.concurrency=0",), 3, "greater than 0"),
         (("explain", "step3-2a2f"), ("workload.arrivals.concurrency=99999",), 4, "lower the batch"),

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.statistics import half_width, warm_up, weighted_percentile
+from sim.statistics import (
+    half_width,
+    independent_half_width,
+    percentile_interval,
+    t_975,
+    warm_up,
+    weighted_percentile,
+)
 
 numbers = st.lists(st.floats(-1e6, 1e6), min_size=50, max_size=200)
 
@@ -28,6 +37,47 @@ def test_correlated_steps_widen_the_interval() -> None:
     slow = np.convolve(noise, np.ones(40) / 40, mode="valid")
     naive = 1.96 * slow.std() / np.sqrt(len(slow))
     assert half_width(slow) > 3 * naive
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 5, 9, 17, 29, 30, 31, 40, 99, 1000])
+def test_t_leaves_2_5_percent_above(degrees: int) -> None:
+    # The density of Student's t, in the angle whose tangent is t/√degrees.
+    angles = np.linspace(0, np.pi / 2, 2_000_001)
+    density = np.cos(angles) ** (degrees - 1)
+    end = int(np.searchsorted(angles, np.arctan(t_975(degrees) / np.sqrt(degrees))))
+    inside = np.trapezoid(density[: end + 1]) / np.trapezoid(density)
+    assert inside == pytest.approx(0.95, abs=2e-4)
+
+
+def test_few_independent_values_hold_the_mean_19_times_out_of_20() -> None:
+    rng = np.random.default_rng(0)
+    held = sum(
+        abs(values.mean()) <= independent_half_width(values)
+        for values in rng.normal(0, 1, (1000, 4))
+    )
+    assert 925 <= held <= 975
+    assert independent_half_width(np.ones(1)) == np.inf
+
+
+@pytest.mark.parametrize("percent", [50, 90, 99])
+@pytest.mark.parametrize("memory", [0.0, 0.8])
+def test_the_interval_of_a_percentile_holds_it(percent: int, memory: float) -> None:
+    rng = np.random.default_rng(1)
+    noise = rng.normal(0, np.sqrt(1 - memory**2), (4000, 400))
+    series = np.empty_like(noise)
+    series[0] = rng.normal(0, 1, 400)
+    for step in range(1, len(noise)):
+        series[step] = memory * series[step - 1] + noise[step]
+    truth = NormalDist().inv_cdf(percent / 100)
+    found = [percentile_interval(column, percent) for column in series.T]
+    held = np.mean([ends is not None and ends[0] <= truth <= ends[1] for ends in found])
+    assert 0.90 <= held <= 0.99
+
+
+def test_an_interval_needs_values_beyond_the_percentile() -> None:
+    assert percentile_interval(np.arange(9.0), 50) is None
+    assert percentile_interval(np.arange(50.0), 99) is None
+    assert percentile_interval(np.arange(1000.0), 50) is not None
 
 
 def test_too_few_steps_promise_nothing() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sim.arrivals import ClosedLoop, Poisson
 from sim.lengths import (
     BLOCK,
+    Bimodal,
     CsvLengths,
     DrawnLengths,
     Fixed,
@@ -45,6 +46,11 @@ def uniform_square(low: int, high: int) -> float:
         # E[D²] = (2 − p)/p² with p = 1/mean.
         (Geometric(kind="geometric", mean=300, max_tokens=FAR), 300, (2 - 1 / 300) * 300**2),
         (Lognormal(kind="lognormal", mean=400, cv=0.8, max_tokens=FAR), 400, 400**2 * 1.64),
+        (
+            Bimodal(kind="bimodal", short=100, long=1000, long_share=0.2),
+            280,
+            0.8 * 100**2 + 0.2 * 1000**2,
+        ),
     ],
 )
 @pytest.mark.parametrize(

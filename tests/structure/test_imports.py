@@ -37,11 +37,15 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("unfolding", "jitter", "expert_load", "drawn"),
     ),
     ("engines.",),
-    ("run", "metrics", "steady", "search", "frozen", "bottleneck", "sensitivity", "balance"),
+    (
+        *("run", "goodput", "metrics", "replications", "steady", "search", "frozen"),
+        *("bottleneck", "sensitivity", "balance"),
+    ),
     (
         *("points", "sweeps", "refine", "store", "session", "results", "plots", "gantt"),
         *("timeline", "report"),
         *("explain", "explain_page", "calibration_plot", "scenario_doc"),
+        *("comparison", "capacity", "ratio"),
     ),
     ("cli.", "calibrate_cli", "measure_cli", ""),
 )

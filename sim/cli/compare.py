@@ -1,0 +1,65 @@
+"""The verb compare: which of two scenarios is faster, serves more and costs less, and how sure."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sim.cli.text import AsJson, Settings, WorkerCount, console, number, pool_of, say, table
+
+if TYPE_CHECKING:
+    from sim.comparison import Comparison
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="Scenario: a name in scenarios/ or a path.")],
+    b: Annotated[str, typer.Argument(help="Scenario to compare it with.")],
+    setting: Settings = None,
+    setting_b: Annotated[
+        list[str] | None,
+        typer.Option("--set-b", metavar="PATH=VALUE", help="Overwrite one value of B alone."),
+    ] = None,
+    precision: Annotated[
+        float,
+        typer.Option(min=1e-6, max=1, help="Half-width of the differences to reach, relative."),
+    ] = 0.005,
+    most: Annotated[
+        int, typer.Option("--most", min=10, help="Replications of each after which to stop.")
+    ] = 100,
+    workers: WorkerCount = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two scenarios under common random numbers.
+
+    Example: afdsim compare step3-2a2f step3-2a2f --set-b deployment.micro_batches=2
+    """
+    from sim import comparison
+    from sim.scenario import load
+
+    both = list(setting or ())
+    scenarios = load(a, both), load(b, [*both, *(setting_b or ())])
+    with pool_of(workers) as pool:
+        found = comparison.compare(*scenarios, precision, most, pool, say)
+    if as_json:
+        print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+    else:
+        _show(found)
+    if not found.is_precise():
+        say(f"not as precise as {precision:.2%} after {found.replications} replications: --most")
+
+
+def _show(found: Comparison) -> None:
+    columns = ["figure", "A", "B", "A − B, % of B", "±", "what it means"]
+    shown = table(columns, f"A: {found.a}, B: {found.b}, {found.replications} replications of each")
+    for each in found.differences:
+        shown.add_row(
+            each.figure,
+            number(each.a),
+            number(each.b),
+            f"{100 * each.relative:+.2f}".replace("-", "−"),
+            f"{100 * each.half_width:.2f}",
+            each.sentence(),
+        )
+    console().print(shown)

@@ -1,0 +1,104 @@
+"""Capacity: the search finds a known limit, says how sure it is, and finds it again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim import capacity as search
+from sim.capacity import capacity
+from sim.errors import InfeasibleError, ScenarioError
+from sim.scenario import Scenario
+from tests import tiny
+
+OPEN = (
+    *tiny.BARE,
+    "deployment.gpus=2",
+    "workload.lengths.prompt={kind: geometric, mean: 2000, max_tokens: 100000}",
+    "workload.lengths.output={kind: geometric, mean: 20, max_tokens: 1000}",
+    "workload.arrivals={kind: poisson, requests_per_s: 700, requests: 200}",
+)
+
+
+def loaded(model: Path, *settings: str) -> Scenario:
+    return tiny.load(model, "dsv3-ep128", *OPEN, *settings)
+
+
+def test_the_limit_is_found_again_within_its_interval(loaded_model: Path) -> None:
+    slo = "slo={tpot_ms: 0.6, queue_ms: 5}"
+    scenarios = [loaded(loaded_model, slo, f"simulation.seed={seed}") for seed in range(3)]
+    found = [capacity(scenario, 0.95, 0.05, 4) for scenario in scenarios]
+    # The intervals of independent draws have a part in common, and it is not all rates there are.
+    assert max(one.low for one in found) < min(one.high for one in found)
+    assert max(one.rate for one in found) < 1.3 * min(one.rate for one in found)
+    for one in found:
+        assert one.of == "requests_per_s"
+        assert one.low <= one.rate < one.high < 2.5 * one.low
+        # More arrivals are never better, up to what one late request is.
+        assert all(a.attainment >= b.attainment - 0.02 for a, b in pairwise(one.trials))
+
+
+class Deployment:
+    """Stands for runs: attainment falls from 1 at a rate that each seed shifts a little."""
+
+    def __init__(self, limit: float, spread: float) -> None:
+        self.limit, self.spread, self.calls = limit, spread, 0
+
+    def run_all(self, scenarios: Sequence[Scenario], _workers: object) -> list[dict[str, float]]:
+        self.calls += len(scenarios)
+        found = []
+        for scenario in scenarios:
+            shift = np.random.default_rng(scenario.simulation.seed).normal(0, self.spread)
+            rate = scenario.workload.arrivals.requests_per_s  # type: ignore[union-attr]
+            attainment = 0.99 - 2 * (rate / self.limit - 1) + shift
+            found.append({"slo_attainment": min(max(attainment, 0.0), 1.0)})
+        return found
+
+
+@pytest.mark.parametrize("limit", [0.5, 60.0, 699.9, 700.0, 5000.0, 123456.0])
+def test_a_known_limit_is_found(
+    limit: float, loaded_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = Deployment(limit, 0.0)
+    monkeypatch.setattr(search, "run_all", runs.run_all)
+    found = capacity(loaded(loaded_model), 0.99, 0.01, 4)
+    assert limit / 1.0101 < found.rate <= limit * (1 + 1e-9)
+    assert found.low == found.rate
+    assert found.high == pytest.approx(found.rate * 1.01)
+    # Doublings to the limit and bisections of one of them into 70 steps.
+    assert len(found.trials) <= 2 + abs(np.log2(limit / 700)) + 1 + np.ceil(np.log2(70))
+    assert runs.calls == 4 * len(found.trials)
+    assert capacity(loaded(loaded_model), 0.99, 0.01, 4) == found
+
+
+def test_the_interval_holds_the_limit_at_its_rate(
+    loaded_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "run_all", Deployment(1000.0, 0.02).run_all)
+    held = 0
+    for seed in range(300):
+        found = capacity(loaded(loaded_model, f"simulation.seed={seed}"), 0.9, 0.002, 5)
+        # 90 % are met at 1000·(1 + 0.09/2).
+        held += found.low <= 1045 <= found.high
+    # 285 are expected, with a standard deviation of 4; ends lie up to one step further out.
+    assert 273 <= held <= 297
+
+
+def test_a_closed_loop_has_no_rate(loaded_model: Path) -> None:
+    closed = loaded(loaded_model, "workload.arrivals={kind: closed, concurrency: 24}")
+    with pytest.raises(ScenarioError, match="kind closed has no rate"):
+        capacity(closed, 0.99, 0.05, 2)
+
+
+def test_targets_that_no_rate_meets_and_such_that_all_do_are_refused(loaded_model: Path) -> None:
+    few = "workload.arrivals={kind: poisson, requests_per_s: 5000, requests: 20}"
+    with pytest.raises(
+        InfeasibleError, match=r"only \d+\.\d% of the requests .* loosen slo\.tpot_ms"
+    ):
+        capacity(loaded(loaded_model, few, "slo={tpot_ms: 0.001}"), 0.99, 1.0, 2)
+    with pytest.raises(InfeasibleError, match=r"4,096 times .* 100\.0% .* give slo\.queue_ms"):
+        capacity(loaded(loaded_model, few, "slo={tpot_ms: 1000}"), 0.99, 1.0, 2)
