@@ -198,8 +198,10 @@ def server_utilisation(run: Run, cut: int) -> NDArray[np.float64]:
         int(run.steps["step"][run.steps["micro_batch"] == j].max())
         for j in range(run.program.micro_batches)
     )
-    span = _span_ns(run, cut, last)
-    busy: NDArray[np.float64] = run.busy_ns[cut : last + 1].sum(axis=0) / span
+    # Whole rows only, of which each stands for one step but in runs of very many.
+    rows = slice(-(-cut // run.busy_steps), (last + 1) // run.busy_steps)
+    span = _span_ns(run, rows.start * run.busy_steps, rows.stop * run.busy_steps - 1)
+    busy: NDArray[np.float64] = run.busy_ns[rows].sum(axis=0) / span
     return np.minimum(busy, 1.0)
 
 

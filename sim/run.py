@@ -7,6 +7,7 @@ deployment, scheduler and engine together and returns what happened as a `Run`.
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -51,7 +52,7 @@ class Run:
     requests: Columns
     """One row per request seen, by request number."""
     busy_ns: NDArray[np.int64]
-    """Work begun in each step, by (step, server); servers in the order of the pools."""
+    """Work begun, by (`busy_steps` steps, server); servers in the order of the pools."""
     usage_ns: dict[Status, float]
     """Kernel time by status of its look-up."""
     usd_per_hour: float | None
@@ -59,6 +60,8 @@ class Run:
     tables: dict[str, str]
     """SHA-256 of the calibration table of each accelerator; empty where it has none."""
     wall_s: float
+    busy_steps: int = 1
+    """Steps that share a row of `busy_ns`: more than one in a run of very many steps."""
     engine: Literal["event", "recurrence"] = "event"
     engine_note: str = ""
     """Why another engine ran than the scenario asks for."""
@@ -110,9 +113,9 @@ class Decoder:
         self._open: list[_OpenStep | None] = [None] * m
         self._count = [0] * m
         self._last_ns = [-1] * m
-        self._rows: list[tuple[int, ...]] = []
+        self._rows = array("q")
         self._log = WorkLog(site, self.drawn.program)
-        self._notes: list[int] = []
+        self._notes = array("q")
 
     def boundary(self, micro_batch: int, now_ns: int) -> Times | event.Wait | None:
         """Return the durations of the micro-batch's next step; None when the run is over."""
@@ -147,7 +150,7 @@ class Decoder:
     def _close(self, micro_batch: int, step: _OpenStep, emission: Emission, now_ns: int) -> None:
         row = (micro_batch, step.number, step.start_ns, now_ns, self._last_ns[micro_batch])
         load = (emission.tokens, emission.continuing, step.kv_bytes_mean, step.kv_bytes_max)
-        self._rows.append(row + load)
+        self._rows.extend(row + load)
         self._notes.append(step.note)
         self._last_ns[micro_batch] = now_ns
 
@@ -168,12 +171,12 @@ class Decoder:
             *("micro_batch", "step", "start_ns", "end_ns", "previous_end_ns"),
             *("tokens", "continuing", "kv_bytes_mean", "kv_bytes_max"),
         )
-        table = np.array(self._rows, dtype=np.int64).reshape(-1, len(names))
+        table = np.array(self._rows).reshape(-1, len(names))
         return dict(zip(names, table.T, strict=True))
 
     def layer_columns(self) -> dict[str, NDArray[np.float64]]:
         """Return the per-layer times of the same steps."""
-        return self._log.layer_ns(np.array(self._notes, dtype=np.int64))
+        return self._log.layer_ns(np.array(self._notes))
 
     def request_columns(self) -> Columns:
         """Return the table of all requests that emitted a token, finished or still in flight."""
@@ -206,9 +209,9 @@ class Decoder:
         reserves = self.site.scenario.admission.kv.kind == "reserve"
         return None if reserves else self.scheduler.preemptions()
 
-    def busy_table(self) -> NDArray[np.int64]:
-        """Return work begun by (step, server)."""
-        return self._log.busy_ns()
+    def busy_table(self) -> tuple[NDArray[np.int64], int]:
+        """Return work begun by (some steps, server), and how many steps share a row."""
+        return self._log.busy_ns(), self._log.steps_per_row
 
 
 def step_gaps_ns(steps: Columns) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -239,6 +242,7 @@ def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None
     steps = decoder.step_columns()
     if not len(steps["step"]):
         raise InfeasibleError("no request was served: the workload is empty")
+    busy_ns, busy_steps = decoder.busy_table()
     usage: dict[Status, float] = {"calibrated": 0.0, "extrapolated": 0.0, "uncalibrated": 0.0}
     for table in site.tables:
         for status, spent in table.usage_ns.items():
@@ -249,7 +253,8 @@ def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None
         steps=steps,
         layer_ns=decoder.layer_columns(),
         requests=decoder.request_columns(),
-        busy_ns=decoder.busy_table(),
+        busy_ns=busy_ns,
+        busy_steps=busy_steps,
         usage_ns=usage,
         usd_per_hour=site.usd_per_hour(),
         kv_capacity_bytes=site.kv_memory().kv_capacity_bytes(),

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from sim.deployments.site import Site
 from sim.program import Program, Times
 
+# Steps up to which each has a row of busy times; beyond, 2, 4, 8, … of them share one.
+_MOST_ROWS = 1 << 16
+
 # Values noted before they are summed up: 32 MiB of them.
 _MOST_VALUES = 1 << 22
 
@@ -24,6 +27,8 @@ class WorkLog:
         self._noted: list[tuple[int, Times]] = []
         servers = sum(pool.servers for pool in program.pools)
         self._busy = np.zeros((0, servers), dtype=np.int64)
+        self.steps_per_row = 1
+        """Steps that share a row of `busy_ns`."""
         self._layers: list[dict[str, NDArray[np.float64]]] = []
         self._count = 0
 
@@ -36,7 +41,10 @@ class WorkLog:
         return self._count - 1
 
     def busy_ns(self) -> NDArray[np.int64]:
-        """Return work begun by (step, server); servers in the order of the pools."""
+        """Return work begun by (step, server), or by (some steps, server) in very long runs.
+
+        `steps_per_row` steps share a row. Servers come in the order of the pools.
+        """
         self._sum_up()
         return self._busy
 
@@ -55,10 +63,19 @@ class WorkLog:
         values = np.stack([times.values for _, times in self._noted])
         delays_ns = np.array([times.delays_ns for _, times in self._noted])
         self._noted.clear()
-        missing = int(steps.max()) + 1 - len(self._busy)
+        while steps.max() // self.steps_per_row >= _MOST_ROWS:
+            self._halve()
+        rows = steps // self.steps_per_row
+        missing = int(rows.max()) + 1 - len(self._busy)
         if missing > 0:
             more = np.zeros((missing, self._busy.shape[1]), dtype=np.int64)
             self._busy = np.concatenate([self._busy, more])
         program = self._program
-        np.add.at(self._busy, steps, program.busy_of(values))
+        np.add.at(self._busy, rows, program.busy_of(values))
         self._layers.append(self._site.layer_ns(program, values, delays_ns))
+
+    def _halve(self) -> None:
+        """Let twice as many steps share a row."""
+        even = np.pad(self._busy, ((0, len(self._busy) % 2), (0, 0)))
+        self._busy = even[::2] + even[1::2]
+        self.steps_per_row *= 2
