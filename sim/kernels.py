@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,9 @@ _SERVED_BY = {
 _PADDING_KERNELS = frozenset({("moe", "masked")})
 
 
+# Values below this are counted where distinct ones are looked for.
+_MOST_COUNTED = 1 << 12
+
 # Times that are kept for each card, and what tables of one card and calibration share.
 _MOST_KEPT = 1 << 16
 _SHARED: dict[tuple[int, str], tuple[Accelerator, dict[Any, Any], dict[Any, Any]]] = {}
@@ -66,6 +70,7 @@ class KernelTable:
         self._peak: dict[tuple[str, Medium], tuple[float, float]] = {}
         self._serving: dict[Identity, tuple[Curve | None, bool]] = {}
         self._kept: dict[tuple[Hashable, float], tuple[int, dict[Status, float]]] = {}
+        self._whole: dict[Hashable, tuple[Ints, dict[Status, float]]] = {}
 
     def duration_ns(self, op: Op, uses: int = 1) -> NDArray[np.int64]:
         """Return the time of `op` in whole ns, one value per GPU; zero work takes no time.
@@ -100,11 +105,30 @@ class KernelTable:
             ns, spent = self._remembered(what, first, time)
             self._add(spent, flat.size * uses)
             return np.full(flat.shape, ns)
-        distinct, place, counts = np.unique(flat, return_inverse=True, return_counts=True)
-        found = [self._remembered(what, value, time) for value in distinct.tolist()]
-        for (_ns, spent), count in zip(found, counts.tolist(), strict=True):
+        distinct, place, counts = _distinct(flat.tobytes(), flat.shape)
+        found = [self._remembered(what, value, time) for value in distinct]
+        for (_ns, spent), count in zip(found, counts, strict=True):
             self._add(spent, count * uses)
         return np.array([ns for ns, _ in found])[place].reshape(flat.shape)
+
+    def once_ns(self, what: Hashable, time: Callable[[], Ints]) -> Ints:
+        """Return `time()`, asked once for each `what` that names all it depends on.
+
+        What was asked is kept, not to be written to; it counts as usage whenever it is used.
+        """
+        if what not in self._whole:
+            if len(self._whole) >= _MOST_KEPT:
+                self._whole.clear()
+            mine, self.usage_ns = self.usage_ns, dict.fromkeys(STATUSES, 0.0)
+            try:
+                found = time()
+                found.setflags(write=False)
+                self._whole[what] = found, self.usage_ns
+            finally:
+                self.usage_ns = mine
+        found, spent = self._whole[what]
+        self._add(spent, 1)
+        return found
 
     def _remembered(
         self, what: Hashable, value: float, time: Callable[[float], Ints]
@@ -240,6 +264,24 @@ def load(accelerator: Accelerator, path: Path | None) -> KernelTable:
 
 def _whole_ns(time_us: Floats) -> NDArray[np.int64]:
     return np.asarray(np.rint(time_us * NS_PER_US), dtype=np.int64)
+
+
+@lru_cache(maxsize=64)
+def _distinct(raw: bytes, shape: tuple[int, ...]) -> tuple[list[float], Ints, list[int]]:
+    """Return the distinct ones of values, where each stands, and how many there are of each.
+
+    Several kernels in turn ask for the same. Small whole numbers, such as counts of requests, are
+    counted instead of sorted.
+    """
+    values = np.frombuffer(raw).reshape(shape)
+    whole = values.astype(np.int64)
+    if (whole == values).all() and whole.min() >= 0 and whole.max() < _MOST_COUNTED:
+        counts = np.bincount(whole.ravel())
+        distinct = np.flatnonzero(counts)
+        place = np.cumsum(counts > 0)[whole] - 1
+        return [float(value) for value in distinct], place, counts[distinct].tolist()
+    found, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return found.tolist(), place.reshape(shape), counts.tolist()
 
 
 def _key_distance(one: str, other: str) -> float:

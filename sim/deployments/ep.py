@@ -155,11 +155,19 @@ class EpDeployment(Site):
         if self.draws(layer):
             return timed
         tokens, most = float(b.sum()), float(np.max(b))
-        return timed | {
-            "experts": timer.experts(ffn, spread, tokens, uses * self.ep.gpus),
-            "dispatch": self._all_to_all("dispatch", ffn, most, uses),
-            "combine": self._all_to_all("combine", ffn, most, uses),
-        }
+        once = timer.table.once_ns
+        all_gpus = uses * self.ep.gpus
+
+        def all_to_all(direction: ops.Direction) -> Ns:
+            what = direction, layer.ffn, most, uses
+            return once(what, lambda: self._all_to_all(direction, ffn, most, uses))
+
+        experts = once(
+            ("experts", layer.ffn, tokens, uses),
+            lambda: timer.experts(ffn, spread, tokens, all_gpus),
+        )
+        both = all_to_all("dispatch"), all_to_all("combine")
+        return timed | {"experts": experts, "dispatch": both[0], "combine": both[1]}
 
     def spread(self, ffn: MoeFfn) -> Spread:
         """Return how the experts lie on ranks. Raises InfeasibleError if uneven."""
