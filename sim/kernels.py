@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -56,6 +56,17 @@ _MOST_KEPT = 1 << 16
 _SHARED: dict[tuple[int, str], tuple[Accelerator, dict[Any, Any], dict[Any, Any]]] = {}
 
 
+class _Line(NamedTuple):
+    """The cores of one attention over any context, by the requests of a GPU."""
+
+    curve: Curve | None
+    """None: none is along batch and kv_len."""
+    exact: bool
+    """Whether the curve is its own."""
+    work_us: Floats
+    """Compute time, and the two of `peak_us`, without context and for each token (2 × 3 × n)."""
+
+
 class KernelTable:
     """The kernel times of one accelerator. Each look-up adds to `usage_ns` by its status."""
 
@@ -70,6 +81,7 @@ class KernelTable:
         self._peak: dict[tuple[str, Medium], tuple[float, float]] = {}
         self._serving: dict[Identity, tuple[Curve | None, bool]] = {}
         self._kept: dict[tuple[Hashable, float], tuple[int, dict[Status, float]]] = {}
+        self._lines: dict[Hashable, _Line] = {}
         self._whole: dict[Hashable, tuple[Ints, dict[Status, float]]] = {}
 
     def duration_ns(self, op: Op, uses: int = 1) -> NDArray[np.int64]:
@@ -149,26 +161,43 @@ class KernelTable:
         for status, ns in spent.items():
             self.usage_ns[status] += ns * times
 
-    def line(self, fixed: Op, one_token: Op, uses: int) -> Callable[[Ints], Ints]:
+    def line(
+        self, what: Hashable, core: Callable[[Ints, Ints], Op], requests: Ints, uses: int
+    ) -> Callable[[Ints], Ints] | None:
         """Return what times an attention core by its context tokens: ns by GPU, counted as usage.
 
-        `fixed` is the core of each GPU's requests without context, `one_token` with one token.
+        `core` makes the op of requests and context tokens, `requests` are those of each GPU. `what`
+        names all else that the op depends on. None if no curve along batch and kv_len times it.
         """
-        curve, exact = self.serving(fixed)
-        if curve is None or not curve.is_of_attention():
-            raise CalibrationError(f"{fixed.name} has no curve along batch and kv_len")
-        fixed_us = np.array([self.work_us(fixed)[0], *self.peak_us(fixed)[::-1]])
-        one_us = np.array([self.work_us(one_token)[0], *self.peak_us(one_token)[::-1]])
-        per_token_us, requests = one_us - fixed_us, fixed.axes["batch"]
+        line = self._lines.get(what)
+        if line is None or requests.max() >= line.work_us.shape[-1]:
+            line = self._lines[what] = self._line(core, 2 << int(requests.max()).bit_length())
+        curve, exact = line.curve, line.exact
+        if curve is None:
+            return None
+        fixed_us, per_token_us = np.take(line.work_us, requests, axis=-1)
+        batch = requests.astype(np.float64)
 
         def time(kv_tokens: Ints) -> Ints:
-            times, total, measured = curve.line_ns(fixed_us, per_token_us, requests, kv_tokens)
+            times, total, measured = curve.line_ns(fixed_us, per_token_us, batch, kv_tokens)
             calibrated = measured if exact else 0
             self.usage_ns["calibrated"] += float(calibrated * uses)
             self.usage_ns["extrapolated"] += float((total - calibrated) * uses)
             return times
 
         return time
+
+    def _line(self, core: Callable[[Ints, Ints], Op], count: int) -> _Line:
+        """Return the line of cores of 0 to `count` − 1 requests."""
+        requests = np.arange(count)
+        fixed, one_token = (core(requests, np.full(count, tokens)) for tokens in (0, 1))
+        curve, exact = self.serving(fixed)
+        if curve is None or not curve.is_of_attention():
+            return _Line(None, False, np.empty((2, 3, count)))
+        fixed_us, one_us = (
+            np.array([self.work_us(op)[0], *self.peak_us(op)[::-1]]) for op in (fixed, one_token)
+        )
+        return _Line(curve, exact, np.stack([fixed_us, one_us - fixed_us]))
 
     def usage_since(self, before: Mapping[Status, float]) -> dict[Status, float]:
         """Return what has been added to `usage_ns` since it was as `before`."""

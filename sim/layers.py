@@ -115,11 +115,11 @@ class LayerTimer:
         """
         attention = self.model.attention[name]
         window = None if isinstance(attention, LinearAttention | Mla) else attention.window
-        fixed = self._core_op(name, requests, np.zeros(len(requests)))
-        curve, _exact = self.table.serving(fixed)
-        if curve is not None and curve.is_of_attention():
-            one_token = self._core_op(name, requests, np.ones(len(requests)))
-            return Core(window, self.table.line(fixed, one_token, uses))
+        line = self.table.line(
+            ("core", name), lambda b, tokens: self._core_op(name, b, tokens), requests, uses
+        )
+        if line is not None:
+            return Core(window, line)
 
         def time(kv_tokens: Ns) -> Ns:
             return self.table.duration_ns(self._core_op(name, requests, kv_tokens), uses)
