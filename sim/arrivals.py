@@ -227,3 +227,17 @@ def _unit_rate(seed: int) -> Iterator[NDArray[np.float64]]:
 
 def _ns(times_s: NDArray[np.float64]) -> TimesNs:
     return np.rint(times_s * NS_PER_S).astype(np.int64)
+
+
+def rate_field(arrivals: Arrivals) -> str | None:
+    """Return the name of the field that is the rate of arrivals, or multiplies it; None if none."""
+    if isinstance(arrivals, ClosedLoop):
+        return None
+    return "rate_scale" if isinstance(arrivals, Trace) else "requests_per_s"
+
+
+def at_rate(arrivals: Arrivals, rate: float) -> Arrivals:
+    """Return the same arrivals of an open loop with another value of their `rate_field`."""
+    field = rate_field(arrivals)
+    assert field is not None
+    return arrivals.model_copy(update={field: rate})

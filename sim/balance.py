@@ -14,7 +14,7 @@ from math import ceil, floor
 
 import numpy as np
 
-from sim.arrivals import ClosedLoop
+from sim.arrivals import ClosedLoop, at_rate, rate_field
 from sim.bottleneck import critical_circuit
 from sim.deployments.afd import AfdDeployment
 from sim.errors import InfeasibleError
@@ -148,8 +148,9 @@ def changed(frozen: Frozen, deployment: Afd | Ep, load: float = 1.0) -> Scenario
         in_flight = max(1, round(frozen.requests_in_flight * load))
         arrivals = ClosedLoop(kind="closed", concurrency=in_flight)
     else:
-        rate = arrivals.requests_per_s * load
-        arrivals = arrivals.model_copy(update={"requests_per_s": rate})
+        field = rate_field(arrivals)
+        assert field is not None
+        arrivals = at_rate(arrivals, getattr(arrivals, field) * load)
     workload = scenario.workload.model_copy(update={"arrivals": arrivals})
     return scenario.model_copy(update={"deployment": deployment, "workload": workload})
 

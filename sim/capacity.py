@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from sim.arrivals import at_rate, rate_field
 from sim.errors import InfeasibleError, ScenarioError
 from sim.replications import replication, run_all
 from sim.scenario import Scenario
 from sim.statistics import independent_half_width
 from sim.workers import Workers
-
-# Fields of arrivals that are their rate, or multiply it.
-_RATES = ("requests_per_s", "rate_scale")
 
 # So often the rate is doubled or halved to find one that is too high or low enough.
 _MOST_DOUBLINGS = 12
@@ -75,25 +73,6 @@ class Capacity:
         return asdict(self)
 
 
-def rate_field(scenario: Scenario) -> str:
-    """Return which field of a scenario's arrivals is their rate. Raises ScenarioError if none."""
-    arrivals = scenario.workload.arrivals
-    for name in _RATES:
-        if hasattr(arrivals, name):
-            return name
-    raise ScenarioError(
-        f"workload.arrivals of kind {arrivals.kind} has no rate to search: its requests are "
-        "replaced as they finish; write kind poisson with requests_per_s"
-    )
-
-
-def at_rate(scenario: Scenario, field: str, rate: float) -> Scenario:
-    """Return the scenario with arrivals of another rate."""
-    arrivals = scenario.workload.arrivals.model_copy(update={field: rate})
-    workload = scenario.workload.model_copy(update={"arrivals": arrivals})
-    return scenario.model_copy(update={"workload": workload})
-
-
 def capacity(
     scenario: Scenario,
     share: float,
@@ -108,15 +87,23 @@ def capacity(
     Raises ScenarioError for arrivals without a rate, InfeasibleError if every rate will do or
     none, and what a run raises.
     """
-    field = rate_field(scenario)
+    workload = scenario.workload
+    field = rate_field(workload.arrivals)
+    if field is None:
+        raise ScenarioError(
+            "workload.arrivals of kind closed has no rate to search: its requests are replaced as "
+            "they finish; write kind poisson with requests_per_s"
+        )
     seeds = [replication(scenario, number) for number in range(replications)]
-    begun = float(getattr(scenario.workload.arrivals, field))
+    begun = float(getattr(workload.arrivals, field))
     tried: dict[int, Trial] = {}
 
     def trial(place: int) -> Trial:
         if place not in tried:
             rate = begun * (1 + precision) ** place
-            runs = run_all([at_rate(each, field, rate) for each in seeds], workers)
+            arrivals = {"arrivals": at_rate(workload.arrivals, rate)}
+            changed = {"workload": workload.model_copy(update=arrivals)}
+            runs = run_all([each.model_copy(update=changed) for each in seeds], workers)
             shares = np.array([run["slo_attainment"] or 0.0 for run in runs])
             doubt = independent_half_width(shares)
             tried[place] = Trial(rate, float(shares.mean()), doubt)

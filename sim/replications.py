@@ -13,7 +13,7 @@ import numpy as np
 
 from sim.errors import SimError
 from sim.goodput import verdict
-from sim.metrics import METRICS, summary
+from sim.metrics import summary
 from sim.run import simulate
 from sim.scenario import Scenario
 from sim.statistics import independent_half_width
@@ -93,10 +93,12 @@ def combined(scenario: Scenario, runs: Sequence[Figures]) -> Figures:
     return figures | verdict(scenario.slo, *asked, figures["slo_attainment"])
 
 
-def _means(runs: Sequence[Figures]) -> Iterator[tuple[str, float | None]]:
-    for name in (*(m.name for m in METRICS), "slo_tpot_found_ms", "slo_queue_found_ms"):
-        values = [run[name] for run in runs if run[name] is not None]
-        yield name, float(np.mean(values)) if values else None
+def _means(runs: Sequence[Figures]) -> Iterator[tuple[str, float]]:
+    """Yield the means of all figures that are numbers."""
+    for name in dict.fromkeys(name for run in runs for name in run):
+        values = [run[name] for run in runs if run.get(name) is not None]
+        if all(isinstance(value, int | float) for value in values) and values:
+            yield name, float(np.mean(values))
 
 
 def _half_width(runs: Sequence[Figures], name: str) -> float | None:

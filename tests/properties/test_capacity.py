@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sim import capacity as search
+from sim.arrivals import Gamma, Poisson, at_rate
 from sim.capacity import capacity
 from sim.errors import InfeasibleError, ScenarioError
 from sim.scenario import Scenario
@@ -86,6 +87,42 @@ def test_the_interval_holds_the_limit_at_its_rate(
         held += found.low <= 1045 <= found.high
     # 285 are expected, with a standard deviation of 4; ends lie up to one step further out.
     assert 273 <= held <= 297
+
+
+def test_a_trace_is_replayed_faster_and_faster(loaded_model: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    times_s = np.cumsum(rng.exponential(1 / 100, 200))
+    prompts, outputs = rng.geometric(1 / 2000, 200), rng.geometric(1 / 20, 200)
+    rows = zip(times_s, prompts, outputs, strict=True)
+    lines = ["arrived_at,num_prefill_tokens,num_decode_tokens"]
+    lines += [f"{at:.9f},{prompt},{output}" for at, prompt, output in rows]
+    (tmp_path / "trace.csv").write_text("\n".join(lines) + "\n")
+    scenario = loaded(
+        loaded_model,
+        f"workload={{arrivals: {{kind: trace, path: {tmp_path / 'trace.csv'}}}}}",
+        "slo={tpot_ms: 0.6, queue_ms: 5}",
+    )
+    found = capacity(scenario, 0.95, 0.1, 2)
+    assert found.of == "rate_scale"
+    # The same lengths at 100 requests per second; the limit of Poisson arrivals is about 700.
+    assert 4 < found.rate < 12
+    # A trace leaves nothing to draw.
+    assert {trial.half_width for trial in found.trials} == {0}
+
+
+@pytest.mark.parametrize(
+    "arrivals",
+    [
+        Poisson(kind="poisson", requests_per_s=50, requests=9),
+        Gamma(kind="gamma", requests_per_s=50, cv=3, requests=9),
+    ],
+)
+def test_arrivals_of_another_rate_are_the_same_draws(arrivals: Poisson | Gamma) -> None:
+    faster = at_rate(arrivals, 200.0)
+    assert isinstance(faster, Poisson | Gamma)
+    slow, fast = next(arrivals.blocks_ns(5)), next(faster.blocks_ns(5))
+    # Gaps are rounded to whole nanoseconds one by one.
+    assert np.abs(slow / 4 - fast).max() <= len(slow)
 
 
 def test_a_closed_loop_has_no_rate(loaded_model: Path) -> None:
