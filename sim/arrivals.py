@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 
-from sim.lengths import BLOCK, Tokens
+from sim.lengths import BLOCK, Count, Tokens
 from sim.streams import stream
 from sim.strict import Strict
 from sim.traces import BadRows, Recorded, read
@@ -28,7 +28,7 @@ class ClosedLoop(Strict):
     """A fixed number of requests in flight; each finished one is replaced at once."""
 
     kind: Literal["closed"]
-    concurrency: PositiveInt | None = None
+    concurrency: Count | None = None
     """Requests in flight in the whole deployment."""
     requests_per_gpu: Positive | None = None
     """Requests in flight divided by all GPUs of the deployment, instead of `concurrency`."""
@@ -53,7 +53,7 @@ class Poisson(Strict):
     kind: Literal["poisson"]
     requests_per_s: Positive
     """Mean arrivals per second in the whole deployment."""
-    requests: PositiveInt
+    requests: Count
     """Number of requests to simulate."""
 
     def blocks_ns(self, seed: int) -> Iterator[TimesNs]:
@@ -74,7 +74,7 @@ class Gamma(Strict):
     """Mean arrivals per second in the whole deployment."""
     cv: Positive
     """Standard deviation of the gaps over their mean; 1 is Poisson."""
-    requests: PositiveInt
+    requests: Count
     """Number of requests to simulate."""
 
     def blocks_ns(self, seed: int) -> Iterator[TimesNs]:
@@ -104,7 +104,7 @@ class Bursts(Strict):
     """Mean duration of a calm time, s."""
     burst_s: Positive
     """Mean duration of a burst, s."""
-    requests: PositiveInt
+    requests: Count
     """Number of requests to simulate."""
 
     def rates_per_s(self) -> tuple[float, float]:
@@ -144,7 +144,7 @@ class Diurnal(Strict):
     """Duration of the profile, s."""
     begin_s: NonNegativeFloat = 0.0
     """Where in the period the run begins, s."""
-    requests: PositiveInt
+    requests: Count
     """Number of requests to simulate."""
 
     @model_validator(mode="after")
@@ -184,7 +184,7 @@ class Trace(Strict):
     bad_rows: BadRows = "refuse"
     """What becomes of a trace with rows that are no request (a failed one has no output): refuse
     the trace, or skip the rows; either way they are told by line."""
-    requests: PositiveInt | None = None
+    requests: Count | None = None
     """Rows to read, from the top; all of them by default."""
 
     def read(self) -> Recorded:

@@ -134,11 +134,16 @@ def _bracket(trial: Callable[[int], Trial], share: float, stride: int) -> None:
         place += stride
         doublings += 1
         if doublings > _MOST_DOUBLINGS:
+            last = trial(place - stride)
+            what = "give slo.queue_ms a value, or simulate more requests, so that there is a queue"
+            if not last.met(share):
+                what = (
+                    "too few replications to be sure that this is not enough: raise --replications"
+                )
             raise InfeasibleError(
-                f"at {trial(place - stride).rate:.4g}, {2**_MOST_DOUBLINGS:,} times the rate of "
-                f"the scenario, {trial(place - stride).attainment:.1%} of the requests are within "
-                "their targets: give slo.queue_ms a value, or simulate more requests, so that "
-                "there is a queue"
+                f"at {last.rate:.4g}, {2**_MOST_DOUBLINGS:,} times the rate of the scenario, "
+                f"{last.attainment:.1%} ± {last.half_width:.1%} of the requests are within their "
+                f"targets: {what}"
             )
     place, doublings = place - stride, 0
     while not trial(place).surely_met(share):

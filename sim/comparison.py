@@ -109,7 +109,8 @@ def compare(
     wanted = max((t_975(PILOT - 1) * s / precision) ** 2 for s in spread.values())
     count = min(max(ceil(wanted), PILOT), most)
     if count > PILOT:
-        tell(f"{PILOT} replications of each are done, the precision takes {ceil(wanted)}")
+        enough = f"{PILOT} replications of each are done, the precision takes {ceil(wanted):,}"
+        tell(enough if count >= wanted else f"{enough}; {count} are made, as many as allowed")
         pairs += _pairs(a, b, range(PILOT, count), workers)
     differences = tuple(
         Difference(

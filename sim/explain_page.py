@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from sim import gantt
 from sim.frozen import Frozen
+from sim.results import replace_file
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -45,14 +46,7 @@ def write_page(path: Path, frozen: Frozen, sentences: Sequence[str]) -> None:
         text="\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences),
         figure=figure,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(path, lambda part: part.write_text(page, encoding="utf-8"))
 
 
 def circuit_figure(frozen: Frozen) -> go.Figure:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from sim.streams import stream
 from sim.strict import Strict
@@ -15,6 +15,7 @@ from sim.traces import BadRows, Recorded, read
 
 Tokens = NDArray[np.int64]
 Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0, le=10**9)]
 
 # Requests are drawn in blocks of this many, each block from its own stream.
 BLOCK = 4096
@@ -31,7 +32,7 @@ class Fixed(Strict):
     """Every request has the same length."""
 
     kind: Literal["fixed"]
-    tokens: PositiveInt
+    tokens: Count
     """Length of every request, tokens."""
 
     def draw(self, rng: np.random.Generator, count: int) -> Tokens:
@@ -47,9 +48,9 @@ class Uniform(Strict):
     """Whole lengths from `low` to `high`, both included, equally likely."""
 
     kind: Literal["uniform"]
-    low: PositiveInt
+    low: Count
     """Shortest length, tokens."""
-    high: PositiveInt
+    high: Count
     """Longest length, tokens."""
 
     @model_validator(mode="after")
@@ -75,7 +76,7 @@ class Lognormal(Strict):
     """Mean length before the cut, tokens."""
     cv: Positive
     """Standard deviation over mean."""
-    max_tokens: PositiveInt
+    max_tokens: Count
     """Longest length the server admits; longer draws are cut to it."""
 
     def draw(self, rng: np.random.Generator, count: int) -> Tokens:
@@ -95,7 +96,7 @@ class Geometric(Strict):
     kind: Literal["geometric"]
     mean: Annotated[float, Field(ge=1)]
     """Mean length before the cut, tokens."""
-    max_tokens: PositiveInt
+    max_tokens: Count
     """Longest length the server admits; longer draws are cut to it."""
 
     def draw(self, rng: np.random.Generator, count: int) -> Tokens:
@@ -111,9 +112,9 @@ class Bimodal(Strict):
     """Two lengths, as where chats and documents, or short answers and reasoning, are mixed."""
 
     kind: Literal["bimodal"]
-    short: PositiveInt
+    short: Count
     """The shorter length, tokens."""
-    long: PositiveInt
+    long: Count
     """The longer length, tokens."""
     long_share: Annotated[float, Field(ge=0, le=1)]
     """Share of requests that have the longer one."""

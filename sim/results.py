@@ -104,6 +104,8 @@ def fresh_directory(wanted: Path, fill: Callable[[Path], None]) -> Path:
     `fill` writes into a temporary neighbour that is renamed when complete; an existing `wanted`
     is left alone and -2, -3, … is appended. Raises StoreError if the files cannot be written.
     """
+    if wanted.is_file():
+        raise StoreError(f"{wanted}: is a file; choose another --out")
     with _told(wanted):
         wanted.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{wanted.name}-", dir=wanted.parent))
@@ -114,6 +116,23 @@ def fresh_directory(wanted: Path, fill: Callable[[Path], None]) -> Path:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Put at `path` the file that `write` writes, when it is complete.
+
+    Raises StoreError if it cannot be written, which leaves an old file as it was.
+    """
+    if path.is_dir():
+        raise StoreError(f"{path}: is a directory; name a file")
+    temporary = path.with_name(f".{path.name}.part")
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def replace_files(folder: Path, fill: Callable[[Path], None]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from sim import cards
 from sim.engines.event import Record
 from sim.program import Program
-from sim.results import provenance, resolved, sha256
+from sim.results import provenance, replace_file, resolved, sha256
 from sim.run import Run, simulate
 from sim.scenario import Scenario
 from sim.units import NS_PER_US
@@ -90,7 +90,7 @@ def trace_events(run: Run) -> list[Event]:
 def write(run: Run, path: Path) -> None:
     """Write the recorded window of `run` as gzipped trace JSON, whole or not at all.
 
-    The bytes depend on the run alone.
+    The bytes depend on the run alone. Raises StoreError if the file cannot be written.
     """
     made_by = provenance()
     about = {
@@ -103,12 +103,8 @@ def write(run: Run, path: Path) -> None:
         f'{{"displayTimeUnit": "ns", "otherData": {json.dumps(about, ensure_ascii=False)},\n'
         f'"traceEvents": [\n{events}\n]}}\n'
     )
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    packed = gzip.compress(text.encode(), mtime=0)
+    replace_file(path, lambda part: part.write_bytes(packed))
 
 
 def _us(ns: int) -> float:

@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from sim.errors import ScenarioError
 from sim.units import NS_PER_MS, NS_PER_S
 
+# A century: later arrivals do not fit in 64 bits of nanoseconds.
+_MOST_S = 3e9
+
 Ints = NDArray[np.int64]
 BadRows = Literal["refuse", "skip"]
 
@@ -59,6 +62,11 @@ class Recorded:
         """Return the requests arriving `rate_scale` times faster."""
         if rate_scale == 1:
             return self
+        last_s = float(self.arrival_ns.max(initial=0)) / rate_scale / NS_PER_S
+        if last_s > _MOST_S:
+            raise ScenarioError(
+                f"rate_scale {rate_scale:g} puts the last arrival at {last_s:.3g} s"
+            )
         return replace(self, arrival_ns=np.rint(self.arrival_ns / rate_scale).astype(np.int64))
 
     def clipped(self, context: int | None) -> Recorded:
@@ -114,6 +122,10 @@ def _read(
         raise ScenarioError(f"{path}:{first}: the file has no rows")
     time_ns, prompt, output = np.concatenate(tables, axis=1)
     if bad_count and (bad_rows == "refuse" or not len(time_ns)):
+        if bad_rows == "skip":
+            raise ScenarioError(
+                [*bad, f"{path}: no row is left without the {bad_count:,} bad ones"]
+            )
         more = f"{path}: {bad_count:,} bad rows; bad_rows: skip leaves them out"
         raise ScenarioError([*bad, more] if bad_count > len(bad) else bad)
     order = np.argsort(time_ns, kind="stable")
@@ -124,7 +136,7 @@ def _read(
 def _problem(row: Ints) -> str:
     if row[0] < 0:
         return "there is no time of arrival"
-    return "lengths should be whole and positive"
+    return "lengths should be whole and positive, of nine digits at most"
 
 
 def _short(line: str) -> str:

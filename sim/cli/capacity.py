@@ -43,7 +43,10 @@ def capacity(
     from sim.scenario import load
 
     loaded = load(scenario, setting or ())
-    share = share or loaded.slo.attainment or _SHARE
+    if share is None:
+        share = loaded.slo.attainment or _SHARE
+    if share == 0:
+        raise typer.BadParameter("every rate has it; name one above 0", param_hint="--share")
     with pool_of(workers) as pool:
         found = search.capacity(
             loaded,
@@ -51,7 +54,10 @@ def capacity(
             precision,
             replications,
             pool,
-            lambda trial: say(f"{trial.rate:.4g}: attainment {trial.attainment:.2%}"),
+            lambda trial: say(
+                f"{trial.rate:.4g}: attainment {trial.attainment:.2%} ± {trial.half_width:.2%}, "
+                f"wanted {share:.4g}"
+            ),
         )
     if as_json:
         print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))

@@ -69,10 +69,7 @@ def explain(
 def _draw(path: Path, frozen: Frozen, text: list[str]) -> None:
     from sim.explain_page import write_page
 
-    try:
-        write_page(path, frozen, text)
-    except OSError as error:
-        raise typer.BadParameter(str(error), param_hint="--picture") from None
+    write_page(path, frozen, text)
     say(f"wrote {path}")
 
 

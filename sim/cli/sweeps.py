@@ -65,7 +65,7 @@ def sweep(
     if loaded.left_out:
         total = loaded.left_out + len(loaded.points)
         say(f"{loaded.left_out} of {total} combinations are left out by constraints")
-    folder = out or RUNS / loaded.sweep.name
+    folder = out or RUNS / "-".join([loaded.sweep.name, *([engine] if engine else [])])
     with _workers(workers, scheduler) as pool, Store(folder, loaded.sweep.name) as store:
         session, stopped = Session(store, retry_failed=retry_failed), False
         why = store.why if explain else None
@@ -276,9 +276,8 @@ def plot(
     Example: afdsim plot results/runs/step3-vs-dsv3 --out both.html
     """
     from sim import report
+    from sim.results import replace_file
 
     sources = [report.read(folder) for folder in results]
-    temporary = out.with_name(f".{out.name}.part")
-    report.write(temporary, sources)
-    temporary.replace(out)
+    replace_file(out, lambda path: report.write(path, sources))
     say(f"wrote {out}")

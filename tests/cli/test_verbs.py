@@ -229,8 +229,8 @@ def test_explain_draws_the_pipeline_on_one_page(afdsim: Afdsim, tmp_path: Path) 
     assert left_behind(tmp_path) == ["new/p.html"]
     (tmp_path / "taken").mkdir()
     answer = afdsim("explain", "step3-2a2f", "--picture", "taken", settings=SMALL)
-    assert answer.code == 2
-    assert "--picture" in answer.err
+    assert answer.code == 6
+    assert "taken: is a directory" in answer.err
     assert left_behind(tmp_path) == ["new/p.html"]
 
 
@@ -544,7 +544,7 @@ def test_sweep_with_the_bound_engine_finds_batches(afdsim: Afdsim, tmp_path: Pat
     rows = json.loads(answer.out)["points"]
     assert {row["engine"] for row in rows} == {"bound"}
     assert all(row["batch"] > 1 and row["slo_met"] for row in rows)
-    described = json.loads((tmp_path / "results/runs/tiny/run.json").read_text())
+    described = json.loads((tmp_path / "results/runs/tiny-bound/run.json").read_text())
     loads = {row["requests_in_flight"] for row in rows}
     assert described["best"]["AFD"]["workload"]["arrivals"]["concurrency"] in loads
     assert afdsim("sweep", "tiny.yaml", "--engine", "magic").code == 3
