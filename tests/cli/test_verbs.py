@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
-import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from sim.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,15 +39,23 @@ Afdsim = Callable[..., Answer]
 
 @pytest.fixture
 def afdsim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Afdsim:
-    """Return a function that runs the command line in an empty directory."""
+    """Return a function that runs the command line in an empty directory.
+
+    It runs in this process, which has imported all of it; tests/docs and tests/faults start it
+    anew.
+    """
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str, settings: tuple[str, ...] = ()) -> Answer:
         pairs = [word for setting in settings for word in ("--set", setting)]
-        command = [sys.executable, "-m", "sim.cli", *arguments, *pairs]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-        assert "Traceback" not in done.stderr, done.stderr
-        return Answer(done.returncode, done.stdout, done.stderr)
+        monkeypatch.setattr(sys, "argv", ["afdsim", *arguments, *pairs])
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+        return Answer(code, out.getvalue(), err.getvalue())
 
     return call
 
