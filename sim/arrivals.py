@@ -194,9 +194,9 @@ class Trace(Strict):
 
     @property
     def requests_per_s(self) -> float:
-        """Mean arrivals per second."""
+        """Mean arrivals per second, over a second at least."""
         times_ns = self.read().arrival_ns
-        return len(times_ns) / max(int(times_ns[-1]), 1) * NS_PER_S
+        return len(times_ns) / max(int(times_ns[-1]), NS_PER_S) * NS_PER_S
 
     def draw(
         self, seed: int, purpose: str, block: int, count: int = BLOCK

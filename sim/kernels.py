@@ -48,7 +48,7 @@ _SERVED_BY = {
 _PADDING_KERNELS = frozenset({("moe", "masked")})
 
 
-# Values below this are counted where distinct ones are looked for.
+# Values below this are counted where distinct ones are looked for; as many make a table.
 _MOST_COUNTED = 1 << 12
 
 # Times that are kept for each card, and what tables of one card and calibration share.
@@ -169,13 +169,19 @@ class KernelTable:
         `core` makes the op of requests and context tokens, `requests` are those of each GPU. `what`
         names all else that the op depends on. None if no curve along batch and kv_len times it.
         """
-        line = self._lines.get(what)
-        if line is None or requests.max() >= line.work_us.shape[-1]:
-            line = self._lines[what] = self._line(core, 2 << int(requests.max()).bit_length())
+        most = int(requests.max())
+        if most < _MOST_COUNTED:
+            line = self._lines.get(what)
+            if line is None or most >= line.work_us.shape[-1]:
+                line = self._lines[what] = self._line(core, np.arange(2 << most.bit_length()))
+            work_us = np.take(line.work_us, requests, axis=-1)
+        else:
+            line = self._line(core, requests)
+            work_us = line.work_us
         curve, exact = line.curve, line.exact
         if curve is None:
             return None
-        fixed_us, per_token_us = np.take(line.work_us, requests, axis=-1)
+        fixed_us, per_token_us = work_us
         batch = requests.astype(np.float64)
 
         def time(kv_tokens: Ints) -> Ints:
@@ -187,13 +193,12 @@ class KernelTable:
 
         return time
 
-    def _line(self, core: Callable[[Ints, Ints], Op], count: int) -> _Line:
-        """Return the line of cores of 0 to `count` − 1 requests."""
-        requests = np.arange(count)
-        fixed, one_token = (core(requests, np.full(count, tokens)) for tokens in (0, 1))
+    def _line(self, core: Callable[[Ints, Ints], Op], requests: Ints) -> _Line:
+        """Return the line of cores of so many requests each."""
+        fixed, one_token = (core(requests, np.full_like(requests, tokens)) for tokens in (0, 1))
         curve, exact = self.serving(fixed)
         if curve is None or not curve.is_of_attention():
-            return _Line(None, False, np.empty((2, 3, count)))
+            return _Line(None, False, np.empty((2, 3, len(requests))))
         fixed_us, one_us = (
             np.array([self.work_us(op)[0], *self.peak_us(op)[::-1]]) for op in (fixed, one_token)
         )

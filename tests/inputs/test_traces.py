@@ -252,7 +252,8 @@ def test_rate_scale_clip_and_number_of_requests(tmp_path: Path) -> None:
     assert trace(path).read().arrival_ns.tolist() == [0, 28_391_640, 4_314_305_000]
     twice = trace(path, rate_scale=2.0, requests=2)
     assert twice.read().arrival_ns.tolist() == [0, 14_195_820]
-    assert twice.requests_per_s == pytest.approx(2 / 0.01419582)
+    assert twice.requests_per_s == 2
+    assert trace(path, rate_scale=0.1).requests_per_s == pytest.approx(3 / 43.14305)
     clipped = trace(path, clip_context=100).read()
     assert clipped.prompt.tolist() == [56, 1, 45]
     assert clipped.output.tolist() == [44, 99, 55]
