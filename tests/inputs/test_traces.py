@@ -151,7 +151,10 @@ def test_bad_rows_are_refused_with_all_of_their_lines(tmp_path: Path) -> None:
     path = written(tmp_path, FAILED)
     lines = refused(path)
     assert [line.split(": ")[0] for line in lines] == [f"{path}:{n}" for n in (4, 5, 6, 7, 8)]
-    assert "lengths should be whole and positive (got 7,ChatGPT,0,0" in lines[0]
+    assert (
+        "lengths should be whole and positive, of nine digits at most (got 7,ChatGPT,0,0"
+        in lines[0]
+    )
     assert "no time of arrival" in lines[1]
 
 
@@ -214,7 +217,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_a_trace_with_nothing_but_bad_rows_is_refused_in_any_case(tmp_path: Path) -> None:
     path = written(tmp_path, f"{AZURE_2023.splitlines()[0]}\nx,1,1\n")
-    assert refused(path, bad_rows="skip") == refused(path)
+    *lines, none = refused(path, bad_rows="skip")
+    assert tuple(lines) == refused(path)
+    assert none == f"{path}: no row is left without the 1 bad ones"
 
 
 def test_the_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
