@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+from sim.drawn import left_out
 from sim.errors import SimError
 from sim.pareto import pareto_front
 from sim.points import Point, Row, front
@@ -52,9 +53,10 @@ def explore(loaded: Loaded, screen: Screen, simulate: Simulate) -> list[Point]:
 def bound_place(point: Point) -> Place | None:
     """Return where the bound engine sees a point, a margin above; None if it cannot tell.
 
-    A point that searches its batch has no place before it is simulated.
+    A point that searches its batch has no place before it is simulated, nor has one of whose
+    effects a frozen state leaves some out: loads drawn step by step may be lighter than expected.
     """
-    if point.search is not None:
+    if point.search is not None or left_out(point.scenario):
         return None
     try:
         figures = steady_state(point.scenario).figures()

@@ -137,6 +137,20 @@ def test_the_bound_places_a_point_a_little_above_its_steady_state(loaded: sweeps
 
 
 @pytest.mark.parametrize(
+    "effect",
+    [
+        "simulation.engine=recurrence",
+        "noise={host: {kind: exponential, mean_us: {value: 200, source: made up}}}",
+        "routing={kind: uniform, per_step: {placement: {kind: contiguous}}}",
+    ],
+)
+def test_the_bound_places_only_what_it_sees_whole(loaded: sweeps.Loaded, effect: str) -> None:
+    path = loaded.document.name
+    point = sweeps.load(path, [effect]).points[0]
+    assert (bound_place(point) is None) == ("engine" not in effect)
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         (("pareto: 0.05", "pareto: 1.5"), "less than 1"),
