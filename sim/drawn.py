@@ -63,22 +63,28 @@ class RoutedTimes:
         self._stages = {stage.name: i for i, stage in enumerate(unfolding.program.stages)}
         scenario, model = site.scenario, site.model
         tokens = max(1, round(site.nominal_requests() / site.micro_batches))
-        self._loads: list[tuple[MoeFfn, list[int], ExpertLoads]] = []
+        self._loads: list[tuple[MoeFfn, int, list[int], ExpertLoads]] = []
         for name, ffn in model.ffn.items():
-            layers = [i for i, layer in enumerate(model.layer_sequence) if layer.ffn == name]
-            if isinstance(ffn, MoeFfn) and layers:
+            if not isinstance(ffn, MoeFfn):
+                continue
+            like: dict[int, list[int]] = {}
+            for number, each in enumerate(site.passes):
+                if each.layer.ffn == name:
+                    like.setdefault(each.positions, []).append(number)
+            for positions, layers in like.items():
                 spread = site.spread(ffn)
                 held = spread.copies, spread.ranks, site.expert_nodes
                 shape = Shape(tuple(layers), ffn.experts, ffn.top_k, *held)
-                loads = ExpertLoads(scenario.routing, shape, tokens, scenario.simulation.seed)
-                self._loads.append((ffn, layers, loads))
+                routing, seed = scenario.routing, scenario.simulation.seed
+                loads = ExpertLoads(routing, shape, tokens * positions, seed)
+                self._loads.append((ffn, positions, layers, loads))
 
     def add_to(self, values: NDArray[np.int64], batch: Batch, micro_batch: int, step: int) -> None:
         """Write the durations of this step of a micro-batch into `values` of unfolded times."""
-        tokens = int(batch.requests.sum())
-        for ffn, layers, loads in self._loads:
-            drawn = loads.drawn(tokens, micro_batch, step)
-            for stage, rows in self._site.routed_ns(ffn, batch.requests, drawn).items():
+        for ffn, positions, layers, loads in self._loads:
+            tokens = batch.requests * positions
+            drawn = loads.drawn(int(tokens.sum()), micro_batch, step)
+            for stage, rows in self._site.routed_ns(ffn, tokens, drawn).items():
                 self._unfolding.block(values, self._stages[stage])[layers] = rows
 
 

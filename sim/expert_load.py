@@ -37,7 +37,7 @@ class Shape(NamedTuple):
     """The experts of some like layers and the ranks that hold them."""
 
     layers: tuple[int, ...]
-    """Layers of the model, from 0."""
+    """Layers as a step goes through them, from 0; a drafting one comes after the model's."""
     experts: int
     top_k: int
     copies: int

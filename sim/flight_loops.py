@@ -22,6 +22,7 @@ from sim.ledger import (
     MICRO_BATCH,
     OUTPUT,
     PROMPT,
+    TURNS,
     WHOLE,
 )
 
@@ -35,16 +36,17 @@ TOO_LARGE = -1
 
 _NO_WINDOW = np.iinfo(np.int64).max
 
-# Windows, bytes a token by window, bytes of states, tokens a block.
-_LAYOUT = "Tuple((int64[::1], float64[::1], float64, int64))"
-Sizes = tuple[Ints, Floats, float, int]
+# Windows, bytes a token by window, bytes of states, tokens a block, tokens a step writes.
+_LAYOUT = "Tuple((int64[::1], float64[::1], float64, int64, int64))"
+Sizes = tuple[Ints, Floats, float, int, int]
 
 
 def sizes_of(layout: KvLayout) -> Sizes:
     """Return a layout of KV as the compiled loops read it."""
     windows = [_NO_WINDOW if window is None else window for window in layout.bytes_per_token]
     each = np.array(list(layout.bytes_per_token.values()), dtype=np.float64)
-    return np.array(windows, dtype=np.int64), each, layout.state_bytes, layout.block_tokens
+    tokens = layout.block_tokens, layout.step_tokens
+    return np.array(windows, dtype=np.int64), each, layout.state_bytes, *tokens
 
 
 # What bounds an admission: requests of the micro-batch on a GPU; KV of a GPU up to which requests
@@ -66,7 +68,7 @@ BALANCINGS: dict[Balancing, int] = {
 @compiled(f"float64(int64, {_LAYOUT})")
 def _kv_bytes(ctx: int, layout: Sizes) -> float:
     """Return the bytes of a request of `ctx` tokens in whole blocks, as KvLayout has it."""
-    windows, bytes_per_token, state_bytes, block_tokens = layout
+    windows, bytes_per_token, state_bytes, block_tokens, _step_tokens = layout
     total = state_bytes
     for w in range(len(windows)):
         blocks = (min(ctx, windows[w]) + block_tokens - 1) // block_tokens
@@ -109,9 +111,10 @@ def leave(
 
 @compiled(f"void(int64[:, ::1], int64, int64, {_LAYOUT}, int64[::1])")
 def grow(flight: Ints, count: int, step: int, layout: Sizes, used_bytes: Ints) -> None:
-    """Let every request claim KV for the token that its next step writes."""
+    """Let every request claim KV for the tokens that its next step writes."""
+    step_tokens = layout[4]
     for i in range(count):
-        claimed = np.int64(_kv_bytes(flight[CTX_AT_START, i] + step + 1, layout))
+        claimed = np.int64(_kv_bytes(flight[CTX_AT_START, i] + step + step_tokens, layout))
         used_bytes[flight[GPU, i]] += claimed - flight[HELD_BYTES, i]
         flight[HELD_BYTES, i] = claimed
 
@@ -151,6 +154,7 @@ def give_way(
                 ctx[gpu] -= flight[CTX_AT_START, i] + step
                 used_bytes[gpu] -= flight[HELD_BYTES, i]
                 ledger[KEPT, request] += step - ledger[ENTERED, request]
+                ledger[TURNS, request] += step - ledger[ENTERED, request]
                 ledger[ENTERED, request] = -1
                 ledger[LAST_TOKEN, request] = now_ns
                 gone[left + i - kept] = request
@@ -162,7 +166,7 @@ def give_way(
 
 
 @compiled("uint64(uint64, uint64)")
-def _drawn(key: np.uint64, counter: np.uint64) -> np.uint64:
+def drawn(key: np.uint64, counter: np.uint64) -> np.uint64:
     """Return 64 random bits that depend on nothing but key and counter (SplitMix64)."""
     z = key + (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -174,10 +178,10 @@ def _drawn(key: np.uint64, counter: np.uint64) -> np.uint64:
 def _drawn_pair(key: np.uint64, request: int, count: int) -> tuple[np.int64, np.int64]:
     """Return two different numbers below `count`, drawn for a request; twice 0 if it is 1."""
     counter = np.uint64(2 * request)
-    one = np.int64(_drawn(key, counter) % np.uint64(count))
+    one = np.int64(drawn(key, counter) % np.uint64(count))
     if count == 1:
         return one, one
-    away = _drawn(key, counter + np.uint64(1)) % np.uint64(count - 1)
+    away = drawn(key, counter + np.uint64(1)) % np.uint64(count - 1)
     return one, (one + 1 + np.int64(away)) % count
 
 
@@ -259,7 +263,7 @@ def enter(
         age = ledger[AGE, request] + ledger[KEPT, request]
         context = ledger[PROMPT, request] + age
         if grows:
-            need = np.int64(_kv_bytes(context + 1, layout))
+            need = np.int64(_kv_bytes(context + layout[4], layout))
         rooms = 0
         for gpu in range(len(held)):
             open_to[gpu] = (not even or held[gpu] < most_per_gpu) and _has_room(

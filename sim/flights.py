@@ -6,11 +6,16 @@ from the steps that the micro-batch has ended. Importing this module imports Num
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from sim import flight_loops
 from sim.flight_loops import CTX_AT_START, GPU, REQUEST, Floats, Ints, Limits, sizes_of
 from sim.kvcache import KvLayout
+
+if TYPE_CHECKING:
+    from sim.acceptance import Law
 
 _ROWS = 5
 _LEAST_ROOM = 64
@@ -51,6 +56,13 @@ class Flight:
     def contexts(self) -> Ints:
         """Context tokens of each request."""
         return self._table[CTX_AT_START, : self._count] + self.steps
+
+    def accept(self, law: Law, ledger: Ints) -> tuple[int, int]:
+        """Let the step that ends accept drafts; return how many, and how many of the fresh ones."""
+        from sim.acceptance import accept
+
+        where = self._table, self._count, len(self.fresh), self.steps + 1
+        return accept(*where, self.ctx, ledger, law)
 
     def step(self, now_ns: int, used_bytes: Ints, ledger: Ints) -> Ints:
         """End a step: every request emits a token. Return the requests that leave with it."""

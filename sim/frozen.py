@@ -81,11 +81,12 @@ class Frozen:
 
     def figures(self, step_ns: Fraction | None = None) -> Figures:
         """Return what users see at a time per step; the state's own by default."""
-        step_s = float(self.step_ns if step_ns is None else step_ns) / NS_PER_S
-        per_s = self.requests_in_flight / step_s
+        emitted = self.site.scenario.tokens_per_step()
+        tpot_s = float(self.step_ns if step_ns is None else step_ns) / NS_PER_S / emitted
+        per_s = self.requests_in_flight / tpot_s
         rent = self.site.usd_per_hour()
         usd = None if rent is None else rent / 3600 / per_s * 1e6
-        return Figures(step_s * NS_PER_S / NS_PER_MS, per_s / self.gpus, usd)
+        return Figures(tpot_s * NS_PER_S / NS_PER_MS, per_s / self.gpus, usd)
 
     @cached_property
     def work_ns(self) -> NDArray[np.int64]:

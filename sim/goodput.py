@@ -17,7 +17,10 @@ from sim.scenario import Slo
 from sim.units import NS_PER_MS, NS_PER_S
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Chosen = NDArray[np.bool_]
+
+_NEEDED = ("request", "tokens_in_run", "first_token_ns")
 
 
 class Goodput(NamedTuple):
@@ -35,7 +38,8 @@ def tpot_ms(run: Run, cut: int) -> Floats:
     """Return the TPOT of every row of `run.requests` over its tokens after the warm-up, ms.
 
     A closed loop is watched for a while in which long requests neither begin nor end: their TPOT
-    is that of the tokens seen. NaN for requests with fewer than two tokens after the cut. One that
+    is that of the tokens seen. NaN for requests with fewer than two tokens after the cut. With
+    speculation, all tokens of its first step are a request's first one: a gap has to end. One that
     gave way has the TPOT of all of its tokens, the pauses between them included.
     """
     result = np.full(len(run.requests["request"]), np.nan)
@@ -52,7 +56,8 @@ def tpot_ms(run: Run, cut: int) -> Floats:
         chosen = (run.requests["micro_batch"] == micro_batch) & ~paused
         first = np.maximum(run.requests["first_token_ns"][chosen], ends[max(cut - 1, 0)])
         last = run.requests["last_token_ns"][chosen]
-        tokens = np.searchsorted(ends, last) - np.searchsorted(ends, first)
+        steps = np.searchsorted(ends, first) + 1, np.searchsorted(ends, last) + 1
+        tokens = _tokens(run, chosen, ends, *steps)
         gaps = np.where(tokens > 0, tokens, np.nan)
         result[chosen] = (last - first) / gaps / NS_PER_MS
     return result
@@ -91,10 +96,12 @@ def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
         if not counted.any():
             judged[mine] = False
             continue
-        ends = steps["end_ns"][counted]
+        every, ends = (steps["end_ns"][of] for of in (steps["micro_batch"] == micro_batch, counted))
         span_s = (ends[-1] - steps["start_ns"][counted][0]) / NS_PER_S
+        first = np.searchsorted(ends, requests["first_token_ns"][mine])
         last = np.searchsorted(ends, requests["last_token_ns"][mine], side="right")
-        tokens = last - np.searchsorted(ends, requests["first_token_ns"][mine])
+        before = np.searchsorted(every, ends[0])
+        tokens = _tokens(run, mine, every, before + first, before + last)
         # One that gave way was elsewhere, or nowhere, in some of these steps.
         tokens = np.minimum(tokens, requests["tokens_in_run"][mine])
         judged[mine] &= tokens > 0
@@ -105,6 +112,25 @@ def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
         judged = late_arrivals(run, cut) & (~np.isnan(tpot) | (output == 1))
     attainment = float(met[judged].mean()) if judged.any() else None
     return Goodput(attainment, requests_per_s, tokens_per_s)
+
+
+def _tokens(run: Run, chosen: Chosen, ends: Ints, first: Ints, last: Ints) -> Ints:
+    """Return the tokens of requests of a micro-batch in its steps `first` up to before `last`.
+
+    `ends` are the ends of all of its steps. With speculation the draws of acceptance are repeated:
+    no run keeps what every request emitted in every step.
+    """
+    if run.scenario.speculation is None:
+        return last - first
+    from sim.acceptance import emitted, law_of
+
+    law = law_of(run.scenario.speculation, run.scenario.simulation.seed)
+    requests = {name: run.requests[name][chosen] for name in _NEEDED}
+    begun = np.searchsorted(ends, requests["first_token_ns"])
+    turns = [np.maximum(of - begun, 0) for of in (first, last)]
+    tokens = np.empty(len(begun), dtype=np.int64)
+    emitted(requests["request"], requests["tokens_in_run"], turns[0], turns[1], law, tokens)
+    return tokens
 
 
 def late_arrivals(run: Run, cut: int) -> Chosen:

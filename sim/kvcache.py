@@ -23,6 +23,12 @@ class KvLayout:
     state_bytes: float
     """Constant state of linear-attention layers, bytes a request."""
     block_tokens: int
+    step_tokens: int = 1
+    """Tokens of a request whose KV a step writes: drafts as well, which may be rejected."""
+
+    def whole_bytes(self, prompt: ArrayLike, output: ArrayLike) -> NDArray[np.float64]:
+        """Return bytes that requests occupy at most, in their last step."""
+        return self.request_bytes(np.add(prompt, output) + (self.step_tokens - 1))
 
     def request_bytes(self, ctx: ArrayLike) -> NDArray[np.float64]:
         """Return bytes that requests of `ctx` context tokens occupy, in whole blocks."""
@@ -50,8 +56,11 @@ def kv_dtype(model: ModelCard, layer_attention: str, kv: str) -> str:
     return attention.kv_dtype if kv == "card" else kv
 
 
-def kv_layout(model: ModelCard, kv: str, block_tokens: int) -> KvLayout:
-    """Return the layout of `model`'s cache with KV format `kv` ('card': as the card says)."""
+def kv_layout(model: ModelCard, kv: str, block_tokens: int, step_tokens: int = 1) -> KvLayout:
+    """Return the layout of `model`'s cache with KV format `kv` ('card': as the card says).
+
+    `step_tokens` are the tokens of a request that go through the model in a step.
+    """
     per_token: dict[int | None, float] = {}
     state = 0.0
     for layer, count in model.layer_counts.items():
@@ -63,7 +72,7 @@ def kv_layout(model: ModelCard, kv: str, block_tokens: int) -> KvLayout:
         width = DTYPE_BYTES[kv_dtype(model, layer.attention, kv)]
         size = count * attention.kv_elements_per_token() * width
         per_token[window] = per_token.get(window, 0.0) + size
-    return KvLayout(per_token, state, block_tokens)
+    return KvLayout(per_token, state, block_tokens, step_tokens)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from sim.experts import hottest_factor, rank_op
 from sim.families import hit_experts
 from sim.kernels import KernelTable
 from sim.kvcache import kv_dtype
-from sim.model import LinearAttention, Mla, ModelCard, MoeFfn
+from sim.model import Layer, LinearAttention, Mla, ModelCard, MoeFfn
 from sim.scenario import Precision
+from sim.speculation import Speculation
 from sim.units import DTYPE_BYTES, NS_PER_US
 
 Ns = NDArray[np.int64]
@@ -53,6 +54,32 @@ class Core(NamedTuple):
     """Context that it reads of a request; None: all of it."""
     time: Callable[[Ns], Ns]
     """From context tokens on each GPU to ns on each GPU."""
+
+
+class Pass(NamedTuple):
+    """A layer as a step goes through it."""
+
+    layer: Layer
+    positions: int = 1
+    """Tokens of each request that go through it at once."""
+    drafts_after: int = 0
+    """Tokens of each request whose LM head comes before it: the layer drafts. 0: it does not."""
+
+
+def passes(model: ModelCard, speculation: Speculation | None) -> tuple[Pass, ...]:
+    """Return what a step of `model` goes through, in order, the last LM head left out.
+
+    The drafting layer runs once a draft. The first time it takes all tokens that the model has
+    verified, for their KV; after that one token, the draft before.
+    """
+    if speculation is None:
+        return tuple(Pass(layer) for layer in model.layer_sequence)
+    verified, drafting = speculation.positions, speculation.draft_layer
+    through = [Pass(layer, verified) for layer in model.layer_sequence]
+    if drafting is not None:
+        through.append(Pass(drafting, verified, drafts_after=verified))
+        through += [Pass(drafting, drafts_after=1)] * (speculation.drafts - 1)
+    return tuple(through)
 
 
 class Spread(NamedTuple):
@@ -108,36 +135,44 @@ class LayerTimer:
         *_before, output = self.model.attention[name].after_core(self.model.hidden)
         return self._gemms([output._replace(k=output.k // tp)], rows, uses)
 
-    def core(self, name: str, requests: Ns, uses: int) -> Core:
+    def core(self, name: str, positions: int, requests: Ns, uses: int) -> Core:
         """Return what times the cores of a layer with attention `name`, by the context they read.
 
-        `requests` are those of each GPU. Zero context takes the time of a launch.
+        `requests` are those of each GPU, each with `positions` tokens that attend to the same
+        context. Zero context takes the time of a launch.
         """
         attention = self.model.attention[name]
         window = None if isinstance(attention, LinearAttention | Mla) else attention.window
         line = self.table.line(
-            ("core", name), lambda b, tokens: self._core_op(name, b, tokens), requests, uses
+            ("core", name, positions),
+            lambda b, tokens: self._core_op(name, positions, b, tokens),
+            requests,
+            uses,
         )
         if line is not None:
             return Core(window, line)
 
         def time(kv_tokens: Ns) -> Ns:
-            return self.table.duration_ns(self._core_op(name, requests, kv_tokens), uses)
+            op = self._core_op(name, positions, requests, kv_tokens)
+            return self.table.duration_ns(op, uses)
 
         return Core(window, time)
 
-    def _core_op(self, name: str, requests: ArrayLike, kv_tokens: ArrayLike) -> ops.Op:
+    def _core_op(
+        self, name: str, positions: int, requests: ArrayLike, kv_tokens: ArrayLike
+    ) -> ops.Op:
         attention = self.model.attention[name]
         tile = self.table.accelerator.query_tile_rows
         dtype = kv_dtype(self.model, name, self.precision.kv)
         if isinstance(attention, LinearAttention):
-            state, flops = attention.state_elements(), attention.core_flops(0)
+            state, flops = attention.state_elements(), attention.core_flops(0) * positions
             return ops.attention_linear(dtype, state, flops, requests)
         if isinstance(attention, Mla):
-            heads, lora = attention.query_heads, attention.kv_lora
+            # Several tokens that read the same cache are so many times the query heads to a kernel.
+            heads, lora = attention.query_heads * positions, attention.kv_lora
             rope = attention.rope
             return ops.attention_mla(dtype, heads, lora, rope, requests, kv_tokens, tile)
-        heads, kv_heads = attention.query_heads, attention.kv_heads
+        heads, kv_heads = attention.query_heads * positions, attention.kv_heads
         width = attention.head_dim
         return ops.attention_gqa(dtype, heads, kv_heads, width, requests, kv_tokens, tile)
 
@@ -221,7 +256,12 @@ class LayerTimer:
             times = times + self.dense(columns, tokens / spread.ranks, gpus)
         return times
 
-    def lm_head(self, requests: NDArray[np.int64], tp: int) -> Ns:
+    def draft_projection(self, tokens: ArrayLike, uses: int) -> Ns:
+        """Return the time of a drafting layer's projection of 2·hidden to hidden."""
+        hidden = self.model.hidden
+        return self._gemms([(hidden, 2 * hidden, 1)], tokens, uses)
+
+    def lm_head(self, tokens: NDArray[np.int64], tp: int, uses: int = 1) -> Ns:
         """Return the time of the LM head shared by `tp` neighbouring GPUs, gathering included."""
         dtype, vocab, hidden = self.precision.lm_head, self.model.vocab, self.model.hidden
         tile = self.table.accelerator.gemm_tile_rows
@@ -234,8 +274,8 @@ class LayerTimer:
                 total = total + self.table.duration_ns(gather)
             return total
 
-        rows = requests.reshape(-1, tp).sum(axis=1)
-        shared = self.table.each_ns(("lm_head", dtype, vocab, hidden, tp), rows, time, tp)
+        rows = tokens.reshape(-1, tp).sum(axis=1)
+        shared = self.table.each_ns(("lm_head", dtype, vocab, hidden, tp), rows, time, tp * uses)
         return np.repeat(shared, tp)
 
 

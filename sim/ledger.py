@@ -12,13 +12,13 @@ Ints = NDArray[np.int64]
 # −1 where nothing is known yet.
 LEDGER = (
     *("micro_batch", "gpu", "arrival_ns", "admitted_ns", "first_token_ns", "last_token_ns"),
-    *("prompt", "output", "age", "kept", "entered", "finished", "whole_bytes"),
+    *("prompt", "output", "age", "kept", "entered", "finished", "whole_bytes", "turns"),
 )
 MICRO_BATCH, HOME, ARRIVAL, ADMITTED, FIRST_TOKEN, LAST_TOKEN = range(6)
-PROMPT, OUTPUT, AGE, KEPT, ENTERED, FINISHED, WHOLE = range(6, 13)
+PROMPT, OUTPUT, AGE, KEPT, ENTERED, FINISHED, WHOLE, TURNS = range(6, 14)
 # Age: tokens decoded before the run. Kept: those decoded in this run before the request last gave
-# way. Entered: steps that its micro-batch had ended when it last came in, −1 while it is out.
-# Whole: KV with all of its output.
+# way, and all accepted drafts. Entered: steps that its micro-batch had ended when it last came in,
+# −1 while it is out. Whole: KV with all of its output. Turns: steps it had before it gave way.
 
 
 class Ledger:
@@ -39,8 +39,9 @@ class Ledger:
             table[:, :first] = self.table[:, :first]
             self.table = table
         new = self.table[:, first:last]
-        new[PROMPT], new[OUTPUT], new[AGE], new[KEPT] = prompt, output, age, 0
-        new[WHOLE] = self._layout.request_bytes(prompt + output)
+        new[PROMPT], new[OUTPUT], new[AGE] = prompt, output, age
+        new[KEPT] = new[TURNS] = 0
+        new[WHOLE] = self._layout.whole_bytes(prompt, output)
         self.count = last
 
     def column(self, name: str) -> Ints:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim import goodput
-from sim.run import FILL_STEPS, Run, step_gaps_ns
+from sim.run import FILL_STEPS, Run, at_once, requests_of, step_gaps_ns
 from sim.statistics import (
     BATCHES,
     half_width,
@@ -96,6 +96,9 @@ def summary(run: Run) -> dict[str, Any]:
     measured = measured_steps(run, cut)
     gap_ns = (steps["end_ns"] - steps["previous_end_ns"]).astype(np.float64)
     gaps, weights = gap_ns[measured], steps["continuing"][measured].astype(np.float64)
+    if scenario.speculation is not None:
+        together = at_once(steps)[measured].astype(np.float64)
+        gaps, weights = np.append(gaps, np.zeros(len(gaps))), np.append(weights, together)
     if run.preemptions is not None:
         pauses = _pauses_ns(run, int(steps["end_ns"][measured].min()))
         gaps, weights = np.append(gaps, pauses), np.append(weights, np.ones(len(pauses)))
@@ -147,6 +150,8 @@ def summary(run: Run) -> dict[str, Any]:
         figures[f"{status}_share"] = spent / kernel_ns if kernel_ns else 0.0
     if run.preemptions is not None:
         figures |= preemption_figures(run)
+    if scenario.speculation is not None:
+        figures |= speculation_figures(run, measured)
     figures["engine"] = run.engine
     slo = scenario.slo
     asked = _of(tpot_ms, slo.tpot_percentile), _of(queue_ms, slo.queue_percentile)
@@ -173,6 +178,22 @@ def preemption_figures(run: Run) -> dict[str, Any]:
         "preemptions": len(run.preemptions["request"]),
         "preempted_share": len(requests) / len(run.requests["request"]),
         "preemption_ms_mean": _mean(_pauses_ns(run, 0) / NS_PER_MS),
+    }
+
+
+def speculation_figures(run: Run, measured: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return how many tokens requests emitted a step, and the share of drafts that were of use.
+
+    Drafts beyond the end of an output are of none.
+    """
+    assert run.scenario.speculation is not None
+    tokens = run.steps["tokens"][measured].sum()
+    requests = requests_of(run.steps)[measured].sum()
+    emitted = float(tokens / requests) if requests else None
+    drafts = run.scenario.speculation.drafts
+    return {
+        "tokens_per_step": emitted,
+        "drafts_of_use_share": None if emitted is None else (emitted - 1) / drafts,
     }
 
 
@@ -244,7 +265,7 @@ def _requests_in_flight(run: Run, measured: NDArray[np.bool_]) -> float:
         if mine.any():
             length = (steps["end_ns"] - steps["start_ns"])[mine]
             span = steps["end_ns"][mine][-1] - steps["start_ns"][mine][0]
-            total += float((steps["tokens"][mine] * length).sum() / span)
+            total += float((requests_of(steps)[mine] * length).sum() / span)
     return total
 
 

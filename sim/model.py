@@ -291,6 +291,13 @@ class ModelCard(Strict):
                     raise ValueError(f"layers name ffn {layer.ffn!r}: {remedy}")
         return self
 
+    def with_layer(self, layer: Layer) -> ModelCard:
+        """Return the card with another layer after its last."""
+        more = LayerGroup(repeat=1, pattern=[layer])
+        # A copy would keep what is derived from the layers.
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return ModelCard(**fields | {"layers": [*self.layers, more]})
+
     @cached_property
     def layer_sequence(self) -> tuple[Layer, ...]:
         """The layers from first to last."""

@@ -162,6 +162,7 @@ def stochastic_ratio(frozen: Frozen) -> StochasticRatio:
         gpus = instances * side.gpus_per_instance
         tokens, all_gpus = gpus * slots, gpus + ffn_side.gpu_count()
         others = max(ffn.ns(tokens), transfer.ns(tokens))
+        emitted = tokens * site.scenario.tokens_per_step()
         field, barrier = max(mean, others), with_barrier(others, mean, deviation, gpus)
         return Ratio(
             attention_instances=instances,
@@ -170,8 +171,8 @@ def stochastic_ratio(frozen: Frozen) -> StochasticRatio:
             transfer_us=transfer.ns(tokens) / NS_PER_US,
             mean_field_us=field / NS_PER_US,
             barrier_us=barrier / NS_PER_US,
-            mean_field_tgs=tokens / field * NS_PER_S / all_gpus,
-            barrier_tgs=tokens / barrier * NS_PER_S / all_gpus,
+            mean_field_tgs=emitted / field * NS_PER_S / all_gpus,
+            barrier_tgs=emitted / barrier * NS_PER_S / all_gpus,
         )
 
     around, seen = side.instances, set[int]()

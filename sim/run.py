@@ -35,6 +35,9 @@ Columns = dict[str, NDArray[np.int64]]
 # The first step fills the pipeline from empty and the second drains that disturbance.
 FILL_STEPS = 2
 
+# Columns that only runs with speculation have.
+_SPECULATIVE = ("requests", "at_once")
+
 # Half-widths are looked at this often, in steps.
 _CHECK_EVERY = 5
 
@@ -46,7 +49,8 @@ class Run:
     scenario: Scenario
     program: Program
     steps: Columns
-    """One row per micro-batch and step, in the order in which the steps ended."""
+    """One row per micro-batch and step, in the order in which the steps ended. With speculation
+    also the `requests`, and `at_once`: accepted drafts of those that had a step before."""
     layer_ns: dict[str, NDArray[np.float64]]
     """Per-layer times of the same rows, by column of DESIGN §7."""
     requests: Columns
@@ -108,6 +112,7 @@ class Decoder:
             site.requests_in_flight(),
             scenario.admission,
             site.kv_transfer(),
+            scenario.speculation,
         )
         m = site.program.micro_batches
         self._open: list[_OpenStep | None] = [None] * m
@@ -150,7 +155,7 @@ class Decoder:
     def _close(self, micro_batch: int, step: _OpenStep, emission: Emission, now_ns: int) -> None:
         row = (micro_batch, step.number, step.start_ns, now_ns, self._last_ns[micro_batch])
         load = (emission.tokens, emission.continuing, step.kv_bytes_mean, step.kv_bytes_max)
-        self._rows.extend(row + load)
+        self._rows.extend(row + load + (emission.requests, emission.at_once))
         self._notes.append(step.note)
         self._last_ns[micro_batch] = now_ns
 
@@ -169,10 +174,14 @@ class Decoder:
         """Return the table of the steps that have ended."""
         names = (
             *("micro_batch", "step", "start_ns", "end_ns", "previous_end_ns"),
-            *("tokens", "continuing", "kv_bytes_mean", "kv_bytes_max"),
+            *("tokens", "continuing", "kv_bytes_mean", "kv_bytes_max", *_SPECULATIVE),
         )
         table = np.array(self._rows).reshape(-1, len(names))
-        return dict(zip(names, table.T, strict=True))
+        columns = dict(zip(names, table.T, strict=True))
+        if self.site.scenario.speculation is None:
+            for name in _SPECULATIVE:
+                del columns[name]
+        return columns
 
     def layer_columns(self) -> dict[str, NDArray[np.float64]]:
         """Return the per-layer times of the same steps."""
@@ -214,14 +223,27 @@ class Decoder:
         return self._log.busy_ns(), self._log.steps_per_row
 
 
+def requests_of(steps: Columns) -> NDArray[np.int64]:
+    """Return the requests in each step."""
+    return steps.get("requests", steps["tokens"])
+
+
+def at_once(steps: Columns) -> NDArray[np.int64]:
+    """Return the tokens of each step that came with another of their request, without a gap.
+
+    Those of a request's first step are its first token and what comes with it: they do not count.
+    """
+    return steps.get("at_once", np.zeros_like(steps["tokens"]))
+
+
 def step_gaps_ns(steps: Columns) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return step numbers and the mean time between tokens in each, over micro-batches, ns.
 
-    Each gap weighs as many times as requests saw it. Steps in which no request saw one (the first
-    of a run, idle ones) are left out.
+    Each gap weighs as many times as requests saw it; tokens that came at once have gaps of 0. Steps
+    in which no request saw one (the first of a run, idle ones) are left out.
     """
     gap = (steps["end_ns"] - steps["previous_end_ns"]) * steps["continuing"]
-    weight = np.bincount(steps["step"], steps["continuing"])
+    weight = np.bincount(steps["step"], steps["continuing"] + at_once(steps))
     numbers = np.flatnonzero(weight)
     return numbers, np.bincount(steps["step"], gap)[numbers] / weight[numbers]
 

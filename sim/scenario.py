@@ -6,6 +6,7 @@ The docstring under a field is its help in `afdsim schema`, in editors and in do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,11 +15,12 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 from sim import cards
 from sim.admission import Admission
 from sim.arrivals import Trace
-from sim.errors import ScenarioError, SimError
+from sim.errors import ScenarioError, SimError, did_you_mean
 from sim.figure import Parameter
 from sim.lengths import CsvLengths
 from sim.noise import EmpiricalNoise, Noise, read_factors
 from sim.routing import MeasuredRouting, Routing, read_profiles
+from sim.speculation import RecordedAcceptance, Speculation, read_accepted
 from sim.strict import Strict
 from sim.units import DType
 from sim.workload import Workload
@@ -268,6 +270,8 @@ class Scenario(Strict):
     simulation: Simulation
     noise: Noise | None = None
     """What disturbs the calibrated times; absent: nothing."""
+    speculation: Speculation | None = None
+    """Tokens drafted ahead (multi-token prediction); absent: one token a request and step."""
 
     @model_validator(mode="after")
     def _check(self) -> Scenario:
@@ -284,12 +288,19 @@ class Scenario(Strict):
         """Return all GPUs of the deployment."""
         return self.deployment.gpu_count()
 
+    def tokens_per_step(self) -> float:
+        """Return the tokens that a request emits in a step, in the mean."""
+        return 1.0 if self.speculation is None else self.speculation.tokens_per_step()
+
     def measured_files(self) -> list[str]:
-        """Return the CSV files of measured noise and routing that it names."""
+        """Return the CSV files of measured noise, routing and acceptance that it names."""
         laws = [task.law for task in self.noise.tasks] if self.noise is not None else []
         named = [law.path for law in laws if isinstance(law, EmpiricalNoise)]
         if isinstance(self.routing, MeasuredRouting):
             named.append(self.routing.path)
+        if self.speculation is not None:
+            law = self.speculation.acceptance
+            named += [law.path] if isinstance(law, RecordedAcceptance) else []
         return [path for path in named if path is not None]
 
 
@@ -342,8 +353,30 @@ def _bad_references(document: Document) -> list[str]:
     tasks = document.get(("noise", "tasks"))
     for number in range(len(tasks) if isinstance(tasks, list) else 0):
         tables.append((("noise", "tasks", number, "law", "path"), read_factors))
+    drafts = document.get(("speculation", "drafts"))
+    if isinstance(drafts, int):
+        recorded = partial(read_accepted, drafts=drafts)
+        tables.append((("speculation", "acceptance", "path"), recorded))
     problems += _bad_tables(document, tables)
+    problems += _bad_draft_layer(document)
     return problems + _bad_recordings(document)
+
+
+def _bad_draft_layer(document: Document) -> list[str]:
+    """Return a problem for each name of the drafting layer that the model card does not have."""
+    try:
+        model = cards.model(str(document.get(("model",))))
+    except SimError:
+        return []  # told already
+    known: dict[str, Iterable[str]] = {"attention": model.attention, "ffn": model.ffn}
+    problems = []
+    for part, names in known.items():
+        loc = ("speculation", "draft_layer", part)
+        name = document.get(loc)
+        if isinstance(name, str) and name not in names:
+            remedy = did_you_mean(name, names)
+            problems.append(document.problem(loc, f"{model.name} has no such {part}: {remedy}"))
+    return problems
 
 
 def _bad_tables(

@@ -7,6 +7,7 @@ in the order in which they arrive.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,9 +32,13 @@ from sim.ledger import (
 )
 from sim.lengths import stationary_sample
 from sim.line import Line
+from sim.speculation import Speculation
 from sim.streams import stream
 from sim.units import NS_PER_S, gigabytes
 from sim.workload import Requests, Workload
+
+if TYPE_CHECKING:
+    from sim.acceptance import Law
 
 # A request that gave way: what is known of it and of where it was, and of how it went on. Times
 # are −1 until they are known.
@@ -48,10 +53,14 @@ class Emission:
     """What a step boundary saw of the step that ended there."""
 
     tokens: int
-    """Tokens emitted: one for each request in the micro-batch."""
+    """Tokens emitted: one for each request in the micro-batch, and its accepted drafts."""
+    requests: int
+    """Requests in the micro-batch."""
     continuing: int
-    """How many of them came a step after the one before, so that a gap between tokens of that
-    length ended here."""
+    """How many of them had a step before this one, so that a gap between tokens of its length ended
+    here."""
+    at_once: int
+    """Accepted drafts of these requests: tokens that came with another, without a gap."""
     finished: Ints
     """Requests that emitted their last token."""
 
@@ -70,6 +79,7 @@ class Scheduler:
         requests_in_flight: int | None,
         admission: Admission,
         transfer: Transfer | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self.gpus = gpus
         self.micro_batches = micro_batches
@@ -87,6 +97,11 @@ class Scheduler:
         self._queued = 0
         """Requests of a closed loop that have arrived."""
         self._transfer = transfer
+        self._law: Law | None = None
+        if speculation is not None:
+            from sim.acceptance import law_of
+
+            self._law = law_of(speculation, seed)
         self._policy = admission.kv
         share = self._policy.share if isinstance(self._policy, Watermark) else 1.0
         key = np.uint64(stream(seed, "placement").integers(1 << 63))
@@ -132,14 +147,16 @@ class Scheduler:
                 return comes_ns
 
     def emit(self, micro_batch: int, now_ns: int) -> Emission:
-        """Let every request of the micro-batch emit one token; the finished ones leave.
+        """Let every request of the micro-batch emit its tokens; the finished ones leave.
 
         In a closed loop each finished request is replaced at once, at the end of the line. Where KV
         is claimed as it grows, the youngest requests of a GPU without room for all give way.
         """
         flight = self.flights[micro_batch]
-        tokens = len(flight)
-        fresh = len(flight.fresh)
+        requests, fresh = len(flight), len(flight.fresh)
+        accepted = of_fresh = 0
+        if self._law is not None:
+            accepted, of_fresh = flight.accept(self._law, self._ledger.table)
         if fresh:
             self._first_tokens(flight.fresh, now_ns)
             flight.fresh = flight.fresh[:0]
@@ -151,7 +168,8 @@ class Scheduler:
             gone = flight.make_room(now_ns, *limits)
             if len(gone):
                 self._preempt(gone, now_ns, self._policy)
-        return Emission(tokens, tokens - fresh, finished)
+        tokens = requests + accepted
+        return Emission(tokens, requests, requests - fresh, accepted - of_fresh, finished)
 
     def admit(self, micro_batch: int, now_ns: int) -> None:
         """Let waiting requests enter the micro-batch: first come, first served.

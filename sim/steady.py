@@ -46,7 +46,7 @@ class Steady:
     values: Ns
     """Durations of a step, by slot of the program, ns."""
     step_ns: Fraction
-    """Time per step: the TPOT of every request."""
+    """Time per step."""
     usage_ns: dict[Status, float]
     """Kernel time by status of its look-up."""
 
@@ -56,6 +56,11 @@ class Steady:
         return -(-self.requests // self.site.lanes)
 
     @property
+    def tpot_ns(self) -> float:
+        """The TPOT of every request, ns."""
+        return float(self.step_ns) / self.site.scenario.tokens_per_step()
+
+    @property
     def engine_note(self) -> str:
         """What of the scenario the bound leaves out; empty if nothing."""
         return left_out(self.site.scenario)
@@ -63,8 +68,8 @@ class Steady:
     def figures(self) -> dict[str, Any]:
         """Return the figures of `sim.metrics` that a steady state has; the others are None."""
         site, scenario = self.site, self.site.scenario
-        tpot_ms = float(self.step_ns) / NS_PER_MS
-        per_s = self.requests / (float(self.step_ns) / NS_PER_S)
+        tpot_ms = self.tpot_ns / NS_PER_MS
+        per_s = self.requests / (self.tpot_ns / NS_PER_S)
         figures: dict[str, Any] = {
             "scenario": scenario.name,
             "deployment": scenario.deployment.kind,
@@ -75,7 +80,7 @@ class Steady:
             "tpot_ms_mean": tpot_ms,
             "tgs": per_s / scenario.gpu_count(),
             "tokens_per_s_per_user": 1e3 / tpot_ms,
-            "t_step_ms": tpot_ms,
+            "t_step_ms": float(self.step_ns) / NS_PER_MS,
         }
         rent = site.usd_per_hour()
         if rent is not None:
@@ -93,6 +98,10 @@ class Steady:
         total = sum(self.usage_ns.values())
         for status in STATUSES:
             figures[f"{status}_share"] = self.usage_ns[status] / total if total else 0.0
+        if scenario.speculation is not None:
+            emitted = scenario.tokens_per_step()
+            figures["tokens_per_step"] = emitted
+            figures["drafts_of_use_share"] = (emitted - 1) / scenario.speculation.drafts
         figures["measured_steps"] = 0
         figures["replications"] = 1
         alike = float(tpot_ms <= scenario.slo.tpot_ms)
@@ -131,11 +140,11 @@ def fullest(site: Site, tpot_ms: float) -> Steady:
     """
     found: dict[int, Steady] = {}
 
-    def step_ns(batch: int) -> float:
+    def tpot_ns(batch: int) -> float:
         found[batch] = steady(site, batch * site.lanes)
-        return float(found[batch].step_ns)
+        return found[batch].tpot_ns
 
-    batch = largest(step_ns, tpot_ms * NS_PER_MS, max(most_fitting(site), 1), _TYPICAL_BATCH)
+    batch = largest(tpot_ns, tpot_ms * NS_PER_MS, max(most_fitting(site), 1), _TYPICAL_BATCH)
     return found[max(batch, 1)]
 
 

@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 from sim import cards
 from sim.engines.event import Record
+from sim.layers import passes
 from sim.program import Program
 from sim.results import provenance, replace_file, resolved, sha256
-from sim.run import Run, simulate
+from sim.run import Run, requests_of, simulate
 from sim.scenario import Scenario
 from sim.units import NS_PER_US
 
@@ -43,7 +44,7 @@ def record(scenario: Scenario, steps: range, layers: range | None = None) -> Run
     Without `layers` all are recorded, with the LM head, which counts as the layer after the last.
     Raises WindowError if the run has no such steps or layers, InfeasibleError if it cannot run.
     """
-    lm_head = len(cards.model(scenario.model).layer_sequence)
+    lm_head = len(passes(cards.model(scenario.model), scenario.speculation))
     if layers is not None and layers[-1] > lm_head:
         known = f"{scenario.model} has layers 0:{lm_head - 1} and the LM head, {lm_head}"
         raise WindowError("layers", f"{known} (got {_written(layers)})")
@@ -205,8 +206,10 @@ def _arrows(program: Program, slices: dict[tuple[int, int, int], Record]) -> Ite
 def _counters(run: Run) -> Iterator[Event]:
     """Yield requests per micro-batch and KV in use at the boundaries of the recorded steps."""
     recorded = {record.step for record in run.records}
-    names = ("micro_batch", "step", "start_ns", "tokens", "kv_bytes_mean", "kv_bytes_max")
-    rows = zip(*(run.steps[name].tolist() for name in names), strict=True)
+    names = ("micro_batch", "step", "start_ns", "kv_bytes_mean", "kv_bytes_max")
+    columns = [run.steps[name] for name in names]
+    columns.insert(3, requests_of(run.steps))
+    rows = zip(*(column.tolist() for column in columns), strict=True)
     for micro_batch, step, start_ns, requests, kv_mean, kv_max in rows:
         if step not in recorded:
             continue

@@ -12,6 +12,7 @@ from sim.flight_loops import Ints
 from sim.kvcache import KvLayout, Transfer
 from sim.lengths import DrawnLengths, Fixed, Uniform
 from sim.scheduler import Scheduler
+from sim.speculation import Speculation
 from sim.workload import Requests, Workload
 from tests.strategies import Arrival
 
@@ -50,13 +51,15 @@ def open_loop(
     block: int = 1,
     admission: Admission = DEFAULT,
     transfer: Transfer | None = None,
+    speculation: Speculation | None = None,
 ) -> Scheduler:
     """Return the scheduler of an open loop."""
     poisson = Poisson(kind="poisson", requests_per_s=1.0, requests=max(1, len(script)))
     workload = Workload(arrivals=poisson, lengths=fixed_lengths())
-    layout = KvLayout({None: 1.0}, 0.0, block)
+    layout = KvLayout({None: 1.0}, 0.0, block, speculation.positions if speculation else 1)
+    limits = layout, capacity, None, admission, transfer, speculation
     with patch("sim.scheduler.Requests", lambda _workload, _seed: Scripted(script)):
-        return Scheduler(workload, 0, gpus, m, layout, capacity, None, admission, transfer)
+        return Scheduler(workload, 0, gpus, m, *limits)
 
 
 def closed_loop(

@@ -16,7 +16,7 @@ from sim.deployments.site import Site
 from sim.errors import InfeasibleError
 from sim.expert_load import Loads, visits
 from sim.kvcache import GpuMemory
-from sim.layers import LayerTimer, Ns, Spread, split_evenly, us, whole_ns
+from sim.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us, whole_ns
 from sim.model import DenseFfn, Layer, MoeFfn
 from sim.noise import ServerKind
 from sim.program import Program
@@ -70,7 +70,7 @@ class AfdDeployment(Site):
         afd = self.afd
         shared = afd.attention.gpu_count() // afd.attention.o_proj_tp
         return Shape(
-            layer_kinds=tuple(self.kinds.index(layer) for layer in self.model.layer_sequence),
+            layer_kinds=tuple(self.kinds.index(each) for each in self.passes),
             micro_batches=afd.micro_batches,
             attention_gpus=self.attention_gpus,
             ffn_instances=afd.ffn.instances,
@@ -80,8 +80,7 @@ class AfdDeployment(Site):
         )
 
     def _program(self, shape: Shape, rows: Mapping[tuple[str, int], Ns]) -> Program:
-        busiest = max(self.model.layer_counts, key=lambda layer: self.model.layer_counts[layer])
-        kind, tail = self.kinds.index(busiest), len(self.kinds)
+        kind, tail = self.kinds.index(max(self.kinds, key=self.uses)), len(self.kinds)
         stage_ns = {name: int(np.max(ns)) for (name, of), ns in rows.items() if of in (kind, tail)}
         delays_ns = self.delays_ns()
         return program(shape, choose_lags(shape, stage_ns, delays_ns["link"], delays_ns["host"]))
@@ -131,18 +130,21 @@ class AfdDeployment(Site):
     def around_core(self, requests: Ns) -> dict[tuple[str, int], Ns]:
         """Return the durations by (stage, layer kind) of all but the cores."""
         rows: dict[tuple[str, int], Ns] = {}
+        lm_head_tp = self.afd.attention.lm_head_tp
         attention = {
-            name: self._attention(name, requests, uses)
-            for name, uses in self.attention_uses.items()
+            (name, positions): self._attention(name, requests * positions, uses)
+            for (name, positions), uses in self.attention_uses.items()
         }
-        for kind, layer in enumerate(self.kinds):
-            timed = attention[layer.attention] | self._ffn(layer, requests)
-            timed |= self._transfers(layer, requests)
-            rows |= {(stage, kind): ns for stage, ns in timed.items()}
-        tail = len(self.kinds)
-        rows["lm_head", tail] = self.attention_timer.lm_head(
-            requests, self.afd.attention.lm_head_tp
-        )
+        for number, kind in enumerate(self.kinds):
+            layer, tokens = kind.layer, requests * kind.positions
+            timed = attention[layer.attention, kind.positions] | self._ffn(kind, tokens)
+            timed |= self._transfers(layer, tokens)
+            if kind.drafts_after:
+                drafting = self.draft_ns(kind, requests, lm_head_tp)
+                timed["attention"] = timed["attention"] + drafting
+            rows |= {(stage, number): ns for stage, ns in timed.items()}
+        last = requests * self.last_positions
+        rows["lm_head", len(self.kinds)] = self.attention_timer.lm_head(last, lm_head_tp)
         return rows
 
     def delays_ns(self) -> dict[str, int]:
@@ -161,9 +163,9 @@ class AfdDeployment(Site):
         alone = self.afd.micro_batches == 1 or slowdown == 1
         return time if alone else whole_ns(time * slowdown)
 
-    def _attention(self, name: str, requests: Ns, uses: int) -> dict[str, Ns]:
+    def _attention(self, name: str, b: Ns, uses: int) -> dict[str, Ns]:
+        """Return the durations of attention `name` but for its core, with `b` tokens a GPU."""
         timer, tp = self.attention_timer, self.afd.attention.o_proj_tp
-        b = requests
         front = timer.before_core(name, b, uses)
         front = front + timer.after_core(name, b, uses)
         front = front + us(self.scenario.software.glue_us_per_layer, b)
@@ -184,12 +186,13 @@ class AfdDeployment(Site):
             "o_reduce": timer.table.duration_ns(reduce, uses * tp),
         }
 
-    def _ffn(self, layer: Layer, requests: Ns) -> dict[str, Ns]:
+    def _ffn(self, kind: Pass, by_gpu: Ns) -> dict[str, Ns]:
+        """Return the durations of the FFN side with tokens `by_gpu` of the attention GPUs."""
         side, timer = self.afd.ffn, self.ffn_timer
         y, g = side.instances, side.gpus_per_instance
+        layer, tokens = kind.layer, float(by_gpu.sum())
         ffn = self.model.ffn[layer.ffn]
-        tokens = float(requests.sum())
-        all_gpus = self.model.layer_counts[layer] * y * g
+        all_gpus = self.uses(kind) * y * g
         time = np.zeros(y, dtype=np.int64)
         if isinstance(ffn, DenseFfn):
             time = timer.dense(ffn.intermediate / (y * g), tokens, all_gpus)
@@ -201,14 +204,14 @@ class AfdDeployment(Site):
         arriving = np.asarray(tokens * self._visits(layer))
         return {"experts": self._slowed(time)} | self._collectives(arriving, all_gpus)
 
-    def _transfers(self, layer: Layer, requests: Ns) -> dict[str, Ns]:
+    def _transfers(self, layer: Layer, tokens: Ns) -> dict[str, Ns]:
         """Return the NIC times of both sides, both ways.
 
         An attention GPU sends each of its tokens to every instance that wants it; an FFN
         instance's ranks share the tokens that come, and the fullest rank sets the pace.
         """
         y, hidden = self.afd.ffn.instances, self.model.hidden
-        visits = requests.astype(np.float64) * self._visits(layer)
+        visits = tokens.astype(np.float64) * self._visits(layer)
         fullest = rail_load(self.afd.ffn.gpus_per_instance, visits)
         a_goodput = self._goodput(self.attention_timer)
         f_goodput = self._goodput(self.ffn_timer)
@@ -247,15 +250,15 @@ class AfdDeployment(Site):
         """FFN instances that hold experts of their own."""
         return 1 if self.afd.ffn.parallelism == "tp" else self.afd.ffn.instances
 
-    def routed_ns(self, ffn: MoeFfn, requests: Ns, loads: Loads) -> dict[str, Ns]:
+    def routed_ns(self, ffn: MoeFfn, tokens: Ns, loads: Loads) -> dict[str, Ns]:
         """Return the durations of the experts, and of transfers where they follow the routing.
 
         An instance takes as long as its slowest rank, and gets the tokens that have an expert in
         it (layers × servers).
         """
-        spread, y, tokens = self.spread(ffn), self.afd.ffn.instances, float(requests.sum())
+        spread, y, total = self.spread(ffn), self.afd.ffn.instances, float(tokens.sum())
         timer = self.ffn_timer
-        ranks = timer.drawn_experts(ffn, spread, loads.tokens, tokens, shared=True)
+        ranks = timer.drawn_experts(ffn, spread, loads.tokens, total, shared=True)
         ranks = self._slowed(ranks)
         ranks[0] += self._loading_ns(ffn, spread, loads.moved)
         if spread.ranks == 1:
@@ -263,10 +266,10 @@ class AfdDeployment(Site):
         timed = {"experts": ranks.reshape(len(ranks), y, -1).max(axis=-1)}
         if self.afd.a2f == "routed":
             pairs = loads.tokens.reshape(len(ranks), y, -1).sum(axis=-1)
-            timed |= self._drawn_transfers(requests, visits(pairs, ffn.experts, ffn.top_k))
+            timed |= self._drawn_transfers(tokens, visits(pairs, ffn.experts, ffn.top_k))
         return timed
 
-    def _drawn_transfers(self, requests: Ns, visited: ops.Floats) -> dict[str, Ns]:
+    def _drawn_transfers(self, tokens: Ns, visited: ops.Floats) -> dict[str, Ns]:
         """Return NIC and NVLink times by layer, given the share of tokens that visit an instance.
 
         `visited` is layers × instances.
@@ -274,11 +277,11 @@ class AfdDeployment(Site):
         g, hidden = self.afd.ffn.gpus_per_instance, self.model.hidden
         out = float(ops.activation_bytes(hidden, self.afd.a2f_dtype))
         back = float(ops.activation_bytes(hidden, self.afd.f2a_dtype))
-        sent = visited.sum(axis=1, keepdims=True) * requests
-        fullest = visited * rail_load(g, requests.astype(np.float64))
+        sent = visited.sum(axis=1, keepdims=True) * tokens
+        fullest = visited * rail_load(g, tokens.astype(np.float64))
         a_ns = NS_PER_S / self._goodput(self.attention_timer)
         f_ns = NS_PER_S / self._goodput(self.ffn_timer)
-        return self._collectives(visited * requests.sum(), g) | {
+        return self._collectives(visited * tokens.sum(), g) | {
             "a2f": whole_ns(sent * out * a_ns),
             "a2f_in": whole_ns(fullest * out * f_ns),
             "f2a": whole_ns(fullest * back * f_ns),

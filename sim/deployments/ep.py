@@ -17,7 +17,7 @@ from sim.expert_load import Loads
 from sim.experts import hottest_factor
 from sim.kernels import bytes_per_s
 from sim.kvcache import GpuMemory
-from sim.layers import LayerTimer, Ns, Spread, split_evenly, us, whole_ns
+from sim.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us, whole_ns
 from sim.model import DenseFfn, Layer, MoeFfn
 from sim.noise import ServerKind
 from sim.program import Program
@@ -69,7 +69,7 @@ class EpDeployment(Site):
         return self._program(1)
 
     def _program(self, gpus: int) -> Program:
-        kinds = tuple(self.kinds.index(layer) for layer in self.model.layer_sequence)
+        kinds = tuple(self.kinds.index(each) for each in self.passes)
         return program(Shape(kinds, gpus, self.ep.overlap == "two_batch"))
 
     def server_name(self, pool: int, server: int) -> str:
@@ -100,14 +100,19 @@ class EpDeployment(Site):
     def around_core(self, requests: Ns) -> dict[tuple[str, int], Ns]:
         """Return the durations by (stage, layer kind) of all but the cores."""
         rows: dict[tuple[str, int], Ns] = {}
+        lm_head_tp = self.ep.lm_head_tp
         attention = {
-            name: self._attention(name, requests, uses)
-            for name, uses in self.attention_uses.items()
+            (name, positions): self._attention(name, requests * positions, uses)
+            for (name, positions), uses in self.attention_uses.items()
         }
-        for kind, layer in enumerate(self.kinds):
-            timed = self._layer(layer, requests, *attention[layer.attention])
-            rows |= {(stage, kind): ns for stage, ns in timed.items()}
-        rows["lm_head", len(self.kinds)] = self.layer_timer.lm_head(requests, self.ep.lm_head_tp)
+        for number, kind in enumerate(self.kinds):
+            attn0, attn1 = attention[kind.layer.attention, kind.positions]
+            if kind.drafts_after:
+                attn0 = attn0 + self.draft_ns(kind, requests, lm_head_tp)
+            timed = self._layer(kind, requests * kind.positions, attn0, attn1)
+            rows |= {(stage, number): ns for stage, ns in timed.items()}
+        last = requests * self.last_positions
+        rows["lm_head", len(self.kinds)] = self.layer_timer.lm_head(last, lm_head_tp)
         return rows
 
     def delays_ns(self) -> dict[str, int]:
@@ -131,7 +136,7 @@ class EpDeployment(Site):
         return "use a narrower KV format"
 
     def _attention(self, name: str, b: Ns, uses: int) -> tuple[Ns, Ns]:
-        """Return what runs before the core of attention `name` and what runs after it."""
+        """Return what runs before the core of attention `name` and after it, `b` tokens a GPU."""
         timer = self.layer_timer
         # Norm and rope stand before the core, quantisation and routing after it.
         glue = us(self.scenario.software.glue_us_per_layer / 2, b)
@@ -139,8 +144,8 @@ class EpDeployment(Site):
         attn1 = timer.after_core(name, b, uses) + glue
         return attn0, attn1 + timer.output(name, b, 1, uses)
 
-    def _layer(self, layer: Layer, b: Ns, attn0: Ns, attn1: Ns) -> dict[str, Ns]:
-        timer, uses = self.layer_timer, self.model.layer_counts[layer]
+    def _layer(self, kind: Pass, b: Ns, attn0: Ns, attn1: Ns) -> dict[str, Ns]:
+        timer, uses, layer = self.layer_timer, self.uses(kind), kind.layer
         ffn = self.model.ffn[layer.ffn]
         if isinstance(ffn, DenseFfn):
             dense = timer.dense(ffn.intermediate, b, uses)
@@ -179,18 +184,18 @@ class EpDeployment(Site):
         each = self.layer_timer.table.accelerator.node.gpus
         return self.ep.gpus // each if self.ep.gpus % each == 0 else 1
 
-    def routed_ns(self, ffn: MoeFfn, requests: Ns, loads: Loads) -> dict[str, Ns]:
+    def routed_ns(self, ffn: MoeFfn, tokens: Ns, loads: Loads) -> dict[str, Ns]:
         """Return the durations of experts, dispatch and combine (layers × servers).
 
         The rank that sends or receives most sets the all-to-all. Its calibrated time is that of
         uniform routing, which has a fullest rank of its own: only what is beyond it counts.
         """
-        spread, tokens = self.spread(ffn), int(requests.sum())
-        experts = self.layer_timer.drawn_experts(ffn, spread, loads.tokens, float(tokens))
+        spread, total = self.spread(ffn), int(tokens.sum())
+        experts = self.layer_timer.drawn_experts(ffn, spread, loads.tokens, float(total))
         experts[0] += self._loading_ns(ffn, loads.moved)
-        usual = hottest_factor("uniform", tokens, spread.copies, ffn.top_k, spread.ranks)
+        usual = hottest_factor("uniform", total, spread.copies, ffn.top_k, spread.ranks)
         pairs = loads.tokens.sum(axis=-1).max(axis=-1)
-        most = np.maximum(pairs / (ffn.top_k * usual), float(np.max(requests)))
+        most = np.maximum(pairs / (ffn.top_k * usual), float(np.max(tokens)))
         return {
             "experts": experts,
             "dispatch": self._all_to_all("dispatch", ffn, most, 1)[:, np.newaxis],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from dataclasses import replace
@@ -18,7 +19,7 @@ from sim.errors import InfeasibleError
 from sim.expert_load import Loads
 from sim.hardware import Accelerator
 from sim.kvcache import GpuMemory, Transfer, kv_layout
-from sim.layers import Batch, Core, LayerTimer, Ns, Spread
+from sim.layers import Batch, Core, LayerTimer, Ns, Pass, Spread, passes
 from sim.lengths import DrawnLengths, Tokens, stationary_sample
 from sim.model import Layer, MoeFfn
 from sim.noise import ServerKind
@@ -33,6 +34,10 @@ _NOMINAL_SAMPLE = 4096
 _KEPT_BATCHES = 1024
 
 
+# An attention and the tokens of a request that go through it at once.
+_Attended = tuple[str, int]
+
+
 class _Prepared(NamedTuple):
     """What the requests of a micro-batch decide, whatever their context."""
 
@@ -40,9 +45,9 @@ class _Prepared(NamedTuple):
     """The durations of all but the cores."""
     usage_ns: list[dict[kernels.Status, float]]
     """What their look-ups count as, by table."""
-    around: list[tuple[Layer, Ns]]
+    around: list[tuple[Pass, Ns]]
     """By kind of layer: what runs beside the core in its stage."""
-    cores: list[tuple[str, Core]]
+    cores: list[tuple[_Attended, Core]]
 
 
 class Site(ABC):
@@ -63,8 +68,19 @@ class Site(ABC):
         self.attention_gpus = attention_gpus
         self.micro_batches = micro_batches
         self.model = cards.model(scenario.model)
-        self.kinds: list[Layer] = list(self.model.layer_counts)
-        self.layout = kv_layout(self.model, scenario.precision.kv, scenario.memory.kv_block_tokens)
+        speculation = scenario.speculation
+        self.passes = passes(self.model, speculation)
+        """Layers as a step goes through them; a drafting one comes last, and several times."""
+        self.kinds: list[Pass] = list(dict.fromkeys(self.passes))
+        self.last_positions = 1
+        """Tokens of each request whose LM head ends a step."""
+        if speculation is not None and speculation.draft_layer is not None:
+            self.model = self.model.with_layer(speculation.draft_layer)
+        elif speculation is not None:
+            self.last_positions = speculation.positions
+        written = speculation.positions if speculation else 1
+        blocks = scenario.memory.kv_block_tokens
+        self.layout = kv_layout(self.model, scenario.precision.kv, blocks, written)
         self.tables: list[kernels.KernelTable] = []
         self._kept: dict[bytes, _Prepared] = {}
         self.draws_experts = False
@@ -137,12 +153,26 @@ class Site(ABC):
         """Nodes over which the ranks of experts lie."""
 
     @abstractmethod
-    def routed_ns(self, ffn: MoeFfn, requests: Ns, loads: Loads) -> dict[str, Ns]:
+    def routed_ns(self, ffn: MoeFfn, tokens: Ns, loads: Loads) -> dict[str, Ns]:
         """Return, by stage, the durations of what depends on where tokens go (layers × servers).
 
-        `requests` are those on each attention GPU, `loads` where their tokens go in all layers
-        with `ffn`. A rank that has to load weights does so before the first of them.
+        `tokens` are those of each attention GPU, `loads` where they go in all layers with `ffn`. A
+        rank that has to load weights does so before the first of them.
         """
+
+    def uses(self, kind: Pass) -> int:
+        """Return how often a step goes through layers of a kind."""
+        return self._uses[kind]
+
+    @cached_property
+    def _uses(self) -> Counter[Pass]:
+        return Counter(self.passes)
+
+    def draft_ns(self, kind: Pass, requests: Ns, lm_head_tp: int) -> Ns:
+        """Return what a drafting layer takes before its attention: LM head and projection."""
+        timer, uses = self.core_timer, self.uses(kind)
+        head = timer.lm_head(requests * kind.drafts_after, lm_head_tp, uses)
+        return head + timer.draft_projection(requests * kind.positions, uses)
 
     def draws(self, layer: Layer) -> bool:
         """Return whether what depends on where tokens go is left out of a layer's times."""
@@ -179,10 +209,11 @@ class Site(ABC):
         kept = self._kept[asked]
         for table, spent in zip(self.tables, kept.usage_ns, strict=True):
             table.add_usage(spent)
-        core_ns = {name: core.time(batch.kv_tokens[core.window]) for name, core in kept.cores}
+        core_ns = {of: core.time(batch.kv_tokens[core.window]) for of, core in kept.cores}
         values = kept.rest.values.copy()
-        for (layer, around), (first, last) in zip(kept.around, self._core_bounds, strict=True):
-            values[first:last] = self.slowed(layer, around + core_ns[layer.attention])
+        for (kind, around), (first, last) in zip(kept.around, self._core_bounds, strict=True):
+            core = core_ns[kind.layer.attention, kind.positions]
+            values[first:last] = self.slowed(kind.layer, around + core)
         return Times(values, kept.rest.bounds, kept.rest.delays_ns)
 
     def on_cards(
@@ -206,10 +237,11 @@ class Site(ABC):
         """Return the durations by (stage, layer kind), before there is a program."""
         rows = self.around_core(batch.requests)
         cores = self._cores(batch.requests)
-        core_ns = {name: core.time(batch.kv_tokens[core.window]) for name, core in cores}
-        for kind, layer in enumerate(self.kinds):
-            around = rows[self.core_stage, kind]
-            rows[self.core_stage, kind] = self.slowed(layer, around + core_ns[layer.attention])
+        core_ns = {of: core.time(batch.kv_tokens[core.window]) for of, core in cores}
+        for number, kind in enumerate(self.kinds):
+            around = rows[self.core_stage, number]
+            core = core_ns[kind.layer.attention, kind.positions]
+            rows[self.core_stage, number] = self.slowed(kind.layer, around + core)
         return rows
 
     def _prepared(self, requests: Ns) -> _Prepared:
@@ -222,21 +254,18 @@ class Site(ABC):
         for table, then in zip(self.tables, before, strict=True):
             table.usage_ns.update(then)
         rows = [program.row(rest, self.core_stage, kind) for kind in range(len(self.kinds))]
-        around = [(layer, row.copy()) for layer, row in zip(self.kinds, rows, strict=True)]
+        around = [(kind, row.copy()) for kind, row in zip(self.kinds, rows, strict=True)]
         return _Prepared(rest, spent, around, self._cores(requests))
 
-    def _cores(self, requests: Ns) -> list[tuple[str, Core]]:
-        """Return the cores by name of the attention."""
+    def _cores(self, requests: Ns) -> list[tuple[_Attended, Core]]:
+        """Return the cores by attention and tokens of a request that attend at once."""
         timer = self.core_timer
-        return [(name, timer.core(name, requests, n)) for name, n in self.attention_uses.items()]
+        return [(of, timer.core(*of, requests, n)) for of, n in self.attention_uses.items()]
 
     @cached_property
-    def attention_uses(self) -> dict[str, int]:
-        """Layers that have each attention."""
-        uses: dict[str, int] = {}
-        for layer, count in self.model.layer_counts.items():
-            uses[layer.attention] = uses.get(layer.attention, 0) + count
-        return uses
+    def attention_uses(self) -> Counter[_Attended]:
+        """How often a step goes through each attention, by tokens of a request at once."""
+        return Counter((each.layer.attention, each.positions) for each in self.passes)
 
     @cached_property
     def _core_bounds(self) -> list[tuple[int, int]]:
@@ -356,7 +385,7 @@ class Site(ABC):
     def reserved_bytes(self) -> float:
         """Return the mean KV of a request with its whole output, bytes."""
         prompt, output, _age = self._in_flight_sample()
-        return float(self.layout.request_bytes(prompt + output).mean())
+        return float(self.layout.whole_bytes(prompt, output).mean())
 
     def _in_flight_sample(self) -> tuple[Tokens, Tokens, Tokens]:
         """Return prompt, output and age of requests as they are found in flight."""
@@ -380,6 +409,8 @@ class Site(ABC):
             ffn = model.ffn[layer.ffn]
             if isinstance(ffn, MoeFfn):
                 router += count * model.hidden * ffn.experts
+        if self.passes[-1].drafts_after:
+            elements += 2 * model.hidden**2
         return elements * DTYPE_BYTES[precision.gemm] + router * DTYPE_BYTES[precision.lm_head]
 
     def vocab_bytes(self, tp: int) -> float:

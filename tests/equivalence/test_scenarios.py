@@ -235,13 +235,38 @@ def routing(draw: st.DrawFn) -> str:
 
 
 @st.composite
+def speculation(draw: st.DrawFn, model: str) -> str:
+    """Draw drafts by a layer of the model or by none, accepted by any law, or no drafts."""
+    if draw(st.booleans()):
+        return "speculation=null"
+    drafts = draw(st.integers(1, 3))
+    layers = {
+        "deepseek-v3": ("{attention: mla, ffn: moe}", "{attention: mla, ffn: dense}"),
+        "step3": ("{attention: mfa, ffn: moe}",),
+        "minimax-m1": ("{attention: lightning, ffn: moe}", "{attention: full, ffn: moe}"),
+    }
+    layer = draw(st.sampled_from(("null", *layers[model])))
+    counts = draw(st.lists(st.integers(0, drafts), min_size=1, max_size=9))
+    path = Path(f"accepted-{'-'.join(map(str, counts))}.csv")
+    path.write_text("\n".join(["accepted", *map(str, counts)]) + "\n")
+    p = draw(st.lists(st.sampled_from((0, 0.3, 0.9, 1)), min_size=drafts, max_size=drafts))
+    law = draw(st.sampled_from((
+        f"{{kind: constant, p: {sourced(p[0])}}}",
+        f"{{kind: by_position, p: [{', '.join(map(sourced, p))}]}}",
+        f"{{kind: trace, path: {path}, source: drawn}}",
+    )))  # fmt: skip
+    return f"speculation={{drafts: {drafts}, draft_layer: {layer}, acceptance: {law}}}"
+
+
+@st.composite
 def settings_of_runs(draw: st.DrawFn) -> tuple[str, list[str], float | None]:
     """Draw scenarios, and bytes of KV that their GPUs have where it is less than their memory."""
     name, settings = draw(st.one_of(afd(), ep()))
     sides = ("all", "attention", "ffn") if name == AFD else ("all",)
     steps = f"simulation.max_steps={draw(st.integers(20, 25))}"
     seed = f"simulation.seed={draw(st.integers(0, 99))}"
-    effects = draw(noise(sides)), draw(routing())
+    model = settings[0].removeprefix("model=") if name == AFD else "deepseek-v3"
+    effects = draw(noise(sides)), draw(routing()), draw(speculation(model))
     plain = st.tuples(arrivals(), lengths())
     workload = draw(st.one_of(plain, trace().map(lambda one: (one,))))
     scarce = draw(st.sampled_from((None, None, 30e6, 100e6)))

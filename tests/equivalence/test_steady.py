@@ -18,6 +18,13 @@ from sim.steady import fullest, largest, steady
 from sim.units import NS_PER_MS
 from tests import tiny
 
+# Every draft is accepted and no output ends, so that nothing varies.
+ENDLESS = "workload.lengths.output={kind: fixed, tokens: 100000}"
+DRAFTED = (
+    "draft_layer: {attention: swa, ffn: moe}, "
+    "acceptance: {kind: constant, p: {value: 1, source: test}}}"
+)
+
 # Widths, static orders and sharings of both kinds of deployment.
 VARIETIES = {
     "ring": ("step3-2a2f",),
@@ -30,6 +37,8 @@ VARIETIES = {
     "two batches": ("dsv3-ep128",),
     "in sequence": ("dsv3-ep128", "deployment.overlap=none"),
     "hot ranks": ("dsv3-ep128", "routing={kind: uniform}"),
+    "drafts in a ring": ("step3-2a2f", "speculation={drafts: 2, " + DRAFTED, ENDLESS),
+    "drafts in two batches": ("dsv3-ep128", "speculation={drafts: 1, " + DRAFTED, ENDLESS),
 }
 
 

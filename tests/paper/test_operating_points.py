@@ -34,3 +34,38 @@ def test_step3_2a2f_on_the_nvlink_that_the_report_leaves_open() -> None:
 
 def test_dsv3_ep128() -> None:
     assert tgs("dsv3-ep128") == pytest.approx(DSV3_TGS, rel=0.25)
+
+
+# SGLang, DeepSeek-V3 on 16 H200 (lmsys.org, 2025-07-17): tokens/s/GPU with 3 and 4 tokens verified
+# at once, over those without drafts, with and without overlapped scheduling. The report does not say
+# whether scheduling was overlapped with drafts.
+PLAIN_TGS = (60.4, 51.0)
+DRAFTED = {2: (0.6958, 2.18, 81.5), 3: (0.6755, 2.44, 82.0)}
+
+
+@pytest.mark.parametrize("drafts", DRAFTED)
+def test_drafts_speed_dsv3_up_as_published(drafts: int) -> None:
+    p, emitted, published = DRAFTED[drafts]
+    law = f"{{kind: constant, p: {{value: {p}, source: test}}}}"
+    layer = "{attention: mla, ffn: moe}"
+    drafted = f"speculation={{drafts: {drafts}, draft_layer: {layer}, acceptance: {law}}}"
+    assert 1 + sum(p**count for count in range(1, drafts + 1)) == pytest.approx(emitted, rel=1e-3)
+    name = "dsv3-ep16-h200-mtp"
+    gain = tgs(name, drafted, "simulation.engine=recurrence") / tgs(name, "speculation=null")
+    assert published / PLAIN_TGS[0] <= gain <= published / PLAIN_TGS[1]
+
+
+# SGLang, DeepSeek-V3 on 72 H100 with simulated drafts (lmsys.org, 2025-05).
+MTP_TGS = {"two_batch": 2194, "none": 1616}
+
+
+@pytest.mark.parametrize("overlap", MTP_TGS)
+def test_dsv3_ep72_with_drafts(overlap: str) -> None:
+    found = tgs("dsv3-ep72-h100-mtp", f"deployment.overlap={overlap}")
+    assert found == pytest.approx(MTP_TGS[overlap], rel=0.25)
+
+
+def test_what_overlap_is_worth_with_drafts() -> None:
+    with_and_without = [tgs("dsv3-ep72-h100-mtp", f"deployment.overlap={o}") for o in MTP_TGS]
+    published = MTP_TGS["two_batch"] / MTP_TGS["none"]
+    assert with_and_without[0] / with_and_without[1] == pytest.approx(published, rel=0.05)

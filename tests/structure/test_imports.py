@@ -22,7 +22,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     (
         *("hardware", "model", "yaml_loader", "measurements", "axes", "constraints"),
-        *("lengths", "arrivals", "traces", "workload", "admission", "noise"),
+        *("lengths", "arrivals", "traces", "workload", "admission", "noise", "speculation"),
     ),
     (
         *("cards", "ops", "curve", "lookup", "table", "kernels", "kvcache", "theory", "experts"),
@@ -33,7 +33,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("scenario",),
     (
         *("program", "layers", "deployments.", "work_log"),
-        *("ledger", "line", "flight_loops", "flights", "scheduler"),
+        *("ledger", "line", "flight_loops", "acceptance", "flights", "scheduler"),
         *("unfolding", "jitter", "expert_load", "drawn"),
     ),
     ("engines.",),
