@@ -88,7 +88,7 @@ def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
     met = ~(tpot > slo.tpot_ms)
     if slo.queue_ms is not None:
         met &= ~(queue_ms(run) > slo.queue_ms)
-    judged = ~np.isnan(tpot) | (output == 1)
+    judged = ~np.isnan(tpot) | _without_gap(run)
     tokens_per_s = requests_per_s = 0.0
     for micro_batch in range(run.program.micro_batches):
         mine = requests["micro_batch"] == micro_batch
@@ -109,9 +109,19 @@ def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
         tokens_per_s += _good(tokens, judged[mine], good) / span_s
         requests_per_s += _good(tokens / output[mine], judged[mine], good) / span_s
     if not run.is_closed():
-        judged = late_arrivals(run, cut) & (~np.isnan(tpot) | (output == 1))
+        judged = late_arrivals(run, cut) & (~np.isnan(tpot) | _without_gap(run))
     attainment = float(met[judged].mean()) if judged.any() else None
     return Goodput(attainment, requests_per_s, tokens_per_s)
+
+
+def _without_gap(run: Run) -> Chosen:
+    """Return which requests have no gap between tokens, so that no TPOT can be asked of them."""
+    requests = run.requests
+    alone: Chosen = requests["output_tokens"] == 1
+    if run.scenario.speculation is not None:
+        at_once = requests["first_token_ns"] == requests["last_token_ns"]
+        alone = alone | ((requests["finished"] == 1) & at_once)
+    return alone
 
 
 def _tokens(run: Run, chosen: Chosen, ends: Ints, first: Ints, last: Ints) -> Ints:

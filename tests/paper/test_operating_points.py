@@ -37,8 +37,8 @@ def test_dsv3_ep128() -> None:
 
 
 # SGLang, DeepSeek-V3 on 16 H200 (lmsys.org, 2025-07-17): tokens/s/GPU with 3 and 4 tokens verified
-# at once, over those without drafts, with and without overlapped scheduling. The report does not say
-# whether scheduling was overlapped with drafts.
+# at once, over those without drafts, with and without overlapped scheduling. The report does not
+# say whether scheduling was overlapped with drafts.
 PLAIN_TGS = (60.4, 51.0)
 DRAFTED = {2: (0.6958, 2.18, 81.5), 3: (0.6755, 2.44, 82.0)}
 

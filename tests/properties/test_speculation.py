@@ -155,3 +155,14 @@ def test_tpot_is_that_of_tokens(tiny_model: Path, base: str) -> None:
     assert spent_ns.sum() / (tokens.sum() - first) == pytest.approx(mean_ns)
     assert figures["itl_ms_p50"] == 0
     assert 1 < figures["tokens_per_step"] < 4
+
+
+def test_outputs_of_one_step_have_no_tpot_to_miss(tiny_model: Path) -> None:
+    law = "{kind: constant, p: {value: 1, source: test}}"
+    drafted = f"speculation={{drafts: 3, draft_layer: null, acceptance: {law}}}"
+    short = "workload.lengths.output={kind: fixed, tokens: 4}"
+    run = simulate(tiny.load(tiny_model, "step3-2a2f", drafted, short, POISSON, "slo.tpot_ms=1e-6"))
+    figures = metrics.summary(run)
+    assert figures["tpot_ms_mean"] is None
+    assert figures["slo_attainment"] == 1
+    assert figures["goodput_tgs"] == pytest.approx(figures["tgs"])
