@@ -16,10 +16,10 @@ from sim import cards
 from sim.admission import Admission
 from sim.arrivals import Trace
 from sim.errors import ScenarioError, SimError, did_you_mean
-from sim.figure import Parameter
 from sim.lengths import CsvLengths
 from sim.noise import EmpiricalNoise, Noise, read_factors
 from sim.routing import MeasuredRouting, Routing, read_profiles
+from sim.software import Software
 from sim.speculation import RecordedAcceptance, Speculation, read_accepted
 from sim.strict import Strict
 from sim.units import DType
@@ -170,23 +170,6 @@ class Precision(Strict):
     """Format of embedding, router and LM head."""
 
 
-class Software(Strict):
-    """What no kernel table holds and no one publishes: named, each with its source."""
-
-    glue_us_per_layer: Parameter
-    """Norms, rope, quantisation, router and launch gaps of a layer on the attention side, µs."""
-    host_gap_us_per_step: Parameter
-    """From the last kernel of a step to the first of the next (sampling, scheduling), µs."""
-    overlap_slowdown: Parameter
-    """How many times longer a kernel takes while a communication runs beside it; at least 1."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Software:
-        if self.overlap_slowdown < 1:
-            raise ValueError(f"overlap_slowdown should be at least 1 (got {self.overlap_slowdown})")
-        return self
-
-
 class Memory(Strict):
     """How the HBM is shared out."""
 
@@ -279,6 +262,9 @@ class Scenario(Strict):
             raise ValueError(
                 "simulation.engine bound knows no arrivals: write workload.arrivals of kind closed"
             )
+        strangers = self.software.strangers(self.deployment.kind)
+        if strangers:
+            raise ValueError("; ".join(strangers))
         places = self.noise.places() if self.noise is not None else []
         if isinstance(self.deployment, Ep) and any(place.side != "all" for place in places):
             raise ValueError("noise: side attention or ffn is of AFD; leave it out under EP")

@@ -21,13 +21,14 @@ from sim.model import DenseFfn, Layer, MoeFfn
 from sim.noise import ServerKind
 from sim.program import Program
 from sim.scenario import Afd, Scenario
+from sim.software import Compute
 from sim.units import DTYPE_BYTES, NS_PER_S, NS_PER_US
 
 
 class AfdDeployment(Site):
     """An AFD scenario, compiled: its program and the durations of its stages."""
 
-    core_stage: ClassVar = "attention"
+    core_stage: ClassVar[Compute] = "attention"
     breakdown: ClassVar = {
         "t_a_layer": ("attention", "o_exchange", "o_proj", "o_reduce"),
         "t_a2f_layer": (("a2f", "a2f_in"), "link"),
@@ -154,12 +155,12 @@ class AfdDeployment(Site):
             "host": round(self.scenario.software.host_gap_us_per_step * NS_PER_US),
         }
 
-    def slowed(self, layer: Layer, time: Ns) -> Ns:
-        """Return the time of a kernel that runs beside the transfers of other micro-batches."""
-        return self._slowed(time)
+    def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:
+        """Return the time of a stage that runs beside the transfers of other micro-batches."""
+        return self._slowed(stage, time)
 
-    def _slowed(self, time: Ns) -> Ns:
-        slowdown = float(self.scenario.software.overlap_slowdown)
+    def _slowed(self, stage: Compute, time: Ns) -> Ns:
+        slowdown = self.scenario.software.slowdown(stage)
         alone = self.afd.micro_batches == 1 or slowdown == 1
         return time if alone else whole_ns(time * slowdown)
 
@@ -182,7 +183,7 @@ class AfdDeployment(Site):
         return {
             "attention": front,
             "o_exchange": timer.table.duration_ns(exchange, uses * tp),
-            "o_proj": self._slowed(back),
+            "o_proj": self._slowed("o_proj", back),
             "o_reduce": timer.table.duration_ns(reduce, uses * tp),
         }
 
@@ -202,7 +203,7 @@ class AfdDeployment(Site):
         if self.draws(layer) and self._follows_routing():
             return {}
         arriving = np.asarray(tokens * self._visits(layer))
-        return {"experts": self._slowed(time)} | self._collectives(arriving, all_gpus)
+        return {"experts": self._slowed("experts", time)} | self._collectives(arriving, all_gpus)
 
     def _transfers(self, layer: Layer, tokens: Ns) -> dict[str, Ns]:
         """Return the NIC times of both sides, both ways.
@@ -259,7 +260,7 @@ class AfdDeployment(Site):
         spread, y, total = self.spread(ffn), self.afd.ffn.instances, float(tokens.sum())
         timer = self.ffn_timer
         ranks = timer.drawn_experts(ffn, spread, loads.tokens, total, shared=True)
-        ranks = self._slowed(ranks)
+        ranks = self._slowed("experts", ranks)
         ranks[0] += self._loading_ns(ffn, spread, loads.moved)
         if spread.ranks == 1:
             return {"experts": np.repeat(ranks, y, axis=1)}

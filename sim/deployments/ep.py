@@ -22,13 +22,14 @@ from sim.model import DenseFfn, Layer, MoeFfn
 from sim.noise import ServerKind
 from sim.program import Program
 from sim.scenario import Ep, Scenario
+from sim.software import Compute
 from sim.units import DTYPE_BYTES, NS_PER_S, NS_PER_US
 
 
 class EpDeployment(Site):
     """An EP scenario, compiled: its program and the durations of its stages."""
 
-    core_stage: ClassVar = "attn1"
+    core_stage: ClassVar[Compute] = "attn1"
     breakdown: ClassVar = {
         "t_a_layer": ("attn0", "attn1"),
         "t_a2f_layer": ("dispatch",),
@@ -153,9 +154,9 @@ class EpDeployment(Site):
         spread = self.spread(ffn)
         shared = timer.dense(ffn.shared * ffn.shared_intermediate, b, uses)
         timed = {
-            "attn0": self.slowed(layer, attn0),
+            "attn0": self.slowed(layer, "attn0", attn0),
             "attn1": attn1,
-            "shared": self.slowed(layer, shared),
+            "shared": self.slowed(layer, "shared", shared),
         }
         if self.draws(layer):
             return timed
@@ -238,9 +239,9 @@ class EpDeployment(Site):
             time = as_fabric
         return time
 
-    def slowed(self, layer: Layer, time: Ns) -> Ns:
-        """Return the time of a kernel that runs beside the other micro-batch's all-to-all."""
-        slowdown = float(self.scenario.software.overlap_slowdown)
+    def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:
+        """Return the time of a stage that runs beside the other micro-batch's all-to-all."""
+        slowdown = self.scenario.software.slowdown(stage)
         alone = self.ep.overlap == "none" or isinstance(self.model.ffn[layer.ffn], DenseFfn)
         return time if alone or slowdown == 1 else whole_ns(time * slowdown)
 

@@ -25,6 +25,7 @@ from sim.model import Layer, MoeFfn
 from sim.noise import ServerKind
 from sim.program import Program, Times
 from sim.scenario import MoeKernel, Scenario
+from sim.software import Compute
 from sim.units import DTYPE_BYTES, NS_PER_US
 
 # Enough requests that their mean context is within 1 % of the slot load for any length law.
@@ -57,7 +58,7 @@ class Site(ABC):
     """Stages (or delays) whose times add up to each per-layer column of the results; of stages in
     an inner tuple, which run at once, the longest counts."""
 
-    core_stage: ClassVar[str]
+    core_stage: ClassVar[Compute]
     """Stage that the attention core is part of."""
 
     sides: ClassVar[dict[str, str]]
@@ -186,8 +187,8 @@ class Site(ABC):
         """
 
     @abstractmethod
-    def slowed(self, layer: Layer, time: Ns) -> Ns:
-        """Return the time of a kernel of `layer` that may run beside communication."""
+    def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:
+        """Return the time of a stage of `layer` that may run beside communication."""
 
     @abstractmethod
     def delays_ns(self) -> dict[str, int]:
@@ -213,7 +214,7 @@ class Site(ABC):
         values = kept.rest.values.copy()
         for (kind, around), (first, last) in zip(kept.around, self._core_bounds, strict=True):
             core = core_ns[kind.layer.attention, kind.positions]
-            values[first:last] = self.slowed(kind.layer, around + core)
+            values[first:last] = self.slowed(kind.layer, self.core_stage, around + core)
         return Times(values, kept.rest.bounds, kept.rest.delays_ns)
 
     def on_cards(
@@ -241,7 +242,8 @@ class Site(ABC):
         for number, kind in enumerate(self.kinds):
             around = rows[self.core_stage, number]
             core = core_ns[kind.layer.attention, kind.positions]
-            rows[self.core_stage, number] = self.slowed(kind.layer, around + core)
+            time = self.slowed(kind.layer, self.core_stage, around + core)
+            rows[self.core_stage, number] = time
         return rows
 
     def _prepared(self, requests: Ns) -> _Prepared:

@@ -161,7 +161,9 @@ def test_outputs_of_one_step_have_no_tpot_to_miss(tiny_model: Path) -> None:
     law = "{kind: constant, p: {value: 1, source: test}}"
     drafted = f"speculation={{drafts: 3, draft_layer: null, acceptance: {law}}}"
     short = "workload.lengths.output={kind: fixed, tokens: 4}"
-    run = simulate(tiny.load(tiny_model, "step3-2a2f", drafted, short, POISSON, "slo.tpot_ms=0.000001"))
+    run = simulate(
+        tiny.load(tiny_model, "step3-2a2f", drafted, short, POISSON, "slo.tpot_ms=0.000001")
+    )
     figures = metrics.summary(run)
     assert figures["tpot_ms_mean"] is None
     assert figures["slo_attainment"] == 1

@@ -22,7 +22,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     (
         *("hardware", "model", "yaml_loader", "measurements", "axes", "constraints"),
-        *("lengths", "arrivals", "traces", "workload", "admission", "noise", "speculation"),
+        *("lengths", "arrivals", "traces", "workload", "admission", "noise"),
+        *("speculation", "software"),
     ),
     (
         *("cards", "ops", "curve", "lookup", "table", "kernels", "kvcache", "theory", "experts"),
