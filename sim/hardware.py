@@ -1,4 +1,4 @@
-"""Hardware cards: an accelerator in its node, and the fabric between nodes.
+"""Hardware cards: an accelerator in its node, and the fabric that joins accelerators.
 
 Every figure is written as `{value, source}`; a card without a source for a figure is refused.
 """
@@ -87,11 +87,13 @@ class Accelerator(Strict):
 
 
 class Fabric(Strict):
-    """The scale-out network between servers as a transfer sees it: α + bytes / goodput."""
+    """What carries transfers between accelerators, as one sees it: α + bytes / goodput."""
 
     kind: Literal["fabric"]
     name: str
+    medium: Literal["nic", "scale_up"]
+    """nic: the scale-out network between servers; scale_up: the link inside one scale-up domain."""
     latency_us: Figure
     """Propagation and software latency of one message, from last byte out to usable, µs."""
     goodput: Figure
-    """Share of the NIC's line rate that payload reaches."""
+    """Share of the line rate, of a NIC or of the scale-up link one way, that payload reaches."""

@@ -105,7 +105,8 @@ class Jitter:
         for index, (stage, layers) in enumerate(zip(program.stages, self._layers, strict=True)):
             pool = program.pools[stage.pool]
             way = "in" if stage.name.endswith("_in") else "out"
-            other_way = pool.kind == "nic" and stall.way not in ("both", way)
+            transfer = stage.name.startswith(("a2f", "f2a"))
+            other_way = transfer and stall.way not in ("both", way)
             if _meets(stall, pool) and not other_way:
                 count = self._devices[stage.pool].get(stall.server, 0)
                 self._unfolding.block(weights, index)[layers] = count

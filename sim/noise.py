@@ -141,8 +141,8 @@ class Disturbed(Strict):
 
     server: ServerKind
     """gpu: compute; nic: each GPU's share of the NICs, also those that an all-to-all runs over;
-    nvlink: the collectives of a node, and an all-to-all inside it; network: an EP all-to-all as
-    a whole."""
+    nvlink: the collectives of a node, an all-to-all inside it, and the transfers of an AFD
+    deployment over a scale-up fabric; network: an EP all-to-all as a whole."""
     side: Literal["all", "attention", "ffn"] = "all"
     """Of an AFD deployment: only this side."""
 
@@ -164,8 +164,8 @@ class Stall(Disturbed):
     mean_us: Parameter
     """Mean length of an interruption, µs."""
     way: Literal["both", "in", "out"] = "both"
-    """Of the NICs of an AFD deployment: only while receiving (a PFC pause of the receiver's port)
-    or only while sending."""
+    """Of the links of an AFD deployment's transfers: only while receiving (a PFC pause of the
+    receiver's port) or only while sending."""
 
 
 class Slow(Disturbed):

@@ -36,7 +36,7 @@ from sim.workload import Workload
 
 Floats = NDArray[np.float64]
 
-# Ratios are looked at up to this many attention instances.
+# Ratios are looked at up to this many attention instances, or as many as the links join.
 _MOST_INSTANCES = 512
 # The lines are fitted again around the optimum that they give, at most so often.
 _MOST_FITS = 6
@@ -175,10 +175,11 @@ def stochastic_ratio(frozen: Frozen) -> StochasticRatio:
             barrier_tgs=emitted / barrier * NS_PER_S / all_gpus,
         )
 
+    most = int(min(_MOST_INSTANCES, site.most_attention_instances()))
     around, seen = side.instances, set[int]()
     while True:
-        ffn, transfer = _ffn_lines(frozen, site, slots, around)
-        ratios = [of(instances, ffn, transfer) for instances in range(1, _MOST_INSTANCES + 1)]
+        ffn, transfer = _ffn_lines(frozen, site, slots, around, most)
+        ratios = [of(instances, ffn, transfer) for instances in range(1, most + 1)]
         best = max(ratios, key=lambda ratio: ratio.barrier_tgs)
         seen.add(around)
         if best.attention_instances in seen or len(seen) == _MOST_FITS:
@@ -212,11 +213,14 @@ def _attention_line(site: Site, slots: int, load: SlotLoad) -> Line:
     return _line(points, time_ns)
 
 
-def _ffn_lines(frozen: Frozen, site: AfdDeployment, slots: int, around: int) -> tuple[Line, Line]:
+def _ffn_lines(
+    frozen: Frozen, site: AfdDeployment, slots: int, around: int, most: int
+) -> tuple[Line, Line]:
     """Return T_F and T_C over the tokens of a micro-batch, around so many attention instances."""
     afd, work = site.afd, dict[float, dict[str, float]]()
     counts = {max(1, f(around * part)) for part in _AROUND for f in (floor, ceil)}
-    for instances in sorted(counts | {around + 1}):
+    # A line needs two points: where there is room for one instance, that is refused.
+    for instances in sorted(n for n in counts | {around + 1} if n <= max(most, 2)):
         load = instances / afd.attention.instances
         scenario = changed(frozen, resized(afd, instances, afd.ffn.instances), load)
         other = compile_deployment(scenario)

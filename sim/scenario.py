@@ -105,9 +105,10 @@ class Afd(Strict):
     f2a_dtype: DType
     """Format of results on the way back."""
     duplex: Literal["full", "half"]
-    """full: a NIC sends and receives at once; half: one direction at a time."""
+    """full: a NIC (or scale-up link) sends and receives at once; half: one direction at a time."""
     fabric: str
-    """Network between the instances, a file in hardware/fabrics/."""
+    """What carries transfers between the instances, a file in hardware/fabrics/: rdma over NICs;
+    nvlink over the scale-up link, within one domain and with `ffn.gpus_per_instance` 1."""
 
     def gpu_count(self) -> int:
         """Return all GPUs of the deployment."""
@@ -136,7 +137,8 @@ class Ep(Strict):
     lm_head_tp: PositiveInt
     """GPUs that share the LM head; 1: each holds all of it."""
     fabric: str
-    """Network between the nodes, a file in hardware/fabrics/."""
+    """Network between the nodes, a file in hardware/fabrics/. An all-to-all within one scale-up
+    domain goes over its link whatever this is."""
 
     @model_validator(mode="after")
     def _check(self) -> Ep:

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from sim import cards
 from sim.figure import Figure
 from sim.frozen import Frozen
 from sim.hardware import Accelerator
@@ -58,8 +59,8 @@ def stage_sensitivities(frozen: Frozen) -> tuple[Sensitivity, ...]:
 def card_sensitivities(frozen: Frozen) -> tuple[Sensitivity, ...]:
     """Return the sensitivities to each part of the hardware cards, by side where there are two.
 
-    A transfer is as slow as the slower NIC of its two ends, so the NICs of all sides change
-    together.
+    A transfer is as slow as the slower of its two ends, so the NICs of all sides change together,
+    and so do scale-up links that carry the transfers.
     """
     return tuple(_sensitivity(frozen, name, "speed", timed_on) for name, timed_on in _cards(frozen))
 
@@ -101,6 +102,7 @@ _TITLES: dict[Part, str] = {
     "compute": "FLOP/s",
     "hbm": "HBM bandwidth",
     "scale_up": "scale-up bandwidth",
+    "nic": "NIC bandwidth",
 }
 
 
@@ -114,10 +116,13 @@ def _cards(frozen: Frozen) -> Iterator[tuple[str, Callable[[Fraction], Times]]]:
 
         return on
 
+    together = "nic", cards.fabric(site.scenario.deployment.fabric).medium
     for part, title in _TITLES.items():
+        if part in together or len(site.sides) == 1:
+            yield title, timed(part, tuple(site.sides))
+            continue
         for side in site.sides:
-            yield f"{title} of {side} GPUs" if len(site.sides) > 1 else title, timed(part, (side,))
-    yield "NIC bandwidth", timed("nic", tuple(site.sides))
+            yield f"{title} of {side} GPUs", timed(part, (side,))
 
 
 def _sensitivity(

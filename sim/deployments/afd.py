@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from math import comb
+from math import inf
 from typing import ClassVar
 
 import numpy as np
 
 from sim import cards, ops
 from sim.deployments.afd_ring import Shape, choose_lags, program
+from sim.deployments.links import check_transfers, payload_bytes_per_s
 from sim.deployments.site import Site
 from sim.errors import InfeasibleError
 from sim.expert_load import Loads, visits
@@ -70,6 +71,7 @@ class AfdDeployment(Site):
     def _shape(self) -> Shape:
         afd = self.afd
         shared = afd.attention.gpu_count() // afd.attention.o_proj_tp
+        collectives = afd.ffn.gpus_per_instance > 1
         return Shape(
             layer_kinds=tuple(self.kinds.index(each) for each in self.passes),
             micro_batches=afd.micro_batches,
@@ -77,7 +79,10 @@ class AfdDeployment(Site):
             ffn_instances=afd.ffn.instances,
             o_proj_groups=shared if afd.attention.o_proj_tp > 1 else 0,
             half_duplex=afd.duplex == "half",
-            nvlink_turns=not self.ffn_timer.table.accelerator.node.in_network_collectives,
+            nvlink_turns=collectives
+            and not self.ffn_timer.table.accelerator.node.in_network_collectives,
+            collectives=collectives,
+            link="nic" if self.fabric.medium == "nic" else "nvlink",
         )
 
     def _program(self, shape: Shape, rows: Mapping[tuple[str, int], Ns]) -> Program:
@@ -106,6 +111,13 @@ class AfdDeployment(Site):
             if pool.name.startswith("ffn") and pool.kind != "nvlink":
                 devices[pool.kind] = in_lockstep
         return found
+
+    def most_attention_instances(self) -> float:
+        """Return how many attention instances a scale-up fabric can join to the FFN; else ∞."""
+        if self.fabric.medium != "scale_up":
+            return inf
+        domain = self.ffn_timer.table.accelerator.node.scale_up_domain_gpus
+        return (domain - self.afd.ffn.gpu_count()) // self.afd.attention.gpus_per_instance
 
     @property
     def core_timer(self) -> LayerTimer:
@@ -206,7 +218,7 @@ class AfdDeployment(Site):
         return {"experts": self._slowed("experts", time)} | self._collectives(arriving, all_gpus)
 
     def _transfers(self, layer: Layer, tokens: Ns) -> dict[str, Ns]:
-        """Return the NIC times of both sides, both ways.
+        """Return the times of the links of both sides, both ways.
 
         An attention GPU sends each of its tokens to every instance that wants it; an FFN
         instance's ranks share the tokens that come, and the fullest rank sets the pace.
@@ -234,22 +246,30 @@ class AfdDeployment(Site):
         ffn, y = self.model.ffn[layer.ffn], self.afd.ffn.instances
         if not self._follows_routing() or isinstance(ffn, DenseFfn):
             return 1.0
-        elsewhere = ffn.experts - ffn.experts // y
-        return 1 - comb(elsewhere, ffn.top_k) / comb(ffn.experts, ffn.top_k)
+        return float(visits(np.ones(y), ffn.experts, ffn.top_k)[0])
 
     def spread(self, ffn: MoeFfn) -> Spread:
         """Return how the experts lie on the FFN side. Raises InfeasibleError if uneven."""
         side = self.afd.ffn
         ranks = {"tp": 1, "tp_ep": side.instances, "ep": side.gpu_count()}[side.parallelism]
         copies = ffn.experts + side.redundant_experts
-        remedy = "choose another number of FFN instances or parallelism: tp"
-        split_evenly(copies, ranks, "experts", remedy)
+        missing = -ffn.experts % ranks
+        remedy = f"set redundant_experts to {missing}, or choose other FFN instances"
+        split_evenly(copies, ranks, "experts and copies", remedy)
         return Spread(copies, ranks, side.gpu_count() // ranks)
 
     @property
     def expert_nodes(self) -> int:
-        """FFN instances that hold experts of their own."""
-        return 1 if self.afd.ffn.parallelism == "tp" else self.afd.ffn.instances
+        """Nodes that hold experts of their own; an instance counts as one unless several share it.
+
+        1 if the FFN GPUs do not fill whole nodes.
+        """
+        side, each = self.afd.ffn, self.ffn_timer.table.accelerator.node.gpus
+        if side.parallelism == "tp":
+            return 1
+        if side.gpus_per_instance >= each:
+            return side.instances
+        return side.gpu_count() // each if side.gpu_count() % each == 0 else 1
 
     def routed_ns(self, ffn: MoeFfn, tokens: Ns, loads: Loads) -> dict[str, Ns]:
         """Return the durations of the experts, and of transfers where they follow the routing.
@@ -271,7 +291,7 @@ class AfdDeployment(Site):
         return timed
 
     def _drawn_transfers(self, tokens: Ns, visited: ops.Floats) -> dict[str, Ns]:
-        """Return NIC and NVLink times by layer, given the share of tokens that visit an instance.
+        """Return the times of links by layer, given the share of tokens that visit an instance.
 
         `visited` is layers × instances.
         """
@@ -296,8 +316,10 @@ class AfdDeployment(Site):
         return whole_ns(n_bytes / self._goodput(self.ffn_timer) * NS_PER_S)
 
     def _collectives(self, arriving: ops.Floats, uses: int) -> dict[str, Ns]:
-        """Return the times of all-gather and reduce-scatter of the tokens that arrive."""
+        """Return the times of all-gather and reduce-scatter of the tokens that arrive, if any."""
         g, table = self.afd.ffn.gpus_per_instance, self.ffn_timer.table
+        if g == 1:
+            return {}
         gathered = arriving * ops.activation_bytes(self.model.hidden, self.afd.a2f_dtype)
         summed = arriving * self.model.hidden * DTYPE_BYTES[self.afd.f2a_dtype]
         # A collective's time goes by its bytes; BF16 is the format that was measured.
@@ -309,13 +331,7 @@ class AfdDeployment(Site):
         }
 
     def _goodput(self, timer: LayerTimer) -> float:
-        accelerator = timer.table.accelerator
-        nic = accelerator.node.nic_bytes_per_s_per_gpu()
-        if nic is None:
-            raise InfeasibleError(
-                f"{accelerator.name} has no NICs on its card: it cannot be one side of AFD"
-            )
-        return nic * self.fabric.goodput
+        return payload_bytes_per_s(timer.table.accelerator, self.fabric)
 
     def _check_links(self) -> None:
         for side, ways in (
@@ -328,6 +344,8 @@ class AfdDeployment(Site):
                     f"{ways} {side.accelerator} GPUs should share work over a scale-up link that "
                     f"joins {domain}: make the instance or the tensor parallelism smaller"
                 )
+        sides = self.attention_timer.table.accelerator, self.ffn_timer.table.accelerator
+        check_transfers(self.afd, *sides, self.fabric)
         self._goodput(self.attention_timer)
         self._goodput(self.ffn_timer)
 

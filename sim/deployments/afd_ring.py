@@ -6,7 +6,8 @@ A layer of a micro-batch runs through these stages (Step-3 report, section 7 and
         ▲                                                                        │
         └────────────── f2a_in ─ f2a ─ reduce_scatter ◄──────────────────────────┘
 
-The stages in brackets exist with `o_proj_tp` > 1. A transfer occupies the sender's NIC (a2f, f2a)
+The stages in brackets exist with `o_proj_tp` > 1, all_gather and reduce_scatter where an FFN
+instance has several GPUs. A transfer occupies the sender's link (a2f, f2a), a NIC or NVLink,
 and the receiver's (a2f_in, f2a_in) at once: the receiving side begins when the last sender has
 begun, and the data is there when both have finished and the fabric's latency has passed.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from sim.program import KEPT, Link, Program, ProgramBuilder
 
@@ -36,6 +37,16 @@ class Shape:
     half_duplex: bool = False
     nvlink_turns: bool = False
     """Whether all-gather and reduce-scatter of an FFN instance take turns on one link."""
+    collectives: bool = True
+    """Whether FFN instances gather and scatter; one of a single GPU does not."""
+    link: Literal["nic", "nvlink"] = "nic"
+    """What transfers go over. NVLink then carries nothing else: there are no collectives."""
+
+    def has(self, stage: str) -> bool:
+        """Return whether a layer has the stage."""
+        if stage in ("all_gather", "reduce_scatter"):
+            return self.collectives
+        return self.o_proj_groups > 0 or not stage.startswith("o_")
 
 
 class Lags(NamedTuple):
@@ -46,7 +57,7 @@ class Lags(NamedTuple):
     nvlink: int = 0
     """all_gather before reduce_scatter on an FFN instance's NVLink, where they take turns."""
     nic: int = 0
-    """sending before receiving on a half-duplex NIC."""
+    """sending before receiving on a half-duplex link."""
     tail: int = 0
     """lm_head before the next step's first attention on a GPU."""
 
@@ -128,17 +139,19 @@ def program(shape: Shape, lags: Lags) -> Program:
     build = ProgramBuilder(shape.layer_kinds, shape.micro_batches, ("link", "host"))
     gpus, instances = shape.attention_gpus, shape.ffn_instances
     attention = build.pool("attention", "gpu", gpus)
-    groups = shape.o_proj_groups
+    groups, link = shape.o_proj_groups, shape.link
     nvlink_a = build.pool("attention.nvlink", "nvlink", groups) if groups else attention
     if shape.half_duplex:
-        a_out = a_in = build.pool("attention.nic", "nic", gpus)
-        f_out = f_in = build.pool("ffn.nic", "nic", instances)
+        a_out = a_in = build.pool(f"attention.{link}", link, gpus)
+        f_out = f_in = build.pool(f"ffn.{link}", link, instances)
     else:
-        a_out = build.pool("attention.nic_out", "nic", gpus)
-        a_in = build.pool("attention.nic_in", "nic", gpus)
-        f_in = build.pool("ffn.nic_in", "nic", instances)
-        f_out = build.pool("ffn.nic_out", "nic", instances)
-    if shape.nvlink_turns:
+        a_out = build.pool(f"attention.{link}_out", link, gpus)
+        a_in = build.pool(f"attention.{link}_in", link, gpus)
+        f_in = build.pool(f"ffn.{link}_in", link, instances)
+        f_out = build.pool(f"ffn.{link}_out", link, instances)
+    if not shape.collectives:
+        gather, scatter = f_in, f_out  # of stages that do not exist
+    elif shape.nvlink_turns:
         gather = scatter = build.pool("ffn.nvlink", "nvlink", instances)
     else:
         gather = build.pool("ffn.nvlink_in", "nvlink", instances)
@@ -149,11 +162,11 @@ def program(shape: Shape, lags: Lags) -> Program:
         *(gather, ffn, scatter, f_out, a_in, attention),
     )
     for stage, pool in zip(STAGES, pools, strict=True):
-        if groups or not stage.startswith("o_"):
+        if shape.has(stage):
             build.stage(stage, pool)
     for layer in range(build.layers):
         for j in range(shape.micro_batches):
-            _add_layer(build, layer, j, groups > 0)
+            _add_layer(build, shape, layer, j)
     for j in range(shape.micro_batches):
         build.node("lm_head", build.layers, j, _answers(build, build.layers, j))
     _set_orders(build, shape, lags, dict(zip(STAGES, pools, strict=True)))
@@ -168,23 +181,21 @@ def _answers(build: ProgramBuilder, layer: int, j: int) -> list[Link]:
     ]
 
 
-def _add_layer(build: ProgramBuilder, layer: int, j: int, shared_o_proj: bool) -> None:
+def _add_layer(build: ProgramBuilder, shape: Shape, layer: int, j: int) -> None:
     build.node("attention", layer, j, _answers(build, layer, j) if layer else [], gated=layer == 0)
     last = "attention"
-    if shared_o_proj:
-        for stage in ("o_exchange", "o_proj", "o_reduce"):
-            build.node(stage, layer, j, [build.link(last, layer, j, "each")])
-            last = stage
+    for stage in filter(shape.has, ("o_exchange", "o_proj", "o_reduce")):
+        build.node(stage, layer, j, [build.link(last, layer, j, "each")])
+        last = stage
     build.node("a2f", layer, j, [build.link(last, layer, j, "each")])
     build.node("a2f_in", layer, j, [build.link("a2f", layer, j, "all", "start")])
     arrived = [
         build.link("a2f_in", layer, j, "each", delay="link"),
         build.link("a2f", layer, j, "all", delay="link"),
     ]
-    build.node("all_gather", layer, j, arrived)
-    build.node("experts", layer, j, [build.link("all_gather", layer, j, "each")])
-    build.node("reduce_scatter", layer, j, [build.link("experts", layer, j, "each")])
-    build.node("f2a", layer, j, [build.link("reduce_scatter", layer, j, "each")])
+    for stage in filter(shape.has, ("all_gather", "experts", "reduce_scatter", "f2a")):
+        build.node(stage, layer, j, arrived)
+        arrived = [build.link(stage, layer, j, "each")]
     build.node("f2a_in", layer, j, [build.link("f2a", layer, j, "all", "start")])
 
 

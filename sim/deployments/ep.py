@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from sim import cards, ops
 from sim.deployments.ep_schedule import Shape, program
+from sim.deployments.links import check_domain
 from sim.deployments.site import Site
 from sim.errors import InfeasibleError
 from sim.expert_load import Loads
@@ -53,6 +54,7 @@ class EpDeployment(Site):
                 f"{deployment.lm_head_tp} GPUs should share the LM head over a scale-up link that "
                 f"joins {domain}: make lm_head_tp smaller"
             )
+        check_domain(accelerator, deployment.gpus, self.fabric)
         if deployment.gpus > domain and accelerator.node.nic_bytes_per_s_per_gpu() is None:
             raise InfeasibleError(
                 f"{accelerator.name} has no NICs on its card: EP over {deployment.gpus} GPUs "
@@ -208,10 +210,10 @@ class EpDeployment(Site):
         accelerator = self.layer_timer.table.accelerator
         elements = moved * float(ffn.expert_weights(self.model.hidden))
         n_bytes = elements * DTYPE_BYTES[self.scenario.precision.gemm]
-        if self.ep.gpus <= accelerator.node.scale_up_domain_gpus:
-            return whole_ns(n_bytes / bytes_per_s(accelerator, "scale_up") * NS_PER_S)
-        goodput = bytes_per_s(accelerator, "nic") * self.fabric.goodput
-        return whole_ns(n_bytes / goodput * NS_PER_S)
+        inside = self.ep.gpus <= accelerator.node.scale_up_domain_gpus
+        medium: ops.Medium = "scale_up" if inside else "nic"
+        goodput = self.fabric.goodput if self.fabric.medium == medium else 1.0
+        return whole_ns(n_bytes / (bytes_per_s(accelerator, medium) * goodput) * NS_PER_S)
 
     def _all_to_all(
         self, direction: ops.Direction, ffn: MoeFfn, most_tokens: ArrayLike, uses: int
@@ -231,7 +233,7 @@ class EpDeployment(Site):
         )
         all_gpus = uses * self.ep.gpus
         time = table.duration_ns(op, all_gpus)
-        if op.medium == "nic" and table.serving(op)[0] is None:
+        if op.medium == self.fabric.medium and table.serving(op)[0] is None:
             # No one measured this card's all-to-all: it moves its bytes as the fabric would.
             slower = table.accelerator.default_efficiency / self.fabric.goodput
             as_fabric = whole_ns(time * slower + self.fabric.latency_us * NS_PER_US)

@@ -303,7 +303,8 @@ class Site(ABC):
     def kv_transfer(self) -> Transfer | None:
         """Return how KV comes from prefill; None if it comes with the request.
 
-        Raises InfeasibleError if it should come over NICs that the card does not have.
+        Raises InfeasibleError if it should come over NICs that the card does not have, or of which
+        no fabric tells the goodput.
         """
         transfer = self.scenario.admission.kv_transfer
         if transfer is None:
@@ -314,9 +315,14 @@ class Site(ABC):
             raise InfeasibleError(
                 f"{accelerator.name} has no NICs on its card: leave admission.kv_transfer out"
             )
-        goodput = cards.fabric(self.scenario.deployment.fabric).goodput
+        fabric = cards.fabric(self.scenario.deployment.fabric)
+        if fabric.medium != "nic":
+            raise InfeasibleError(
+                f"KV comes from prefill over NICs, and the fabric {fabric.name} is none of NICs: "
+                "leave admission.kv_transfer out, or take a fabric of NICs"
+            )
         latency_ns = round(transfer.latency_us * NS_PER_US)
-        return Transfer(line_rate * goodput * transfer.nic_share, latency_ns)
+        return Transfer(line_rate * fabric.goodput * transfer.nic_share, latency_ns)
 
     def check_memory(self) -> None:
         """Refuse a shape whose weights or mean KV do not fit. Raises InfeasibleError."""

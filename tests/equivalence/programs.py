@@ -27,6 +27,7 @@ def afd_programs(draw: st.DrawFn) -> Program:
     m = draw(st.integers(1, 8))
     shares = draw(st.sampled_from((0, 1, 2, 3)))
     groups = draw(st.integers(1, 3)) if shares else 0
+    collectives = draw(st.booleans())
     shape = afd_ring.Shape(
         layer_kinds=draw(layer_kinds()),
         micro_batches=m,
@@ -34,7 +35,9 @@ def afd_programs(draw: st.DrawFn) -> Program:
         ffn_instances=draw(st.integers(1, 4)),
         o_proj_groups=groups,
         half_duplex=draw(st.booleans()),
-        nvlink_turns=draw(st.booleans()),
+        nvlink_turns=collectives and draw(st.booleans()),
+        collectives=collectives,
+        link="nic" if collectives or groups else draw(st.sampled_from(("nic", "nvlink"))),
     )
     lag = st.integers(0, m - 1)
     lags = afd_ring.Lags(*(draw(lag) for _ in afd_ring.Lags._fields))

@@ -136,16 +136,24 @@ def admissions(draw: st.DrawFn) -> str:
 
 @st.composite
 def afd(draw: st.DrawFn) -> tuple[str, list[str]]:
-    side = "deployment.attention"
+    side, ffn = "deployment.attention", "deployment.ffn"
+    accelerator = draw(st.sampled_from(("h800", "h20")))
+    # Over the scale-up link all GPUs are of a kind, in one domain, and share no work.
+    fabric = draw(st.sampled_from(("rdma", "nvlink")))
+    linked = fabric == "nvlink"
+    each = 1 if linked else draw(st.sampled_from((1, 8)))
     return "step3-2a2f", [
         f"model={draw(st.sampled_from(('step3', 'minimax-m1')))}",
-        f"{side}.accelerator={draw(st.sampled_from(('h800', 'h20')))}",
-        f"{side}.instances={draw(st.integers(1, 2))}",
-        f"{side}.o_proj_tp={draw(st.sampled_from((1, 4)))}",
+        f"deployment.fabric={fabric}",
+        f"{side}.accelerator={accelerator}",
+        f"{side}.instances={1 if linked else draw(st.integers(1, 2))}",
+        f"{side}.o_proj_tp={1 if linked else draw(st.sampled_from((1, 4)))}",
         f"{side}.lm_head_tp={draw(st.sampled_from((1, 4)))}",
         f"{side}.gpus_per_instance=4",
-        f"deployment.ffn.instances={draw(st.integers(1, 2))}",
-        f"deployment.ffn.parallelism={draw(st.sampled_from(('tp', 'ep', 'tp_ep')))}",
+        f"{ffn}.accelerator={accelerator if linked else 'h800'}",
+        f"{ffn}.gpus_per_instance={each}",
+        f"{ffn}.instances={draw(st.sampled_from((1, 2, 4) if each == 1 else (1, 2)))}",
+        f"{ffn}.parallelism={draw(st.sampled_from(('tp', 'ep', 'tp_ep')))}",
         f"deployment.micro_batches={draw(st.integers(1, 8))}",
         f"deployment.a2f={draw(st.sampled_from(('broadcast', 'routed')))}",
         f"deployment.duplex={draw(st.sampled_from(('full', 'half')))}",

@@ -18,7 +18,7 @@ from sim.frozen import Frozen
 from sim.metrics import summary
 from sim.run import simulate
 from sim.scenario import Scenario
-from sim.sensitivity import card_sensitivities, faster
+from sim.sensitivity import Part, card_sensitivities, faster
 from tests import tiny
 
 SCENARIOS = ("step3-2a2f", "step3-h20-h800", "dsv3-ep128", "poisson-example")
@@ -89,17 +89,35 @@ def test_faster_cards_never_slow_a_kernel_down(frozen: Frozen) -> None:
     assert all(card.larger.tpot <= 0 <= card.smaller.tpot for card in card_sensitivities(frozen))
 
 
-def test_transfers_of_afd_take_their_bytes_over_the_nics_bandwidth() -> None:
-    state = Frozen.of(scenario.load("step3-2a2f"))
+@pytest.mark.parametrize(
+    ("base", "part", "link"),
+    [("step3-2a2f", "nic", "nic"), ("dsv3-afd-gb200", "scale_up", "nvlink")],
+)
+def test_transfers_of_afd_take_their_bytes_over_the_links_bandwidth(
+    base: str, part: Part, link: str
+) -> None:
+    state = Frozen.of(scenario.load(base))
     program = state.site.program
-    other = state.site.on_cards(lambda card: faster(card, "nic", 1.25), ("attention", "FFN"))
+    other = state.site.on_cards(lambda card: faster(card, part, 1.25), ("attention", "FFN"))
     times = other.times(state.batch)
     for stage in program.stages:
         for kind in range(2):
             before = program.row(state.times, stage.name, kind)
             after = program.row(times, stage.name, kind)
-            transfer = program.pools[stage.pool].kind == "nic"
+            transfer = program.pools[stage.pool].kind == link
             assert np.abs(after - before / (1.25 if transfer else 1)).max() <= 1
+
+
+def test_a_link_that_carries_transfers_changes_at_both_ends() -> None:
+    titles = {
+        base: [card.of for card in card_sensitivities(Frozen.of(scenario.load(base)))]
+        for base in ("step3-2a2f", "dsv3-afd-gb200")
+    }
+    assert titles["step3-2a2f"][-3:] == [
+        *("scale-up bandwidth of attention GPUs", "scale-up bandwidth of FFN GPUs"),
+        "NIC bandwidth",
+    ]
+    assert titles["dsv3-afd-gb200"][-2:] == ["scale-up bandwidth", "NIC bandwidth"]
 
 
 @pytest.mark.parametrize("side", ["attention", "FFN"])
