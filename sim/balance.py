@@ -21,8 +21,9 @@ from sim.errors import InfeasibleError
 from sim.frozen import Figures, Frozen
 from sim.layers import Batch
 from sim.program import Times
-from sim.scenario import Afd, Ep, Scenario
+from sim.scenario import Scenario
 from sim.sensitivity import scaled
+from sim.shapes import Afd, Ep
 from sim.units import NS_PER_MS
 
 # An all-to-all counts as hidden when what is left of it is below this share of the step.

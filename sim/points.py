@@ -9,8 +9,9 @@ from typing import Any
 from sim.errors import InfeasibleError
 from sim.pareto import pareto_front
 from sim.replications import replicated
-from sim.scenario import Afd, Scenario
+from sim.scenario import Scenario
 from sim.search import TpotOf, max_batch_under_slo
+from sim.shapes import Afd
 from sim.steady import steady_state
 
 Row = dict[str, Any]

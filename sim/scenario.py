@@ -19,6 +19,7 @@ from sim.errors import ScenarioError, SimError, did_you_mean
 from sim.lengths import CsvLengths
 from sim.noise import EmpiricalNoise, Noise, read_factors
 from sim.routing import MeasuredRouting, Routing, read_profiles
+from sim.shapes import Deployment, Ep
 from sim.software import Software
 from sim.speculation import RecordedAcceptance, Speculation, read_accepted
 from sim.strict import Strict
@@ -27,138 +28,8 @@ from sim.workload import Workload
 from sim.yaml_loader import Document, Loc, read
 
 Positive = Annotated[float, Field(gt=0)]
-MoeKernel = Literal["masked", "fused"]
 Share = Annotated[float, Field(gt=0, le=1)]
 Percentile = Annotated[float, Field(gt=0, lt=100)]
-
-
-class AttentionSide(Strict):
-    """The attention instances of an AFD deployment: data-parallel, each GPU its own requests."""
-
-    accelerator: str
-    """Accelerator card, a file in hardware/."""
-    instances: PositiveInt
-    """Attention instances (x of xAyF)."""
-    gpus_per_instance: PositiveInt
-    """GPUs of one instance."""
-    o_proj_tp: PositiveInt
-    """GPUs that share the output projection of an instance; 1: each holds all of it."""
-    lm_head_tp: PositiveInt
-    """GPUs that share the LM head of an instance; 1: each holds all of it."""
-
-    @model_validator(mode="after")
-    def _check(self) -> AttentionSide:
-        for name, ways in (("o_proj_tp", self.o_proj_tp), ("lm_head_tp", self.lm_head_tp)):
-            if self.gpus_per_instance % ways:
-                raise ValueError(
-                    f"{name} {ways} does not divide {self.gpus_per_instance} gpus_per_instance"
-                )
-        return self
-
-    def gpu_count(self) -> int:
-        """Return the attention GPUs of the deployment."""
-        return self.instances * self.gpus_per_instance
-
-
-class FfnSide(Strict):
-    """The FFN instances of an AFD deployment."""
-
-    accelerator: str
-    """Accelerator card, a file in hardware/."""
-    instances: PositiveInt
-    """FFN instances (y of xAyF)."""
-    gpus_per_instance: PositiveInt
-    """GPUs of one instance."""
-    parallelism: Literal["tp", "ep", "tp_ep"]
-    """tp: every expert sliced over all FFN GPUs; ep: whole experts spread over all FFN GPUs;
-    tp_ep: experts spread over the instances, sliced inside each (Step-3's hybrid)."""
-    moe_kernel: MoeKernel
-    """masked: a grouped GEMM over experts padded to tiles (DeepGEMM behind DeepEP); fused: the
-    serving framework's fused MoE kernel with permutation and sum."""
-    redundant_experts: NonNegativeInt = 0
-    """Extra expert copies, so that experts + copies divide evenly over the ranks (ep, tp_ep)."""
-
-    @model_validator(mode="after")
-    def _check(self) -> FfnSide:
-        if self.redundant_experts and self.parallelism == "tp":
-            raise ValueError("redundant_experts: with tp every GPU has its part of every expert")
-        return self
-
-    def gpu_count(self) -> int:
-        """Return the FFN GPUs of the deployment."""
-        return self.instances * self.gpus_per_instance
-
-
-class Afd(Strict):
-    """Attention-FFN disaggregation (Step-3): xAyF instances and a ring of micro-batches."""
-
-    kind: Literal["afd"]
-    attention: AttentionSide
-    ffn: FfnSide
-    micro_batches: Annotated[int, Field(ge=1, le=8)]
-    """Micro-batches in the pipeline (3 in Step-3's: attention, network, FFN)."""
-    a2f: Literal["broadcast", "routed"]
-    """broadcast: every token goes to every FFN instance; routed: only to those that host one of
-    its experts."""
-    a2f_dtype: DType
-    """Format of activations on the way to the FFN."""
-    f2a_dtype: DType
-    """Format of results on the way back."""
-    duplex: Literal["full", "half"]
-    """full: a NIC (or scale-up link) sends and receives at once; half: one direction at a time."""
-    fabric: str
-    """What carries transfers between the instances, a file in hardware/fabrics/: rdma over NICs;
-    nvlink over the scale-up link, within one domain and with `ffn.gpus_per_instance` 1."""
-
-    def gpu_count(self) -> int:
-        """Return all GPUs of the deployment."""
-        return self.attention.gpu_count() + self.ffn.gpu_count()
-
-
-class Ep(Strict):
-    """Colocated wide expert parallelism (DeepSeek): DP attention and EP over the same GPUs."""
-
-    kind: Literal["ep"]
-    accelerator: str
-    """Accelerator card, a file in hardware/."""
-    gpus: PositiveInt
-    """GPUs of the EP group (the whole deployment)."""
-    redundant_experts: NonNegativeInt
-    """Extra expert copies, so that experts + copies divide evenly over the GPUs."""
-    moe_kernel: MoeKernel
-    """masked: a grouped GEMM over experts padded to tiles (DeepGEMM behind DeepEP); fused: the
-    serving framework's fused MoE kernel with permutation and sum."""
-    overlap: Literal["none", "two_batch"]
-    """two_batch: two micro-batches hide each other's all-to-all; none: all in sequence."""
-    dispatch_dtype: DType
-    """Format of activations in dispatch."""
-    combine_dtype: DType
-    """Format of results in combine."""
-    lm_head_tp: PositiveInt
-    """GPUs that share the LM head; 1: each holds all of it."""
-    fabric: str
-    """Network between the nodes, a file in hardware/fabrics/. An all-to-all within one scale-up
-    domain goes over its link whatever this is."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Ep:
-        if self.gpus < 2:
-            raise ValueError("expert parallelism needs at least 2 GPUs")
-        if self.gpus % self.lm_head_tp:
-            raise ValueError(f"lm_head_tp {self.lm_head_tp} does not divide {self.gpus} gpus")
-        return self
-
-    @property
-    def micro_batches(self) -> int:
-        """Micro-batches in flight: 2 when they overlap, else 1."""
-        return 2 if self.overlap == "two_batch" else 1
-
-    def gpu_count(self) -> int:
-        """Return all GPUs of the deployment."""
-        return self.gpus
-
-
-Deployment = Annotated[Afd | Ep, Field(discriminator="kind")]
 
 
 class Precision(Strict):

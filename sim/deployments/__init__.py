@@ -5,7 +5,8 @@ from __future__ import annotations
 from sim.deployments.afd import AfdDeployment
 from sim.deployments.ep import EpDeployment
 from sim.deployments.site import Site
-from sim.scenario import Afd, Scenario
+from sim.scenario import Scenario
+from sim.shapes import Afd
 
 
 def compile_deployment(scenario: Scenario) -> Site:

@@ -21,7 +21,8 @@ from sim.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us, whole_ns
 from sim.model import DenseFfn, Layer, MoeFfn
 from sim.noise import ServerKind
 from sim.program import Program
-from sim.scenario import Afd, Scenario
+from sim.scenario import Scenario
+from sim.shapes import Afd
 from sim.software import Compute
 from sim.units import DTYPE_BYTES, NS_PER_S, NS_PER_US
 

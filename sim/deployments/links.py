@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from sim.errors import InfeasibleError
 from sim.hardware import Accelerator, Fabric
-from sim.scenario import Afd
+from sim.shapes import Afd
 
 
 def payload_bytes_per_s(accelerator: Accelerator, fabric: Fabric) -> float:

@@ -24,7 +24,8 @@ from sim.lengths import DrawnLengths, Tokens, stationary_sample
 from sim.model import Layer, MoeFfn
 from sim.noise import ServerKind
 from sim.program import Program, Times
-from sim.scenario import MoeKernel, Scenario
+from sim.scenario import Scenario
+from sim.shapes import MoeKernel
 from sim.software import Compute
 from sim.units import DTYPE_BYTES, NS_PER_US
 

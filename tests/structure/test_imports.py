@@ -23,7 +23,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     (
         *("hardware", "model", "yaml_loader", "measurements", "axes", "constraints"),
         *("lengths", "arrivals", "traces", "workload", "admission", "noise"),
-        *("speculation", "software"),
+        *("speculation", "software", "shapes"),
     ),
     (
         *("cards", "ops", "curve", "lookup", "table", "kernels", "kvcache", "theory", "experts"),
