@@ -263,7 +263,7 @@ def _ep(frozen: Frozen, ep: Ep) -> EpBalance:
     spent_ns = frozen.micro_batches * int(frozen.work_of(network).sum())
     exposed = float(exposed_ns(frozen, frozen.times))
     site = frozen.site
-    limit = int(site.kv_memory().kv_capacity_bytes() / site.reserved_bytes())
+    limit = int(site.kv_memory().kv_capacity_bytes() / site.expected.reserved_bytes())
     rows = [present(frozen), with_micro_batches(frozen, 3 - frozen.micro_batches)]
     for gpus in (ep.gpus // 2, ep.gpus * 2):
         if gpus > 1 and gpus % ep.lm_head_tp == 0:

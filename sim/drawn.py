@@ -62,7 +62,7 @@ class RoutedTimes:
         self._unfolding = unfolding
         self._stages = {stage.name: i for i, stage in enumerate(unfolding.program.stages)}
         scenario, model = site.scenario, site.model
-        tokens = max(1, round(site.nominal_requests() / site.micro_batches))
+        tokens = max(1, round(site.expected.requests() / site.micro_batches))
         self._loads: list[tuple[MoeFfn, int, list[int], ExpertLoads]] = []
         for name, ffn in model.ffn.items():
             if not isinstance(ffn, MoeFfn):

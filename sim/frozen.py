@@ -47,7 +47,7 @@ class Frozen:
     def of(cls, scenario: Scenario) -> Frozen:
         """Return the nominal state of `scenario`. Raises InfeasibleError as a run does."""
         site = compile_deployment(scenario)
-        batch = site.nominal_batch()
+        batch = site.expected.batch()
         return cls(site, BoundEngine(site.program), batch, site.times(batch))
 
     @property
@@ -63,7 +63,7 @@ class Frozen:
     @cached_property
     def requests_in_flight(self) -> float:
         """Requests in flight; the batches hold as many, up to one a GPU by rounding."""
-        return float(self.site.nominal_requests())
+        return float(self.site.expected.requests())
 
     @cached_property
     def bound(self) -> Bound:

@@ -70,7 +70,7 @@ def nominal_records(site: Site, layers: range) -> list[Record]:
     """
     program = site.program
     micro_batches = program.micro_batches
-    times = site.times(site.nominal_batch())
+    times = site.times(site.expected.batch())
     engine = event.EventEngine(program, Frozen(times, micro_batches, FILL_STEPS + 1))
     around = range(layers.start - 1, layers.stop + 1)
 

@@ -225,7 +225,7 @@ def _ffn_lines(
         scenario = changed(frozen, resized(afd, instances, afd.ffn.instances), load)
         other = compile_deployment(scenario)
         tokens = slots * other.attention_gpus
-        work[tokens] = work_ns(other, other.batch_of(tokens))
+        work[tokens] = work_ns(other, other.expected.batch_of(tokens))
     ffn = _line(list(work), lambda tokens: work[tokens]["ffn"])
 
     def transfer_ns(tokens: float) -> float:

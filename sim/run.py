@@ -109,7 +109,7 @@ class Decoder:
             site.program.micro_batches,
             site.layout,
             site.kv_memory().kv_capacity_bytes(),
-            site.requests_in_flight(),
+            site.expected.in_flight(),
             scenario.admission,
             site.kv_transfer(),
             scenario.speculation,

@@ -93,7 +93,7 @@ class Steady:
         pools = self.program.pools
         figures["utilisation"] = {p.name: float(b) for p, b in zip(pools, busy, strict=True)}
         capacity = site.kv_memory().kv_capacity_bytes()
-        held = site.held_bytes() * self.requests / site.attention_gpus
+        held = site.expected.held_bytes() * self.requests / site.attention_gpus
         figures["kv_occupancy"] = held / capacity if capacity else 0.0
         total = sum(self.usage_ns.values())
         for status in STATUSES:
@@ -111,7 +111,7 @@ class Steady:
 def steady_state(scenario: Scenario) -> Steady:
     """Return the steady state of a closed loop. Raises InfeasibleError if the shape cannot run."""
     site = compile_deployment(scenario)
-    in_flight = site.requests_in_flight()
+    in_flight = site.expected.in_flight()
     if in_flight is None:
         raise InfeasibleError("an open loop has no steady state of a fixed load")
     return steady(site, in_flight)
@@ -120,7 +120,7 @@ def steady_state(scenario: Scenario) -> Steady:
 def steady(site: Site, requests: int) -> Steady:
     """Return the steady state with `requests` in flight; the fullest micro-batch counts."""
     before = [dict(table.usage_ns) for table in site.tables]
-    rows = site.durations(site.batch_of(-(-requests // site.micro_batches)))
+    rows = site.durations(site.expected.batch_of(-(-requests // site.micro_batches)))
     usage_ns: dict[Status, float] = dict.fromkeys(STATUSES, 0.0)
     for table, then in zip(site.tables, before, strict=True):
         for status, ns in table.usage_since(then).items():
@@ -151,7 +151,7 @@ def fullest(site: Site, tpot_ms: float) -> Steady:
 def most_fitting(site: Site) -> int:
     """Return the largest batch whose mean KV fits in memory."""
     capacity = site.kv_memory().kv_capacity_bytes()
-    return int(capacity / site.claimed_bytes() / site.micro_batches)
+    return int(capacity / site.expected.claimed_bytes() / site.micro_batches)
 
 
 def largest(value: Callable[[int], float], limit: float, most: int, guess: int) -> int:

@@ -14,6 +14,7 @@ from sim import cards, ops
 from sim.deployments.afd_ring import Shape, choose_lags, program
 from sim.deployments.links import check_transfers, payload_bytes_per_s
 from sim.deployments.site import Site
+from sim.deployments.weights import attention_bytes, ffn_bytes, vocab_bytes
 from sim.errors import InfeasibleError
 from sim.expert_load import Loads, visits
 from sim.kvcache import GpuMemory
@@ -60,7 +61,7 @@ class AfdDeployment(Site):
     @cached_property
     def program(self) -> Program:
         """The ring, in the static order that suits the expected load."""
-        return self._program(self._shape, self.durations(self.nominal_batch()))
+        return self._program(self._shape, self.durations(self.expected.batch()))
 
     def one_of_each(self, rows: Mapping[tuple[str, int], Ns]) -> Program:
         """Return the ring of one server in each pool, in the order that suits durations `rows`."""
@@ -251,13 +252,18 @@ class AfdDeployment(Site):
 
     def spread(self, ffn: MoeFfn) -> Spread:
         """Return how the experts lie on the FFN side. Raises InfeasibleError if uneven."""
-        side = self.afd.ffn
-        ranks = {"tp": 1, "tp_ep": side.instances, "ep": side.gpu_count()}[side.parallelism]
+        side, ranks = self.afd.ffn, self._ranks
         copies = ffn.experts + side.redundant_experts
         missing = -ffn.experts % ranks
         remedy = f"set redundant_experts to {missing}, or choose other FFN instances"
         split_evenly(copies, ranks, "experts and copies", remedy)
         return Spread(copies, ranks, side.gpu_count() // ranks)
+
+    @property
+    def _ranks(self) -> int:
+        """Parts of the FFN side that hold experts of their own."""
+        side = self.afd.ffn
+        return {"tp": 1, "tp_ep": side.instances, "ep": side.gpu_count()}[side.parallelism]
 
     @property
     def expert_nodes(self) -> int:
@@ -351,22 +357,20 @@ class AfdDeployment(Site):
         self._goodput(self.ffn_timer)
 
     def _attention_weights(self) -> float:
-        side = self.afd.attention
-        return self.attention_weight_bytes(side.o_proj_tp) + self.vocab_bytes(side.lm_head_tp)
+        side, precision = self.afd.attention, self.scenario.precision
+        projections = attention_bytes(self.model, precision, side.o_proj_tp, self.drafts)
+        return projections + vocab_bytes(self.model, precision, side.lm_head_tp)
 
     def _ffn_weights(self) -> float:
-        model, gpus = self.model, self.afd.ffn.gpu_count()
-        total = 0.0
-        for layer, count in model.layer_counts.items():
-            ffn = model.ffn[layer.ffn]
-            if isinstance(ffn, DenseFfn):
-                total += count * ffn.weights(model.hidden) / gpus
-                continue
+        gpus = self.afd.ffn.gpu_count()
+
+        def held(ffn: MoeFfn) -> float:
             spread = self.spread(ffn)
-            held = spread.copies / spread.ranks / spread.slices
-            total += count * held * ffn.expert_weights(model.hidden)
-            total += count * ffn.shared_weights(model.hidden) / spread.slices
-        return total * DTYPE_BYTES[self.scenario.precision.gemm]
+            return spread.copies / spread.ranks / spread.slices
+
+        # The GPUs that slice the same experts share their shared expert.
+        slices = gpus // self._ranks
+        return ffn_bytes(self.model, self.scenario.precision, held, slices, gpus)
 
 
 def rail_load(ranks: int, load: ops.Floats) -> float:

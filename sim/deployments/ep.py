@@ -13,6 +13,7 @@ from sim import cards, ops
 from sim.deployments.ep_schedule import Shape, program
 from sim.deployments.links import check_domain
 from sim.deployments.site import Site
+from sim.deployments.weights import attention_bytes, ffn_bytes, vocab_bytes
 from sim.errors import InfeasibleError
 from sim.expert_load import Loads
 from sim.experts import hottest_factor
@@ -258,14 +259,6 @@ class EpDeployment(Site):
 
     def _weights(self) -> float:
         model, precision = self.model, self.scenario.precision
-        total = 0.0
-        for layer, count in model.layer_counts.items():
-            ffn = model.ffn[layer.ffn]
-            if isinstance(ffn, DenseFfn):
-                total += count * ffn.weights(model.hidden)
-                continue
-            held = self._copies(ffn) // self.ep.gpus
-            total += count * held * ffn.expert_weights(model.hidden)
-            total += count * ffn.shared_weights(model.hidden)
-        total *= DTYPE_BYTES[precision.gemm]
-        return total + self.attention_weight_bytes(1) + self.vocab_bytes(self.ep.lm_head_tp)
+        experts = ffn_bytes(model, precision, lambda ffn: self._copies(ffn) // self.ep.gpus, 1, 1)
+        attention = attention_bytes(model, precision, 1, self.drafts)
+        return experts + attention + vocab_bytes(model, precision, self.ep.lm_head_tp)

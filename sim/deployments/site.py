@@ -7,27 +7,26 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim import cards, kernels
-from sim.arrivals import ClosedLoop
 from sim.errors import InfeasibleError
+from sim.expected import ExpectedLoad
 from sim.expert_load import Loads
 from sim.hardware import Accelerator
 from sim.kvcache import GpuMemory, Transfer, kv_layout
 from sim.layers import Batch, Core, LayerTimer, Ns, Pass, Spread, passes
-from sim.lengths import DrawnLengths, Tokens, stationary_sample
 from sim.model import Layer, MoeFfn
 from sim.noise import ServerKind
 from sim.program import Program, Times
 from sim.scenario import Scenario
 from sim.shapes import MoeKernel
 from sim.software import Compute
-from sim.units import DTYPE_BYTES, NS_PER_US
+from sim.units import NS_PER_US
 
 # Enough requests that their mean context is within 1 % of the slot load for any length law.
 _NOMINAL_SAMPLE = 4096
@@ -83,10 +82,16 @@ class Site(ABC):
         written = speculation.positions if speculation else 1
         blocks = scenario.memory.kv_block_tokens
         self.layout = kv_layout(self.model, scenario.precision.kv, blocks, written)
+        self.expected = ExpectedLoad(scenario, self.layout, attention_gpus, micro_batches)
         self.tables: list[kernels.KernelTable] = []
         self._kept: dict[bytes, _Prepared] = {}
         self.draws_experts = False
         """Whether `times` leaves out what depends on where tokens go, for `routed_ns` to add."""
+
+    @property
+    def drafts(self) -> bool:
+        """Whether the last layer of `model` drafts."""
+        return self.passes[-1].drafts_after > 0
 
     @property
     def lanes(self) -> int:
@@ -294,13 +299,6 @@ class Site(ABC):
     def kv_remedy(self) -> str:
         """Return how more room for KV is made."""
 
-    def requests_in_flight(self) -> int | None:
-        """Return the concurrency of a closed loop; None for an open one."""
-        arrivals = self.scenario.workload.arrivals
-        if not isinstance(arrivals, ClosedLoop):
-            return None
-        return arrivals.requests_in_flight(self.scenario.gpu_count())
-
     def kv_transfer(self) -> Transfer | None:
         """Return how KV comes from prefill; None if it comes with the request.
 
@@ -329,14 +327,9 @@ class Site(ABC):
         """Refuse a shape whose weights or mean KV do not fit. Raises InfeasibleError."""
         memory = self.kv_memory()
         memory.kv_capacity_bytes()
-        in_flight = self.requests_in_flight()
+        in_flight = self.expected.in_flight()
         requests = 1.0 if in_flight is None else in_flight / self.attention_gpus
-        memory.check_kv(requests * self.claimed_bytes(), requests, self.kv_remedy())
-
-    def claimed_bytes(self) -> float:
-        """Return the mean KV that a request in flight claims under the admission policy, bytes."""
-        reserves = self.scenario.admission.kv.kind == "reserve"
-        return self.reserved_bytes() if reserves else self.held_bytes()
+        memory.check_kv(requests * self.expected.claimed_bytes(), requests, self.kv_remedy())
 
     def usd_per_hour(self) -> float | None:
         """Return the rent of the deployment, USD per hour; None if a card has no price."""
@@ -360,78 +353,6 @@ class Site(ABC):
         memory = self.scenario.memory
         reserve = memory.activation_reserve_gb * 1e9
         return GpuMemory(accelerator, role, weights_bytes, reserve, memory.utilisation)
-
-    def nominal_requests(self) -> float:
-        """Return the requests in flight to expect.
-
-        In an open loop they follow from Little's law at the latency target: the load that the
-        deployment should carry.
-        """
-        in_flight = self.requests_in_flight()
-        if in_flight is not None:
-            return in_flight
-        workload = self.scenario.workload
-        assert not isinstance(workload.arrivals, ClosedLoop)
-        per_request_ms = workload.law.mean_output_tokens() * self.scenario.slo.tpot_ms
-        return workload.arrivals.requests_per_s * per_request_ms / 1e3
-
-    def nominal_batch(self) -> Batch:
-        """Return the micro-batch to expect: an even share of the mean load."""
-        each = max(1, round(self.nominal_requests() / self.lanes))
-        return self.batch_of(each * self.attention_gpus)
-
-    def batch_of(self, requests: int) -> Batch:
-        """Return a micro-batch of `requests` requests of mean context."""
-        prompt, _output, age = self._in_flight_sample()
-        ctx = float((prompt + age).mean())
-        return Batch.spread(self.attention_gpus, requests, ctx, self.layout.bytes_per_token)
-
-    def held_bytes(self) -> float:
-        """Return the mean KV of a request in flight, bytes."""
-        prompt, _output, age = self._in_flight_sample()
-        return float(self.layout.request_bytes(prompt + age).mean())
-
-    def reserved_bytes(self) -> float:
-        """Return the mean KV of a request with its whole output, bytes."""
-        prompt, output, _age = self._in_flight_sample()
-        return float(self.layout.whole_bytes(prompt, output).mean())
-
-    def _in_flight_sample(self) -> tuple[Tokens, Tokens, Tokens]:
-        """Return prompt, output and age of requests as they are found in flight."""
-        law, seed = self.scenario.workload.law, self.scenario.simulation.seed
-        if isinstance(law, DrawnLengths):
-            return _drawn_sample(law, seed)
-        return stationary_sample(law, seed, _NOMINAL_SAMPLE)
-
-    def attention_weight_bytes(self, o_proj_tp: int) -> float:
-        """Return bytes of attention weights and routers that an attention GPU holds."""
-        model, precision = self.model, self.scenario.precision
-        elements, router = 0.0, 0
-        for layer, count in model.layer_counts.items():
-            attention = model.attention[layer.attention]
-            *whole, output = (
-                *attention.before_core(model.hidden),
-                *attention.after_core(model.hidden),
-            )
-            elements += count * sum(projection.weights() for projection in whole)
-            elements += count * output.weights() / o_proj_tp
-            ffn = model.ffn[layer.ffn]
-            if isinstance(ffn, MoeFfn):
-                router += count * model.hidden * ffn.experts
-        if self.passes[-1].drafts_after:
-            elements += 2 * model.hidden**2
-        return elements * DTYPE_BYTES[precision.gemm] + router * DTYPE_BYTES[precision.lm_head]
-
-    def vocab_bytes(self, tp: int) -> float:
-        """Return bytes of embedding and LM head that a GPU holds when `tp` GPUs share them."""
-        both = 2 * self.model.vocab * self.model.hidden / tp
-        return both * DTYPE_BYTES[self.scenario.precision.lm_head]
-
-
-@lru_cache(maxsize=8)
-def _drawn_sample(lengths: DrawnLengths, seed: int) -> tuple[Tokens, Tokens, Tokens]:
-    """Return the sample of a law of lengths, which all shapes of a sweep share."""
-    return stationary_sample(lengths, seed, _NOMINAL_SAMPLE)
 
 
 def _longest(

@@ -50,7 +50,7 @@ def test_tasks_per_second(name: str) -> None:
     # clock weigh on both alike.
     site = compile_deployment(scenario.load(name))
     program = site.program
-    script = always(site.times(site.nominal_batch()))
+    script = always(site.times(site.expected.batch()))
     servers = sum(pool.servers for pool in program.pools)
     engine_rate = bare_rate = single_rate = 0.0
     for _ in range(ROUNDS):

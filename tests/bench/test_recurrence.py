@@ -53,7 +53,7 @@ def compiled(name: str) -> tuple[Site, Times, int]:
     site = compile_deployment(scenario.load(name))
     program = site.program
     tasks = sum(program.pools[program.stages[n.stage].pool].servers for n in program.nodes)
-    return site, site.times(site.nominal_batch()), tasks
+    return site, site.times(site.expected.batch()), tasks
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:

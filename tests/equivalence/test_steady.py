@@ -49,7 +49,7 @@ def site_of(model: Path, variety: str, in_flight: int) -> Site:
 
 
 def whole_ns(site: Site, in_flight: int) -> Fraction:
-    times = site.times(site.batch_of(-(-in_flight // site.micro_batches)))
+    times = site.times(site.expected.batch_of(-(-in_flight // site.micro_batches)))
     return BoundEngine(site.program).step_ns([times] * site.micro_batches)
 
 
@@ -127,6 +127,6 @@ def test_the_largest_batch_is_the_last_one_that_meets_the_target(
 def test_the_largest_batch_fits_in_memory(tiny_model: Path) -> None:
     site = site_of(tiny_model, "two batches", 60)
     batch = fullest(site, 1e9).batch
-    held = batch * site.micro_batches * site.reserved_bytes()
+    held = batch * site.micro_batches * site.expected.reserved_bytes()
     capacity = site.kv_memory().kv_capacity_bytes()
-    assert held <= capacity < held + site.micro_batches * site.reserved_bytes()
+    assert held <= capacity < held + site.micro_batches * site.expected.reserved_bytes()

@@ -40,7 +40,7 @@ def test_every_bar_is_a_task_of_the_nominal_step(base: str, tiny_model: Path) ->
     program = site.program
     records = gantt.nominal_records(site, range(1, 3))
     drawn = bars(gantt.pipeline_figure(program, records, range(1, 3)))
-    times = site.times(site.nominal_batch())
+    times = site.times(site.expected.batch())
     inside = [r for r in records if program.nodes[r.node].layer in (1, 2)]
     begin_ns = min(r.start_ns for r in inside if r.end_ns > r.start_ns)
     expected = {}
@@ -68,7 +68,7 @@ def test_the_step_shown_is_steady(base: str) -> None:
         if node.layer in begins and program.stages[node.stage].name == "experts":
             begins[node.layer].append(record.start_ns)
     moved = {after - before for before, after in zip(*begins.values(), strict=True)}
-    times = [site.times(site.nominal_batch())] * program.micro_batches
+    times = [site.times(site.expected.batch())] * program.micro_batches
     whole_step_ns = float(BoundEngine(program).step_ns(times))
     assert len(moved) == 1
     assert moved.pop() * (len(program.layer_kinds) - 1) == pytest.approx(whole_step_ns, rel=0.05)

@@ -293,7 +293,7 @@ def test_loading_weights_takes_the_time_of_their_bytes() -> None:
     drawn = DrawnTimes(site)
     assert drawn._experts is not None
     (_ffn, _positions, layers, loads) = drawn._experts._loads[0]
-    batch, tokens = site.nominal_batch(), 64 * 128
+    batch, tokens = site.expected.batch(), 64 * 128
     loads.drawn(tokens, 0, 0)
     moving = loads.drawn(tokens, 0, 1)
     assert moving.moved.max() > 0

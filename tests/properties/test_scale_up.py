@@ -45,7 +45,7 @@ def afd(*overrides: str) -> AfdDeployment:
 
 def rows_of(site: Site, ffn: str) -> dict[str, list[int]]:
     """Return the times of a layer with FFN `ffn` by stage, at the nominal batch."""
-    program, times = site.program, site.times(site.nominal_batch())
+    program, times = site.program, site.times(site.expected.batch())
     kind = next(i for i, each in enumerate(site.kinds) if each.layer.ffn == ffn)
     return {
         stage.name: program.row(times, stage.name, kind).tolist() for stage in program.stages[:-1]
@@ -73,7 +73,7 @@ def test_single_gpu_instances_get_what_attention_sends(
         f"deployment.ffn.instances={instances}",
         f"deployment.ffn.redundant_experts={redundant}",
     )
-    b = site.nominal_batch().requests
+    b = site.expected.batch().requests
     gpus, tokens = len(b), int(b.sum())
     assert (b == b[0]).all()
     for ffn, share in (("moe", visited(instances)), ("dense", Fraction(1))):
@@ -97,10 +97,10 @@ def test_single_gpu_instances_get_what_attention_sends(
 def test_drawn_tokens_arrive_where_they_are_sent(overrides: tuple[str, ...]) -> None:
     site = afd(*overrides, STEPWISE.format("{kind: contiguous}"))
     drawn = DrawnTimes(site)
-    times = drawn.times(site.nominal_batch(), 1, 3)
+    times = drawn.times(site.expected.batch(), 1, 3)
     assert drawn._experts is not None
     ((ffn, _positions, layers, loads),) = drawn._experts._loads
-    timed = site.routed_ns(ffn, site.nominal_batch().requests, loads.drawn(4096, 1, 3))
+    timed = site.routed_ns(ffn, site.expected.batch().requests, loads.drawn(4096, 1, 3))
     assert set(timed) == {"experts", "a2f", "a2f_in", "f2a", "f2a_in"}
     for sent, received in (("a2f", "a2f_in"), ("f2a_in", "f2a")):
         out, into = timed[sent].sum(axis=1), timed[received].sum(axis=1)
@@ -144,7 +144,7 @@ def test_nothing_that_people_see_calls_the_link_a_nic() -> None:
 def test_noise_of_the_link_meets_the_transfers(server: str, changes: bool) -> None:
     slow = "share: {value: 1, source: test}, factor: {value: 2, source: test}"
     site = afd(f"noise={{slow: [{{server: {server}, {slow}}}]}}")
-    batch = site.nominal_batch()
+    batch = site.expected.batch()
     noisy, calm = (
         DrawnTimes(site).times(batch, 0, 1),
         DrawnTimes(afd("noise={}")).times(batch, 0, 1),
@@ -159,7 +159,7 @@ def test_a_direction_of_the_link_may_pause_alone(way: str, stages: set[str]) -> 
     often = "rate_per_s: {value: 1.0e+4, source: test}, mean_us: {value: 100, source: test}"
     stall = f"{{server: nvlink, way: {way}, duration: fixed, {often}}}"
     site, calm = afd(f"noise={{stalls: [{stall}]}}"), afd("noise={}")
-    unfolding, batch = unfold(site.program), site.nominal_batch()
+    unfolding, batch = unfold(site.program), site.expected.batch()
     noisy = DrawnTimes(site).times(batch, 0, 1).values
     still = DrawnTimes(calm).times(batch, 0, 1).values
     assert {
@@ -201,7 +201,7 @@ def test_ep_reaches_as_far_as_the_link() -> None:
     over_nics = compile_deployment(
         scenario.load("dsv3-ep128", [ep[0], ep[2], "deployment.gpus=64"])
     )
-    batch = within.nominal_batch()
+    batch = within.expected.batch()
     # The all-to-all is measured: the fabric changes nothing.
     assert (within.times(batch).values == over_nics.times(batch).values).all()
     with pytest.raises(InfeasibleError, match=r"128 GPUs .* joins 72: take at most 72 GPUs"):
@@ -213,7 +213,7 @@ def test_an_all_to_all_that_no_one_measured_moves_its_bytes_as_the_fabric_would(
     sets += ["workload.arrivals.requests_per_gpu=16", "model=qwen3-235b-a22b"]
     sets += ["workload.lengths.prompt.tokens=64", "deployment.fabric=nvlink"]
     site = compile_deployment(scenario.load("dsv3-ep8-h200", sets))
-    found, b = rows_of(site, "moe"), int(site.nominal_batch().requests[0])
+    found, b = rows_of(site, "moe"), int(site.expected.batch().requests[0])
     for stage, bytes_each in (("dispatch", 4096 + 4 * 4096 // 128), ("combine", 2 * 4096)):
         # 7 of 8 pairs go to other GPUs, over 300 GB/s.
         ns = 13_000 + b * 8 * Fraction(7, 8) * bytes_each / (300 * Fraction("0.515"))
@@ -252,7 +252,7 @@ def test_loaded_experts_take_the_way_of_the_fabric(
     drawn = DrawnTimes(site)
     assert drawn._experts is not None
     ((ffn, _positions, _layers, loads),) = drawn._experts._loads
-    requests = site.nominal_batch().requests
+    requests = site.expected.batch().requests
     still = loads.drawn(int(requests.sum()), 0, 0)
     one = still._replace(moved=np.ones_like(still.moved))
     difference = (

@@ -33,7 +33,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     ("scenario",),
     (
-        *("program", "layers", "deployments.", "work_log"),
+        *("program", "layers", "expected", "deployments.", "work_log"),
         *("ledger", "line", "flight_loops", "acceptance", "flights", "scheduler"),
         *("unfolding", "jitter", "expert_load", "drawn"),
     ),

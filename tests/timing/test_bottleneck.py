@@ -55,7 +55,7 @@ def frozen(site: Site, rows: dict[str, int], **delays_ns: int) -> Frozen:
         for kind in range(tail)
     }
     delays = {name: delays_ns.get(name, 0) for name in program.delays}
-    batch = site.nominal_batch()
+    batch = site.expected.batch()
     return Frozen(site, BoundEngine(program), batch, program.times(named, delays))
 
 
@@ -104,7 +104,7 @@ def test_the_slowest_of_unlike_gpus_is_named(ring_site: Site) -> None:
     program = ring_site.program
     rows = {("attention", kind): [500, 500, 900, 500] for kind in range(2)}
     times = program.times(rows, dict.fromkeys(program.delays, 0))
-    state = Frozen(ring_site, BoundEngine(program), ring_site.nominal_batch(), times)
+    state = Frozen(ring_site, BoundEngine(program), ring_site.expected.batch(), times)
     (leg,) = critical_circuit(state).legs
     assert (leg.server, leg.alike, leg.busy) == ("a1.g0", 1, 1)
 

@@ -154,7 +154,7 @@ def test_the_lines_go_through_the_kernel_table(dense_model: Path) -> None:
     frozen = Frozen.of(scenario(dense_model, WORKLOADS["uniform"], 4))
     found = stochastic_ratio(frozen)
     site = compile_deployment(frozen.site.scenario)
-    work = work_ns(site, site.batch_of(4 * SLOTS))
+    work = work_ns(site, site.expected.batch_of(4 * SLOTS))
     assert found.slots == SLOTS
     context = found.slots * found.load.mean_tokens
     assert found.attention.ns(context) == pytest.approx(work["attention"], rel=0.01)

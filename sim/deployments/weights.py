@@ -1,0 +1,58 @@
+"""Weights: the bytes of a model that a GPU holds, by how its parts are shared out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sim.model import DenseFfn, ModelCard, MoeFfn
+from sim.scenario import Precision
+from sim.units import DTYPE_BYTES
+
+
+def attention_bytes(model: ModelCard, precision: Precision, o_proj_tp: int, drafts: bool) -> float:
+    """Return bytes of projections and routers on a GPU, output projections shared by `o_proj_tp`.
+
+    With `drafts` the last layer drafts: it has a projection of 2·hidden to hidden besides.
+    """
+    elements, router = 0.0, 0
+    for layer, count in model.layer_counts.items():
+        attention = model.attention[layer.attention]
+        *whole, output = (
+            *attention.before_core(model.hidden),
+            *attention.after_core(model.hidden),
+        )
+        elements += count * sum(projection.weights() for projection in whole)
+        elements += count * output.weights() / o_proj_tp
+        ffn = model.ffn[layer.ffn]
+        if isinstance(ffn, MoeFfn):
+            router += count * model.hidden * ffn.experts
+    if drafts:
+        elements += 2 * model.hidden**2
+    return elements * DTYPE_BYTES[precision.gemm] + router * DTYPE_BYTES[precision.lm_head]
+
+
+def vocab_bytes(model: ModelCard, precision: Precision, tp: int) -> float:
+    """Return bytes of embedding and LM head on a GPU when `tp` GPUs share them."""
+    return 2 * model.vocab * model.hidden / tp * DTYPE_BYTES[precision.lm_head]
+
+
+def ffn_bytes(
+    model: ModelCard,
+    precision: Precision,
+    experts: Callable[[MoeFfn], float],
+    shared_ways: int,
+    dense_ways: int,
+) -> float:
+    """Return bytes of FFNs on a GPU that holds so many `experts` (or parts of them) of a layer.
+
+    A shared expert is cut `shared_ways` ways, a dense FFN `dense_ways`.
+    """
+    total = 0.0
+    for layer, count in model.layer_counts.items():
+        ffn = model.ffn[layer.ffn]
+        if isinstance(ffn, DenseFfn):
+            total += count * ffn.weights(model.hidden) / dense_ways
+            continue
+        total += count * experts(ffn) * ffn.expert_weights(model.hidden)
+        total += count * ffn.shared_weights(model.hidden) / shared_ways
+    return total * DTYPE_BYTES[precision.gemm]
