@@ -167,11 +167,12 @@ def verdict(
     """Return the latency target, the figures it is held against, and whether and why not it is met.
 
     `tpot` and `queue` are the figures that the SLO asks for, mean or percentile, ms. A queue that
-    does not exist is no wait; an unknown TPOT meets nothing.
+    does not exist is no wait; an unknown TPOT meets nothing, but for answers of one token.
     """
     of = named(slo.tpot_percentile)
     if tpot is None:
-        missed = [f"no {of}TPOT"]
+        # Where requests were judged without one, none had a gap between tokens: nothing to miss.
+        missed = [f"no {of}TPOT"] if attainment is None else []
     else:
         missed = [f"{of}TPOT {tpot:.1f} ms exceeds {slo.tpot_ms:g} ms"] * (tpot > slo.tpot_ms)
     if slo.queue_ms is not None and queue is not None and queue > slo.queue_ms:

@@ -7,7 +7,7 @@ pydantic model and reports *all* mistakes of the file at once.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,16 @@ Model = TypeVar("Model", bound=BaseModel)
 Loc = tuple[str | int, ...]
 
 _MAX_DEPTH = 40
+
+# What files say of their kind; a scenario says nothing.
+_KINDS = {
+    "accelerator": "an accelerator card",
+    "fabric": "a fabric card",
+    "model": "a model card",
+    "sweep": "a sweep, for afdsim sweep",
+    "study": "a study, for afdsim study",
+}
+_SCENARIO = "a scenario, for afdsim run"
 # What PyYAML raises for a scalar that is not what its tag says: !!float x, !!bool x, !!int ''.
 _BAD_SCALARS = (ValueError, LookupError, AttributeError)
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -70,7 +80,7 @@ class Document:
 
     def put(self, loc: Loc, value: Any, origin: str) -> None:
         """Overwrite the value at `loc`; later mistakes in it are reported at `origin`."""
-        node = self.data
+        node, made = self.data, list[Loc]()
         for depth, part in enumerate(loc):
             last = depth == len(loc) - 1
             if isinstance(node, list) and isinstance(part, int) and part < len(node):
@@ -82,13 +92,14 @@ class Document:
                 raise ScenarioError(f"{origin}: there is no {where} to set")
             if not last and child is None:
                 child = node[part] = {}
+                made.append(loc[: depth + 1])
             if last:
                 node[part] = value
             node = child
         self._places = {
             known: place for known, place in self._places.items() if known[: len(loc)] != loc
         }
-        self._places[loc] = origin
+        self._places |= dict.fromkeys([*made, loc], origin)
 
     def validate(self, model: type[Model]) -> Model:
         """Return `model` filled from this document.
@@ -96,6 +107,9 @@ class Document:
         Raises ScenarioError with every mistake, duplicate keys included.
         """
         problems = list(self.problems)
+        stranger = _other_kind(self.data, model)
+        if stranger:
+            raise ScenarioError([*problems, self.problem(("kind",), stranger)])
         try:
             result = model.model_validate(self.data)
         except ValidationError as error:
@@ -139,6 +153,22 @@ class Document:
             if self.get((*known, part)) is not None or (*known, part) in self._places:
                 known = (*known, part)
         return known
+
+
+def _other_kind(data: Any, model: type[BaseModel]) -> str:
+    """Return what a file is if it is of another kind than `model`; empty if it is not known to be.
+
+    Its keys would all be wrong, and tell nobody why.
+    """
+    if not isinstance(data, dict):
+        return ""
+    field = model.model_fields.get("kind")
+    wanted = _KINDS[get_args(field.annotation)[0]] if field is not None else _SCENARIO
+    kind = data.get("kind")
+    found = _KINDS.get(kind, "") if isinstance(kind, str) else ""
+    if "kind" not in data and "deployment" in data:
+        found = _SCENARIO
+    return f"this file is {found}; expected {wanted}" if found not in ("", wanted) else ""
 
 
 def read(path: Path) -> Document:

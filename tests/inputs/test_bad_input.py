@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import cards, scenario
+from sim import cards, scenario, sweeps
 from sim.errors import EXIT_BAD_INPUT, ScenarioError
 from sim.lengths import CsvLengths
 from sim.scenario import Scenario
@@ -304,3 +304,30 @@ def test_any_csv_is_read_or_told(tmp_path_factory: pytest.TempPathFactory, text:
     path.write_text(text, encoding="utf-8", newline="")
     lines = told(CsvLengths(kind="csv", path=str(path)).read)
     assert all(line.startswith(f"{path}:") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("path", "load", "found", "wanted"),
+    [
+        ("sweeps/afd-ratio.yaml", scenario.load, "a sweep", "a scenario"),
+        ("models/step3.yaml", scenario.load, "a model card", "a scenario"),
+        ("step3-2a2f.yaml", sweeps.load, "a scenario", "a sweep"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_by_its_kind(
+    path: str, load: Callable[[Path], object], found: str, wanted: str
+) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        load(cards.packaged("scenarios") / path)
+    (problem,) = caught.value.problems
+    assert f"kind: this file is {found}" in problem
+    assert f"expected {wanted}" in problem
+
+
+def test_what_a_setting_leaves_out_is_told_of_the_setting() -> None:
+    with pytest.raises(ScenarioError) as caught:
+        scenario.load("step3-2a2f", ["speculation.drafts=1"])
+    assert caught.value.problems == tuple(
+        f"--set speculation.drafts: speculation.{key}: missing; add this key"
+        for key in ("draft_layer", "acceptance")
+    )

@@ -167,4 +167,5 @@ def test_outputs_of_one_step_have_no_tpot_to_miss(tiny_model: Path) -> None:
     figures = metrics.summary(run)
     assert figures["tpot_ms_mean"] is None
     assert figures["slo_attainment"] == 1
+    assert figures["slo_met"]
     assert figures["goodput_tgs"] == pytest.approx(figures["tgs"])
