@@ -7,8 +7,8 @@ drawn at random (noise, expert loads) thus decides among shapes that the bound c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sim.axes import crossed
@@ -46,7 +46,8 @@ def champion(
 
     `status` is ok, `slo` (some shapes fit in memory, none meets the SLO; `least_tpot_ms` is the
     least found) or `memory` (none fits); `counts` says how many shapes were looked at how closely,
-    `searched` holds the shapes whose batch was searched and met the SLO, the champion first.
+    `probed` holds those that were simulated, `searched` those whose batch was searched and met the
+    SLO, the champion first.
     `beyond` is by how much a shape that was never simulated would beat the champion if it lost no
     more to chance than the shape that lost least (−0.1: it would be 10 % worse); None if all were
     simulated.
@@ -67,23 +68,38 @@ def champion(
             found.append(Candidate(number, settings, steady.batch, worth(figures, priced)))
     found.sort(key=lambda each: (-each.worth, each.number))
     counts["screened"] = len(found)
-    probed = [(probe(shapes.first, each, priced), each) for each in found[: shortlist.probe]]
-    probed.sort(key=lambda pair: (-pair[0], pair[1].number))
-    counts["probed"] = len(probed)
-    chosen = [each for _estimate, each in probed[: shortlist.search]]
-    searched = [entry(shapes.first, each.settings, priced) for each in chosen]
-    counts["searched"] = len(searched)
-    met = sorted((e for e in searched if e["slo_met"]), key=lambda e: -e["worth"])
+    probed = found[: shortlist.probe]
+    kept, searched = contended(shapes.first, probed, shortlist.search, priced)
+    counts["probed"], counts["searched"] = len(probed), len(searched)
+    met = [each for each in searched if each["slo_met"]]
     if not met:
-        slowest = [e["figures"]["tpot_ms_mean"] for e in searched if e["figures"]]
+        slowest = [each["figures"]["tpot_ms_mean"] for each in searched if each["figures"]]
         fastest = min(slowest, default=least_ms)
         status, least = ("slo", fastest) if counts["fit"] else ("memory", None)
         return {"status": status, "counts": counts, "least_tpot_ms": least, "searched": []}
-    beyond, rest = None, found[shortlist.probe :]
-    if rest:
-        kept = max(estimate / each.worth for estimate, each in probed)
-        beyond = kept * rest[0].worth / met[0]["worth"] - 1
-    return {"status": "ok", "counts": counts, "searched": met, "beyond": beyond}
+    rest = found[shortlist.probe :]
+    return {
+        "status": "ok",
+        "counts": counts,
+        "searched": met,
+        "probed": [asdict(each) for each in probed],
+        "beyond": kept * rest[0].worth / met[0]["worth"] - 1 if rest else None,
+    }
+
+
+def contended(
+    first: Scenario, candidates: Sequence[Candidate], search: int, priced: bool
+) -> tuple[float, list[dict[str, Any]]]:
+    """Simulate candidates once each and search the batches of the `search` best of them.
+
+    Returns the largest share of its bound that a candidate kept, and the entries of those searched,
+    the best first; of equal ones the first that was screened.
+    """
+    probed = [(probe(first, each, priced), each) for each in candidates]
+    probed.sort(key=lambda pair: (-pair[0], pair[1].number))
+    searched = [entry(first, each.settings, priced) for _estimate, each in probed[:search]]
+    searched.sort(key=lambda each: -each["worth"] * each["slo_met"])
+    return max((found / each.worth for found, each in probed), default=0.0), searched
 
 
 def admitted(shapes: Shapes) -> Iterator[Settings]:

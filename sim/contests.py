@@ -16,7 +16,7 @@ from sim.duels import changed, duel, limits, loaded
 from sim.points import Outcome, failed
 from sim.results import resolved, sha256
 from sim.store import Inputs, Store, read_by
-from sim.studies import Cell, Counterfactual, Loaded, Settings, Shortlist, named_cards
+from sim.studies import Cell, Counterfactual, Loaded, Settings, Shortlist, Study, named_cards
 from sim.workers import Failure, Workers
 
 
@@ -93,8 +93,7 @@ class Meet:
     champions: tuple[Outcome, Outcome]
     keys: tuple[str, str]
     """Keys of the champions: what they are depends on nothing else."""
-    screen: Settings
-    pairs: int
+    study: Study
     change: Counterfactual | None = None
 
     @property
@@ -109,7 +108,8 @@ class Meet:
 
     def inputs(self) -> Inputs:
         """Return what the outcome depends on, as plain data."""
-        what = {"pairs": self.pairs} if self.change is None else self.change.model_dump()
+        pairs = {"pairs": self.study.pairs}
+        what = pairs if self.change is None else self.change.model_dump()
         return {"champions": list(self.keys), "what": what}
 
     def outcome(self) -> Outcome:
@@ -118,12 +118,12 @@ class Meet:
         both = list(zip(sides, self.champions, strict=True))
         if self.change is None:
             scenarios = [loaded(shapes.first, found) for shapes, found in both]
-            found = duel(scenarios[0], scenarios[1], self.pairs, priced)
-            return found | {"limits": [limits(each, self.screen) for each in scenarios]}
+            found = duel(scenarios[0], scenarios[1], self.study.pairs, priced)
+            return found | {"limits": [limits(each, self.study.screen) for each in scenarios]}
         changes = self.change.sides
         return {
             "yields": [
-                changed(shapes.first, found, changes.get(shapes.side), self.screen, priced)
+                changed(shapes, found, changes.get(shapes.side), self.study, priced)
                 for shapes, found in both
             ]
         }
@@ -170,7 +170,7 @@ class Contests:
             keys = sha256(first.inputs()), sha256(second.inputs())
             a, b = (self._store.outcome(key) for key in keys)
             if a is not None and b is not None and a["status"] == b["status"] == "ok":
-                made_of = first.cell, (a, b), keys, study.screen, study.pairs
+                made_of = first.cell, (a, b), keys, study
                 jobs += [Meet(*made_of, each) for each in (None, *study.counterfactuals)]
         return jobs
 

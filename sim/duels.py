@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from sim.bottleneck import critical_circuit
-from sim.champions import bound, entry, worth
+from sim.champions import Candidate, bound, contended, worth
 from sim.frozen import Frozen
 from sim.replications import replication, run_all
 from sim.scenario import Scenario
 from sim.search import with_batch
 from sim.statistics import independent_half_width
-from sim.studies import Changed, Settings, with_settings
+from sim.studies import Changed, Settings, Shapes, Study, with_settings
 
 Champion = dict[str, Any]
 """A side's best shapes as `sim.champions.champion` returns them."""
@@ -64,33 +64,46 @@ def duel(a: Scenario, b: Scenario, pairs: int, priced: bool) -> dict[str, Any]:
 
 
 def limits(scenario: Scenario, screen: Settings) -> dict[str, Any]:
-    """Return what limits a deployment: the kind of its critical circuit, shares, busy pools."""
+    """Return what limits a deployment in its steady state.
+
+    `kind` of its critical circuit, the shares of the circuit's time by kind (`spent`), and the
+    share of the step that the GPUs of each pool work (`busy`).
+    """
     frozen = Frozen.of(with_settings(scenario, screen))
     circuit = critical_circuit(frozen)
     pools = frozen.site.program.pools
     return {
         "kind": circuit.kind,
         "spent": circuit.spent,
-        "busy": {pool.name: frozen.busy(number) for number, pool in enumerate(pools)},
+        "busy": {
+            pool.name: frozen.busy(number)
+            for number, pool in enumerate(pools)
+            if pool.kind == "gpu"
+        },
     }
 
 
 def changed(
-    first: Scenario, champion: Champion, change: Changed | None, screen: Settings, priced: bool
+    shapes: Shapes, champion: Champion, change: Changed | None, study: Study, priced: bool
 ) -> float:
-    """Return what a side would yield with something changed, its batch found anew.
+    """Return what a side would yield with something changed, its shape and batch chosen anew.
 
-    Settings are simulated, for all shapes that were searched, of which the best counts; 0 if none
-    meets the SLO. What is free is taken from bounds: the champion yields more by the ratio of the
+    Settings are simulated, for all shapes that were probed; 0 if none meets the SLO. What is free
+    is taken from bounds: of the shapes that were searched, each yields more by the ratio of its
     bounds with it and without.
     """
-    best = champion["searched"][0]
+    searched, first = champion["searched"], shapes.first
     if change is None:
-        return float(best["worth"])
+        return float(searched[0]["worth"])
     if change.free:
-        scenario = with_settings(first, best["settings"] | screen)
-        before, after = (bound(scenario, free).figures() for free in ((), change.free))
-        return float(best["worth"] * worth(after, priced) / worth(before, priced))
+        return max(float(each["worth"]) * _gain(first, each, change, study) for each in searched)
+    probed = [Candidate(**each) for each in champion["probed"]]
     other = with_settings(first, change.set)
-    found = [entry(other, each["settings"], priced) for each in champion["searched"]]
+    _kept, found = contended(other, probed, study.shortlist.search, priced)
     return max((float(each["worth"]) for each in found if each["slo_met"]), default=0.0)
+
+
+def _gain(first: Scenario, each: dict[str, Any], change: Changed, study: Study) -> float:
+    scenario = with_settings(first, each["settings"] | study.screen)
+    before, after = (bound(scenario, free).figures()["tgs"] for free in ((), change.free))
+    return float(after / before)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.contests import Result
-from sim.duels import NEITHER, verdict
+from sim.duels import NEITHER, TIE, verdict
 from sim.points import Row
 from sim.studies import Cell, Study
 
@@ -19,6 +19,10 @@ _FIGURES = (
     *("kv_occupancy", "calibrated_share", "extrapolated_share", "uncalibrated_share"),
     *("t_a_layer_us", "t_a2f_layer_us", "t_f_layer_us", "t_f2a_layer_us"),
 )
+
+# A mechanism that changes less decides nothing.
+_NOTABLE = 0.01
+_LEAST = 1e-9
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,17 @@ class Outcome:
 
     @property
     def decides(self) -> Moved | None:
-        """The counterfactual that moves the margin most; None without any."""
-        return max(self.moved, key=lambda m: max(m.factor, 1 / max(m.factor, 1e-9)), default=None)
+        """The mechanism without which the winner would lose most of its lead, or all.
+
+        None if none takes more than a hundredth of its yield, and where no one wins.
+        """
+        if self.margin is None or self.verdict == TIE:
+            return None
+        ahead = self.margin > 0
+        lost = [(moved.factor if ahead else 1 / max(moved.factor, _LEAST), moved)
+                for moved in self.moved]  # fmt: skip
+        factor, most = min(lost, key=lambda pair: pair[0], default=(1.0, None))
+        return most if factor < 1 - _NOTABLE else None
 
 
 def outcome(study: Study, result: Result) -> Outcome:
@@ -159,8 +172,7 @@ def _of_side(outcome: Outcome, number: int) -> Row:
         "batch_limited_by": entry["limit"] if entry else None,
         "circuit": limits["kind"] if limits else None,
         "circuit_shares": json.dumps(limits["spent"]) if limits else None,
-        "busiest_pool": max(busy, key=lambda pool: busy[pool]) if busy else None,
-        "busiest_share": max(busy.values()) if busy else None,
+        "busy_shares": json.dumps(busy) if busy else None,
         "beyond": outcome.beyond[number],
     }
 

@@ -103,7 +103,7 @@ def sections(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
             "tokens/s/GPU",
             "USD/1M",
             "bound by",
-            "busiest pool",
+            "GPUs busy",
             "measured / outside / none",
             "left open",
         ],
@@ -117,10 +117,10 @@ def sections(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
     if names:
         yield Section(
             "Mechanisms",
-            f"The margin of {first} over {second} with one mechanism switched off at a time, the "
-            "shapes that were searched kept and their batch found anew; «→» where the verdict is "
-            "another then. What moves the margin most stands last.",
-            [*study.dimensions, "margin", *names, "matters most"],
+            f"The margin of {first} over {second} with one mechanism switched off at a time, shape "
+            "and batch chosen anew; «→» where the verdict is another then. Last stands without what "
+            "the winner would lose most of its lead; «–» where nothing takes 1 % of its yield.",
+            [*study.dimensions, "margin", *names, "decides"],
             [_mechanisms(each, names) for each in outcomes if each.moved],
         )
         yield Section(
@@ -174,12 +174,11 @@ def _champion(outcome: Outcome, number: int, side: str) -> list[str]:
         return [*place, outcome.whys[number], *["–"] * 10]
     figures = entry["figures"]
     usd = figures["usd_per_1m_tokens"]
-    bound_by = busiest = "–"
+    bound_by = busy = "–"
     if limits:
         kind = limits["kind"].removesuffix("-bound")
         bound_by = f"{kind} {limits['spent'].get(kind, 0):.0%}"
-        pool = max(limits["busy"], key=lambda name: limits["busy"][name])
-        busiest = f"{pool} {limits['busy'][pool]:.0%}"
+        busy = ", ".join(f"{pool} {share:.0%}" for pool, share in limits["busy"].items())
     shares = [
         figures[f"{status}_share"] for status in ("calibrated", "extrapolated", "uncalibrated")
     ]
@@ -193,7 +192,7 @@ def _champion(outcome: Outcome, number: int, side: str) -> list[str]:
         f"{figures['tgs']:,.0f}",
         "–" if usd is None else f"{usd:.3f}",
         bound_by,
-        busiest,
+        busy,
         " / ".join(f"{share:.0%}" for share in shares),
         "–" if beyond is None else _percent(beyond),
     ]
@@ -346,7 +345,7 @@ def _hover(study: Study, outcome: Outcome | None) -> str:
             lines.append(f"  {limits['kind']}")
     most = outcome.decides
     if most is not None:
-        lines.append(f"matters most: {html.escape(most.name)}")
+        lines.append(f"decides: {html.escape(most.name)}")
     return "<br>".join(lines)
 
 
