@@ -118,8 +118,8 @@ def sections(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
         yield Section(
             "Mechanisms",
             f"The margin of {first} over {second} with one mechanism switched off at a time, shape "
-            "and batch chosen anew; «→» where the verdict is another then. Last stands without what "
-            "the winner would lose most of its lead; «–» where nothing takes 1 % of its yield.",
+            "and batch chosen anew; «→» where the verdict is another then. Last stands what the "
+            "winner owes most of its lead to; «–» where nothing takes 1 % of its yield.",
             [*study.dimensions, "margin", *names, "decides"],
             [_mechanisms(each, names) for each in outcomes if each.moved],
         )
