@@ -171,7 +171,8 @@ class Contests:
             a, b = (self._store.outcome(key) for key in keys)
             if a is not None and b is not None and a["status"] == b["status"] == "ok":
                 made_of = first.cell, (a, b), keys, study
-                jobs += [Meet(*made_of, each) for each in (None, *study.counterfactuals)]
+                tried = [c for c in study.counterfactuals if c.concerns(first.cell.place)]
+                jobs += [Meet(*made_of, each) for each in (None, *tried)]
         return jobs
 
     def run(self, jobs: Sequence[Job], workers: Workers, progress: Progress) -> None:

@@ -93,8 +93,9 @@ def changed(
     bounds with it and without.
     """
     searched, first = champion["searched"], shapes.first
-    if change is None:
-        return float(searched[0]["worth"])
+    if change is None or change.factor is not None:
+        factor = 1.0 if change is None or change.factor is None else change.factor
+        return float(searched[0]["worth"]) * factor
     if change.free:
         return max(float(each["worth"]) * _gain(first, each, change, study) for each in searched)
     probed = [Candidate(**each) for each in champion["probed"]]

@@ -11,7 +11,7 @@ from typing import Any
 from sim.contests import Result
 from sim.duels import NEITHER, TIE, verdict
 from sim.points import Row
-from sim.studies import Cell, Study
+from sim.studies import Cell, Shapes, Study
 
 # Figures of a champion that the table holds, beside its shape and what limits it.
 _FIGURES = (
@@ -57,6 +57,8 @@ class Outcome:
     """Why a side has no champion; empty if it has one."""
     beyond: tuple[float | None, float | None]
     """By how much a shape that was not simulated may beat the champion."""
+    edges: tuple[tuple[str, ...], tuple[str, ...]]
+    """Paths whose largest tried value a champion has: larger ones might suit it better."""
     moved: tuple[Moved, ...]
 
     @property
@@ -97,12 +99,27 @@ def outcome(study: Study, result: Result) -> Outcome:
         (limits[0], limits[1]),
         (_why(result, 0), _why(result, 1)),
         (_beyond(found[0]), _beyond(found[1])),
+        (_edges(result.cell.sides[0], entries[0]), _edges(result.cell.sides[1], entries[1])),
         tuple(_moved(study, result)),
     )
 
 
 def _beyond(champion: dict[str, Any] | None) -> float | None:
     return champion.get("beyond") if champion else None
+
+
+def _edges(shapes: Shapes, entry: dict[str, Any] | None) -> tuple[str, ...]:
+    """Return the paths at whose end a champion stands."""
+    if entry is None:
+        return ()
+    return tuple(
+        path
+        for axis in shapes.axes
+        for path, values in axis.values.items()
+        if len(set(values)) > 1
+        and all(type(value) in (int, float) for value in values)
+        and entry["settings"][path] == max(values)
+    )
 
 
 def _why(result: Result, side: int) -> str:
@@ -174,6 +191,7 @@ def _of_side(outcome: Outcome, number: int) -> Row:
         "circuit_shares": json.dumps(limits["spent"]) if limits else None,
         "busy_shares": json.dumps(busy) if busy else None,
         "beyond": outcome.beyond[number],
+        "at_end_of_axis": ", ".join(outcome.edges[number]),
     }
 
 

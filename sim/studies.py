@@ -86,11 +86,14 @@ class Changed(Strict):
     """Values by dotted path."""
     free: list[Free] = Field(default_factory=list)
     """Stages and delays that take no time, as the bound engine sees it."""
+    factor: Annotated[float, Field(gt=0)] | None = None
+    """Factor on what the side yields: an error of prediction that is known."""
 
     @model_validator(mode="after")
     def _check(self) -> Changed:
-        if self.set and self.free:
-            raise ValueError("give set (simulated) or free (by the bound), not both")
+        given = [name for name in ("set", "free", "factor") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"give one of set, free and factor (got {', '.join(given)})")
         return self
 
 
@@ -99,8 +102,14 @@ class Counterfactual(Strict):
 
     name: str
     """The mechanism, in a few words."""
+    where: dict[str, list[str]] = Field(default_factory=dict)
+    """Values by dimension to which it is confined; by default it is tried in all cells."""
     sides: Annotated[dict[str, Changed], Field(min_length=1)]
     """What is changed on each side; a side that is not named stays as it is."""
+
+    def concerns(self, place: dict[str, str]) -> bool:
+        """Return whether it is tried in the cell at `place`."""
+        return all(place[dimension] in values for dimension, values in self.where.items())
 
 
 class Study(Strict):
@@ -261,23 +270,33 @@ class _Reader:
         self.problems: list[str] = []
 
     def wrong_names(self) -> Iterator[str]:
-        """Yield a problem for every side that is named and not one of the two."""
-        known = self._study.sides
+        """Yield a problem for every side, dimension or value that is named and not known."""
+        known, dimensions = self._study.sides, self._study.dimensions
+        for number, each in enumerate(self._study.counterfactuals):
+            for dimension, values in each.where.items():
+                loc: Loc = ("counterfactuals", number, "where", dimension)
+                if dimension not in dimensions:
+                    remedy = did_you_mean(dimension, dimensions)
+                    yield self._document.problem(loc, f"no dimension; {remedy}")
+                    continue
+                for place, value in enumerate(values):
+                    if value not in dimensions[dimension]:
+                        remedy = did_you_mean(value, dimensions[dimension])
+                        yield self._document.problem((*loc, place), f"no value; {remedy}")
         named: list[tuple[Loc, Iterable[str]]] = [
             (("dimensions", dimension, name, "sides"), value.sides)
-            for dimension, values in self._study.dimensions.items()
-            for name, value in values.items()
+            for dimension, of in dimensions.items()
+            for name, value in of.items()
         ]
         named += [
             (("counterfactuals", number, "sides"), each.sides)
             for number, each in enumerate(self._study.counterfactuals)
         ]
-        for loc, sides in named:
+        for where, sides in named:
             for side in sides:
                 if side not in known:
-                    yield self._document.problem(
-                        (*loc, side), f"no side; {did_you_mean(side, known)}"
-                    )
+                    remedy = did_you_mean(side, known)
+                    yield self._document.problem((*where, side), f"no side; {remedy}")
 
     def shapes(self, place: dict[str, str], side: str) -> Shapes | None:
         """Return the shapes of a side in a cell, None if there is something wrong with them."""

@@ -91,7 +91,7 @@ def sections(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
         "critical circuit of the steady state, with its share. Measured: share of kernel time from "
         "inside measured ranges, outside them, from no measurement. Left open: by how much a shape "
         "that was never simulated would beat this one, if it lost as little to chance as the "
-        "one that lost least.",
+        "one that lost least. At the end of: axes whose largest tried value it has.",
         [
             *study.dimensions,
             "side",
@@ -171,7 +171,7 @@ def _champion(outcome: Outcome, number: int, side: str) -> list[str]:
     entry, limits, beyond = outcome.entries[number], outcome.limits[number], outcome.beyond[number]
     place = [*outcome.cell.place.values(), side]
     if entry is None:
-        return [*place, outcome.whys[number], *["–"] * 10]
+        return [*place, outcome.whys[number], *["–"] * 11]
     figures = entry["figures"]
     usd = figures["usd_per_1m_tokens"]
     bound_by = busy = "–"
@@ -195,6 +195,7 @@ def _champion(outcome: Outcome, number: int, side: str) -> list[str]:
         busy,
         " / ".join(f"{share:.0%}" for share in shares),
         "–" if beyond is None else _percent(beyond),
+        ", ".join(path.rsplit(".", 1)[-1] for path in outcome.edges[number]) or "–",
     ]
 
 

@@ -57,6 +57,10 @@ counterfactuals:
   - name: free network
     sides:
       AFD: {{free: [link, a2f, a2f_in, f2a, f2a_in]}}
+  - name: understated
+    where: {{pace: [slow]}}
+    sides:
+      AFD: {{factor: 1.2}}
 """
 
 

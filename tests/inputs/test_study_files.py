@@ -67,6 +67,9 @@ MISTAKES = {
     ("routing: {kind: balanced}", "routing: {kind: even}"): "screen: is no scenario with it",
     ("  pace:\n", "  pace: {}\n  other:\n"): "dimensions.pace: ",
     ("closed, requests_per_gpu: 1}", "poisson, requests_per_s: 1, requests: 9}"): "of kind closed",
+    ("- name: no jitter", "- name: x\n    where: {pase: [slow]}"): "where.pase: no dimension; did",
+    ("- name: no jitter", "- name: x\n    where: {pace: [slw]}"): "where.pace.0: no value; did",
+    ("{free: [link,", "{factor: 1.1, free: [link,"): "give one of set, free and factor",
     ("kind: study", "kind: sweep"): "kind: should be 'study'",
 }
 

@@ -83,24 +83,29 @@ def test_what_a_counterfactual_changes(study: Loaded) -> None:
     assert yields(Changed(free=["link", "a2f", "a2f_in"])) > 1.02 * now
     assert yields(Changed(set={"noise": None})) > now
     assert yields(Changed(set={"slo.tpot_ms": 0.01})) == 0
+    assert yields(Changed(factor=1.2)) == 1.2 * now
 
 
 def entry(worth: float) -> dict[str, Any]:
-    return {"status": "ok", "searched": [{"worth": worth}], "beyond": None}
+    gpus = {"deployment.attention.instances": 4, "deployment.ffn.instances": 1}
+    settings = gpus | {"deployment.gpus": 8, "deployment.redundant_experts": 3}
+    searched = [{"worth": worth, "settings": settings}]
+    return {"status": "ok", "searched": searched, "beyond": None}
 
 
 def test_verdicts_of_cells(study: Loaded) -> None:
     cell, of = study.cells[0], study.study
     slow = {"status": "slo", "searched": [], "least_tpot_ms": 3.0}
-    full = {"status": "memory", "searched": [], "least_tpot_ms": None}
+    full: dict[str, Any] = {"status": "memory", "searched": [], "least_tpot_ms": None}
     fine = entry(1.0)
-    for champions, said in (
+    cases: list[tuple[list[dict[str, Any] | None], str | None]] = [
         ([fine, slow], "only AFD"),
         ([full, fine], "only EP"),
         ([full, slow], "neither"),
         ([fine, fine], None),
         ([None, slow], None),
-    ):
+    ]
+    for champions, said in cases:
         found = outcomes.outcome(of, Result(cell, champions))
         assert found.verdict == said
         assert found.margin is None
@@ -117,6 +122,7 @@ def test_what_decides_is_what_the_winner_could_not_do_without(study: Loaded) -> 
     found = outcomes.outcome(study.study, result)
     assert found.decides is not None
     assert found.decides.name == "d"
+    assert found.edges == (("deployment.attention.instances",), ("deployment.gpus",))
     assert [(m.name, m.verdict, m.flips) for m in found.moved] == [
         ("a", "EP", True),
         ("b", "AFD", False),
@@ -176,3 +182,7 @@ def test_the_same_bytes_by_any_number_of_workers_and_after_an_interruption(
         )
         assert [job.settings for job in taken] == [job.settings for job in ran]
     assert run("three", 1) == one
+    mechanisms = one["mechanisms.csv"].decode().splitlines()
+    assert [("slow" in line, "fast" in line) for line in mechanisms if "understated" in line] == [
+        (True, False)
+    ]
