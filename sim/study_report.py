@@ -106,6 +106,7 @@ def sections(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
             "GPUs busy",
             "measured / outside / none",
             "left open",
+            "at the end of",
         ],
         [
             _champion(each, number, side)
