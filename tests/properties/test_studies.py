@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,14 +143,15 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_same_bytes_by_any_number_of_workers_and_after_an_interruption(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from sim.cli import main
 
     path = studying.write(tmp_path)
 
-    def run(folder: str, count: int) -> dict[str, bytes]:
+    def run(folder: str, count: int, *more: str) -> dict[str, bytes]:
         words = ["study", str(path), "--workers", str(count), "--out", str(tmp_path / folder)]
+        words += more
         monkeypatch.setattr("sys.argv", ["afdsim", *words])
         with pytest.raises(SystemExit) as ended:
             main()
@@ -182,6 +184,11 @@ def test_the_same_bytes_by_any_number_of_workers_and_after_an_interruption(
         )
         assert [job.settings for job in taken] == [job.settings for job in ran]
     assert run("three", 1) == one
+    capsys.readouterr()
+    assert run("three", 1, "--json") == one
+    answer = json.loads(capsys.readouterr().out)
+    assert [cell["side"] for cell in answer["cells"]] == [*SIDES, *SIDES]
+    assert answer["directory"] == str(tmp_path / "three")
     mechanisms = one["mechanisms.csv"].decode().splitlines()
     assert [("slow" in line, "fast" in line) for line in mechanisms if "understated" in line] == [
         (True, False)
