@@ -7,8 +7,8 @@ drawn at random (noise, expert loads) thus decides among shapes that the bound c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sim.axes import crossed
@@ -46,28 +46,16 @@ def champion(
 
     `status` is ok, `slo` (some shapes fit in memory, none meets the SLO; `least_tpot_ms` is the
     least found) or `memory` (none fits); `counts` says how many shapes were looked at how closely,
-    `probed` holds those that were simulated, `searched` those whose batch was searched and met the
-    SLO, the champion first.
+    `searched` holds those whose batch was searched and met the SLO, the champion first, and
+    `reconsidered` the settings of those that a counterfactual chooses among.
     `beyond` is by how much a shape that was never simulated would beat the champion if it lost no
     more to chance than the shape that lost least (−0.1: it would be 10 % worse); None if all were
     simulated.
     """
-    limit_ms = shapes.first.slo.tpot_ms
     counts = {"shapes": 0, "fit": 0, "screened": 0, "probed": 0, "searched": 0}
-    found, least_ms = [], float("inf")
-    for number, settings in enumerate(admitted(shapes)):
-        counts["shapes"] += 1
-        try:
-            steady = bound(with_settings(shapes.first, settings | screen))
-        except InfeasibleError:
-            continue
-        counts["fit"] += 1
-        figures = steady.figures()
-        least_ms = min(least_ms, figures["tpot_ms_mean"])
-        if figures["tpot_ms_mean"] <= limit_ms:
-            found.append(Candidate(number, settings, steady.batch, worth(figures, priced)))
-    found.sort(key=lambda each: (-each.worth, each.number))
-    counts["screened"] = len(found)
+    every = admitted(shapes)
+    found, counts["fit"], least_ms = screened(shapes.first, every, screen, priced)
+    counts["shapes"], counts["screened"] = len(every), len(found)
     probed = found[: shortlist.probe]
     kept, searched = contended(shapes.first, probed, shortlist.search, priced)
     counts["probed"], counts["searched"] = len(probed), len(searched)
@@ -82,7 +70,7 @@ def champion(
         "status": "ok",
         "counts": counts,
         "searched": met,
-        "probed": [asdict(each) for each in probed],
+        "reconsidered": [each.settings for each in found[: shortlist.reconsider]],
         "beyond": kept * rest[0].worth / met[0]["worth"] - 1 if rest else None,
     }
 
@@ -102,15 +90,39 @@ def contended(
     return max((found / each.worth for found, each in probed), default=0.0), searched
 
 
-def admitted(shapes: Shapes) -> Iterator[Settings]:
-    """Yield the settings of every shape that is a scenario and meets the constraints."""
+def admitted(shapes: Shapes) -> list[Settings]:
+    """Return the settings of every shape that is a scenario and meets the constraints."""
+    found = []
     for settings in crossed(shapes.axes):
         try:
             scenario = with_settings(shapes.first, settings)
         except ValueError:
             continue
         if meets(scenario, shapes.constraints):
-            yield settings
+            found.append(settings)
+    return found
+
+
+def screened(
+    first: Scenario, every: Iterable[Settings], screen: Settings, priced: bool
+) -> tuple[list[Candidate], int, float]:
+    """Return the shapes that meet the SLO by the bound, the best first.
+
+    Also how many fit in memory at all, and the least TPOT found, ms.
+    """
+    found, fit, least_ms = [], 0, float("inf")
+    for number, settings in enumerate(every):
+        try:
+            steady = bound(with_settings(first, settings | screen))
+        except InfeasibleError:
+            continue
+        fit += 1
+        figures = steady.figures()
+        least_ms = min(least_ms, figures["tpot_ms_mean"])
+        if figures["tpot_ms_mean"] <= first.slo.tpot_ms:
+            found.append(Candidate(number, settings, steady.batch, worth(figures, priced)))
+    found.sort(key=lambda each: (-each.worth, each.number))
+    return found, fit, least_ms
 
 
 def bound(scenario: Scenario, free: Collection[str] = ()) -> Steady:

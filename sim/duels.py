@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sim.bottleneck import critical_circuit
-from sim.champions import Candidate, bound, contended, worth
+from sim.champions import bound, contended, screened, worth
 from sim.frozen import Frozen
 from sim.replications import replication, run_all
 from sim.scenario import Scenario
@@ -88,7 +88,8 @@ def changed(
 ) -> float:
     """Return what a side would yield with something changed, its shape and batch chosen anew.
 
-    Settings are simulated, for all shapes that were probed; 0 if none meets the SLO. What is free
+    Settings are simulated: the best shapes of the screen are screened, probed and searched again; 0
+    if none meets the SLO. What is free
     is taken from bounds: of the shapes that were searched, each yields more by the ratio of its
     bounds with it and without.
     """
@@ -98,9 +99,9 @@ def changed(
         return float(searched[0]["worth"]) * factor
     if change.free:
         return max(float(each["worth"]) * _gain(first, each, change, study) for each in searched)
-    probed = [Candidate(**each) for each in champion["probed"]]
-    other = with_settings(first, change.set)
-    _kept, found = contended(other, probed, study.shortlist.search, priced)
+    other, short = with_settings(first, change.set), study.shortlist
+    again, _fit, _least = screened(other, champion["reconsidered"], study.screen, priced)
+    _kept, found = contended(other, again[: short.probe], short.search, priced)
     return max((float(each["worth"]) for each in found if each["slo_met"]), default=0.0)
 
 

@@ -37,6 +37,8 @@ class Moved:
     verdict: str
     flips: bool
     """Whether the verdict is another."""
+    is_mechanism: bool = True
+    """False for an error of prediction that is known."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Outcome:
             return None
         ahead = self.margin > 0
         lost = [(moved.factor if ahead else 1 / max(moved.factor, _LEAST), moved)
-                for moved in self.moved]  # fmt: skip
+                for moved in self.moved if moved.is_mechanism]  # fmt: skip
         factor, most = min(lost, key=lambda pair: pair[0], default=(1.0, None))
         return most if factor < 1 - _NOTABLE else None
 
@@ -116,7 +118,8 @@ def _edges(shapes: Shapes, entry: dict[str, Any] | None) -> tuple[str, ...]:
         path
         for axis in shapes.axes
         for path, values in axis.values.items()
-        if len(set(values)) > 1
+        if len(axis.values) == 1
+        and len(set(values)) > 1
         and all(type(value) in (int, float) for value in values)
         and entry["settings"][path] == max(values)
     )
@@ -141,16 +144,23 @@ def _moved(study: Study, result: Result) -> Iterator[Moved]:
     before, names = worths[0] / worths[1], list(study.sides)
     margin, half_width = result.duel["margin"], result.duel["half_width"]
     now = verdict(margin, half_width, study.indifference, names)
+    errors = {
+        each.name
+        for each in study.counterfactuals
+        if any(change.factor is not None for change in each.sides.values())
+    }
     for name, (first, second) in result.yields.items():
         if not (first and second):
             side = names[0] if first else names[1]
             said = f"only {side}" if first or second else NEITHER
-            yield Moved(name, None, float("inf") if first else 0.0, said, True)
+            yield Moved(
+                name, None, float("inf") if first else 0.0, said, said != now, name not in errors
+            )
             continue
         factor = first / second / before
         there = (1 + margin) * factor - 1
         said = verdict(there, half_width, study.indifference, names)
-        yield Moved(name, there, factor, said, said != now)
+        yield Moved(name, there, factor, said, said != now, name not in errors)
 
 
 def counts(outcomes: Sequence[Outcome]) -> Counter[str]:

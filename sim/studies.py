@@ -71,9 +71,13 @@ class Shortlist(Strict):
     """Shapes, the best by the bound, that are simulated once, at the batch that the bound finds."""
     search: PositiveInt
     """Shapes, the best of those, whose largest batch is searched by simulation."""
+    reconsider: PositiveInt
+    """Shapes, the best by the bound, that counterfactuals screen anew."""
 
     @model_validator(mode="after")
     def _check(self) -> Shortlist:
+        if self.probe > self.reconsider:
+            raise ValueError(f"probe {self.probe} exceeds reconsider {self.reconsider}")
         if self.search > self.probe:
             raise ValueError(f"search {self.search} exceeds probe {self.probe}")
         return self

@@ -46,7 +46,7 @@ dimensions:
   pace:
     fast: {{set: {{slo.tpot_ms: 0.9}}}}
     slow: {{set: {{slo.tpot_ms: 1.5}}}}
-shortlist: {{probe: 3, search: 2}}
+shortlist: {{probe: 3, search: 2, reconsider: 4}}
 pairs: 3
 indifference: 0.02
 counterfactuals:

@@ -57,6 +57,7 @@ MISTAKES = {
     ("base: step3-2a2f", "base: step3-2a2g"): "sides.AFD.base: unknown scenario",
     ("constraints: [gpus <= 8]", "constraints: [gpu <= 8]"): "sides.AFD.constraints.0: gpu is no",
     ("pairs: 3", "pairs: 2"): "pairs: should be greater than or equal to 3",
+    ("probe: 3, search: 2", "probe: 5, search: 4"): "shortlist: probe 5 exceeds reconsider 4",
     ("probe: 3, search: 2", "probe: 3, search: 4"): "shortlist: search 4 exceeds probe 3",
     ("{free: [link,", "{free: [links,"): "did you mean 'link'?",
     ("AFD: {free: [link", "AFF: {free: [link"): "counterfactuals.1.sides.AFF: no side; did you",
