@@ -1,4 +1,5 @@
 # make pareto   run the main sweep and draw its Pareto front
+# make study    run the central study, AFD against EP (about an hour of one core)
 # make test     run all tests
 # make lint     ruff, formatting, types
 # make bench    report speed ratios
@@ -6,10 +7,13 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: pareto test lint bench clean
+.PHONY: pareto study test lint bench clean
 
 pareto: .venv/installed
 	$(BIN)/afdsim sweep step3-vs-dsv3 --out results/runs/pareto
+
+study: .venv/installed
+	$(BIN)/afdsim study afd-vs-ep
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n auto

@@ -26,6 +26,7 @@ FABRICS = "hardware/fabrics"
 CALIBRATION = "hardware/calibration"
 SCENARIOS = "scenarios"
 SWEEPS = "scenarios/sweeps"
+STUDIES = "scenarios/studies"
 
 _PACKAGE = Path(__file__).resolve().parent
 

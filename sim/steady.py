@@ -9,7 +9,7 @@ another: a simulation is slower by what that costs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -117,31 +117,36 @@ def steady_state(scenario: Scenario) -> Steady:
     return steady(site, in_flight)
 
 
-def steady(site: Site, requests: int) -> Steady:
-    """Return the steady state with `requests` in flight; the fullest micro-batch counts."""
+def steady(site: Site, requests: int, free: Collection[str] = ()) -> Steady:
+    """Return the steady state with `requests` in flight; the fullest micro-batch counts.
+
+    Stages and delays in `free` take no time, as if what they need were without limits.
+    """
     before = [dict(table.usage_ns) for table in site.tables]
     rows = site.durations(site.expected.batch_of(-(-requests // site.micro_batches)))
     usage_ns: dict[Status, float] = dict.fromkeys(STATUSES, 0.0)
     for table, then in zip(site.tables, before, strict=True):
         for status, ns in table.usage_since(then).items():
             usage_ns[status] += ns
+    rows = {key: np.zeros_like(ns) if key[0] in free else ns for key, ns in rows.items()}
+    delays_ns = {name: 0 if name in free else ns for name, ns in site.delays_ns().items()}
     program = site.one_of_each(rows)
     slowest = {key: ns.max() for key, ns in rows.items()}
-    times = program.times(slowest, site.delays_ns())
+    times = program.times(slowest, delays_ns)
     step_ns = _engine(program).step_ns([times] * site.micro_batches)
     return Steady(site, requests, program, times.values, step_ns, usage_ns)
 
 
-def fullest(site: Site, tpot_ms: float) -> Steady:
+def fullest(site: Site, tpot_ms: float, free: Collection[str] = ()) -> Steady:
     """Return the steady state of the largest batch that meets a TPOT and whose KV fits.
 
     The batch is the number of requests on each attention GPU in each micro-batch; the steady state
-    is that of one where none meets the TPOT.
+    is that of one where none meets the TPOT. `free` is that of `steady`.
     """
     found: dict[int, Steady] = {}
 
     def tpot_ns(batch: int) -> float:
-        found[batch] = steady(site, batch * site.lanes)
+        found[batch] = steady(site, batch * site.lanes, free)
         return found[batch].tpot_ns
 
     batch = largest(tpot_ns, tpot_ms * NS_PER_MS, max(most_fitting(site), 1), _TYPICAL_BATCH)

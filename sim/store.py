@@ -18,16 +18,30 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from sim import cards
 from sim.errors import StoreError
 from sim.points import Outcome, Point, accelerators
 from sim.results import code, resolved, sha256
+from sim.scenario import Scenario
 
 FILE = "points.sqlite"
 
 Inputs = dict[str, Any]
+
+
+class Placed(Protocol):
+    """Something with an outcome to keep: a point of a sweep, a job of a study."""
+
+    @property
+    def family(self) -> str:
+        """What it belongs to."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What tells it from others there."""
+
 
 _FORMAT = 1
 _APPLICATION = 0x61666473  # "afds"
@@ -45,7 +59,13 @@ def inputs(point: Point) -> Inputs:
     That is the resolved scenario (the seed is part of it), the files that it names by their
     SHA-256, the calibration tables of its accelerators, and the code.
     """
-    scenario = point.scenario
+    made_of = read_by(point.scenario)
+    made_of["scenario"] |= {"max_batch_under_slo": point.search}
+    return made_of
+
+
+def read_by(scenario: Scenario) -> Inputs:
+    """Return what the run of a scenario depends on, as plain data."""
     named = {f"model {scenario.model}": cards.find(cards.MODELS, scenario.model, "model")}
     fabric = scenario.deployment.fabric
     named[f"fabric {fabric}"] = cards.find(cards.FABRICS, fabric, "fabric")
@@ -59,7 +79,7 @@ def inputs(point: Point) -> Inputs:
         named[f"{recording.kind} {recording.path}"] = Path(recording.path)
     named |= {f"measured {path}": Path(path) for path in scenario.measured_files()}
     return {
-        "scenario": resolved(scenario) | {"max_batch_under_slo": point.search},
+        "scenario": resolved(scenario),
         "calibration": tables,
         "files": {what: _file_sha256(path, _state(path)) for what, path in named.items()},
         "afdsim": code(),
@@ -157,7 +177,7 @@ class Store:
             row = found.fetchone()
         return None if row is None else json.loads(row[0])
 
-    def keep(self, point: Point, made_of: Inputs, outcome: Outcome) -> None:
+    def keep(self, point: Placed, made_of: Inputs, outcome: Outcome) -> None:
         """Keep the outcome of a point; it is safe when this returns. Raises StoreError."""
         key, texts = sha256(made_of), [_text(made_of), _text(outcome)]
         with self._told():
@@ -171,12 +191,12 @@ class Store:
                     self._base.execute("ROLLBACK")
                 raise
 
-    def place(self, point: Point, key: str) -> None:
+    def place(self, point: Placed, key: str) -> None:
         """Note that a kept outcome is also that of `point`."""
         with self._told():
             self._place(point, key)
 
-    def _place(self, point: Point, key: str) -> None:
+    def _place(self, point: Placed, key: str) -> None:
         self._base.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (_place(point), key))
 
     def why(self, point: Point) -> str:
@@ -221,7 +241,7 @@ def _text(data: object) -> str:
     return json.dumps(data, ensure_ascii=False)
 
 
-def _place(point: Point) -> str:
+def _place(point: Placed) -> str:
     return _text([point.family, point.settings])
 
 

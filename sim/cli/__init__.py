@@ -11,7 +11,7 @@ import sys
 import typer
 
 from sim import calibrate_cli, measure_cli
-from sim.cli import capacity, cards, compare, explain, simulate, sweeps, theory, timeline
+from sim.cli import capacity, cards, compare, explain, simulate, studies, sweeps, theory, timeline
 from sim.cli.text import say
 from sim.errors import EXIT_INTERRUPTED, SimError
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 for verb in (
     *(simulate.run, explain.explain, compare.compare, capacity.capacity, simulate.validate),
-    *(theory.theory, sweeps.sweep, sweeps.plot),
+    *(theory.theory, sweeps.sweep, sweeps.plot, studies.study),
     *(timeline.timeline, simulate.schema, simulate.new, measure_cli.measure),
 ):
     app.command()(verb)

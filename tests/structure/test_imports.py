@@ -47,6 +47,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("timeline", "report"),
         *("explain", "explain_page", "calibration_plot", "scenario_doc"),
         *("comparison", "capacity", "ratio"),
+        *("studies", "champions", "duels", "contests", "outcomes", "study_report"),
     ),
     ("cli.", "calibrate_cli", "measure_cli", ""),
 )

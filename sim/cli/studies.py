@@ -1,0 +1,156 @@
+"""The verb study: two ways of deployment, each at its best shape, cell by cell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sim.cli.text import AsJson, Settings, console, say, table
+from sim.errors import EXIT_FAILED_POINTS, EXIT_INTERRUPTED, EXIT_OK
+
+if TYPE_CHECKING:
+    from sim.outcomes import Outcome
+    from sim.studies import Loaded, Study
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="Study: a name in scenarios/studies/ or a path.")],
+    setting: Settings = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="DIMENSION=VALUE", help="Leave out cells of other values."),
+    ] = None,
+    as_json: AsJson = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Directory to keep; default: results/runs/NAME."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; default: one per core.")
+    ] = None,
+) -> None:
+    """Compare two ways of deployment in every cell of a study, each at its best shape.
+
+    Example: afdsim study afd-vs-ep --only context=4K
+    """
+    import os
+
+    from sim import outcomes, studies
+    from sim import workers as pools
+    from sim.contests import Contests
+    from sim.results import RUNS
+    from sim.store import Store
+
+    loaded = studies.load(name, setting or (), only or ())
+    folder = out or RUNS / loaded.study.name
+    stopped = False
+    with (
+        pools.local(workers or len(os.sched_getaffinity(0))) as pool,
+        Store(folder, loaded.study.name) as store,
+    ):
+        contests = Contests(loaded, store)
+        try:
+            for title, jobs in (("champions", contests.champions), ("duels", contests.meetings)):
+                with _Progress(title, found := jobs()) as progress:
+                    contests.run(found, pool, progress.advance)
+        except KeyboardInterrupt:
+            stopped = True
+            pool.stop(now=True)
+        found_all = [outcomes.outcome(loaded.study, result) for result in contests.results()]
+        _save(loaded, found_all, folder)
+    rows = outcomes.rows(loaded.study, found_all)
+    if as_json:
+        plain = {"directory": str(folder), "cells": rows}
+        print(json.dumps(plain, ensure_ascii=False, indent=2))
+    else:
+        _print(loaded.study, found_all)
+    for failure in contests.failures:
+        say(f"failed: {failure}")
+    finished = sum(each.verdict is not None for each in found_all)
+    say(f"{finished} of {len(found_all)} cells are finished; open {folder}/report.html")
+    if stopped:
+        say("interrupted")
+        raise typer.Exit(EXIT_INTERRUPTED)
+    raise typer.Exit(EXIT_FAILED_POINTS if contests.failures else EXIT_OK)
+
+
+class _Progress:
+    """A progress bar on stderr with the time to go, taken from the jobs of this sitting alone."""
+
+    def __init__(self, title: str, jobs: list[Any]) -> None:
+        from rich import progress as rich_progress
+        from rich.console import Console
+
+        self.bar = rich_progress.Progress(
+            rich_progress.TextColumn(title),
+            rich_progress.BarColumn(),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TimeElapsedColumn(),
+            rich_progress.TextColumn("to go"),
+            rich_progress.TimeRemainingColumn(),
+            rich_progress.TextColumn("{task.fields[taken]} taken over"),
+            console=Console(stderr=True),
+        )
+        self.task = self.bar.add_task(title, total=len(jobs), taken=0)
+        self.taken = 0
+
+    def __enter__(self) -> _Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def advance(self, _job: object, outcome: object | None) -> None:
+        """Count one finished job."""
+        if outcome is None:
+            self.taken += 1
+            (task,) = self.bar.tasks
+            left = (task.total or 0) - 1
+            self.bar.update(self.task, total=left, taken=self.taken)
+        else:
+            self.bar.update(self.task, advance=1)
+
+
+def _save(loaded: Loaded, found: list[Outcome], folder: Path) -> None:
+    from sim import outcomes, points, results, study_report
+    from sim.studies import named_cards
+
+    study = loaded.study
+    scenarios = [each for cell in loaded.cells for of in cell.sides for each in named_cards(of)]
+    used = {name for scenario in scenarios for name in points.accelerators(scenario)}
+    described = {
+        **results.provenance(),
+        "study": study.model_dump(mode="json"),
+        "scenarios_sha256": results.sha256([results.resolved(each) for each in scenarios]),
+        "cells": len(found),
+        "finished": sum(each.verdict is not None for each in found),
+        "calibration": results.calibration_of(sorted(used)),
+        "verdicts": dict(outcomes.counts(found)),
+    }
+
+    def fill(target: Path) -> None:
+        results.write_table(target / "study", points.columns(outcomes.rows(study, found)))
+        mechanisms = outcomes.mechanism_rows(found)
+        if mechanisms:
+            results.write_table(target / "mechanisms", points.columns(mechanisms))
+        results.write_json(target / "run.json", described)
+        study_report.write(target, study, found, described)
+
+    results.replace_files(folder, fill)
+
+
+def _print(study: Study, found: list[Outcome]) -> None:
+    first, second = study.sides
+    columns = [*study.dimensions, "verdict", f"{first} over {second}", "±", first, second]
+    shown = table(columns, study.description)
+    for each in found:
+        margin = "–" if each.margin is None else f"{100 * each.margin:+.1f} %".replace("-", "−")
+        doubt = "–" if each.half_width is None else f"{100 * each.half_width:.1f}"
+        shapes = [entry["shape"] if entry else why or "–"
+                  for entry, why in zip(each.entries, each.whys, strict=True)]  # fmt: skip
+        shown.add_row(*each.cell.place.values(), each.verdict or "–", margin, doubt, *shapes)
+    console().print(shown)

@@ -1,0 +1,205 @@
+"""Studies: both sides at their best, verdicts that follow from margins, the same bytes always."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim import outcomes, studies, workers
+from sim.champions import champion
+from sim.contests import Contests, Job, Result
+from sim.duels import TIE, changed, duel, loaded, verdict
+from sim.outcomes import Moved
+from sim.store import Store
+from sim.studies import Changed, Loaded, Shortlist
+from tests import studying
+
+SIDES = ("AFD", "EP")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return studies.load(studying.write(tmp_path_factory.mktemp("study")))
+
+
+@pytest.mark.parametrize("cell", [0, 1])
+@pytest.mark.parametrize("side", [0, 1])
+def test_the_shortlist_holds_the_best_of_all_shapes(study: Loaded, cell: int, side: int) -> None:
+    shapes, priced = study.cells[cell].sides[side], study.cells[cell].priced
+    short = champion(shapes, study.study.screen, study.study.shortlist, priced)
+    every = champion(
+        shapes, study.study.screen, Shortlist(probe=99, search=99, reconsider=99), priced
+    )
+    assert every["counts"]["searched"] == every["counts"]["screened"] > 3
+    assert short["counts"]["searched"] == 2
+    assert short["searched"][0] == every["searched"][0]
+    assert short["beyond"] < 0
+    assert every["beyond"] is None
+    worths = [each["worth"] for each in every["searched"]]
+    assert worths == sorted(worths, reverse=True)
+
+
+def test_a_champion_meets_the_slo_and_one_more_request_does_not(study: Loaded) -> None:
+    shapes = study.cells[0].sides[1]
+    best = champion(shapes, study.study.screen, study.study.shortlist, priced=True)["searched"][0]
+    limit_ms = shapes.first.slo.tpot_ms
+    assert best["figures"]["tpot_ms_mean"] <= limit_ms
+    assert best["limit"] == "SLO"
+    assert best["figures"]["tpot_ms_mean"] > 0.97 * limit_ms
+
+
+@given(st.floats(-0.9, 9), st.floats(0, 1), st.floats(0, 0.2))
+def test_verdicts(margin: float, half_width: float, indifference: float) -> None:
+    said = verdict(margin, half_width, indifference, SIDES)
+    if said == TIE:
+        assert abs(margin) <= half_width or abs(margin) < indifference
+    else:
+        assert said == SIDES[margin < 0]
+        assert abs(margin) > half_width
+        assert abs(margin) >= indifference
+
+
+def test_a_scenario_draws_with_itself(study: Loaded) -> None:
+    shapes = study.cells[0].sides[0]
+    found = champion(shapes, study.study.screen, study.study.shortlist, priced=True)
+    scenario = loaded(shapes.first, found)
+    same = duel(scenario, scenario, 3, priced=True)
+    assert (same["margin"], same["half_width"]) == (0, 0)
+    assert verdict(0, 0, 0, SIDES) == TIE
+
+
+def test_what_a_counterfactual_changes(study: Loaded) -> None:
+    shapes = study.cells[0].sides[0]
+    found = champion(shapes, study.study.screen, study.study.shortlist, priced=True)
+    now = found["searched"][0]["worth"]
+
+    def yields(change: Changed | None) -> float:
+        return changed(shapes, found, change, study.study, priced=True)
+
+    assert yields(None) == yields(Changed()) == yields(Changed(free=["dispatch"])) == now
+    assert yields(Changed(free=["link", "a2f", "a2f_in"])) > 1.02 * now
+    assert yields(Changed(set={"noise": None})) > now
+    assert yields(Changed(set={"slo.tpot_ms": 0.01})) == 0
+    assert yields(Changed(factor=1.2)) == 1.2 * now
+
+
+def entry(worth: float) -> dict[str, Any]:
+    gpus = {"deployment.attention.instances": 4, "deployment.ffn.instances": 1}
+    settings = gpus | {"deployment.gpus": 8, "deployment.redundant_experts": 3}
+    searched = [{"worth": worth, "settings": settings}]
+    return {"status": "ok", "searched": searched, "beyond": None}
+
+
+def test_verdicts_of_cells(study: Loaded) -> None:
+    cell, of = study.cells[0], study.study
+    slow = {"status": "slo", "searched": [], "least_tpot_ms": 3.0}
+    full: dict[str, Any] = {"status": "memory", "searched": [], "least_tpot_ms": None}
+    fine = entry(1.0)
+    cases: list[tuple[list[dict[str, Any] | None], str | None]] = [
+        ([fine, slow], "only AFD"),
+        ([full, fine], "only EP"),
+        ([full, slow], "neither"),
+        ([fine, fine], None),
+        ([None, slow], None),
+    ]
+    for champions, said in cases:
+        found = outcomes.outcome(of, Result(cell, champions))
+        assert found.verdict == said
+        assert found.margin is None
+    assert outcomes.outcome(of, Result(cell, [full, slow])).whys == (
+        "no shape fits in memory",
+        "least TPOT 3 ms, the SLO is 0.9 ms",
+    )
+
+
+def test_what_decides_is_what_the_winner_could_not_do_without(study: Loaded) -> None:
+    met = {"margin": 0.2, "half_width": 0.01, "limits": [None, None]}
+    # "understated" of the study file is an error of prediction, no mechanism.
+    yields = {
+        "understated": [0.0, 1.0],
+        "a": [0.9, 1.0],
+        "b": [3.0, 1.0],
+        "c": [1.15, 1.0],
+        "d": [0.0, 1.0],
+    }
+    result = Result(study.cells[0], [entry(1.2), entry(1.0)], met, dict(yields))
+    found = outcomes.outcome(study.study, result)
+    assert found.decides is not None
+    assert found.decides.name == "d"
+    assert found.edges == (("deployment.attention.instances",), ("deployment.gpus",))
+    assert [(m.name, m.verdict, m.flips) for m in found.moved] == [
+        ("understated", "only EP", True),
+        ("a", "EP", True),
+        ("b", "AFD", False),
+        ("c", "AFD", False),
+        ("d", "only EP", True),
+    ]
+    assert found.moved[1].margin == pytest.approx(-0.1)
+    assert found.moved[4].margin is None
+    helps = (Moved("b", 2.0, 2.5, "AFD", flips=False),)
+    assert replace(found, moved=helps).decides is None
+    assert replace(found, verdict=TIE).decides is None
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    names = ("study.csv", "study.parquet", "mechanisms.csv", "mechanisms.parquet", "report.md")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_the_same_bytes_by_any_number_of_workers_and_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sim.cli import main
+
+    path = studying.write(tmp_path)
+
+    def run(folder: str, count: int, *more: str) -> dict[str, bytes]:
+        words = ["study", str(path), "--workers", str(count), "--out", str(tmp_path / folder)]
+        words += more
+        monkeypatch.setattr("sys.argv", ["afdsim", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        return files(tmp_path / folder)
+
+    one = run("one", 1)
+    assert run("two", 2) == one
+
+    ran: list[Job] = []
+
+    def stop(job: Job, _outcome: object) -> None:
+        ran.append(job)
+        if len(ran) == 3:
+            raise KeyboardInterrupt
+
+    loaded = studies.load(path)
+    with Store(tmp_path / "three", "small") as store, workers.local(1) as pool:
+        contests = Contests(loaded, store)
+        with pytest.raises(KeyboardInterrupt):
+            contests.run(contests.champions(), pool, stop)
+        (_unfinished, second) = contests.results()
+        assert None not in contests.results()[0].champions
+        assert None in second.champions
+    with Store(tmp_path / "three", "small") as store, workers.local(1) as pool:
+        contests, taken = Contests(loaded, store), list[Job]()
+        jobs = contests.champions()
+        contests.run(
+            jobs, pool, lambda job, outcome: taken.append(job) if outcome is None else None
+        )
+        assert [job.settings for job in taken] == [job.settings for job in ran]
+    assert run("three", 1) == one
+    capsys.readouterr()
+    assert run("three", 1, "--json") == one
+    answer = json.loads(capsys.readouterr().out)
+    assert [cell["side"] for cell in answer["cells"]] == [*SIDES, *SIDES]
+    assert answer["directory"] == str(tmp_path / "three")
+    mechanisms = one["mechanisms.csv"].decode().splitlines()
+    assert [("slow" in line, "fast" in line) for line in mechanisms if "understated" in line] == [
+        (True, False)
+    ]
