@@ -53,6 +53,19 @@ class KvTransfer(Strict):
     """What a transfer takes beside its bytes, µs."""
 
 
+def share_of(present: int, micro_batch: int, micro_batches: int, gpus: int) -> int:
+    """Return how many of the requests present a micro-batch may hold, so that all stay even.
+
+    They are dealt out in turn: in rows of one a GPU, as where every GPU splits its own requests, or
+    one by one where there are fewer than one on each GPU in each micro-batch. A micro-batch lasts
+    as long as its fullest GPU, so with five a GPU three and two beat two and a half each.
+    """
+    row = gpus if present >= gpus * micro_batches else 1
+    rows, rest = divmod(present, row)
+    whole = -(-(rows - micro_batch) // micro_batches) * row
+    return whole + (rest if micro_batch == rows % micro_batches else 0)
+
+
 class Admission(Strict):
     """How requests are let in at step boundaries."""
 

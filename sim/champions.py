@@ -34,8 +34,8 @@ class Candidate:
     number: int
     """Place among the shapes that the constraints leave."""
     settings: Settings
-    batch: int
-    """Requests on each attention GPU in each micro-batch, as the bound finds it."""
+    requests: int
+    """Requests in flight, as the bound finds them."""
     worth: float
 
 
@@ -120,7 +120,7 @@ def screened(
         figures = steady.figures()
         least_ms = min(least_ms, figures["tpot_ms_mean"])
         if figures["tpot_ms_mean"] <= first.slo.tpot_ms:
-            found.append(Candidate(number, settings, steady.batch, worth(figures, priced)))
+            found.append(Candidate(number, settings, steady.requests, worth(figures, priced)))
     found.sort(key=lambda each: (-each.worth, each.number))
     return found, fit, least_ms
 
@@ -137,9 +137,8 @@ def probe(first: Scenario, candidate: Candidate, priced: bool) -> float:
     to be there without the batch, as in `sim.steady.largest`.
     """
     scenario = with_settings(first, candidate.settings)
-    lanes = compile_deployment(with_batch(scenario, 1)).lanes
     try:
-        figures = replicated(with_batch(scenario, candidate.batch * lanes))
+        figures = replicated(with_batch(scenario, candidate.requests))
     except InfeasibleError:
         return 0.0
     over = figures["tpot_ms_mean"] / scenario.slo.tpot_ms
@@ -158,10 +157,11 @@ def entry(first: Scenario, settings: Settings, priced: bool) -> dict[str, Any]:
         figures = max_batch_under_slo(scenario)
     except InfeasibleError as error:
         return told | {"slo_met": False, "worth": 0.0, "figures": {}, "reason": str(error)}
-    most = most_fitting(compile_deployment(with_batch(scenario, 1)))
+    site = compile_deployment(with_batch(scenario, 1))
+    most = max(most_fitting(site), 1) * site.attention_gpus
     return told | {
         "slo_met": figures["slo_met"],
         "worth": worth(figures, priced),
-        "limit": "KV" if figures["batch"] >= most else "SLO",
+        "limit": "KV" if figures["batch"] * site.lanes >= most else "SLO",
         "figures": figures,
     }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.admission import Admission, Recompute, Swap, Watermark
+from sim.admission import Admission, Recompute, Swap, Watermark, share_of
 from sim.arrivals import ClosedLoop
 from sim.errors import InfeasibleError
 from sim.flight_loops import BALANCINGS, TOO_LARGE, Floats, Ints
@@ -188,7 +188,7 @@ class Scheduler:
             return
         flight = self.flights[micro_batch]
         present = self.in_flight() + self.waiting()
-        share = -(-(present - micro_batch) // self.micro_batches)
+        share = share_of(present, micro_batch, self.micro_batches, self.gpus)
         requests = self._line.head(max(share - len(flight), 0))
         limits = (-(-share // self.gpus), *self._limits)
         entered = flight.enter(requests, now_ns, limits, self.used_bytes, self._ledger.table)

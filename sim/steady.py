@@ -13,10 +13,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from sim.admission import share_of
 from sim.deployments import compile_deployment
 from sim.deployments.site import Site
 from sim.drawn import left_out
@@ -26,7 +27,7 @@ from sim.goodput import verdict
 from sim.kernels import STATUSES, Status
 from sim.layers import Ns
 from sim.metrics import METRICS
-from sim.program import KEPT, Program
+from sim.program import KEPT, Program, Times
 from sim.scenario import Scenario
 from sim.units import NS_PER_MS, NS_PER_S, NS_PER_US
 
@@ -43,17 +44,12 @@ class Steady:
     """Requests in flight."""
     program: Program
     """One server of each pool."""
-    values: Ns
-    """Durations of a step, by slot of the program, ns."""
+    times: tuple[Times, ...]
+    """Durations of a step of each micro-batch."""
     step_ns: Fraction
     """Time per step."""
     usage_ns: dict[Status, float]
     """Kernel time by status of its look-up."""
-
-    @property
-    def batch(self) -> int:
-        """Requests on each attention GPU in each micro-batch, the fullest one's."""
-        return -(-self.requests // self.site.lanes)
 
     @property
     def tpot_ns(self) -> float:
@@ -85,11 +81,13 @@ class Steady:
         rent = site.usd_per_hour()
         if rent is not None:
             figures["usd_per_1m_tokens"] = rent / 3600 / per_s * 1e6
-        delays_ns = np.array([list(site.delays_ns().values())])
-        of_layer = site.layer_ns(self.program, self.values[np.newaxis], delays_ns)
+        # Those of an empty micro-batch are no times of a layer.
+        values = np.array([times.values for times in self.times if times.values.any()])
+        delays_ns = np.array([list(site.delays_ns().values())] * len(values))
+        of_layer = site.layer_ns(self.program, values, delays_ns)
         for column, time in of_layer.items():
-            figures[f"{column}_us"] = float(time[0]) / NS_PER_US
-        busy = self.program.busy_of(self.values) * site.micro_batches / float(self.step_ns)
+            figures[f"{column}_us"] = float(time.mean()) / NS_PER_US
+        busy = self.program.busy_of(values).sum(axis=0) / float(self.step_ns)
         pools = self.program.pools
         figures["utilisation"] = {p.name: float(b) for p, b in zip(pools, busy, strict=True)}
         capacity = site.kv_memory().kv_capacity_bytes()
@@ -117,46 +115,94 @@ def steady_state(scenario: Scenario) -> Steady:
     return steady(site, in_flight)
 
 
-def steady(site: Site, requests: int, free: Collection[str] = ()) -> Steady:
-    """Return the steady state with `requests` in flight; the fullest micro-batch counts.
+def steady(
+    site: Site, requests: int, free: Collection[str] = (), known: dict[int, _Load] | None = None
+) -> Steady:
+    """Return the steady state with `requests` in flight, shared out as admission does.
 
-    Stages and delays in `free` take no time, as if what they need were without limits.
+    Stages and delays in `free` take no time, as if what they need were without limits. `known`
+    remembers, from call to call with the same site and `free`, what loads of a micro-batch take.
     """
+    known = {} if known is None else known
+    m, gpus = site.micro_batches, site.attention_gpus
+    shares = [share_of(requests, micro_batch, m, gpus) for micro_batch in range(m)]
+    loads = [_load(site, share, free, known) for share in shares]
+    program = site.one_of_each(loads[0].rows)
+    times = {share: program.times(*known[share][:2]) for share in set(shares)}
+    in_turn = tuple(times[share] for share in shares)
+    usage_ns: dict[Status, float] = dict.fromkeys(STATUSES, 0.0)
+    for load in loads:
+        for status, ns in load.usage_ns.items():
+            usage_ns[status] += ns
+    step_ns = _engine(program).step_ns(list(in_turn))
+    return Steady(site, requests, program, in_turn, step_ns, usage_ns)
+
+
+class _Load(NamedTuple):
+    """What a micro-batch takes under a load."""
+
+    slowest: dict[tuple[str, int], Ns]
+    """Durations by (stage, layer kind) of the slowest server."""
+    delays_ns: dict[str, int]
+    rows: dict[tuple[str, int], Ns]
+    """Durations of all servers."""
+    usage_ns: dict[Status, float]
+
+
+def _load(site: Site, requests: int, free: Collection[str], known: dict[int, _Load]) -> _Load:
+    if requests in known:
+        return known[requests]
     before = [dict(table.usage_ns) for table in site.tables]
-    rows = site.durations(site.expected.batch_of(-(-requests // site.micro_batches)))
+    rows = site.durations(site.expected.batch_of(requests))
     usage_ns: dict[Status, float] = dict.fromkeys(STATUSES, 0.0)
     for table, then in zip(site.tables, before, strict=True):
         for status, ns in table.usage_since(then).items():
             usage_ns[status] += ns
     rows = {key: np.zeros_like(ns) if key[0] in free else ns for key, ns in rows.items()}
-    delays_ns = {name: 0 if name in free else ns for name, ns in site.delays_ns().items()}
-    program = site.one_of_each(rows)
-    slowest = {key: ns.max() for key, ns in rows.items()}
-    times = program.times(slowest, delays_ns)
-    step_ns = _engine(program).step_ns([times] * site.micro_batches)
-    return Steady(site, requests, program, times.values, step_ns, usage_ns)
+    delays_ns = {
+        name: ns if requests and name not in free else 0 for name, ns in site.delays_ns().items()
+    }
+    slowest = {key: ns.max() for key, ns in rows.items()} if requests else {}
+    return known.setdefault(requests, _Load(slowest, delays_ns, rows, usage_ns))
 
 
 def fullest(site: Site, tpot_ms: float, free: Collection[str] = ()) -> Steady:
-    """Return the steady state of the largest batch that meets a TPOT and whose KV fits.
+    """Return the steady state of the largest load that meets a TPOT and whose KV fits.
 
-    The batch is the number of requests on each attention GPU in each micro-batch; the steady state
-    is that of one where none meets the TPOT. `free` is that of `steady`.
+    The load is the number of requests on each attention GPU; the steady state is that of one where
+    none meets the TPOT. `free` is that of `steady`.
     """
     found: dict[int, Steady] = {}
+    known: dict[int, _Load] = {}
 
-    def tpot_ns(batch: int) -> float:
-        found[batch] = steady(site, batch * site.lanes, free)
-        return found[batch].tpot_ns
+    def tpot_ns(each: int) -> float:
+        found[each] = steady(site, each * site.attention_gpus, free, known)
+        return found[each].tpot_ns
 
-    batch = largest(tpot_ns, tpot_ms * NS_PER_MS, max(most_fitting(site), 1), _TYPICAL_BATCH)
-    return found[max(batch, 1)]
+    m, most = site.micro_batches, max(most_fitting(site), 1)
+    return found[max(largest_load(tpot_ns, tpot_ms * NS_PER_MS, most, m, _TYPICAL_BATCH), 1)]
 
 
 def most_fitting(site: Site) -> int:
-    """Return the largest batch whose mean KV fits in memory."""
-    capacity = site.kv_memory().kv_capacity_bytes()
-    return int(capacity / site.expected.claimed_bytes() / site.micro_batches)
+    """Return the largest load whose mean KV fits in memory, requests on each attention GPU."""
+    return int(site.kv_memory().kv_capacity_bytes() / site.expected.claimed_bytes())
+
+
+def largest_load(
+    value: Callable[[int], float], limit: float, most: int, micro_batches: int, guess: int
+) -> int:
+    """Return the largest load from 1 to `most` whose value is at most `limit`; 0 if none.
+
+    Whole batches are looked for first, beginning with a batch of `guess`; then the loads up to the
+    next one, of which some micro-batches have one more a GPU.
+    """
+    whole = largest(lambda batch: value(batch * micro_batches), limit, most // micro_batches, guess)
+    low = whole * micro_batches
+    high = min(low + micro_batches, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if value(middle) <= limit else (low, middle)
+    return low
 
 
 def largest(value: Callable[[int], float], limit: float, most: int, guess: int) -> int:

@@ -35,6 +35,15 @@ class Scripted(Requests):
         return table[:, 0], table[:, 1], table[:, 2]
 
 
+def dealt(present: int, m: int, gpus: int) -> list[int]:
+    """Return the shares of micro-batches when requests are dealt out in rows, one a GPU."""
+    row = gpus if present >= gpus * m else 1
+    shares = [0] * m
+    for turn, first in enumerate(range(0, present, row)):
+        shares[turn % m] += min(row, present - first)
+    return shares
+
+
 def fixed_lengths(prompt: int = 1, output: int = 1) -> DrawnLengths:
     return DrawnLengths(
         kind="drawn",

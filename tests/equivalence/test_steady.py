@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.admission import share_of
 from sim.deployments import compile_deployment
 from sim.deployments.site import Site
 from sim.engines.bound import BoundEngine
@@ -49,8 +50,11 @@ def site_of(model: Path, variety: str, in_flight: int) -> Site:
 
 
 def whole_ns(site: Site, in_flight: int) -> Fraction:
-    times = site.times(site.expected.batch_of(-(-in_flight // site.micro_batches)))
-    return BoundEngine(site.program).step_ns([times] * site.micro_batches)
+    m, gpus = site.micro_batches, site.attention_gpus
+    shares = [share_of(in_flight, j, m, gpus) for j in range(m)]
+    assert sum(shares) == in_flight
+    times = [site.times(site.expected.batch_of(share)) for share in shares]
+    return BoundEngine(site.program).step_ns(times)
 
 
 @pytest.mark.parametrize("variety", VARIETIES)
@@ -67,9 +71,16 @@ def test_uneven_gpus_are_as_slow_as_the_fullest(tiny_model: Path, variety: str) 
     lanes = site_of(tiny_model, variety, 60).lanes
     for in_flight in (lanes + 1, 2 * lanes + lanes // 2):
         site = site_of(tiny_model, variety, in_flight)
-        found = steady(site, in_flight).step_ns
-        assert found >= whole_ns(site, in_flight)
-        assert found >= steady(site, in_flight // lanes * lanes).step_ns
+        assert steady(site, in_flight).step_ns >= whole_ns(site, in_flight)
+
+
+@pytest.mark.parametrize("variety", VARIETIES)
+def test_uneven_micro_batches_take_turns(tiny_model: Path, variety: str) -> None:
+    site = site_of(tiny_model, variety, 60)
+    for each in range(1, 2 * site.micro_batches + 2):
+        in_flight = each * site.attention_gpus
+        if in_flight >= site.lanes:
+            assert steady(site, in_flight).step_ns == whole_ns(site, in_flight), each
 
 
 @pytest.mark.parametrize("variety", VARIETIES)
@@ -117,16 +128,16 @@ def test_the_largest_batch_is_the_last_one_that_meets_the_target(
 ) -> None:
     site = site_of(tiny_model, variety, 60)
     tpot_ms = float(steady(site, 50 * site.lanes).step_ns) / NS_PER_MS
-    batch = fullest(site, tpot_ms).batch
-    assert batch >= 50
-    assert steady(site, batch * site.lanes).step_ns <= tpot_ms * NS_PER_MS
-    assert steady(site, (batch + 1) * site.lanes).step_ns > tpot_ms * NS_PER_MS
-    assert fullest(site, 1e-6).batch == 1
+    each, gpus = fullest(site, tpot_ms).requests // site.attention_gpus, site.attention_gpus
+    assert each >= 50 * site.micro_batches
+    assert steady(site, each * gpus).step_ns <= tpot_ms * NS_PER_MS
+    assert steady(site, (each + 1) * gpus).step_ns > tpot_ms * NS_PER_MS
+    assert fullest(site, 1e-6).requests == gpus
 
 
 def test_the_largest_batch_fits_in_memory(tiny_model: Path) -> None:
     site = site_of(tiny_model, "two batches", 60)
-    batch = fullest(site, 1e9).batch
-    held = batch * site.micro_batches * site.expected.reserved_bytes()
+    each = fullest(site, 1e9).requests // site.attention_gpus
+    held = each * site.expected.reserved_bytes()
     capacity = site.kv_memory().kv_capacity_bytes()
-    assert held <= capacity < held + site.micro_batches * site.expected.reserved_bytes()
+    assert held <= capacity < held + site.expected.reserved_bytes()

@@ -21,9 +21,9 @@ VARIED = (
 BASES = ("step3-2a2f", "dsv3-ep128")
 
 
-def at_batch(scenario: Scenario, batch: int, tpot_of: TpotOf = "mean") -> float:
+def at_batch(scenario: Scenario, batch: float, tpot_of: TpotOf = "mean") -> float:
     lanes = compile_deployment(scenario).lanes
-    figures = metrics.summary(simulate(with_batch(scenario, batch * lanes)))
+    figures = metrics.summary(simulate(with_batch(scenario, round(batch * lanes))))
     return float(figures[f"tpot_ms_{tpot_of}"])
 
 
@@ -36,7 +36,8 @@ def test_one_more_would_miss_the_target(tiny_model: Path, base: str, tpot_of: Tp
     found = max_batch_under_slo(aimed, tpot_of)
     assert found["batch"] >= 35
     assert found[f"tpot_ms_{tpot_of}"] <= target
-    assert at_batch(aimed, found["batch"] + 1, tpot_of) > target
+    one_a_gpu = 1 / aimed.deployment.micro_batches
+    assert at_batch(aimed, found["batch"] + one_a_gpu, tpot_of) > target
     assert found["requests_in_flight"] == pytest.approx(
         found["batch"] * compile_deployment(aimed).lanes
     )
@@ -49,8 +50,9 @@ def test_a_target_out_of_reach_gives_the_fastest_point(
     tiny_model: Path, base: str, engine: str
 ) -> None:
     impossible = ("slo.tpot_ms=0.001", f"simulation.engine={engine}")
-    found = max_batch_under_slo(tiny.load(tiny_model, base, *impossible))
-    assert found["batch"] == 1
+    scenario = tiny.load(tiny_model, base, *impossible)
+    found = max_batch_under_slo(scenario)
+    assert found["batch"] == 1 / scenario.deployment.micro_batches
     assert not found["slo_met"]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sim.errors import InfeasibleError
 from sim.scheduler import Scheduler
-from tests.admitting import closed_loop, open_loop
+from tests.admitting import closed_loop, dealt, open_loop
 from tests.strategies import Arrival, arrivals
 
 few = settings(max_examples=60, deadline=None)
@@ -77,7 +77,7 @@ def test_the_gpu_with_least_kv_among_those_with_room(
         reserved = list(seen.reserved_before)
         present = scheduler.in_flight() + scheduler.waiting()
         # A GPU takes at most its share of the micro-batch, which takes its share of all.
-        most = ceil(ceil((present - seen.micro_batch) / m) / gpus)
+        most = ceil(dealt(present, m, gpus)[seen.micro_batch] / gpus)
         for request in seen.entered:
             total = script[request].prompt + script[request].output
             need = -(-total // block) * block
@@ -128,7 +128,7 @@ def test_a_closed_loop_replaces_at_once_and_keeps_micro_batches_even(
         if seen.now_ns >= 10 * (m - 1):
             assert scheduler.in_flight() == concurrency
             sizes = [len(flight) for flight in scheduler.flights]
-            assert max(sizes) - min(sizes) <= 1
+            assert sizes == dealt(concurrency, m, gpus)
 
 
 @few
@@ -215,6 +215,18 @@ def test_kv_of_other_micro_batches_takes_room() -> None:
     scheduler.admit(1, 0)
     assert [len(flight) for flight in scheduler.flights] == [1, 0]
     assert scheduler.waiting() == 1
+
+
+@pytest.mark.parametrize(
+    ("requests", "shares"), [(5, [2, 2, 1]), (6, [2, 2, 2]), (7, [3, 2, 2]), (10, [4, 4, 2])]
+)
+def test_shares_are_rows_of_one_a_gpu(requests: int, shares: list[int]) -> None:
+    scheduler = open_loop([Arrival(0, 1, 9)] * requests, gpus=2, m=3)
+    for j in range(3):
+        scheduler.admit(j, 0)
+    assert [len(flight) for flight in scheduler.flights] == shares
+    for flight in scheduler.flights:
+        assert flight.held.max() == ceil(len(flight) / 2)
 
 
 def test_a_micro_batch_takes_no_more_than_its_share() -> None:

@@ -15,7 +15,7 @@ from sim.flight_loops import BALANCINGS
 from sim.kvcache import Transfer
 from sim.scheduler import Scheduler
 from sim.units import NS_PER_S
-from tests.admitting import closed_loop, open_loop
+from tests.admitting import closed_loop, dealt, open_loop
 from tests.strategies import Arrival, arrivals
 
 few = settings(max_examples=60, deadline=None)
@@ -81,7 +81,8 @@ def test_requests_go_where_the_policy_says(
         scheduler.admit(j, now)
         flight = scheduler.flights[j]
         present = scheduler.in_flight() + scheduler.waiting()
-        most = ceil(ceil((present - j) / m) / gpus)
+        share = dealt(present, m, gpus)[j]
+        most = ceil(share / gpus)
         for request, gpu in zip(flight.request[before:], flight.gpu[before:], strict=True):
             one = script[request]
             need = one.prompt + one.output
@@ -89,7 +90,7 @@ def test_requests_go_where_the_policy_says(
             home.take(int(gpu), one.prompt, need)
             order.append(int(request))
         turns[j] = home.turn
-        if scheduler.waiting() and len(flight) < ceil((present - j) / m):
+        if scheduler.waiting() and len(flight) < share:
             need = script[len(order)].prompt + script[len(order)].output
             assert not home.candidates(policy, need, capacity, most)
         now += 10
