@@ -71,7 +71,7 @@ MISTAKES = {
     ("- name: no jitter", "- name: x\n    where: {pase: [slow]}"): "where.pase: no dimension; did",
     ("- name: no jitter", "- name: x\n    where: {pace: [slw]}"): "where.pace.0: no value; did",
     ("{free: [link,", "{factor: 1.1, free: [link,"): "give one of set, free and factor",
-    ("kind: study", "kind: sweep"): "kind: should be 'study'",
+    ("kind: study", "kind: sweep"): "kind: this file is a sweep",
 }
 
 
