@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.axes import crossed
+from sim.cells import Shapes, meets, with_settings
 from sim.deployments import compile_deployment
 from sim.errors import InfeasibleError
 from sim.points import accelerators, shape_name
@@ -19,7 +20,7 @@ from sim.replications import Figures, replicated
 from sim.scenario import Scenario
 from sim.search import max_batch_under_slo, with_batch
 from sim.steady import Steady, fullest, most_fitting
-from sim.studies import Settings, Shapes, Shortlist, meets, with_settings
+from sim.studies import Settings, Shortlist
 
 
 def worth(figures: Figures, priced: bool) -> float:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sim.cells import Cell, Loaded, named_cards
 from sim.champions import champion
 from sim.duels import changed, duel, limits, loaded
 from sim.points import Outcome, failed
 from sim.results import resolved, sha256
 from sim.store import Inputs, Store, read_by
-from sim.studies import Cell, Counterfactual, Loaded, Settings, Shortlist, Study, named_cards
+from sim.studies import Counterfactual, Settings, Shortlist, Study
 from sim.workers import Failure, Workers
 
 

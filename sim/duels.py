@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from sim.bottleneck import critical_circuit
+from sim.cells import Shapes, with_settings
 from sim.champions import bound, contended, screened, worth
 from sim.frozen import Frozen
 from sim.replications import replication, run_all
 from sim.scenario import Scenario
 from sim.search import with_batch
 from sim.statistics import independent_half_width
-from sim.studies import Changed, Settings, Shapes, Study, with_settings
+from sim.studies import Changed, Settings, Study
 
 Champion = dict[str, Any]
 """A side's best shapes as `sim.champions.champion` returns them."""

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sim.cells import Cell, Shapes
 from sim.contests import Result
 from sim.duels import NEITHER, TIE, verdict
 from sim.points import Row
-from sim.studies import Cell, Shapes, Study
+from sim.studies import Study
 
 # Figures of a champion that the table holds, beside its shape and what limits it.
 _FIGURES = (
@@ -221,3 +222,38 @@ def mechanism_rows(outcomes: Sequence[Outcome]) -> list[Row]:
         for each in outcomes
         for moved in each.moved
     ]
+
+
+def told(outcome: Outcome | None) -> str:
+    """Return a verdict with its margin and interval, in words."""
+    if outcome is None or outcome.verdict is None:
+        return "–"
+    if outcome.margin is None or outcome.half_width is None:
+        return outcome.verdict
+    return f"{outcome.verdict} {percent(outcome.margin)} ± {100 * outcome.half_width:.1f}"
+
+
+def percent(share: float) -> str:
+    """Return a margin in percent, with its sign."""
+    return f"{100 * share:+.1f} %".replace("-", "−")
+
+
+def described_shape(entry: dict[str, Any]) -> str:
+    """Return a champion's shape and settings in a line."""
+    names = {"deployment.ffn.parallelism": "{}", "deployment.overlap": "{}"}
+    told = [entry["shape"]]
+    for path, value in entry["settings"].items():
+        last = path.rsplit(".", 1)[-1]
+        if path.startswith("software."):
+            continue
+        if path in names:
+            told.append(names[path].format(value))
+        elif last == "gpus_per_instance":
+            told.append(f"{value} GPUs an F")
+        elif last == "redundant_experts":
+            told += [f"+{value} replicas"] if value else []
+        elif last == "micro_batches":
+            told.append(f"{value} micro-batches")
+        elif last not in ("instances", "gpus"):
+            told.append(f"{value}")
+    return ", ".join(told)

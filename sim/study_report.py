@@ -5,23 +5,17 @@ Both show the same sections: what they say is written once, here.
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import plotly.graph_objects as go
 import plotly.offline
-from plotly.subplots import make_subplots
 
-from sim.outcomes import Outcome, counts
-from sim.plots import COLOURS
+from sim.outcomes import Outcome, counts, described_shape, percent, told
 from sim.studies import Study
-
-# Margins beyond this share have the full colour.
-_FULL = 0.5
+from sim.verdict_map import verdict_map
 
 
 class Section(NamedTuple):
@@ -154,18 +148,10 @@ def _verdicts(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
             text if number == 0 else "",
             [down, *columns],
             [
-                [", ".join(line), *(_verdict(mine.get((*line, column))) for column in columns)]
+                [", ".join(line), *(told(mine.get((*line, column))) for column in columns)]
                 for line in lines
             ],
         )
-
-
-def _verdict(outcome: Outcome | None) -> str:
-    if outcome is None or outcome.verdict is None:
-        return "–"
-    if outcome.margin is None or outcome.half_width is None:
-        return outcome.verdict
-    return f"{outcome.verdict} {_percent(outcome.margin)} ± {100 * outcome.half_width:.1f}"
 
 
 def _champion(outcome: Outcome, number: int, side: str) -> list[str]:
@@ -187,7 +173,7 @@ def _champion(outcome: Outcome, number: int, side: str) -> list[str]:
         *place,
         described_shape(entry),
         f"{figures['gpus']:.0f}",
-        f"{figures['batch']}",
+        f"{figures['batch']:.3g}",
         entry["limit"],
         f"{figures['tpot_ms_mean']:.1f}",
         f"{figures['tgs']:,.0f}",
@@ -195,28 +181,9 @@ def _champion(outcome: Outcome, number: int, side: str) -> list[str]:
         bound_by,
         busy,
         " / ".join(f"{share:.0%}" for share in shares),
-        "–" if beyond is None else _percent(beyond),
+        "–" if beyond is None else percent(beyond),
         ", ".join(path.rsplit(".", 1)[-1] for path in outcome.edges[number]) or "–",
     ]
-
-
-def described_shape(entry: dict[str, Any]) -> str:
-    """Return a champion's shape and settings in a line."""
-    names = {"deployment.ffn.parallelism": "{}", "deployment.overlap": "{}"}
-    told = [entry["shape"]]
-    for path, value in entry["settings"].items():
-        last = path.rsplit(".", 1)[-1]
-        if path in names:
-            told.append(names[path].format(value))
-        elif last == "gpus_per_instance":
-            told.append(f"{value} GPUs an F")
-        elif last == "redundant_experts":
-            told += [f"+{value} replicas"] if value else []
-        elif last == "micro_batches":
-            told.append(f"{value} micro-batches")
-        elif last not in ("instances", "gpus"):
-            told.append(f"{value}")
-    return ", ".join(told)
 
 
 def _mechanisms(outcome: Outcome, names: Sequence[str]) -> list[str]:
@@ -227,12 +194,12 @@ def _mechanisms(outcome: Outcome, names: Sequence[str]) -> list[str]:
         if each is None:
             cells.append("–")
             continue
-        margin = each.verdict if each.margin is None else _percent(each.margin)
+        margin = each.verdict if each.margin is None else percent(each.margin)
         cells.append(f"{margin} → {each.verdict}" if each.flips else margin)
     most = outcome.decides
     return [
         *outcome.cell.place.values(),
-        _verdict(outcome),
+        told(outcome),
         *cells,
         "–" if most is None else most.name,
     ]
@@ -256,100 +223,3 @@ def _sensitivity(
             str(sum(moved.flips for moved in there)),
             f"× {factors[len(factors) // 2]:.3f}" if factors else "–",
         ]
-
-
-def verdict_map(study: Study, outcomes: Sequence[Outcome]) -> go.Figure:
-    """Return the map: a panel for each value of the first dimension, coloured by margin."""
-    first, second = study.sides
-    names = list(study.dimensions)
-    across, down = names[-1], names[-2]
-    panels = list(dict.fromkeys(tuple(each.cell.place.values())[:-2] for each in outcomes))
-    columns = min(len(panels), 2)
-    lines = -(-len(panels) // columns)
-    titles = [", ".join(panel) for panel in panels]
-    figure = make_subplots(
-        lines, columns, subplot_titles=titles, horizontal_spacing=0.12, vertical_spacing=0.14
-    )
-    for number, panel in enumerate(panels):
-        mine = [each for each in outcomes if tuple(each.cell.place.values())[:-2] == panel]
-        xs = list(dict.fromkeys(each.cell.place[across] for each in mine))
-        ys = list(dict.fromkeys(each.cell.place[down] for each in mine))
-        at = {(each.cell.place[down], each.cell.place[across]): each for each in mine}
-        grid = [[at.get((y, x)) for x in xs] for y in ys]
-        figure.add_trace(
-            go.Heatmap(
-                x=xs,
-                y=ys,
-                z=[[_colour(study, each) for each in line] for line in grid],
-                text=[[_short(each) for each in line] for line in grid],
-                hovertext=[[_hover(study, each) for each in line] for line in grid],
-                texttemplate="%{text}",
-                hoverinfo="text",
-                zmin=-_FULL,
-                zmax=_FULL,
-                colorscale=[[0, COLOURS[1]], [0.5, "#f7f7f7"], [1, COLOURS[0]]],
-                showscale=number == 0,
-                colorbar={
-                    "title": f"{first} over {second}",
-                    "tickformat": "+.0%",
-                    "len": 0.6,
-                },
-                xgap=3,
-                ygap=3,
-            ),
-            row=number // columns + 1,
-            col=number % columns + 1,
-        )
-    figure.update_yaxes(autorange="reversed", type="category")
-    figure.update_xaxes(type="category")
-    figure.update_layout(
-        height=120 + 290 * lines,
-        template="plotly_white",
-        margin={"l": 80, "r": 20, "t": 50, "b": 40},
-        font={"family": "system-ui, sans-serif", "size": 13},
-    )
-    return figure
-
-
-def _colour(study: Study, outcome: Outcome | None) -> float | None:
-    if outcome is None or outcome.verdict is None:
-        return None
-    if outcome.margin is not None:
-        return outcome.margin
-    first, second = study.sides
-    return {f"only {first}": _FULL, f"only {second}": -_FULL}.get(outcome.verdict)
-
-
-def _short(outcome: Outcome | None) -> str:
-    if outcome is None or outcome.verdict is None:
-        return "–"
-    if outcome.margin is None:
-        return outcome.verdict
-    return f"{outcome.verdict}<br>{_percent(outcome.margin)}"
-
-
-def _hover(study: Study, outcome: Outcome | None) -> str:
-    if outcome is None:
-        return ""
-    lines = [f"<b>{html.escape(outcome.cell.name())}</b>: {html.escape(_verdict(outcome))}"]
-    for number, side in enumerate(study.sides):
-        entry, limits = outcome.entries[number], outcome.limits[number]
-        if entry is None:
-            lines.append(f"{html.escape(side)}: {html.escape(outcome.whys[number])}")
-            continue
-        figures = entry["figures"]
-        lines.append(f"{html.escape(side)}: {html.escape(described_shape(entry))}")
-        lines.append(
-            f"  {figures['gpus']:.0f} GPUs, batch {figures['batch']} ({entry['limit']}), "
-            f"{figures['tgs']:,.0f} tokens/s/GPU, TPOT {figures['tpot_ms_mean']:.1f} ms"
-        )
-        if limits:
-            lines.append(f"  {limits['kind']}")
-    most = outcome.decides
-    if most is not None:
-        lines.append(f"decides: {html.escape(most.name)}")
-    return "<br>".join(lines)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:+.1f} %".replace("-", "−")

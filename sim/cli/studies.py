@@ -12,8 +12,9 @@ from sim.cli.text import AsJson, Settings, console, say, table
 from sim.errors import EXIT_FAILED_POINTS, EXIT_INTERRUPTED, EXIT_OK
 
 if TYPE_CHECKING:
+    from sim.cells import Loaded
     from sim.outcomes import Outcome
-    from sim.studies import Loaded, Study
+    from sim.studies import Study
 
 
 def study(
@@ -38,13 +39,13 @@ def study(
     """
     import os
 
-    from sim import outcomes, studies
+    from sim import cells, outcomes
     from sim import workers as pools
     from sim.contests import Contests
     from sim.results import RUNS
     from sim.store import Store
 
-    loaded = studies.load(name, setting or (), only or ())
+    loaded = cells.load(name, setting or (), only or ())
     folder = out or RUNS / loaded.study.name
     stopped = False
     with (
@@ -117,7 +118,7 @@ class _Progress:
 
 def _save(loaded: Loaded, found: list[Outcome], folder: Path) -> None:
     from sim import outcomes, points, results, study_report
-    from sim.studies import named_cards
+    from sim.cells import named_cards
 
     study = loaded.study
     scenarios = [each for cell in loaded.cells for of in cell.sides for each in named_cards(of)]

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from sim import studies
+from sim import cells
+from sim.cells import with_settings
 from sim.errors import ScenarioError
-from sim.studies import with_settings
 from tests import studying
 
 
 def test_cells_are_the_product_of_the_dimensions(tmp_path: Path) -> None:
-    loaded = studies.load(studying.write(tmp_path))
+    loaded = cells.load(studying.write(tmp_path))
     assert [cell.name() for cell in loaded.cells] == ["Loaded, fast", "Loaded, slow"]
     assert [cell.sides[0].first.slo.tpot_ms for cell in loaded.cells] == [0.9, 1.5]
     assert all(cell.priced for cell in loaded.cells)
-    (slow,) = studies.load(tmp_path / "study.yaml", only=["pace=slow"]).cells
+    (slow,) = cells.load(tmp_path / "study.yaml", only=["pace=slow"]).cells
     assert slow.place == {"model": "Loaded", "pace": "slow"}
 
 
@@ -25,7 +25,7 @@ def test_a_card_without_a_price_makes_output_per_gpu_the_yield(tmp_path: Path) -
     add = "set: {deployment.gpus: 4, deployment.lm_head_tp: 1}"
     axis = f"{add}\n    constraints: [gpus < 99]"
     more = ("- deployment.gpus: [2, 4, 8]", "- deployment.accelerator: [h800, h200-sxm]")
-    loaded = studies.load(studying.write(tmp_path, (add, axis), more))
+    loaded = cells.load(studying.write(tmp_path, (add, axis), more))
     assert not any(cell.priced for cell in loaded.cells)
 
 
@@ -35,7 +35,7 @@ def test_values_add_shapes_to_a_side(tmp_path: Path) -> None:
         "fast: {set: {slo.tpot_ms: 0.9}, sides: {EP: {axes: [deployment.overlap: [none]],"
         " constraints: [gpus < 8], set: {deployment.combine_dtype: fp8}}}}"
     )
-    first, second = studies.load(studying.write(tmp_path, (fast, more))).cells
+    first, second = cells.load(studying.write(tmp_path, (fast, more))).cells
     ep, other = first.sides[1], second.sides[1]
     assert len(ep.axes) == len(other.axes) + 1
     assert ep.constraints == ("gpus < 8",)
@@ -44,7 +44,7 @@ def test_values_add_shapes_to_a_side(tmp_path: Path) -> None:
 
 
 def test_settings_change_a_scenario_alone(tmp_path: Path) -> None:
-    first = studies.load(studying.write(tmp_path)).cells[0].sides[0].first
+    first = cells.load(studying.write(tmp_path)).cells[0].sides[0].first
     other = with_settings(first, {"slo.tpot_ms": 3.0, "noise": None})
     assert (other.slo.tpot_ms, other.noise) == (3.0, None)
     assert (first.slo.tpot_ms, first.noise is None) == (0.9, False)
@@ -79,7 +79,7 @@ MISTAKES = {
 def test_mistakes_are_told_with_their_place(tmp_path: Path, change: tuple[str, str]) -> None:
     path = studying.write(tmp_path, change)
     with pytest.raises(ScenarioError) as caught:
-        studies.load(path)
+        cells.load(path)
     told = [line for line in caught.value.problems if MISTAKES[change] in line]
     assert told, caught.value.problems
     assert all(line.startswith(f"{path}:") for line in told)
@@ -93,7 +93,7 @@ def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
         ("gpus: [2, 4, 8]", "gpus: [2, 4, -8]"),
     )
     with pytest.raises(ScenarioError) as caught:
-        studies.load(path)
+        cells.load(path)
     told = "\n".join(caught.value.problems)
     for word in ("instances", "tpott_ms", "gpus"):
         assert word in told
@@ -109,10 +109,10 @@ def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
 )
 def test_wrong_choices_of_cells(tmp_path: Path, only: str, said: str) -> None:
     with pytest.raises(ScenarioError, match=said.replace("?", r"\?")):
-        studies.load(studying.write(tmp_path), only=[only])
+        cells.load(studying.write(tmp_path), only=[only])
 
 
 def test_the_shipped_study_is_read() -> None:
-    loaded = studies.load("afd-vs-ep")
+    loaded = cells.load("afd-vs-ep")
     assert len(loaded.cells) == 64
     assert [cell.priced for cell in loaded.cells].count(True) == 32

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import outcomes, studies, workers
+from sim import cells, outcomes, workers
+from sim.cells import Loaded
 from sim.champions import champion
 from sim.contests import Contests, Job, Result
 from sim.duels import TIE, changed, duel, loaded, verdict
 from sim.outcomes import Moved
 from sim.store import Store
-from sim.studies import Changed, Loaded, Shortlist
+from sim.studies import Changed, Shortlist
 from tests import studying
 
 SIDES = ("AFD", "EP")
@@ -25,7 +26,7 @@ SIDES = ("AFD", "EP")
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    return studies.load(studying.write(tmp_path_factory.mktemp("study")))
+    return cells.load(studying.write(tmp_path_factory.mktemp("study")))
 
 
 @pytest.mark.parametrize("cell", [0, 1])
@@ -178,7 +179,7 @@ def test_the_same_bytes_by_any_number_of_workers_and_after_an_interruption(
         if len(ran) == 3:
             raise KeyboardInterrupt
 
-    loaded = studies.load(path)
+    loaded = cells.load(path)
     with Store(tmp_path / "three", "small") as store, workers.local(1) as pool:
         contests = Contests(loaded, store)
         with pytest.raises(KeyboardInterrupt):

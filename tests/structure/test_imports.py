@@ -47,7 +47,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("timeline", "report"),
         *("explain", "explain_page", "calibration_plot", "scenario_doc"),
         *("comparison", "capacity", "ratio"),
-        *("studies", "champions", "duels", "contests", "outcomes", "study_report"),
+        *("studies", "cells", "champions", "duels", "contests", "outcomes", "study_report"),
+        "verdict_map",
     ),
     ("cli.", "calibrate_cli", "measure_cli", ""),
 )
