@@ -53,14 +53,12 @@ class KvTransfer(Strict):
     """What a transfer takes beside its bytes, µs."""
 
 
-def share_of(present: int, micro_batch: int, micro_batches: int, gpus: int) -> int:
-    """Return how many of the requests present a micro-batch may hold, so that all stay even.
+def share_of(present: int, micro_batch: int, micro_batches: int, row: int) -> int:
+    """Return how many of the requests present a micro-batch may hold, dealt out `row` at a time.
 
-    They are dealt out in turn: in rows of one a GPU, as where every GPU splits its own requests, or
-    one by one where there are fewer than one on each GPU in each micro-batch. A micro-batch lasts
-    as long as its fullest GPU, so with five a GPU three and two beat two and a half each.
+    While there are fewer than a row for each micro-batch, they are dealt out one by one.
     """
-    row = gpus if present >= gpus * micro_batches else 1
+    row = row if present >= row * micro_batches else 1
     rows, rest = divmod(present, row)
     whole = -(-(rows - micro_batch) // micro_batches) * row
     return whole + (rest if micro_batch == rows % micro_batches else 0)
@@ -74,7 +72,16 @@ class Admission(Strict):
     least KV of the micro-batch among GPUs below their even share of its requests; least_kv,
     least_requests: the least of one alone; round_robin: the next one in turn; power_of_two: of two
     drawn ones that with less KV."""
+    split: Literal["even", "rows"] = "even"
+    """How the requests present are split over micro-batches. even: as many in each, to one; rows:
+    as many rows of one on each GPU, as where every GPU splits its own. A micro-batch waits for its
+    fullest GPU: of five requests a GPU, rows make three and two, even makes three and three on
+    some. Even is better where the FFN, which sees all tokens, sets the pace."""
     kv: Annotated[Reserve | Watermark, Field(discriminator="kind")] = Reserve(kind="reserve")
     """How much KV a request claims."""
     kv_transfer: KvTransfer | None = None
     """What passes before a request's KV is there; by default it comes with the request."""
+
+    def row(self, gpus: int) -> int:
+        """Return the requests that are dealt out to a micro-batch at a time, on so many GPUs."""
+        return gpus if self.split == "rows" else 1

@@ -103,6 +103,7 @@ class Scheduler:
 
             self._law = law_of(speculation, seed)
         self._policy = admission.kv
+        self._row = admission.row(gpus)
         share = self._policy.share if isinstance(self._policy, Watermark) else 1.0
         key = np.uint64(stream(seed, "placement").integers(1 << 63))
         grows = isinstance(self._policy, Watermark)
@@ -188,7 +189,7 @@ class Scheduler:
             return
         flight = self.flights[micro_batch]
         present = self.in_flight() + self.waiting()
-        share = share_of(present, micro_batch, self.micro_batches, self.gpus)
+        share = share_of(present, micro_batch, self.micro_batches, self._row)
         requests = self._line.head(max(share - len(flight), 0))
         limits = (-(-share // self.gpus), *self._limits)
         entered = flight.enter(requests, now_ns, limits, self.used_bytes, self._ledger.table)

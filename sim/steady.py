@@ -124,8 +124,8 @@ def steady(
     remembers, from call to call with the same site and `free`, what loads of a micro-batch take.
     """
     known = {} if known is None else known
-    m, gpus = site.micro_batches, site.attention_gpus
-    shares = [share_of(requests, micro_batch, m, gpus) for micro_batch in range(m)]
+    m, row = site.micro_batches, site.scenario.admission.row(site.attention_gpus)
+    shares = [share_of(requests, micro_batch, m, row) for micro_batch in range(m)]
     loads = [_load(site, share, free, known) for share in shares]
     program = site.one_of_each(loads[0].rows)
     times = {share: program.times(*known[share][:2]) for share in set(shares)}

@@ -35,9 +35,9 @@ class Scripted(Requests):
         return table[:, 0], table[:, 1], table[:, 2]
 
 
-def dealt(present: int, m: int, gpus: int) -> list[int]:
-    """Return the shares of micro-batches when requests are dealt out in rows, one a GPU."""
-    row = gpus if present >= gpus * m else 1
+def dealt(present: int, m: int, row: int = 1) -> list[int]:
+    """Return the shares of micro-batches when requests are dealt out in rows."""
+    row = row if present >= row * m else 1
     shares = [0] * m
     for turn, first in enumerate(range(0, present, row)):
         shares[turn % m] += min(row, present - first)

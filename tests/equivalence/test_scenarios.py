@@ -131,7 +131,8 @@ def admissions(draw: st.DrawFn) -> str:
     )))  # fmt: skip
     nic = "{nic_share: {value: 0.01, source: drawn}, latency_us: {value: 300, source: drawn}}"
     transfer = draw(st.sampled_from(("null", nic)))
-    return f"admission={{gpu: {gpu}, kv: {kv}, kv_transfer: {transfer}}}"
+    split = draw(st.sampled_from(("even", "rows")))
+    return f"admission={{gpu: {gpu}, split: {split}, kv: {kv}, kv_transfer: {transfer}}}"
 
 
 @st.composite

@@ -43,15 +43,15 @@ VARIETIES = {
 }
 
 
-def site_of(model: Path, variety: str, in_flight: int) -> Site:
+def site_of(model: Path, variety: str, in_flight: int, *more: str) -> Site:
     base, *overrides = VARIETIES[variety]
     closed = f"workload.arrivals={{kind: closed, concurrency: {in_flight}}}"
-    return compile_deployment(tiny.load(model, base, *overrides, closed))
+    return compile_deployment(tiny.load(model, base, *overrides, closed, *more))
 
 
 def whole_ns(site: Site, in_flight: int) -> Fraction:
-    m, gpus = site.micro_batches, site.attention_gpus
-    shares = [share_of(in_flight, j, m, gpus) for j in range(m)]
+    m, row = site.micro_batches, site.scenario.admission.row(site.attention_gpus)
+    shares = [share_of(in_flight, j, m, row) for j in range(m)]
     assert sum(shares) == in_flight
     times = [site.times(site.expected.batch_of(share)) for share in shares]
     return BoundEngine(site.program).step_ns(times)
@@ -76,7 +76,8 @@ def test_uneven_gpus_are_as_slow_as_the_fullest(tiny_model: Path, variety: str) 
 
 @pytest.mark.parametrize("variety", VARIETIES)
 def test_uneven_micro_batches_take_turns(tiny_model: Path, variety: str) -> None:
-    site = site_of(tiny_model, variety, 60)
+    site = site_of(tiny_model, variety, 60, "admission.split=rows")
+    assert site.scenario.admission.split == "rows"
     for each in range(1, 2 * site.micro_batches + 2):
         in_flight = each * site.attention_gpus
         if in_flight >= site.lanes:

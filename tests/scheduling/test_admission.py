@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.admission import Admission
 from sim.errors import InfeasibleError
 from sim.scheduler import Scheduler
 from tests.admitting import closed_loop, dealt, open_loop
@@ -77,7 +78,7 @@ def test_the_gpu_with_least_kv_among_those_with_room(
         reserved = list(seen.reserved_before)
         present = scheduler.in_flight() + scheduler.waiting()
         # A GPU takes at most its share of the micro-batch, which takes its share of all.
-        most = ceil(dealt(present, m, gpus)[seen.micro_batch] / gpus)
+        most = ceil(dealt(present, m)[seen.micro_batch] / gpus)
         for request in seen.entered:
             total = script[request].prompt + script[request].output
             need = -(-total // block) * block
@@ -128,7 +129,7 @@ def test_a_closed_loop_replaces_at_once_and_keeps_micro_batches_even(
         if seen.now_ns >= 10 * (m - 1):
             assert scheduler.in_flight() == concurrency
             sizes = [len(flight) for flight in scheduler.flights]
-            assert sizes == dealt(concurrency, m, gpus)
+            assert sizes == dealt(concurrency, m)
 
 
 @few
@@ -217,11 +218,25 @@ def test_kv_of_other_micro_batches_takes_room() -> None:
     assert scheduler.waiting() == 1
 
 
+@few
+@given(st.integers(1, 60), shapes, st.integers(0, 9))
+def test_rows_stay_even_in_a_closed_loop(
+    concurrency: int, shape: tuple[int, int], seed: int
+) -> None:
+    gpus, m = shape
+    rows = Admission(split="rows")
+    scheduler = closed_loop(concurrency, gpus, m, seed=seed, admission=rows)
+    for seen in boundaries(scheduler, 25):
+        if seen.now_ns >= 10 * (m - 1):
+            assert [len(flight) for flight in scheduler.flights] == dealt(concurrency, m, gpus)
+
+
 @pytest.mark.parametrize(
     ("requests", "shares"), [(5, [2, 2, 1]), (6, [2, 2, 2]), (7, [3, 2, 2]), (10, [4, 4, 2])]
 )
 def test_shares_are_rows_of_one_a_gpu(requests: int, shares: list[int]) -> None:
-    scheduler = open_loop([Arrival(0, 1, 9)] * requests, gpus=2, m=3)
+    rows = Admission(split="rows")
+    scheduler = open_loop([Arrival(0, 1, 9)] * requests, gpus=2, m=3, admission=rows)
     for j in range(3):
         scheduler.admit(j, 0)
     assert [len(flight) for flight in scheduler.flights] == shares

@@ -81,7 +81,7 @@ def test_requests_go_where_the_policy_says(
         scheduler.admit(j, now)
         flight = scheduler.flights[j]
         present = scheduler.in_flight() + scheduler.waiting()
-        share = dealt(present, m, gpus)[j]
+        share = dealt(present, m)[j]
         most = ceil(share / gpus)
         for request, gpu in zip(flight.request[before:], flight.gpu[before:], strict=True):
             one = script[request]
