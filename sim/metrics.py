@@ -65,8 +65,11 @@ METRICS = (
 
 
 def cut_steps(run: Run) -> int:
-    """Return how many leading steps of each micro-batch are warm-up: the fill, then MSER-5."""
-    numbers, gaps = step_gaps_ns(run.steps)
+    """Return how many leading steps of each micro-batch are warm-up: the fill, then MSER-5.
+
+    With arrivals from outside, the drain after the last one tells nothing of it.
+    """
+    numbers, gaps = step_gaps_ns({name: of[_fed(run)] for name, of in run.steps.items()})
     numbers, gaps = numbers[numbers >= FILL_STEPS], gaps[numbers >= FILL_STEPS]
     last = int(run.steps["step"].max())
     return min(int(numbers[warm_up(gaps)]), last) if len(numbers) else min(FILL_STEPS, last)
@@ -78,10 +81,16 @@ def measured_steps(run: Run, cut: int) -> NDArray[np.bool_]:
     With arrivals from outside, those after the last arrival do not: a system that runs empty.
     """
     measured: NDArray[np.bool_] = run.steps["step"] >= cut
-    if run.scenario.workload.arrivals.kind != "closed":
-        fed = measured & (run.steps["end_ns"] <= run.requests["arrival_ns"].max())
-        measured = fed if fed.any() else measured
-    return measured
+    fed = measured & _fed(run)
+    return fed if fed.any() else measured
+
+
+def _fed(run: Run) -> NDArray[np.bool_]:
+    """Return which rows of `run.steps` ended while requests were still to arrive."""
+    if run.is_closed():
+        return np.ones(len(run.steps["step"]), dtype=np.bool_)
+    fed: NDArray[np.bool_] = run.steps["end_ns"] <= run.requests["arrival_ns"].max()
+    return fed
 
 
 def summary(run: Run) -> dict[str, Any]:

@@ -48,7 +48,9 @@ def counted(run: Run) -> dict[int, tuple[bool, int, int]]:
         mine = run.steps["micro_batch"] == of["micro_batch"]
         ends = run.steps["end_ns"]
         lived = mine & (ends >= of["first_token_ns"]) & (ends <= of["last_token_ns"])
-        seen = sorted(ends[lived & (run.steps["step"] >= max(cut - 1, 0))].tolist())
+        # Requests that come from outside are judged over their whole life.
+        first = max(cut - 1, 0) if run.is_closed() else 0
+        seen = sorted(ends[lived & (run.steps["step"] >= first)].tolist())
         met = (of["admitted_ns"] - of["arrival_ns"]) / NS_PER_MS <= (slo.queue_ms or np.inf)
         if len(seen) > 1:
             met &= (seen[-1] - seen[0]) / (len(seen) - 1) / NS_PER_MS <= slo.tpot_ms
