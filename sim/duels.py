@@ -7,14 +7,17 @@ matters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from sim.arrivals import ClosedLoop
 from sim.bottleneck import critical_circuit
 from sim.cells import Shapes, with_settings
 from sim.champions import bound, contended, screened, worth
+from sim.deployments import compile_deployment
+from sim.errors import InfeasibleError
 from sim.frozen import Frozen
 from sim.replications import replication, run_all
 from sim.scenario import Scenario
@@ -52,8 +55,9 @@ def duel(a: Scenario, b: Scenario, pairs: int, priced: bool) -> dict[str, Any]:
 
     Both have the same seed in each pair, and other seeds than the search for them.
     """
-    scenarios = [replication(each, number) for number in range(1, pairs + 1) for each in (a, b)]
-    figures = run_all(scenarios)
+    numbers = range(1, pairs + 1)
+    a, b = fitting(a, numbers), fitting(b, numbers)
+    figures = run_all([replication(each, number) for number in numbers for each in (a, b)])
     yields = np.array([worth(each, priced) for each in figures]).reshape(pairs, 2)
     margins = yields[:, 0] / yields[:, 1] - 1
     tpot_ms = np.array([each["tpot_ms_mean"] for each in figures]).reshape(pairs, 2)
@@ -62,6 +66,27 @@ def duel(a: Scenario, b: Scenario, pairs: int, priced: bool) -> dict[str, Any]:
         "half_width": independent_half_width(margins),
         "tpot_ms": [float(each) for each in tpot_ms.mean(axis=0)],
     }
+
+
+def fitting(scenario: Scenario, numbers: Iterable[int]) -> Scenario:
+    """Return a closed loop whose mean KV fits in all of its replications `numbers`.
+
+    A load that just fits with one seed may be over with another, whose requests are longer: then
+    there is one request less on each attention GPU. Raises InfeasibleError if not even one fits.
+    """
+    while True:
+        try:
+            for number in numbers:
+                compile_deployment(replication(scenario, number))
+            return scenario
+        except InfeasibleError:
+            site = compile_deployment(with_batch(scenario, 1))
+            arrivals = scenario.workload.arrivals
+            assert isinstance(arrivals, ClosedLoop)
+            less = arrivals.requests_in_flight(scenario.gpu_count()) - site.attention_gpus
+            if less < site.attention_gpus:
+                raise
+            scenario = with_batch(scenario, less)
 
 
 def limits(scenario: Scenario, screen: Settings) -> dict[str, Any]:

@@ -261,9 +261,12 @@ class KernelTable:
             if curve.op != op or (medium != "hbm" and curve.kernel != kernel):
                 continue
             away = _key_distance(key, curve.key)
+            # How many query heads share a KV head decides what limits attention, whatever the
+            # format of the cache: there the shape comes before the format.
+            first = away if op.startswith("attention") else 0.0
             strange = (curve.dtype != dtype, "/" in curve.kernel, curve.kernel != kernel)
             if away < np.inf:
-                relatives.append((*strange, away, curve.identity))
+                relatives.append((first, *strange, away, curve.identity))
         return (self._by_identity[min(relatives)[-1]], False) if relatives else (None, False)
 
 

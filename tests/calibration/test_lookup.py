@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sim import cards, ops
+from sim import cards, kernels, ops
 from sim.curve import Curve
 from sim.kernels import KernelTable
 
@@ -140,3 +140,16 @@ def test_a_value_costs_at_most_two_microseconds_in_batches() -> None:
         table.duration_ns(op)
         best = min(best, time.perf_counter() - start)
     assert best / len(sizes) < 2e-6
+
+
+def test_attention_borrows_from_its_own_shape_before_its_own_format() -> None:
+    # On H20 nobody measured MFA on an FP8 cache; the one FP8 curve has 4 query heads a KV head.
+    card = cards.accelerator("h20")
+    table = kernels.load(card, cards.calibration("h20"))
+    load = 64, 64 * 8192, float(card.query_tile_rows)
+    narrow, wide = (ops.attention_gqa(dtype, 64, 1, 256, *load) for dtype in ("fp8", "bf16"))
+    curve, own = table.serving(narrow)
+    assert curve is not None
+    assert (curve.dtype, curve.key, own) == ("bf16", "q64kv1d256", False)
+    assert table.duration_ns(narrow) < table.duration_ns(wide)
+    assert table.usage_ns["extrapolated"] > 0

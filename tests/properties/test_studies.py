@@ -15,11 +15,15 @@ from sim import cells, outcomes, workers
 from sim.cells import Loaded
 from sim.champions import champion
 from sim.contests import Contests, Job, Result
-from sim.duels import TIE, changed, duel, loaded, verdict
+from sim.deployments import compile_deployment
+from sim.duels import TIE, changed, duel, fitting, loaded, verdict
+from sim.errors import InfeasibleError
 from sim.outcomes import Moved
+from sim.replications import replication
+from sim.search import with_batch
 from sim.store import Store
 from sim.studies import Changed, Shortlist
-from tests import studying
+from tests import studying, tiny
 
 SIDES = ("AFD", "EP")
 
@@ -204,3 +208,27 @@ def test_the_same_bytes_by_any_number_of_workers_and_after_an_interruption(
     assert [("slow" in line, "fast" in line) for line in mechanisms if "understated" in line] == [
         (True, False)
     ]
+
+
+def test_a_duel_at_the_edge_of_memory_takes_a_load_that_fits_with_every_seed(
+    loaded_model: Path,
+) -> None:
+    lengths = "workload.lengths.prompt={kind: lognormal, mean: 3000, cv: 1.0, max_tokens: 20000}"
+    roomy = tiny.load(loaded_model, "dsv3-ep128", lengths)
+    site = compile_deployment(with_batch(roomy, 1))
+    needed = 40.001 * site.expected.claimed_bytes()
+    spare = (site.kv_memory().kv_capacity_bytes() - needed) / 1e9
+    reserve = f"memory.activation_reserve_gb={roomy.memory.activation_reserve_gb + spare}"
+    full = with_batch(tiny.load(loaded_model, "dsv3-ep128", lengths, reserve), 40 * 4)
+    compile_deployment(full)
+    over = 0
+    for number in range(1, 7):
+        try:
+            compile_deployment(replication(full, number))
+        except InfeasibleError:
+            over += 1
+    assert 0 < over < 6
+    fits = fitting(full, range(1, 7))
+    for number in range(1, 7):
+        compile_deployment(replication(fits, number))
+    assert duel(full, full, 3, priced=False)["margin"] == 0
