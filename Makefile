@@ -1,5 +1,5 @@
 # make pareto   run the main sweep and draw its Pareto front
-# make study    run the central study, AFD against EP (about an hour of one core)
+# make study    run the central study, AFD against EP (about 50 minutes on 2 cores)
 # make test     run all tests
 # make lint     ruff, formatting, types
 # make bench    report speed ratios
