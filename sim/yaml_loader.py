@@ -7,27 +7,28 @@ pydantic model and reports *all* mistakes of the file at once.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from sim.errors import ScenarioError, did_you_mean
+from sim.kinds import other_kind
 
 Model = TypeVar("Model", bound=BaseModel)
 Loc = tuple[str | int, ...]
 
 _MAX_DEPTH = 40
 
-# What files say of their kind; a scenario says nothing.
-_KINDS = {
-    "accelerator": "an accelerator card",
-    "fabric": "a fabric card",
-    "model": "a model card",
-    "sweep": "a sweep, for afdsim sweep",
-    "study": "a study, for afdsim study",
+# What PyYAML finds, and what people usually meant.
+_REMEDIES = {
+    "tab": "indent with spaces",
+    "mapping values": "check the indentation, or quote a value that holds a colon",
+    "undefined alias": "quote a value that begins with *",
+    "end of stream": "close the quote or bracket",
+    "expected ','": "close the bracket",
+    "expected key": "indent the keys of one mapping alike",
 }
-_SCENARIO = "a scenario, for afdsim run"
 # What PyYAML raises for a scalar that is not what its tag says: !!float x, !!bool x, !!int ''.
 _BAD_SCALARS = (ValueError, LookupError, AttributeError)
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -107,7 +108,7 @@ class Document:
         Raises ScenarioError with every mistake, duplicate keys included.
         """
         problems = list(self.problems)
-        stranger = _other_kind(self.data, model)
+        stranger = other_kind(self.data, model)
         if stranger:
             raise ScenarioError([*problems, self.problem(("kind",), stranger)])
         try:
@@ -155,22 +156,6 @@ class Document:
         return known
 
 
-def _other_kind(data: Any, model: type[BaseModel]) -> str:
-    """Return what a file is if it is of another kind than `model`; empty if it is not known to be.
-
-    Its keys would all be wrong, and tell nobody why.
-    """
-    if not isinstance(data, dict):
-        return ""
-    field = model.model_fields.get("kind")
-    wanted = _KINDS[get_args(field.annotation)[0]] if field is not None else _SCENARIO
-    kind = data.get("kind")
-    found = _KINDS.get(kind, "") if isinstance(kind, str) else ""
-    if "kind" not in data and "deployment" in data:
-        found = _SCENARIO
-    return f"this file is {found}; expected {wanted}" if found not in ("", wanted) else ""
-
-
 def read(path: Path) -> Document:
     """Return the parsed file at `path`; duplicate keys wait in `.problems` for `validate`.
 
@@ -206,8 +191,19 @@ def _parse(text: str, name: str) -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        raise ScenarioError(f"{place}: not valid YAML: {_one_line(error)}") from None
+        raise ScenarioError(f"{place}: not valid YAML: {_in_words(error)}") from None
     return document
+
+
+def _in_words(error: yaml.YAMLError) -> str:
+    """Return what is wrong, since which line, and the remedy where there is a usual one."""
+    problem = getattr(error, "problem", None)
+    if not problem:
+        return _one_line(error)
+    mark, context = getattr(error, "context_mark", None), getattr(error, "context", None)
+    since = f" ({context} since line {mark.line + 1})" if mark and context else ""
+    remedy = next((f"; {remedy}" for sign, remedy in _REMEDIES.items() if sign in problem), "")
+    return f"{_one_line(problem)}{since}{remedy}"
 
 
 def _construct(loader: Any, node: yaml.Node, loc: Loc, document: Document) -> Any:
@@ -299,5 +295,5 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: object) -> str:
     return " ".join(str(error).split())

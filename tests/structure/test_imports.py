@@ -21,7 +21,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "workers",
     ),
     (
-        *("hardware", "model", "yaml_loader", "measurements", "axes", "constraints"),
+        *("hardware", "model", "kinds", "yaml_loader", "measurements", "axes", "constraints"),
         *("lengths", "arrivals", "traces", "workload", "admission", "noise"),
         *("speculation", "software", "shapes"),
     ),
