@@ -42,6 +42,7 @@ class Document:
         self.data: Any = None
         self.problems: list[str] = []
         self._places: dict[Loc, str] = {}
+        self._overwritten: dict[Loc, str] = {}
 
     def place(self, loc: Loc) -> str:
         """Return `file:line:col` of the value at `loc`, or of its nearest known parent."""
@@ -101,6 +102,7 @@ class Document:
             known: place for known, place in self._places.items() if known[: len(loc)] != loc
         }
         self._places |= dict.fromkeys([*made, loc], origin)
+        self._overwritten[loc] = origin
 
     def validate(self, model: type[Model]) -> Model:
         """Return `model` filled from this document.
@@ -130,7 +132,12 @@ class Document:
         if kind == "missing":
             return self.problem((*known, loc[-1]), "missing; add this key")
         if kind == "value_error":
-            return self.problem(known, f"{ctx['error']}")
+            # Of several values together, those that were set are the ones to look at.
+            found = [o for at, o in self._overwritten.items() if at[: len(known)] == known]
+            places = ", ".join(dict.fromkeys(found)) or self.place(known)
+            return ": ".join(
+                [places, *[".".join(map(str, known))][: len(known)], str(ctx["error"])]
+            )
         if kind == "union_tag_invalid":
             tags = [tag.strip(" '") for tag in str(ctx["expected_tags"]).split(",")]
             field = str(ctx["discriminator"]).strip("'")
