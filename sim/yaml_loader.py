@@ -135,9 +135,8 @@ class Document:
             # Of several values together, those that were set are the ones to look at.
             found = [o for at, o in self._overwritten.items() if at[: len(known)] == known]
             places = ", ".join(dict.fromkeys(found)) or self.place(known)
-            return ": ".join(
-                [places, *[".".join(map(str, known))][: len(known)], str(ctx["error"])]
-            )
+            path = [".".join(map(str, known))] if known else []
+            return ": ".join([places, *path, str(ctx["error"])])
         if kind == "union_tag_invalid":
             tags = [tag.strip(" '") for tag in str(ctx["expected_tags"]).split(",")]
             field = str(ctx["discriminator"]).strip("'")

@@ -334,3 +334,28 @@ def test_what_a_setting_leaves_out_is_told_of_the_setting() -> None:
         f"--set speculation.drafts: speculation.{key}: missing; add this key"
         for key in ("draft_layer", "acceptance")
     )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            ["deployment.gpus=129", "slo.tpot_ms=20"],
+            "--set deployment.gpus: deployment: lm_head_tp 8 does not divide 129 gpus",
+        ),
+        (
+            [
+                "simulation.engine=bound",
+                "workload.arrivals={kind: poisson, requests_per_s: 3, requests: 5}",
+            ],
+            "--set simulation.engine, --set workload.arrivals: simulation.engine bound knows no",
+        ),
+    ],
+)
+def test_values_that_do_not_go_together_are_told_of_the_settings(
+    overrides: list[str], problem: str
+) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        scenario.load("dsv3-ep128", overrides)
+    (told,) = caught.value.problems
+    assert told.startswith(problem)
