@@ -31,6 +31,7 @@ STUDIES = "scenarios/studies"
 _PACKAGE = Path(__file__).resolve().parent
 
 
+@lru_cache
 def packaged(folder: str) -> Path:
     """Return the packaged `folder`: beside the code in a wheel, the checkout's otherwise."""
     in_wheel = _PACKAGE / "_data" / folder

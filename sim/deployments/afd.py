@@ -49,7 +49,7 @@ class AfdDeployment(Site):
         attention = cards.accelerator(deployment.attention.accelerator)
         ffn = cards.accelerator(deployment.ffn.accelerator)
         self.attention_timer = self.timer(attention, deployment.ffn.moe_kernel)
-        same = ffn == attention
+        same = ffn is attention or ffn == attention
         self.ffn_timer = (
             self.attention_timer if same else self.timer(ffn, deployment.ffn.moe_kernel)
         )
@@ -75,7 +75,7 @@ class AfdDeployment(Site):
         shared = afd.attention.gpu_count() // afd.attention.o_proj_tp
         collectives = afd.ffn.gpus_per_instance > 1
         return Shape(
-            layer_kinds=tuple(self.kinds.index(each) for each in self.passes),
+            layer_kinds=self.sequence,
             micro_batches=afd.micro_batches,
             attention_gpus=self.attention_gpus,
             ffn_instances=afd.ffn.instances,

@@ -74,8 +74,7 @@ class EpDeployment(Site):
         return self._program(1)
 
     def _program(self, gpus: int) -> Program:
-        kinds = tuple(self.kinds.index(each) for each in self.passes)
-        return program(Shape(kinds, gpus, self.ep.overlap == "two_batch"))
+        return program(Shape(self.sequence, gpus, self.ep.overlap == "two_batch"))
 
     def server_name(self, pool: int, server: int) -> str:
         """Return the name of a server: a GPU by its node and its rank there, or the network."""

@@ -73,6 +73,9 @@ class Site(ABC):
         self.passes = passes(self.model, speculation)
         """Layers as a step goes through them; a drafting one comes last, and several times."""
         self.kinds: list[Pass] = list(dict.fromkeys(self.passes))
+        number = {kind: place for place, kind in enumerate(self.kinds)}
+        self.sequence = tuple(number[each] for each in self.passes)
+        """Places in `kinds` of the layers in their order."""
         self.last_positions = 1
         """Tokens of each request whose LM head ends a step."""
         if speculation is not None and speculation.draft_layer is not None:
