@@ -67,6 +67,21 @@ def find_any(folders: Sequence[str], name: str, what: str) -> Path:
     raise ScenarioError(f"unknown {what} {name!r}; {did_you_mean(name, known)}")
 
 
+def study(name: str) -> Path:
+    """Return the study at a path, or of a name: `study.yaml` in a folder of that name.
+
+    Raises ScenarioError with the nearest name.
+    """
+    if "/" in name or name.endswith(".yaml"):
+        return find(STUDIES, name, "study")
+    places = (Path.cwd() / STUDIES, packaged(STUDIES))
+    for place in places:
+        if (place / name / "study.yaml").is_file():
+            return place / name / "study.yaml"
+    known = sorted({path.parent.name for place in places for path in place.glob("*/study.yaml")})
+    raise ScenarioError(f"unknown study {name!r}; {did_you_mean(name, known)}")
+
+
 def model(name: str) -> ModelCard:
     """Return the model card called `name`. Raises ScenarioError if missing or wrong."""
     return _card(ModelCard, find(MODELS, name, "model"))

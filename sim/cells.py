@@ -59,7 +59,7 @@ def load(name: str | Path, overrides: Iterable[str] = (), only: Iterable[str] = 
     `overrides` are `path=value` assignments for all shapes, `only` are `DIMENSION=VALUE`: cells
     with other values of that dimension are left out.
     """
-    document = read(cards.find(cards.STUDIES, str(name), "study"))
+    document = read(cards.study(str(name)))
     study = document.validate(Study)
     reader = _Reader(document, study, tuple(overrides))
     problems = list(reader.wrong_names())

@@ -107,14 +107,17 @@ def _window(text: str) -> Any:
 
 
 def validate(
-    scenarios: Annotated[list[str], typer.Argument(help="Scenarios or sweeps, names or paths.")],
+    scenarios: Annotated[
+        list[str], typer.Argument(help="Scenarios or sweeps, names or paths, or paths of studies.")
+    ],
     setting: Settings = None,
 ) -> None:
-    """Check scenarios and sweeps, memory included, without running them.
+    """Check scenarios, sweeps and studies, memory included, without running them.
 
     Example: afdsim validate step3-2a2f dsv3-ep128
     """
     from sim import cards
+    from sim.cells import load as load_study
     from sim.deployments import compile_deployment
     from sim.errors import InfeasibleError
     from sim.scenario import load
@@ -126,7 +129,10 @@ def validate(
     for name in scenarios:
         try:
             path = cards.find_any((cards.SCENARIOS, cards.SWEEPS), name, "scenario or sweep")
-            if read(path).get(("kind",)) == "sweep":
+            kind = read(path).get(("kind",))
+            if kind == "study":
+                say(f"{name}: {len(load_study(path, setting or ()).cells)} cells, all well formed")
+            elif kind == "sweep":
                 found = load_sweep(path, setting or ())
                 left_out = f", {found.left_out} left out" if found.left_out else ""
                 say(f"{name}: {len(found.points)} points{left_out}, all well formed")

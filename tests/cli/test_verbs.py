@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
+from sim import cards
 from sim.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -243,6 +244,12 @@ def test_explain_draws_the_pipeline_on_one_page(afdsim: Afdsim, tmp_path: Path) 
     assert answer.code == 6
     assert "taken: is a directory" in answer.err
     assert left_behind(tmp_path) == ["new/p.html"]
+
+
+def test_validate_checks_studies(afdsim: Afdsim) -> None:
+    answer = afdsim("validate", str(cards.study("afd-vs-ep")))
+    assert answer.code == 0
+    assert "64 cells, all well formed" in answer.err
 
 
 def test_validate_reports_all_mistakes_at_once(afdsim: Afdsim, tmp_path: Path) -> None:
