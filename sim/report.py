@@ -12,11 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import plotly.graph_objects as go
-import plotly.offline
 
-from sim import gantt, plots
+from sim import gantt, pages, plots
 from sim.deployments import compile_deployment
 from sim.metrics import METRICS
 from sim.points import Row
@@ -108,14 +106,8 @@ def write(path: Path, sources: Sequence[Source]) -> None:
     for number, pipeline in enumerate(pipelines, start=1):
         if pipeline.figure is not None:
             figures[f"pipeline-{number}"] = pipeline.figure
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sim"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("report.html").render(
+    page = pages.rendered(
+        "report.html",
         title=", ".join(source.name for source in sources),
         descriptions=[s.described.get("sweep", {}).get("description", "") for s in sources],
         counts=Counter(_state(row) for row in rows),
@@ -127,7 +119,6 @@ def write(path: Path, sources: Sequence[Source]) -> None:
             (source.name, json.dumps(source.described, indent=2, ensure_ascii=False))
             for source in sources
         ],
-        plotly=plotly.offline.get_plotlyjs(),
     )
     path.write_text(page, encoding="utf-8")
 

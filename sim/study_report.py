@@ -6,13 +6,13 @@ Both show the same sections: what they say is written once, here.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
-import jinja2
-import plotly.offline
-
+from sim import pages
 from sim.outcomes import Outcome, counts, described_shape, percent, told
 from sim.studies import Study
 from sim.verdict_map import verdict_map
@@ -33,15 +33,9 @@ def write(
     """Write report.md and report.html into `folder`."""
     found = list(sections(study, outcomes))
     (folder / "report.md").write_text(markdown(study, outcomes, found), encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sim"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     figure = verdict_map(study, outcomes)
-    page = environment.get_template("study.html").render(
+    page = pages.rendered(
+        "study.html",
         title=study.name,
         description=study.description,
         summary=summary(study, outcomes),
@@ -49,7 +43,6 @@ def write(
         height=figure.layout.height,
         sections=found,
         provenance=json.dumps(described, indent=2, ensure_ascii=False),
-        plotly=plotly.offline.get_plotlyjs(),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
 
@@ -126,6 +119,44 @@ def sections(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
             ["", first, second, "tie", "flips", "median factor"],
             list(_sensitivity(study, outcomes, names)),
         )
+        yield Section(
+            "Robustness",
+            "How many verdicts hold whatever single mechanism is switched off, how many of those "
+            "also with the known errors of prediction, and which mechanism decides how often.",
+            ["verdict", "cells", "no mechanism flips it", "nor a known error", "decides"],
+            list(_robustness(outcomes)),
+        )
+    yield Section(
+        "Sides",
+        "What ends the batch of the champions, and the median share of their kernel time from "
+        "inside measured ranges.",
+        ["side", "champions", "KV", "SLO", "measured"],
+        list(_sides(study, outcomes)),
+    )
+
+
+def _robustness(outcomes: Sequence[Outcome]) -> Iterator[list[str]]:
+    met = [each for each in outcomes if each.moved]
+    for verdict in dict.fromkeys(str(each.verdict) for each in met):
+        mine = [each for each in met if each.verdict == verdict]
+        decides = Counter(each.decides.name if each.decides else "–" for each in mine)
+        yield [
+            verdict,
+            str(len(mine)),
+            str(sum(not any(m.flips and m.is_mechanism for m in each.moved) for each in mine)),
+            str(sum(not any(m.flips for m in each.moved) for each in mine)),
+            ", ".join(f"{name} {count}" for name, count in decides.most_common()),
+        ]
+
+
+def _sides(study: Study, outcomes: Sequence[Outcome]) -> Iterator[list[str]]:
+    for number, side in enumerate(study.sides):
+        entries = [each.entries[number] for each in outcomes]
+        found = [entry for entry in entries if entry is not None]
+        limits = Counter(entry["limit"] for entry in found)
+        measured = [entry["figures"]["calibrated_share"] for entry in found]
+        share = f"{median(measured):.0%}" if measured else "–"
+        yield [side, str(len(found)), str(limits["KV"]), str(limits["SLO"]), share]
 
 
 def _verdicts(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:

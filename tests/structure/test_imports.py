@@ -49,6 +49,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("comparison", "capacity", "ratio"),
         *("studies", "cells", "champions", "duels", "contests", "outcomes", "study_report"),
         "verdict_map",
+        "pages",
     ),
     ("cli.", "calibrate_cli", "measure_cli", ""),
 )

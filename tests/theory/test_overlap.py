@@ -9,7 +9,7 @@ from sim import scenario
 from sim.deployments import compile_deployment
 from sim.errors import ScenarioError
 from sim.layers import Ns
-from sim.software import BESIDE
+from sim.software import BESIDE, Compute
 
 BASES = {"ep": "dsv3-ep128", "afd": "step3-4a2f-8k"}
 
@@ -43,8 +43,8 @@ def test_one_factor_slows_all_that_runs_beside_communication(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "compute"), [(k, c) for k, pairs in BESIDE.items() for c in pairs]
 )
-def test_a_pair_slows_its_own_stage_alone(kind: str, compute: str) -> None:
-    beside = BESIDE[kind][compute]  # type: ignore[index]
+def test_a_pair_slows_its_own_stage_alone(kind: str, compute: Compute) -> None:
+    beside = BESIDE[kind][compute]
     plain, slowed = rows(kind, 1.25), rows(kind, 1.25, (compute, beside, 2))
     unslowed = rows(kind, 1)
     for stage, ns in plain.items():
