@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sim.printable import printable
+
 if TYPE_CHECKING:
     from sim.calibration import Fit, Trial
     from sim.kernels import KernelTable
@@ -178,4 +180,4 @@ def _cell(value: object) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)

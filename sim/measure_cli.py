@@ -27,6 +27,7 @@ def measure(
     """
     from sim import measure as measuring
     from sim.errors import CalibrationError
+    from sim.printable import printable
 
     cases = measuring.default_cases(op or measuring.FORMS, tiny)
     try:
@@ -38,6 +39,6 @@ def measure(
     if device == "cuda" and not torch.cuda.is_available():
         raise CalibrationError("no CUDA device here; --device cpu --tiny tries the kernels")
     backend = TorchBackend(device, gpu, seed)
-    times = measuring.measure(backend, cases, lambda text: print(text, file=sys.stderr))
+    times = measuring.measure(backend, cases, lambda text: print(printable(text), file=sys.stderr))
     for path in measuring.write(measuring.texts(backend, times), out):
         print(path)

@@ -13,12 +13,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sim.errors import ScenarioError, did_you_mean
+from sim.files import read_text
 from sim.kinds import other_kind
 
 Model = TypeVar("Model", bound=BaseModel)
 Loc = tuple[str | int, ...]
 
 _MAX_DEPTH = 40
+MOST_BYTES = 2 << 20
 
 # What PyYAML finds, and what people usually meant.
 _REMEDIES = {
@@ -167,11 +169,7 @@ def read(path: Path) -> Document:
 
     Raises ScenarioError if the file cannot be read or is not YAML.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{path}: cannot be read: {_one_line(error)}") from None
-    return parse(text, str(path))
+    return parse(read_text(path, MOST_BYTES), str(path))
 
 
 def parse(text: str, name: str) -> Document:

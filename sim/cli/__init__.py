@@ -38,7 +38,7 @@ def main() -> None:
     try:
         app()
     except SimError as error:
-        for line in str(error).splitlines():
+        for line in str(error).split("\n"):
             say(f"error: {line}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -32,8 +34,8 @@ WorkerCount = Annotated[
 
 
 def say(text: str) -> None:
-    """Print talk: stderr."""
-    print(text, file=sys.stderr)
+    """Print talk: stderr. What names and files hold cannot steer the terminal."""
+    print("\n".join(printable(line) for line in text.split("\n")), file=sys.stderr)
 
 
 @contextmanager

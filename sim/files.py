@@ -1,0 +1,96 @@
+"""Files that users name: regular ones of bounded size, read as UTF-8 text, and told by line."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from sim.errors import ScenarioError, SimError
+
+MOST_LINE_BYTES = 1 << 20
+
+
+def check_regular(path: str | Path, error: type[SimError] = ScenarioError) -> os.stat_result:
+    """Return the state of the regular file at `path`. Raises `error` if there is none."""
+    try:
+        state = Path(path).stat()
+    except (OSError, ValueError) as problem:
+        raise error(f"{path}: cannot be read: {_reason(problem)}") from None
+    if not stat.S_ISREG(state.st_mode):
+        raise error(f"{path}: is not a regular file; name a file that holds text")
+    return state
+
+
+def lines(
+    path: str | Path,
+    most_bytes: int,
+    error: type[SimError] = ScenarioError,
+    remedy: str = "shorten it",
+) -> Iterator[str]:
+    """Yield the lines of a text file without their ends; the last is empty behind a line end.
+
+    Takes no more memory than a long line. Raises `error` for what is no regular file, longer than
+    `most_bytes` (`remedy` says what to do then) or no UTF-8 text.
+    """
+    if check_regular(path, error).st_size > most_bytes:
+        raise error(f"{path}: has more than {most_bytes:,} bytes; {remedy}")
+    rest, number, left = b"", 1, most_bytes
+    try:
+        # Whatever took the file's place since it was looked at is not waited for.
+        with open(path, "rb", opener=_without_waiting) as file:
+            while block := file.read(MOST_LINE_BYTES):
+                left -= len(block)
+                if left < 0:
+                    raise error(f"{path}: has more than {most_bytes:,} bytes; {remedy}")
+                rest += block
+                end = rest.rfind(b"\n") + 1 or rest.rfind(b"\r", 0, -1) + 1
+                whole, rest = rest[:end], rest[end:]
+                if whole:
+                    found = _lines_of(whole, path, number, error)[:-1]
+                    number += len(found)
+                    yield from found
+                if len(rest) > MOST_LINE_BYTES:
+                    raise error(_too_long(path, number))
+    except OSError as problem:
+        raise error(f"{path}: cannot be read: {_reason(problem)}") from None
+    yield from _lines_of(rest, path, number, error)
+
+
+def read_text(path: str | Path, most_bytes: int, error: type[SimError] = ScenarioError) -> str:
+    """Return the text of a file, lines ending with a line feed. Raises `error` as `lines` does."""
+    return "\n".join(lines(path, most_bytes, error))
+
+
+def _lines_of(content: bytes, path: str | Path, number: int, error: type[SimError]) -> list[str]:
+    """Return the lines of a part of a file that begins at line `number`."""
+    if number == 1:
+        content = content.removeprefix(b"\xef\xbb\xbf")
+    content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    wrong = content.find(b"\0")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        wrong = problem.start
+    if wrong >= 0:
+        line = number + content.count(b"\n", 0, wrong)
+        byte = f"0x{content[wrong]:02x}"
+        raise error(f"{path}:{line}: cannot be read: byte {byte} is no UTF-8 text; save it as such")
+    found = text.split("\n")
+    lengths = list(map(len, found))
+    if max(lengths) > MOST_LINE_BYTES:
+        raise error(_too_long(path, number + lengths.index(max(lengths))))
+    return found
+
+
+def _too_long(path: str | Path, number: int) -> str:
+    return f"{path}:{number}: a line should have at most {MOST_LINE_BYTES:,} bytes; break it up"
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _reason(problem: Exception) -> str:
+    return getattr(problem, "strerror", None) or str(problem)
