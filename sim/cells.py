@@ -13,9 +13,10 @@ from sim.axes import Axis
 from sim.constraints import UnknownPathError, holds
 from sim.errors import ScenarioError, did_you_mean
 from sim.points import accelerators
+from sim.printable import excerpt
 from sim.scenario import Scenario, from_document
 from sim.studies import OnSide, Settings, Study
-from sim.yaml_loader import Document, Loc, read
+from sim.yaml_loader import Document, Loc, loc_of, read
 
 
 @dataclass(frozen=True)
@@ -228,9 +229,8 @@ class _Reader:
         document = copy.deepcopy(base)
         try:
             for path, value in settings.items():
-                loc = tuple(int(part) if part.isdigit() else part for part in path.split("."))
-                origin = f"{self._document.name}: {path}={value}"
-                document.put(loc, copy.deepcopy(value), origin)
+                origin = f"{self._document.name}: {excerpt(path)}={excerpt(str(value))}"
+                document.put(loc_of(path), copy.deepcopy(value), origin)
             for assignment in self._overrides:
                 document.set(assignment)
             scenario = from_document(document)

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from sim.figure import Figure
+from sim.naming import Name
 from sim.strict import Strict
 from sim.units import DType
 
@@ -45,7 +46,7 @@ class Accelerator(Strict):
     """One accelerator card: data-sheet peaks, price, kernel granularity, and its node."""
 
     kind: Literal["accelerator"]
-    name: str
+    name: Name
     vendor: str
     architecture: str
     usd_per_hour: Figure | None = None
@@ -90,7 +91,7 @@ class Fabric(Strict):
     """What carries transfers between accelerators, as one sees it: α + bytes / goodput."""
 
     kind: Literal["fabric"]
-    name: str
+    name: Name
     medium: Literal["nic", "scale_up"]
     """nic: the scale-out network between servers; scale_up: the link inside one scale-up domain."""
     latency_us: Figure

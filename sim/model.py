@@ -11,6 +11,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, PositiveInt, model_validator
 
 from sim.errors import did_you_mean
+from sim.naming import Name
 from sim.strict import Strict
 from sim.units import DTYPE_BYTES, DType
 
@@ -269,7 +270,7 @@ class ModelCard(Strict):
     """A model: its layer variants and the order in which they stand."""
 
     kind: Literal["model"]
-    name: str
+    name: Name
     title: str
     hidden: PositiveInt
     vocab: PositiveInt

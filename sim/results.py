@@ -21,6 +21,7 @@ import numpy as np
 from sim import cards
 from sim.errors import ScenarioError, StoreError
 from sim.metrics import cut_steps, server_utilisation
+from sim.naming import folder_name
 from sim.points import Row
 from sim.run import Run
 from sim.scenario import Scenario
@@ -236,7 +237,7 @@ def save_steady(steady: Steady, out: Path | None = None) -> Path:
 
 def run_directory(scenario: Scenario) -> Path:
     """Return the default directory of a run, NAME-HASH, the hash being the resolved scenario's."""
-    return RUNS / f"{scenario.name}-{sha256(resolved(scenario))[:8]}"
+    return RUNS / f"{folder_name(scenario.name)}-{sha256(resolved(scenario))[:8]}"
 
 
 def described_run(

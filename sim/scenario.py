@@ -17,6 +17,7 @@ from sim.admission import Admission
 from sim.arrivals import Trace
 from sim.errors import ScenarioError, SimError, did_you_mean
 from sim.lengths import CsvLengths
+from sim.naming import Name
 from sim.noise import EmpiricalNoise, Noise, read_factors
 from sim.routing import MeasuredRouting, Routing, read_profiles
 from sim.shapes import Deployment, Ep
@@ -106,8 +107,8 @@ class Simulation(Strict):
 class Scenario(Strict):
     """One deployment of one model under one workload."""
 
-    name: str
-    """Name of the scenario in tables."""
+    name: Name
+    """Name of the scenario in tables and of its folder of results."""
     description: str = ""
     """What the scenario stands for and where its numbers come from."""
     model: str

@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from sim.axes import Axis
 from sim.constraints import Constraint
+from sim.naming import Label, Name
 from sim.strict import Strict
 
 Settings = dict[str, Any]
@@ -51,7 +52,7 @@ class Value(Strict):
     """What holds for one side only."""
 
 
-Values = Annotated[dict[str, Value], Field(min_length=1)]
+Values = Annotated[dict[Label, Value], Field(min_length=1)]
 
 
 class Shortlist(Strict):
@@ -94,7 +95,7 @@ class Changed(Strict):
 class Counterfactual(Strict):
     """A world in which one mechanism is off: by how much the margin moves is what it matters."""
 
-    name: str
+    name: Label
     """The mechanism, in a few words."""
     where: dict[str, list[str]] = Field(default_factory=dict)
     """Values by dimension to which it is confined; by default it is tried in all cells."""
@@ -110,7 +111,7 @@ class Study(Strict):
     """A study file."""
 
     kind: Literal["study"]
-    name: str
+    name: Name
     """Name of the study and of its directory of results."""
     description: str = ""
     """What the study asks."""
@@ -119,9 +120,9 @@ class Study(Strict):
     screen: Settings = Field(default_factory=dict)
     """Values by dotted path for the screen alone: what stands for effects that a frozen state does
     not see, such as a load that a balancer has evened out."""
-    sides: Annotated[dict[str, Side], Field(min_length=2, max_length=2)]
+    sides: Annotated[dict[Label, Side], Field(min_length=2, max_length=2)]
     """The two that compete; margins are those of the first over the second."""
-    dimensions: Annotated[dict[str, Values], Field(min_length=2)]
+    dimensions: Annotated[dict[Label, Values], Field(min_length=2)]
     """Dimensions and their values by name; every combination is a cell. The last two are the lines
     and columns of the map."""
     shortlist: Shortlist

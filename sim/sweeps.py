@@ -19,11 +19,13 @@ from sim import cards, workers
 from sim.axes import Axis, crossed
 from sim.constraints import Constraint, UnknownPathError, holds
 from sim.errors import ScenarioError
+from sim.naming import Label, Name
 from sim.points import Point, Row, columns, failed, outcome, row
+from sim.printable import excerpt
 from sim.scenario import Scenario, from_document
 from sim.search import TpotOf
 from sim.strict import Strict
-from sim.yaml_loader import Document, Loc, read
+from sim.yaml_loader import Document, Loc, loc_of, read
 
 if TYPE_CHECKING:
     import pandas
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 class Family(Strict):
     """Points that start from one base scenario and are drawn in one colour."""
 
-    family: str
+    family: Label
     """Name in tables and legend; several entries may share one."""
     base: str
     """Scenario that the points start from."""
@@ -59,7 +61,7 @@ class Refine(Strict):
 class Published(Strict):
     """A published measurement, drawn as a labelled cross."""
 
-    label: str
+    label: Label
     """Text beside the cross."""
     tpot_ms: Annotated[float, Field(gt=0)]
     """Published TPOT, ms."""
@@ -73,7 +75,7 @@ class Sweep(Strict):
     """A sweep file."""
 
     kind: Literal["sweep"]
-    name: str
+    name: Name
     """Name of the sweep and of its directory of results."""
     description: str = ""
     """What the sweep compares."""
@@ -202,8 +204,8 @@ def _scenario(
     """
     document = copy.deepcopy(base)
     for path, value in values.items():
-        loc = tuple(int(part) if part.isdigit() else part for part in path.split("."))
-        document.put(loc, copy.deepcopy(value), f"{sweep.name}: {path}={value}")
+        origin = f"{sweep.name}: {excerpt(path)}={excerpt(str(value))}"
+        document.put(loc_of(path), copy.deepcopy(value), origin)
     for assignment in overrides:
         document.set(assignment)
     try:

@@ -6,20 +6,22 @@ pydantic model and reports *all* mistakes of the file at once.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from sim import yaml_limits
 from sim.errors import ScenarioError, did_you_mean
 from sim.files import read_text
 from sim.kinds import other_kind
+from sim.printable import excerpt
 
 Model = TypeVar("Model", bound=BaseModel)
 Loc = tuple[str | int, ...]
 
-_MAX_DEPTH = 40
 MOST_BYTES = 2 << 20
 
 # What PyYAML finds, and what people usually meant.
@@ -33,6 +35,8 @@ _REMEDIES = {
 }
 # What PyYAML raises for a scalar that is not what its tag says: !!float x, !!bool x, !!int ''.
 _BAD_SCALARS = (ValueError, LookupError, AttributeError)
+# Digits of other scripts are no places, and no list is longer.
+_PLACE_IN_LIST = re.compile("[0-9]{1,9}")
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -73,14 +77,15 @@ class Document:
         Raises ScenarioError if the text is not an assignment to a place in the tree.
         """
         path, equals, text = assignment.partition("=")
-        parts = [int(part) if part.isdigit() else part for part in path.strip().split(".")]
-        origin = f"--set {path.strip()}"
-        if not equals or not all(part != "" for part in parts):
-            raise ScenarioError(f"--set {assignment}: write path=value, e.g. simulation.seed=3")
+        parts = loc_of(path.strip())
+        origin = f"--set {excerpt(path.strip())}"
+        if not equals or "" in parts:
+            shown = excerpt(assignment)
+            raise ScenarioError(f"--set {shown}: write path=value, e.g. simulation.seed=3")
         value = _parse(text, origin)
         if value.problems:
             raise ScenarioError(value.problems)
-        self.put(tuple(parts), value.data, origin)
+        self.put(parts, value.data, origin)
 
     def put(self, loc: Loc, value: Any, origin: str) -> None:
         """Overwrite the value at `loc`; later mistakes in it are reported at `origin`."""
@@ -92,7 +97,7 @@ class Document:
             elif isinstance(node, dict) and isinstance(part, str):
                 child = node.get(part)
             else:
-                where = ".".join(map(str, loc[: depth + 1]))
+                where = excerpt(".".join(map(str, loc[: depth + 1])))
                 raise ScenarioError(f"{origin}: there is no {where} to set")
             if not last and child is None:
                 child = node[part] = {}
@@ -164,6 +169,11 @@ class Document:
         return known
 
 
+def loc_of(path: str) -> Loc:
+    """Return the place that a dotted path names; a part of digits is a place in a list."""
+    return tuple(int(part) if _PLACE_IN_LIST.fullmatch(part) else part for part in path.split("."))
+
+
 def read(path: Path) -> Document:
     """Return the parsed file at `path`; duplicate keys wait in `.problems` for `validate`.
 
@@ -189,6 +199,7 @@ def _parse(text: str, name: str) -> Document:
         loader = _Loader(text)
         root = loader.get_single_node()
         if root is not None:
+            yaml_limits.check(root)
             document.data = _construct(loader, root, (), document)
     except RecursionError:
         raise ScenarioError(f"{name}: the YAML is nested too deep or refers to itself") from None
@@ -213,8 +224,6 @@ def _in_words(error: yaml.YAMLError) -> str:
 def _construct(loader: Any, node: yaml.Node, loc: Loc, document: Document) -> Any:
     mark = node.start_mark
     document._places.setdefault(loc, f"{document.name}:{mark.line + 1}:{mark.column + 1}")
-    if len(loc) > _MAX_DEPTH:
-        raise RecursionError
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, (*loc, i), document) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
@@ -244,6 +253,7 @@ def _construct(loader: Any, node: yaml.Node, loc: Loc, document: Document) -> An
 
 
 def _scalar(loader: Any, node: yaml.Node) -> Any:
+    yaml_limits.check_number(node)
     try:
         return loader.construct_object(node)
     except _BAD_SCALARS:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.text import AsJson, Settings, WorkerCount, console, pool_of, say, table
+from sim.cli.text import AsJson, Settings, Table, WorkerCount, pool_of, say, show
 
 if TYPE_CHECKING:
     from sim.capacity import Capacity
@@ -66,14 +66,11 @@ def capacity(
 
 
 def _show(found: Capacity) -> None:
-    screen = console()
-    screen.print(
+    show(
         f"{found.scenario}: {found.of} {found.rate:.4g} ({found.low:.4g} to {found.high:.4g}, "
-        f"95 %) with {found.share:.4g} of the requests within their targets",
-        highlight=False,
-        soft_wrap=True,
+        f"95 %) with {found.share:.4g} of the requests within their targets"
     )
-    shown = table([found.of, "attainment", "±", "enough"], f"{found.replications} replications")
+    shown = Table([found.of, "attainment", "±", "enough"], f"{found.replications} replications")
     for trial in found.trials:
         sure = trial.surely_met(found.share) or not trial.perhaps_met(found.share)
         met = "yes" if trial.met(found.share) else "no"
@@ -83,4 +80,4 @@ def _show(found: Capacity) -> None:
             f"{trial.half_width:.2%}",
             met if sure else f"{met}, not surely",
         )
-    screen.print(shown)
+    show(shown)

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from sim.cli.text import AsJson, console, number, table
+from sim.cli.text import AsJson, Table, number, show
 
 models_app = typer.Typer(help="Show the model cards.", rich_markup_mode=None)
 hardware_app = typer.Typer(help="Show the hardware cards.", rich_markup_mode=None)
@@ -102,16 +102,15 @@ def show_hardware(name: str, as_json: AsJson = False) -> None:
         }
         print(json.dumps(data, indent=2, ensure_ascii=False))
         return
-    figures = table(["figure", "value", "source"], f"{name} ({card.vendor}, {card.architecture})")
+    figures = Table(["figure", "value", "source"], f"{name} ({card.vendor}, {card.architecture})")
     for path, figure in _figures(card):
         figures.add_row(path, f"{float(figure):g}", figure.source)
-    screen = console()
-    screen.print(figures)
+    show(figures)
     if not kernel_table.curves:
-        screen.print("not calibrated: every kernel runs at the default efficiency")
+        show("not calibrated: every kernel runs at the default efficiency")
         return
     columns = ["op", "kernel", "dtype", "shape", "points", "range", "error", "P90", "source"]
-    known = table(columns, f"calibrated kernels (sha256 {kernel_table.sha256[:12]})")
+    known = Table(columns, f"calibrated kernels (sha256 {kernel_table.sha256[:12]})")
     for curve in map(_curve, kernel_table.curves):
         ranges = ", ".join(
             f"{axis} {low:g}–{high:g}" for axis, (low, high) in curve["range"].items()
@@ -119,8 +118,8 @@ def show_hardware(name: str, as_json: AsJson = False) -> None:
         error = ("–" if curve[name] is None else f"{curve[name]:.1%}" for name in ("mape", "p90"))
         names = (curve[name] for name in ("op", "kernel", "dtype", "key"))
         known.add_row(*names, str(curve["points"]), ranges, *error, curve["source"])
-    screen.print(known)
-    screen.print(
+    show(known)
+    show(
         "error: mean absolute error and its 90th percentile on held-out points; kernels without a "
         "curve borrow their nearest relative's (extrapolated) or run at the default efficiency "
         "(uncalibrated)"
@@ -160,7 +159,7 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool, billions: tuple[str, 
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    shown = table(list(rows[0]))
+    shown = Table(list(rows[0]))
     for row in rows:
         shown.add_row(*(f"{v / 1e9:.1f} B" if k in billions else number(v) for k, v in row.items()))
-    console().print(shown)
+    show(shown)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.text import AsJson, Settings, WorkerCount, console, number, pool_of, say, table
+from sim.cli.text import AsJson, Settings, Table, WorkerCount, number, pool_of, say, show
 
 if TYPE_CHECKING:
     from sim.comparison import Comparison
@@ -52,7 +52,7 @@ def compare(
 
 def _show(found: Comparison) -> None:
     columns = ["figure", "A", "B", "A − B, % of B", "±", "what it means"]
-    shown = table(columns, f"A: {found.a}, B: {found.b}, {found.replications} replications of each")
+    shown = Table(columns, f"A: {found.a}, B: {found.b}, {found.replications} replications of each")
     for each in found.differences:
         shown.add_row(
             each.figure,
@@ -62,4 +62,4 @@ def _show(found: Comparison) -> None:
             f"{100 * each.half_width:.2f}",
             each.sentence(),
         )
-    console().print(shown)
+    show(shown)

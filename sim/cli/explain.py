@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.text import AsJson, Settings, console, say, table, usd
+from sim.cli.text import AsJson, Settings, Table, say, show, usd
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from sim.explain import Explanation
     from sim.frozen import Frozen
     from sim.ratio import StochasticRatio
@@ -56,14 +54,13 @@ def explain(
         added = {} if ratio is None else {"stochastic": ratio.as_dict()}
         print(json.dumps(found.as_dict() | added, indent=2, ensure_ascii=False))
         return
-    screen = console()
     for sentence in text:
-        screen.print(sentence, highlight=False, soft_wrap=True)
+        show(sentence)
     for shown in (_circuit(found), _stages(found), _cards(found), _shapes(found)):
-        screen.print(shown)
+        show(shown)
     if ratio is not None:
         for shown in (_lines(ratio), _ratios(ratio)):
-            screen.print(shown)
+            show(shown)
 
 
 def _draw(path: Path, frozen: Frozen, text: list[str]) -> None:
@@ -74,7 +71,7 @@ def _draw(path: Path, frozen: Frozen, text: list[str]) -> None:
 
 
 def _circuit(found: Explanation) -> Table:
-    shown = table(
+    shown = Table(
         ["stage", "server", "alike", "tasks", "ms a step", "share", "server busy"],
         f"critical circuit, {found.circuit.steps} step{'s' * (found.circuit.steps > 1)}",
     )
@@ -88,7 +85,7 @@ def _circuit(found: Explanation) -> Table:
 
 
 def _stages(found: Explanation) -> Table:
-    shown = table(
+    shown = Table(
         [
             *("stage", "server", "µs a layer", "pool busy", "slack µs", "slack", "on circuit"),
             *("+10 % time: TPOT", "−10 %: TPOT", "−10 %: TGS"),
@@ -112,7 +109,7 @@ def _stages(found: Explanation) -> Table:
 
 
 def _cards(found: Explanation) -> Table:
-    shown = table(
+    shown = Table(
         ["part of the cards", "+10 % speed: TPOT", "+10 %: TGS", "−10 %: TPOT", "−10 %: TGS"],
         "what 10 % more or less of a bandwidth or peak does",
     )
@@ -123,7 +120,7 @@ def _cards(found: Explanation) -> Table:
 
 
 def _shapes(found: Explanation) -> Table:
-    shown = table(
+    shown = Table(
         [
             *("shape", "micro-batches", "GPUs", "in flight", "TPOT ms", "tokens/s/GPU", "USD/1M"),
             *("TPOT", "TGS", "bound", "GPUs busy"),
@@ -156,7 +153,7 @@ def _shapes(found: Explanation) -> Table:
 
 def _lines(found: StochasticRatio) -> Table:
     load = found.load
-    shown = table(
+    shown = Table(
         ["time", "over", "ns a token", "constant µs", "misfit"],
         f"θ = {load.mean_tokens:,.0f} tokens in a slot, ν = {load.variance**0.5:,.0f}; "
         f"T_A of {found.slots} slots: {found.attention_us:,.0f} ± {found.deviation_us:,.1f} µs",
@@ -172,7 +169,7 @@ def _lines(found: StochasticRatio) -> Table:
 
 
 def _ratios(found: StochasticRatio) -> Table:
-    shown = table(
+    shown = Table(
         [
             *("", "instances", "ratio", "T_F µs", "T_C µs", "τ mean field", "tokens/s/GPU"),
             *("τ barrier", "tokens/s/GPU"),

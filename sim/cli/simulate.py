@@ -12,15 +12,16 @@ from sim.cli.text import (
     AsJson,
     Out,
     Settings,
+    Table,
     WorkerCount,
-    console,
     number,
     pool_of,
     say,
+    show,
     span,
-    table,
 )
 from sim.errors import ScenarioError, SimError
+from sim.printable import excerpt
 
 if TYPE_CHECKING:
     from sim.scenario import Scenario
@@ -79,7 +80,7 @@ def _show(figures: dict[str, Any], scenario: Scenario, as_json: bool) -> None:
     if as_json:
         print(json.dumps(figures, indent=2, ensure_ascii=False))
         return
-    shown = table(["figure", "value", "unit", "what it is"], figures["scenario"])
+    shown = Table(["figure", "value", "unit", "what it is"], figures["scenario"])
     for metric in METRICS:
         shown.add_row(metric.name, number(figures[metric.name]), metric.unit, metric.definition)
     for pool, share in figures["utilisation"].items():
@@ -89,7 +90,7 @@ def _show(figures: dict[str, Any], scenario: Scenario, as_json: bool) -> None:
             shown.add_row(name, number(figures[name]), unit, definition)
     verdict = "met" if figures["slo_met"] else "missed"
     shown.add_row("slo", verdict, "", figures["slo_missed"] or criterion(scenario.slo))
-    console().print(shown)
+    show(shown)
 
 
 _PREEMPTION = (
@@ -189,14 +190,20 @@ def new(
     Example: afdsim new mine --from dsv3-ep128
     """
     from sim import cards
+    from sim.naming import folder_name
+    from sim.yaml_loader import parse
 
+    if not name or folder_name(name) != name:
+        raise ScenarioError(
+            f"no name for a scenario: {excerpt(name)}; write letters, digits and _ . + -, "
+            "a letter or digit in front"
+        )
     text = cards.find(cards.SCENARIOS, base, "scenario").read_text(encoding="utf-8")
     path = Path(cards.SCENARIOS) / f"{name}.yaml"
-    if "/" in name or name.startswith("."):
-        raise typer.BadParameter("should be a plain name", param_hint="NAME")
     if path.exists():
         raise typer.BadParameter(f"{path} is there already", param_hint="NAME")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [f"name: {name}" if line.startswith("name:") else line for line in text.splitlines()]
+    written = name if parse(f"name: {name}", path.name).data["name"] == name else json.dumps(name)
+    lines = [f"name: {written}" if line.startswith("name:") else line for line in text.splitlines()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     say(f"wrote {path}; run it: afdsim run {name}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli.text import AsJson, Settings, console, say, table
+from sim.cli.text import AsJson, Settings, Table, progress, say, show
 from sim.errors import EXIT_FAILED_POINTS, EXIT_INTERRUPTED, EXIT_OK
 
 if TYPE_CHECKING:
@@ -42,11 +42,12 @@ def study(
     from sim import cells, outcomes
     from sim import workers as pools
     from sim.contests import Contests
+    from sim.naming import folder_name
     from sim.results import RUNS
     from sim.store import Store
 
     loaded = cells.load(name, setting or (), only or ())
-    folder = out or RUNS / loaded.study.name
+    folder = out or RUNS / folder_name(loaded.study.name)
     stopped = False
     with (
         pools.local(workers or len(os.sched_getaffinity(0))) as pool,
@@ -55,8 +56,8 @@ def study(
         contests = Contests(loaded, store)
         try:
             for title, jobs in (("champions", contests.champions), ("duels", contests.meetings)):
-                with _Progress(title, found := jobs()) as progress:
-                    contests.run(found, pool, progress.advance)
+                with _Progress(title, found := jobs()) as shown:
+                    contests.run(found, pool, shown.advance)
         except KeyboardInterrupt:
             stopped = True
             pool.stop(now=True)
@@ -82,19 +83,7 @@ class _Progress:
     """A progress bar on stderr with the time to go, taken from the jobs of this sitting alone."""
 
     def __init__(self, title: str, jobs: list[Any]) -> None:
-        from rich import progress as rich_progress
-        from rich.console import Console
-
-        self.bar = rich_progress.Progress(
-            rich_progress.TextColumn(title),
-            rich_progress.BarColumn(),
-            rich_progress.MofNCompleteColumn(),
-            rich_progress.TimeElapsedColumn(),
-            rich_progress.TextColumn("to go"),
-            rich_progress.TimeRemainingColumn(),
-            rich_progress.TextColumn("{task.fields[taken]} taken over"),
-            console=Console(stderr=True),
-        )
+        self.bar = progress(title, "{task.fields[taken]} taken over")
         self.task = self.bar.add_task(title, total=len(jobs), taken=0)
         self.taken = 0
 
@@ -147,11 +136,11 @@ def _save(loaded: Loaded, found: list[Outcome], folder: Path) -> None:
 def _print(study: Study, found: list[Outcome]) -> None:
     first, second = study.sides
     columns = [*study.dimensions, "verdict", f"{first} over {second}", "±", first, second]
-    shown = table(columns, study.description)
+    shown = Table(columns, study.description)
     for each in found:
         margin = "–" if each.margin is None else f"{100 * each.margin:+.1f} %".replace("-", "−")
         doubt = "–" if each.half_width is None else f"{100 * each.half_width:.1f}"
         shapes = [entry["shape"] if entry else why or "–"
                   for entry, why in zip(each.entries, each.whys, strict=True)]  # fmt: skip
         shown.add_row(*each.cell.place.values(), each.verdict or "–", margin, doubt, *shapes)
-    console().print(shown)
+    show(shown)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli.text import AsJson, Settings, console, number, say, table, usd
+from sim.cli.text import AsJson, Settings, Table, number, progress, say, show, usd, width
 from sim.cli.textplot import pareto_text
 from sim.errors import EXIT_FAILED_POINTS, EXIT_INFEASIBLE, EXIT_INTERRUPTED, EXIT_OK
 
@@ -54,6 +54,7 @@ def sweep(
     Example: afdsim sweep step3-vs-dsv3
     """
     from sim import sweeps
+    from sim.naming import folder_name
     from sim.results import RUNS
     from sim.session import Session
     from sim.store import Store
@@ -65,7 +66,7 @@ def sweep(
     if loaded.left_out:
         total = loaded.left_out + len(loaded.points)
         say(f"{loaded.left_out} of {total} combinations are left out by constraints")
-    folder = out or RUNS / "-".join([loaded.sweep.name, *([engine] if engine else [])])
+    folder = out or RUNS / "-".join([folder_name(loaded.sweep.name), *([engine] if engine else [])])
     with _workers(workers, scheduler) as pool, Store(folder, loaded.sweep.name) as store:
         session, stopped = Session(store, retry_failed=retry_failed), False
         why = store.why if explain else None
@@ -113,8 +114,8 @@ def _run(
         for point in runs:
             say(f"point {point.index} ({_label(point)}) runs: {why(point)}")
     if runs:
-        with _Progress(len(runs), taken) as progress:
-            session.run(points, pool, progress.advance)
+        with _Progress(len(runs), taken) as shown:
+            session.run(points, pool, shown.advance)
 
 
 def _explore(
@@ -164,20 +165,11 @@ class _Progress:
     """A progress bar on stderr with rate and estimated time to go."""
 
     def __init__(self, total: int, taken: int) -> None:
-        from rich import progress as rich_progress
-        from rich.console import Console
-
-        self.bar = rich_progress.Progress(
-            rich_progress.TextColumn("points"),
-            rich_progress.BarColumn(),
-            rich_progress.MofNCompleteColumn(),
-            rich_progress.TimeElapsedColumn(),
-            rich_progress.TextColumn("to go"),
-            rich_progress.TimeRemainingColumn(),
-            rich_progress.TextColumn("{task.fields[rate]:.1f}/s"),
-            rich_progress.TextColumn("{task.fields[taken]} taken over"),
-            rich_progress.TextColumn("{task.fields[failed]} failed"),
-            console=Console(stderr=True),
+        self.bar = progress(
+            "points",
+            "{task.fields[rate]:.1f}/s",
+            "{task.fields[taken]} taken over",
+            "{task.fields[failed]} failed",
         )
         self.task = self.bar.add_task("points", total=total, taken=taken, failed=0, rate=0.0)
         self.failed = 0
@@ -236,7 +228,7 @@ def _print_front(rows: list[dict[str, Any]]) -> None:
     columns = ["family", "shape", "GPUs", "in flight", "TPOT ms", "±", "tokens/s/user"]
     columns += ["tokens/s/GPU", "USD/1M", "SLO", "overall"]
     title = f"Pareto front of each family (up to {_SHOWN_PER_FAMILY} points)"
-    shown = table(columns, title)
+    shown = Table(columns, title)
     for family in families:
         for row in _some(front(rows, family)):
             shown.add_row(
@@ -252,9 +244,8 @@ def _print_front(rows: list[dict[str, Any]]) -> None:
                 number(row["slo_met"]),
                 "*" if row["point"] in best else "",
             )
-    screen = console()
-    screen.print(shown)
-    screen.print(pareto_text(rows, screen.width))
+    show(shown)
+    show(pareto_text(rows, width()))
 
 
 def _some(rows: list[Row]) -> list[Row]:

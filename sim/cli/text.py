@@ -1,12 +1,16 @@
-"""What the verbs share: options, tables, numbers as people read them, talk on stderr."""
+"""What the verbs share: options, tables, numbers as people read them, talk on stderr.
+
+Rich reads `[bold]` as markup, and terminals read escape sequences. Names, titles and paths may hold
+either, so verbs print by `say`, `show` and `progress`, which print text as written.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +18,8 @@ from sim.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+    from rich.progress import Progress
+    from rich.text import Text
 
     from sim.workers import Workers
 
@@ -35,7 +40,11 @@ WorkerCount = Annotated[
 
 def say(text: str) -> None:
     """Print talk: stderr. What names and files hold cannot steer the terminal."""
-    print("\n".join(printable(line) for line in text.split("\n")), file=sys.stderr)
+    print(_plain(text), file=sys.stderr)
+
+
+def _plain(text: str) -> str:
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 @contextmanager
@@ -58,21 +67,77 @@ def span(text: str, option: str) -> range:
     return range(int(first), int(last) + 1)
 
 
-def console() -> Console:
+class Table:
+    """Rows of cells under heads, to be printed by `show`."""
+
+    def __init__(self, columns: Sequence[str], title: str = "") -> None:
+        self.columns = columns
+        self.title = title
+        self.rows: list[tuple[str, ...]] = []
+
+    def add_row(self, *cells: str) -> None:
+        """Add a row, a cell a column."""
+        self.rows.append(cells)
+
+
+def width() -> int:
+    """Return the characters of a line on stdout."""
+    return _console().width
+
+
+def show(*parts: str | Table | Text) -> None:
+    """Print data: stdout. Tables and strings are printed as written, markup and escapes included.
+
+    A `Text` brings colours of its own.
+    """
+    from rich.text import Text
+
+    screen = _console()
+    for part in parts:
+        if isinstance(part, Table):
+            screen.print(_rich(part))
+        else:
+            screen.print(Text(_plain(part)) if isinstance(part, str) else part, soft_wrap=True)
+
+
+def progress(title: str, *fields: str) -> Progress:
+    """Return a progress bar on stderr with count and times, then `fields`.
+
+    A field is a format such as `{task.fields[failed]} failed`.
+    """
+    from rich import progress as bars
+    from rich.console import Console
+
+    return bars.Progress(
+        bars.TextColumn(title, markup=False),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TextColumn("to go"),
+        bars.TimeRemainingColumn(),
+        *(bars.TextColumn(field, markup=False) for field in fields),
+        console=Console(stderr=True),
+    )
+
+
+def _console() -> Console:
     """Return a console for data: stdout, wide enough for tables where it is no terminal."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 160)
 
 
-def table(columns: list[str], title: str | None = None) -> Table:
-    """Return an empty table."""
+def _rich(shown: Table) -> Any:
     from rich.box import SIMPLE
-    from rich.table import Table
+    from rich.table import Table as RichTable
+    from rich.text import Text
 
-    result = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
-    for column in columns:
-        result.add_column(column)
+    title = Text(_plain(shown.title.strip()), style="table.title") if shown.title else None
+    result = RichTable(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
+    for column in shown.columns:
+        result.add_column(Text(_plain(column)))
+    for cells in shown.rows:
+        result.add_row(*(Text(_plain(cell)) for cell in cells))
     return result
 
 

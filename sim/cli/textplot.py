@@ -7,6 +7,8 @@ from itertools import cycle
 from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
+from sim.printable import printable
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -34,7 +36,7 @@ def pareto_text(rows: Sequence[Row], columns: int) -> Text:
         return Text()
     plot = Text.from_ansi(_plot(list(fronts.values()), min(columns, _WIDEST)))
     names = [
-        Text(f"{letter} {family}", style=colour)
+        Text(f"{letter} {printable(family)}", style=colour)
         for family, (letter, colour) in zip(fronts, _signs(), strict=False)
     ]
     return Text("\n").join([Text("   ").join(names), plot])

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sim.cli.text import AsJson, console, number, table, usd
+from sim.cli.text import AsJson, Table, number, show, usd
 
 
 def theory(
@@ -66,14 +66,14 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
 
 
 def _print_theory(rows: list[dict[str, Any]]) -> None:
-    shape = table(
+    shape = Table(
         [
             *("model", "context", "KV bytes", "attention FLOPs", "linear FLOPs", "FFN FLOPs"),
             *("params", "active", "FLOP/byte", "sparsity"),
         ],
         "per decoded token",
     )
-    cost = table(
+    cost = Table(
         ["model", "context", "accelerator", "attention USD/1M", "FFN USD/1M", "AFD mix USD/1M"],
         "cost by FLOPs and bytes alone",
     )
@@ -100,6 +100,5 @@ def _print_theory(rows: list[dict[str, Any]]) -> None:
         if row["afd_usd_per_1m"] is not None:
             total = usd(row["afd_usd_per_1m"])
             cost.add_row(row["model"], f"{row['context']:,}", mix, "", "", total)
-    screen = console()
-    screen.print(shape)
-    screen.print(cost)
+    show(shape)
+    show(cost)

@@ -32,6 +32,7 @@ def timeline(
     Example: afdsim timeline step3-2a2f --steps 4:5 --out trace.json.gz
     """
     from sim import timeline as trace
+    from sim.naming import folder_name
     from sim.scenario import load
 
     wanted = span(steps, "--steps")
@@ -41,7 +42,7 @@ def timeline(
         run = trace.record(loaded, wanted, chosen)
     except trace.WindowError as error:
         raise typer.BadParameter(str(error), param_hint=f"--{error.option}") from None
-    path = out or Path(f"{loaded.name}-timeline.json.gz")
+    path = out or Path(f"{folder_name(loaded.name)}-timeline.json.gz")
     path.parent.mkdir(parents=True, exist_ok=True)
     trace.write(run, path)
     say(f"wrote {len(run.records)} tasks to {path}; open it at https://ui.perfetto.dev")

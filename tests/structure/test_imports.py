@@ -18,12 +18,12 @@ PACKAGE = Path(sim.__file__).parent
 LEVELS: tuple[tuple[str, ...], ...] = (
     (
         *("errors", "units", "pareto", "streams", "statistics", "figure", "strict", "compiled"),
-        *("printable", "files", "workers"),
+        *("printable", "naming", "files", "workers"),
     ),
     (
         *("hardware", "model", "kinds", "yaml_loader", "measurements", "axes", "constraints"),
         *("lengths", "arrivals", "traces", "workload", "admission", "noise"),
-        *("speculation", "software", "shapes"),
+        *("speculation", "software", "shapes", "yaml_limits"),
     ),
     (
         *("cards", "ops", "curve", "lookup", "table", "kernels", "kvcache", "theory", "experts"),
