@@ -49,8 +49,8 @@ def test_what_is_no_regular_file(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket"))
         for path in (tmp_path, Path("/dev/zero"), *(tmp_path / n for n in ("fifo", "link"))):
-            assert refused(path).startswith(": is not a regular file")
-        assert refused(tmp_path / "socket").startswith(": is not a regular file")
+            assert refused(path).startswith(": cannot be read: it is not a regular file")
+        assert refused(tmp_path / "socket").startswith(": cannot be read: it is not a regular file")
 
 
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
