@@ -85,10 +85,10 @@ class EpBalance:
     hidden_share: float
     """Share of the all-to-all that is not exposed."""
     hides_up_to: int | None
-    """Largest requests per GPU in flight, around the present number and within the KV capacity, at
+    """Largest requests per GPU in flight, around the present number and up to `most_requests`, at
     which two overlapping micro-batches hide all of it; None if they never do."""
-    kv_limit: int
-    """Requests per GPU that the KV capacity holds."""
+    most_requests: int
+    """Requests per GPU that the KV capacity holds and the engine runs."""
     ideal_micro_batches: float
     """Time of a micro-batch alone over the longest work of a server on it."""
     shapes: tuple[Shape, ...]
@@ -263,7 +263,8 @@ def _ep(frozen: Frozen, ep: Ep) -> EpBalance:
     spent_ns = frozen.micro_batches * int(frozen.work_of(network).sum())
     exposed = float(exposed_ns(frozen, frozen.times))
     site = frozen.site
-    limit = int(site.kv_memory().kv_capacity_bytes() / site.expected.reserved_bytes())
+    fitting = int(site.kv_memory().kv_capacity_bytes() / site.expected.reserved_bytes())
+    limit = min(fitting, site.scenario.memory.max_running_requests or fitting)
     rows = [present(frozen), with_micro_batches(frozen, 3 - frozen.micro_batches)]
     for gpus in (ep.gpus // 2, ep.gpus * 2):
         if gpus > 1 and gpus % ep.lm_head_tp == 0:
@@ -274,7 +275,7 @@ def _ep(frozen: Frozen, ep: Ep) -> EpBalance:
         exposed_ms=exposed / NS_PER_MS,
         hidden_share=1 - exposed / spent_ns if spent_ns else 1.0,
         hides_up_to=_hides_up_to(frozen, ep, limit),
-        kv_limit=limit,
+        most_requests=limit,
         ideal_micro_batches=ideal_micro_batches(frozen),
         shapes=tuple(row for row in rows if row is not None),
     )

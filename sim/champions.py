@@ -159,10 +159,12 @@ def entry(first: Scenario, settings: Settings, priced: bool) -> dict[str, Any]:
     except InfeasibleError as error:
         return told | {"slo_met": False, "worth": 0.0, "figures": {}, "reason": str(error)}
     site = compile_deployment(with_batch(scenario, 1))
-    most = max(most_fitting(site), 1) * site.attention_gpus
+    most = max(most_fitting(site), 1)
+    stated = most == scenario.memory.max_running_requests
+    full = figures["batch"] * site.lanes >= most * site.attention_gpus
     return told | {
         "slo_met": figures["slo_met"],
         "worth": worth(figures, priced),
-        "limit": "KV" if figures["batch"] * site.lanes >= most else "SLO",
+        "limit": ("requests" if stated else "KV") if full else "SLO",
         "figures": figures,
     }

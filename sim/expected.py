@@ -36,7 +36,7 @@ class ExpectedLoad:
         """Return the requests in flight to expect.
 
         In an open loop they follow from Little's law at the latency target: the load that the
-        deployment should carry.
+        deployment should carry, as far as its engine runs so many at once.
         """
         in_flight = self.in_flight()
         if in_flight is not None:
@@ -44,7 +44,9 @@ class ExpectedLoad:
         workload = self.scenario.workload
         assert not isinstance(workload.arrivals, ClosedLoop)
         per_request_ms = workload.law.mean_output_tokens() * self.scenario.slo.tpot_ms
-        return workload.arrivals.requests_per_s * per_request_ms / 1e3
+        requests = workload.arrivals.requests_per_s * per_request_ms / 1e3
+        running = self.scenario.memory.max_running_requests
+        return requests if running is None else min(requests, running * self.gpus)
 
     def batch(self) -> Batch:
         """Return the micro-batch to expect: an even share of the mean load."""

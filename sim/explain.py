@@ -172,7 +172,7 @@ def _lever(found: Explanation) -> str:
 def _balanced(found: Explanation) -> str:
     needs, m = found.balance, found.frozen.micro_batches
     if isinstance(needs, EpBalance):
-        holds = f"now {found.requests_per_gpu * m}, the KV capacity is {needs.kv_limit}"
+        holds = f"now {found.requests_per_gpu * m}, at most {needs.most_requests}"
         up_to = f"up to {needs.hides_up_to} requests a GPU ({holds})"
         overlap = "at no load" if needs.hides_up_to is None else up_to
         return (

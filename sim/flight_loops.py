@@ -43,10 +43,11 @@ Sizes = tuple[Ints, Floats, float, int, int]
 
 def sizes_of(layout: KvLayout) -> Sizes:
     """Return a layout of KV as the compiled loops read it."""
-    windows = [_NO_WINDOW if window is None else window for window in layout.bytes_per_token]
-    each = np.array(list(layout.bytes_per_token.values()), dtype=np.float64)
+    bytes_per_token, state_bytes = layout.counted()
+    windows = [_NO_WINDOW if window is None else window for window in bytes_per_token]
+    each = np.array(list(bytes_per_token.values()), dtype=np.float64)
     tokens = layout.block_tokens, layout.step_tokens
-    return np.array(windows, dtype=np.int64), each, layout.state_bytes, *tokens
+    return np.array(windows, dtype=np.int64), each, state_bytes, *tokens
 
 
 # What bounds an admission: requests of the micro-batch on a GPU; KV of a GPU up to which requests
@@ -231,7 +232,7 @@ def _chosen_gpu(
 
 
 @compiled("int64(int64[:, ::1], int64, int64, int64, int64[::1], int64, "
-          f"{_LIMITS}, {_LAYOUT}, int64[::1], int64[::1], int64[::1], int64[::1], "
+          f"{_LIMITS}, {_LAYOUT}, int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], "
           "int64[:, ::1])")  # fmt: skip
 def enter(
     flight: Ints,
@@ -246,11 +247,13 @@ def enter(
     held: Ints,
     ctx: Ints,
     used_bytes: Ints,
+    slots: Ints,
     ledger: Ints,
 ) -> int:
     """Let requests in, in order, as far as there is room; return how many entered.
 
-    Returns TOO_LARGE if one that comes to the head would not fit on an empty GPU.
+    `slots` are the further requests that each GPU may run, over all micro-batches. Returns
+    TOO_LARGE if one that comes to the head would not fit on an empty GPU.
     """
     most_per_gpu, limit_bytes, capacity_bytes, grows, balancing, key = limits
     even = balancing == KV_AND_REQUESTS
@@ -266,8 +269,10 @@ def enter(
             need = np.int64(_kv_bytes(context + layout[4], layout))
         rooms = 0
         for gpu in range(len(held)):
-            open_to[gpu] = (not even or held[gpu] < most_per_gpu) and _has_room(
-                used_bytes[gpu], need, limit_bytes, capacity_bytes
+            open_to[gpu] = (
+                slots[gpu] > 0
+                and (not even or held[gpu] < most_per_gpu)
+                and _has_room(used_bytes[gpu], need, limit_bytes, capacity_bytes)
             )
             rooms += open_to[gpu]
         if rooms == 0:
@@ -277,6 +282,7 @@ def enter(
         held[home] += 1
         ctx[home] += context
         used_bytes[home] += need
+        slots[home] -= 1
         at = count + place
         flight[REQUEST, at], flight[GPU, at] = request, home
         flight[CTX_AT_START, at] = context - step

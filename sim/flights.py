@@ -90,9 +90,15 @@ class Flight:
         return gone[:left]
 
     def enter(
-        self, requests: Ints, now_ns: int, limits: Limits, used_bytes: Ints, ledger: Ints
+        self,
+        requests: Ints,
+        now_ns: int,
+        limits: Limits,
+        used_bytes: Ints,
+        slots: Ints,
+        ledger: Ints,
     ) -> int:
-        """Let requests in, in order, as far as there is room.
+        """Let requests in, in order, as far as there is room and GPUs have `slots` left.
 
         Returns how many entered, or TOO_LARGE if one of them fits on no GPU.
         """
@@ -102,7 +108,7 @@ class Flight:
             wider[:, : self._count] = self._table[:, : self._count]
             self._table = wider
         where = self._table, self._count, self.steps, self.micro_batch, requests, now_ns
-        state = self._turn, self.held, self.ctx, used_bytes
+        state = self._turn, self.held, self.ctx, used_bytes, slots
         entered = flight_loops.enter(*where, limits, self._layout, *state, ledger)
         if entered > 0:
             self._count += entered

@@ -55,6 +55,7 @@ class Accelerator(Strict):
     """Dense peak per number format, FLOP/s (2 per multiply-add)."""
     hbm_bytes_per_s: Figure
     hbm_bytes: Figure
+    """Memory that the device reports (nvidia-smi), bytes; not the gigabytes of its data sheet."""
     query_tile_rows: Figure
     """Rows of the tensor-core tile to which attention pads the query heads of one KV head."""
     gemm_tile_rows: Figure

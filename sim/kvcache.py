@@ -25,16 +25,34 @@ class KvLayout:
     block_tokens: int
     step_tokens: int = 1
     """Tokens of a request whose KV a step writes: drafts as well, which may be rejected."""
+    full_context_only: bool = False
+    """Whether only layers that see the whole context count against the KV capacity, as where an
+    engine states it in tokens: windows and states then have room of their own."""
+
+    def counted(self) -> tuple[dict[int | None, float], float]:
+        """Return bytes a token by window and bytes of states that count against the capacity."""
+        if not self.full_context_only:
+            return self.bytes_per_token, self.state_bytes
+        return {w: size if w is None else 0.0 for w, size in self.bytes_per_token.items()}, 0.0
 
     def whole_bytes(self, prompt: ArrayLike, output: ArrayLike) -> NDArray[np.float64]:
-        """Return bytes that requests occupy at most, in their last step."""
+        """Return bytes of the capacity that requests occupy at most, in their last step."""
         return self.request_bytes(np.add(prompt, output) + (self.step_tokens - 1))
 
     def request_bytes(self, ctx: ArrayLike) -> NDArray[np.float64]:
-        """Return bytes that requests of `ctx` context tokens occupy, in whole blocks."""
+        """Return bytes of the capacity that requests of `ctx` context tokens occupy."""
+        return self._in_blocks(ctx, *self.counted())
+
+    def moved_bytes(self, ctx: ArrayLike) -> NDArray[np.float64]:
+        """Return all bytes of requests of `ctx` context tokens, which a transfer moves."""
+        return self._in_blocks(ctx, self.bytes_per_token, self.state_bytes)
+
+    def _in_blocks(
+        self, ctx: ArrayLike, bytes_per_token: dict[int | None, float], state_bytes: float
+    ) -> NDArray[np.float64]:
         tokens = np.asarray(ctx)
-        total = np.full(tokens.shape, self.state_bytes)
-        for window, per_token in self.bytes_per_token.items():
+        total = np.full(tokens.shape, state_bytes)
+        for window, per_token in bytes_per_token.items():
             seen = tokens if window is None else np.minimum(tokens, window)
             blocks = -(-seen // self.block_tokens)
             total = total + blocks * self.block_tokens * per_token
@@ -87,9 +105,16 @@ class GpuMemory:
     """Activations, workspaces and communication buffers."""
     utilisation: float
     """Share of the HBM that the server may use at all."""
+    stated_kv_bytes: float | None = None
+    """KV that the engine itself states."""
 
     def kv_capacity_bytes(self) -> float:
-        """Return the bytes left for KV. Raises InfeasibleError if the weights alone do not fit."""
+        """Return the bytes for KV: those stated, or those left beside the rest.
+
+        Raises InfeasibleError if the weights alone do not fit, or the KV stated beside them.
+        """
+        if self.stated_kv_bytes is not None:
+            return self._checked(self.stated_kv_bytes)
         usable = self.accelerator.hbm_bytes * self.utilisation
         left = usable - self.weights_bytes - self.reserve_bytes
         if left < 0:
@@ -101,6 +126,18 @@ class GpuMemory:
             )
         return left
 
+    def _checked(self, stated_bytes: float) -> float:
+        """Return the KV stated, which no engine can have where it exceeds what the card has."""
+        if self.weights_bytes + stated_bytes > self.accelerator.hbm_bytes:
+            raise InfeasibleError(
+                f"the scenario states {gigabytes(stated_bytes)} of KV per {self.role} GPU, but "
+                f"{self.accelerator.name} has {gigabytes(self.accelerator.hbm_bytes)} and "
+                f"{gigabytes(self.weights_bytes)} of them are weights: no engine prints that for "
+                "this model, shape and KV format; correct them, memory.kv_tokens or "
+                "memory.kv_blocks"
+            )
+        return stated_bytes
+
     def check_kv(self, needed_bytes: float, requests: float, adding: str) -> None:
         """Refuse a load whose mean KV does not fit.
 
@@ -110,9 +147,14 @@ class GpuMemory:
         capacity = self.kv_capacity_bytes()
         if needed_bytes > capacity:
             fitting = int(requests * capacity / needed_bytes)
-            raise InfeasibleError(
-                f"KV cache needs {gigabytes(needed_bytes)} per {self.role} GPU, "
+            has = (
                 f"{self.accelerator.name} has {gigabytes(capacity)} left beside "
-                f"{gigabytes(self.weights_bytes)} of weights: lower the batch to {fitting} "
-                f"requests per {self.role} GPU or {adding}"
+                f"{gigabytes(self.weights_bytes)} of weights"
+            )
+            if self.stated_kv_bytes is not None:
+                has = f"the scenario states {gigabytes(capacity)}"
+                adding = "raise memory.kv_tokens or memory.kv_blocks"
+            raise InfeasibleError(
+                f"KV cache needs {gigabytes(needed_bytes)} per {self.role} GPU, {has}: lower the "
+                f"batch to {fitting} requests per {self.role} GPU or {adding}"
             )

@@ -113,6 +113,7 @@ class Decoder:
             scenario.admission,
             site.kv_transfer(),
             scenario.speculation,
+            scenario.memory.max_running_requests,
         )
         m = site.program.micro_batches
         self._open: list[_OpenStep | None] = [None] * m

@@ -45,14 +45,40 @@ class Precision(Strict):
 
 
 class Memory(Strict):
-    """How the HBM is shared out."""
+    """How the memory of a GPU is shared out, and the limits that an engine states itself."""
 
     utilisation: Share
-    """Share of the HBM that the server may use."""
+    """Share of the memory that may be used at all. The memory is what the device reports
+    (`hbm_bytes` of its card, as nvidia-smi prints it), not the gigabytes of the data sheet. What
+    the driver and the CUDA context keep is part of what this share leaves out."""
     activation_reserve_gb: Annotated[float, Field(ge=0)]
     """Activations, workspaces and communication buffers per GPU, GB."""
     kv_block_tokens: PositiveInt
     """Tokens of one KV block."""
+    kv_tokens: PositiveInt | None = None
+    """KV of an attention GPU as its engine prints it, tokens, instead of what the shares leave:
+    vLLM's `GPU KV cache size` and SGLang's `max_total_num_tokens`, each of one data-parallel rank.
+    Counted are tokens of the layers that see the whole context; windows and constant states then
+    have room of their own. Refused only if these tokens and the weights exceed the memory."""
+    kv_blocks: PositiveInt | None = None
+    """The same in blocks of `kv_block_tokens` (vLLM's `# GPU blocks`); instead of `kv_tokens`."""
+    max_running_requests: PositiveInt | None = None
+    """Requests that an attention GPU decodes at most, over all micro-batches; further ones wait.
+    vLLM's `max_num_seqs` and TensorRT-LLM's `max_batch_size` are of one data-parallel rank, which
+    is an attention GPU here, and so is the `max_running_requests` that SGLang prints.
+    `--max-running-requests` of SGLang is of all ranks together: divide by `--dp-size`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Memory:
+        if self.kv_tokens is not None and self.kv_blocks is not None:
+            raise ValueError("kv_tokens and kv_blocks say the same: leave one of them out")
+        return self
+
+    def stated_kv_tokens(self) -> int | None:
+        """Return the KV of an attention GPU that the engine states; None if it does not."""
+        if self.kv_blocks is not None:
+            return self.kv_blocks * self.kv_block_tokens
+        return self.kv_tokens
 
 
 class Slo(Strict):

@@ -48,6 +48,9 @@ PREEMPTIONS = (
 )
 
 
+_NO_LIMIT = 1 << 32
+
+
 @dataclass(frozen=True)
 class Emission:
     """What a step boundary saw of the step that ended there."""
@@ -80,11 +83,14 @@ class Scheduler:
         admission: Admission,
         transfer: Transfer | None = None,
         speculation: Speculation | None = None,
+        max_running_requests: int | None = None,
     ) -> None:
         self.gpus = gpus
         self.micro_batches = micro_batches
         self.layout = layout
         self.kv_capacity_bytes = kv_capacity_bytes
+        self._most = _NO_LIMIT if max_running_requests is None else max_running_requests
+        """Requests on a GPU."""
         self.used_bytes = np.zeros(gpus, dtype=np.int64)
         """KV that requests claim on each GPU."""
         self.flights = [Flight(j, gpus, layout) for j in range(micro_batches)]
@@ -188,11 +194,13 @@ class Scheduler:
         if not len(self._line):
             return
         flight = self.flights[micro_batch]
-        present = self.in_flight() + self.waiting()
+        present = min(self.in_flight() + self.waiting(), self.gpus * self._most)
         share = share_of(present, micro_batch, self.micro_batches, self._row)
         requests = self._line.head(max(share - len(flight), 0))
         limits = (-(-share // self.gpus), *self._limits)
-        entered = flight.enter(requests, now_ns, limits, self.used_bytes, self._ledger.table)
+        slots = self._most - np.sum([each.held for each in self.flights], axis=0)
+        state = self.used_bytes, slots, self._ledger.table
+        entered = flight.enter(requests, now_ns, limits, *state)
         if entered == TOO_LARGE:
             raise self._too_large(requests)
         self._line.leave(entered)
@@ -262,7 +270,7 @@ class Scheduler:
         """Put requests in line for the time at which their KV is there."""
         comes_ns = self._ledger.table[ARRIVAL, requests]
         if self._transfer is not None and not there:
-            kv_bytes = self.layout.request_bytes(self._ledger.table[PROMPT, requests])
+            kv_bytes = self.layout.moved_bytes(self._ledger.table[PROMPT, requests])
             transfer_ns = np.rint(kv_bytes / self._transfer.bytes_per_s * NS_PER_S)
             comes_ns = comes_ns + transfer_ns.astype(np.int64) + self._transfer.latency_ns
         self._line.expect(requests, comes_ns)
@@ -284,5 +292,5 @@ def _restored_ns(how: Recompute | Swap, contexts: Ints, layout: KvLayout) -> Int
         seconds = contexts / float(how.tokens_per_s)
     else:
         # Out to the host, and back.
-        seconds = 2 * layout.request_bytes(contexts) / float(how.bytes_per_s)
+        seconds = 2 * layout.moved_bytes(contexts) / float(how.bytes_per_s)
     return np.rint(seconds * NS_PER_S).astype(np.int64)

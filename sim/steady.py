@@ -184,8 +184,9 @@ def fullest(site: Site, tpot_ms: float, free: Collection[str] = ()) -> Steady:
 
 
 def most_fitting(site: Site) -> int:
-    """Return the largest load whose mean KV fits in memory, requests on each attention GPU."""
-    return int(site.kv_memory().kv_capacity_bytes() / site.expected.claimed_bytes())
+    """Return the largest load that memory and the engine allow, requests on each attention GPU."""
+    fitting = int(site.kv_memory().kv_capacity_bytes() / site.expected.claimed_bytes())
+    return min(fitting, site.scenario.memory.max_running_requests or fitting)
 
 
 def largest_load(

@@ -130,7 +130,7 @@ def sections(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
         "Sides",
         "What ends the batch of the champions, and the median share of their kernel time from "
         "inside measured ranges.",
-        ["side", "champions", "KV", "SLO", "measured"],
+        ["side", "champions", "KV", "requests", "SLO", "measured"],
         list(_sides(study, outcomes)),
     )
 
@@ -156,7 +156,8 @@ def _sides(study: Study, outcomes: Sequence[Outcome]) -> Iterator[list[str]]:
         limits = Counter(entry["limit"] for entry in found)
         measured = [entry["figures"]["calibrated_share"] for entry in found]
         share = f"{median(measured):.0%}" if measured else "–"
-        yield [side, str(len(found)), str(limits["KV"]), str(limits["SLO"]), share]
+        counts = [str(limits[each]) for each in ("KV", "requests", "SLO")]
+        yield [side, str(len(found)), *counts, share]
 
 
 def _verdicts(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:

@@ -61,12 +61,13 @@ def open_loop(
     admission: Admission = DEFAULT,
     transfer: Transfer | None = None,
     speculation: Speculation | None = None,
+    most: int | None = None,
 ) -> Scheduler:
-    """Return the scheduler of an open loop."""
+    """Return the scheduler of an open loop; `most` requests may run on a GPU."""
     poisson = Poisson(kind="poisson", requests_per_s=1.0, requests=max(1, len(script)))
     workload = Workload(arrivals=poisson, lengths=fixed_lengths())
     layout = KvLayout({None: 1.0}, 0.0, block, speculation.positions if speculation else 1)
-    limits = layout, capacity, None, admission, transfer, speculation
+    limits = layout, capacity, None, admission, transfer, speculation, most
     with patch("sim.scheduler.Requests", lambda _workload, _seed: Scripted(script)):
         return Scheduler(workload, 0, gpus, m, *limits)
 

@@ -54,7 +54,8 @@ class AfdDeployment(Site):
             self.attention_timer if same else self.timer(ffn, deployment.ffn.moe_kernel)
         )
         self._check_links()
-        self.attention_memory = self.memory(attention, "attention", self._attention_weights())
+        without_kv = self.memory(attention, "attention", self._attention_weights())
+        self.attention_memory = self.with_stated_kv(without_kv)
         self.ffn_memory = self.memory(ffn, "FFN", self._ffn_weights())
         self.ffn_memory.kv_capacity_bytes()
 

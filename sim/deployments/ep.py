@@ -62,7 +62,7 @@ class EpDeployment(Site):
                 f"{accelerator.name} has no NICs on its card: EP over {deployment.gpus} GPUs "
                 f"cannot leave a node of {domain}"
             )
-        self._memory = self.memory(accelerator, "EP", self._weights())
+        self._memory = self.with_stated_kv(self.memory(accelerator, "EP", self._weights()))
 
     @cached_property
     def program(self) -> Program:

@@ -84,7 +84,9 @@ class Site(ABC):
             self.last_positions = speculation.positions
         written = speculation.positions if speculation else 1
         blocks = scenario.memory.kv_block_tokens
-        self.layout = kv_layout(self.model, scenario.precision.kv, blocks, written)
+        self.stated_kv_tokens = scenario.memory.stated_kv_tokens()
+        layout = kv_layout(self.model, scenario.precision.kv, blocks, written)
+        self.layout = replace(layout, full_context_only=self.stated_kv_tokens is not None)
         self.expected = ExpectedLoad(scenario, self.layout, attention_gpus, micro_batches)
         self.tables: list[kernels.KernelTable] = []
         self._kept: dict[bytes, _Prepared] = {}
@@ -332,6 +334,13 @@ class Site(ABC):
         memory.kv_capacity_bytes()
         in_flight = self.expected.in_flight()
         requests = 1.0 if in_flight is None else in_flight / self.attention_gpus
+        running = self.scenario.memory.max_running_requests
+        if running is not None and requests > running:
+            raise InfeasibleError(
+                f"{requests:.4g} requests are in flight per {memory.role} GPU, "
+                f"memory.max_running_requests is {running}: lower the batch to {running} requests "
+                f"per {memory.role} GPU or raise memory.max_running_requests"
+            )
         memory.check_kv(requests * self.expected.claimed_bytes(), requests, self.kv_remedy())
 
     def usd_per_hour(self) -> float | None:
@@ -356,6 +365,21 @@ class Site(ABC):
         memory = self.scenario.memory
         reserve = memory.activation_reserve_gb * 1e9
         return GpuMemory(accelerator, role, weights_bytes, reserve, memory.utilisation)
+
+    def with_stated_kv(self, memory: GpuMemory) -> GpuMemory:
+        """Return the memory of a GPU with the KV that the engine states, if it does.
+
+        Raises InfeasibleError if it states tokens and no layer sees the whole context.
+        """
+        if self.stated_kv_tokens is None:
+            return memory
+        per_token = self.layout.bytes_per_token.get(None, 0.0)
+        if not per_token:
+            raise InfeasibleError(
+                f"{self.model.name} has no layer that sees the whole context: memory.kv_tokens and "
+                "memory.kv_blocks count nothing here; leave them out"
+            )
+        return replace(memory, stated_kv_bytes=self.stated_kv_tokens * per_token)
 
 
 def _longest(

@@ -267,6 +267,13 @@ def speculation(draw: st.DrawFn, model: str) -> str:
     return f"speculation={{drafts: {drafts}, draft_layer: {layer}, acceptance: {law}}}"
 
 
+# What engines say of themselves: KV for a few long requests, and a few requests.
+STATED = (
+    *("memory.kv_tokens=10000", "memory.kv_blocks=400"),
+    *("memory.max_running_requests=1", "memory.max_running_requests=5"),
+)
+
+
 @st.composite
 def settings_of_runs(draw: st.DrawFn) -> tuple[str, list[str], float | None]:
     """Draw scenarios, and bytes of KV that their GPUs have where it is less than their memory."""
@@ -279,6 +286,7 @@ def settings_of_runs(draw: st.DrawFn) -> tuple[str, list[str], float | None]:
     plain = st.tuples(arrivals(), lengths())
     workload = draw(st.one_of(plain, trace().map(lambda one: (one,))))
     scarce = draw(st.sampled_from((None, None, 30e6, 100e6)))
+    settings += draw(st.lists(st.sampled_from(STATED), max_size=2, unique_by=lambda one: one[:10]))
     return name, [*settings, *workload, draw(admissions()), *effects, steps, seed], scarce
 
 

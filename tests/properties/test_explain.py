@@ -191,7 +191,7 @@ def test_two_batches_hide_the_all_to_all_up_to_the_load_that_is_said(
     needs = found["dsv3-ep128"].balance
     assert isinstance(needs, EpBalance)
     assert needs.hides_up_to is not None
-    assert needs.hides_up_to < needs.kv_limit - 1
+    assert needs.hides_up_to < needs.most_requests - 1
     base = scenario.load("dsv3-ep128")
     at, beyond = (balance(at_load(base, needs.hides_up_to + more)) for more in (0, 2))
     assert isinstance(at, EpBalance)
@@ -200,8 +200,8 @@ def test_two_batches_hide_the_all_to_all_up_to_the_load_that_is_said(
     assert at.exposed_ms < 1e-3 * step_ms < beyond.exposed_ms
     assert at.hides_up_to == beyond.hides_up_to == needs.hides_up_to
     with pytest.raises(InfeasibleError, match="KV cache"):
-        at_load(base, needs.kv_limit + 1)
-    assert at_load(base, needs.kv_limit).step_ns > 0
+        at_load(base, needs.most_requests + 1)
+    assert at_load(base, needs.most_requests).step_ns > 0
 
 
 def test_with_other_ffn_instances_attention_and_ffn_change_places(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
+from typing import get_args
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.admission import Admission
+from sim.admission import Admission, Balancing
 from sim.errors import InfeasibleError
 from sim.scheduler import Scheduler
 from tests.admitting import closed_loop, dealt, open_loop
@@ -184,6 +186,41 @@ def test_a_request_fits_at_exactly_its_size() -> None:
     assert scheduler.in_flight() == 1
     with pytest.raises(InfeasibleError, match=r"7 \+ 5 tokens needs"):
         open_loop([Arrival(0, 7, 5)], capacity=need - 1).admit(0, 0)
+
+
+@few
+@given(arrivals(), shapes, st.integers(1, 5), st.sampled_from(get_args(Balancing)))
+def test_a_gpu_runs_as_many_requests_as_its_engine_says_and_no_more(
+    script: list[Arrival], shape: tuple[int, int], most: int, gpu: Balancing
+) -> None:
+    gpus, m = shape
+    scheduler = open_loop(script, gpus, m, admission=Admission(gpu=gpu), most=most)
+    entered: list[int] = []
+    for seen in boundaries(scheduler, 40 * m + 40):
+        entered += seen.entered
+        running = np.sum([flight.held for flight in scheduler.flights], axis=0)
+        assert (running <= most).all()
+        # Nobody waits while the micro-batch has less than its share of all that may run.
+        if scheduler.waiting():
+            present = min(scheduler.in_flight() + scheduler.waiting(), gpus * most)
+            share = dealt(present, m)[seen.micro_batch]
+            full = bool((running == most).all())
+            assert full or len(scheduler.flights[seen.micro_batch]) == share
+    assert entered == list(range(len(script)))
+
+
+def test_the_request_after_the_last_slot_waits_for_a_request_to_leave() -> None:
+    script = [Arrival(0, 5, 2), Arrival(0, 5, 3), Arrival(0, 5, 1)]
+    scheduler = open_loop(script, m=2, most=2)
+    for j in (0, 1):
+        scheduler.admit(j, 0)
+    assert [flight.request.tolist() for flight in scheduler.flights] == [[0], [1]]
+    for step in (1, 2):
+        assert scheduler.waiting() == 1
+        for j in (0, 1):
+            scheduler.emit(j, step)
+            scheduler.admit(j, step)
+    assert [flight.request.tolist() for flight in scheduler.flights] == [[2], [1]]
 
 
 def test_a_block_counts_whole() -> None:

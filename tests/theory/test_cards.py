@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -41,6 +42,14 @@ def test_card_loads_under_its_file_name(folder: str, name: str) -> None:
         cards.FABRICS: cards.fabric,
     }
     assert load[folder](name).name == name
+
+
+@pytest.mark.parametrize("name", ACCELERATORS)
+def test_memory_is_what_the_device_reports(name: str) -> None:
+    memory = cards.accelerator(name).hbm_bytes
+    told = re.search(r"([\d,]+) Mi?B", memory.source)
+    assert told is not None
+    assert float(memory) == float(told[1].replace(",", "")) * 2**20
 
 
 @pytest.mark.parametrize(("folder", "name"), ALL, ids=lambda value: value)
