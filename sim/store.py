@@ -5,7 +5,8 @@ is a transaction, a half written one is undone at the next opening, and the file
 dies with the process, keeps a second sweep out. One process writes; workers only compute. A
 thousand points are a few megabytes, and `sqlite3 points.sqlite` reads them.
 
-A point is found again by the hash of everything that its outcome depends on (`inputs`).
+A point is found again by the hash of everything that its outcome depends on (`inputs`). What is
+kept of it has a checksum, so that a damaged outcome is told and never becomes a row.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -43,14 +44,20 @@ class Placed(Protocol):
         """What tells it from others there."""
 
 
-_FORMAT = 1
+_FORMAT = 2
 _APPLICATION = 0x61666473  # "afds"
 _TABLES = """
 CREATE TABLE sweep (name TEXT NOT NULL);
-CREATE TABLE points (key TEXT PRIMARY KEY, inputs TEXT NOT NULL, outcome TEXT NOT NULL);
+CREATE TABLE points
+    (key TEXT PRIMARY KEY, inputs TEXT NOT NULL, outcome TEXT NOT NULL, checksum TEXT NOT NULL);
 CREATE TABLE places (place TEXT, key TEXT REFERENCES points, PRIMARY KEY (place, key));
 """
+_STATEMENTS = [statement.strip() for statement in _TABLES.split(";") if statement.strip()]
 _SHOWN_CHANGES = 4
+_DAMAGES = (
+    *("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH"),
+    *("SQLITE_FORMAT", "SQLITE_SCHEMA"),
+)
 
 
 def inputs(point: Point) -> Inputs:
@@ -124,8 +131,11 @@ class Store:
                 )
             folder.mkdir(parents=True, exist_ok=True)
             if path.exists():
+                if not path.is_file():
+                    raise _damaged(folder, "is no regular file")
                 path.open("r+b").close()  # SQLite calls a read-only disk an I/O error
             self._base = sqlite3.connect(path, timeout=0, isolation_level=None)
+            self._base.text_factory = partial(str, encoding="utf-8", errors="replace")
             try:
                 self._open(sweep)
             except BaseException:
@@ -141,9 +151,9 @@ class Store:
         ask("BEGIN IMMEDIATE")
         (application,) = ask("PRAGMA application_id").fetchone()
         (version,) = ask("PRAGMA user_version").fetchone()
-        (tables,) = ask("SELECT count(*) FROM sqlite_master").fetchone()
-        if not tables:
-            for statement in _TABLES.split(";"):
+        made = [sql for (sql,) in ask("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+        if not made:
+            for statement in _STATEMENTS:
                 ask(statement)
             ask("INSERT INTO sweep VALUES (?)", (sweep,))
             ask(f"PRAGMA application_id = {_APPLICATION}")
@@ -153,12 +163,24 @@ class Store:
                 f"{self.folder / FILE}: written by another version of afdsim; choose another --out"
             )
         else:
-            (known,) = ask("SELECT name FROM sweep").fetchone()
-            if known != sweep:
-                raise StoreError(
-                    f"{self.folder}: holds the sweep {known!r}, not {sweep!r}; choose another --out"
-                )
+            self._check(made, sweep)
         ask("COMMIT")
+
+    def _check(self, made: list[str], sweep: str) -> None:
+        """Raise StoreError if the store is damaged or another sweep's."""
+        if sorted(made) != sorted(_STATEMENTS):
+            raise _damaged(self.folder, "its tables are not those of a store")
+        (found,) = self._base.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise _damaged(self.folder, "its pages do not fit together")
+        names = [name for (name,) in self._base.execute("SELECT name FROM sweep")]
+        if len(names) != 1:
+            raise _damaged(self.folder, "it does not say whose it is")
+        if names != [sweep]:
+            raise StoreError(
+                f"{self.folder}: holds the sweep {names[0]!r:.100}, not {sweep!r}; "
+                "choose another --out"
+            )
 
     def __enter__(self) -> Store:
         return self
@@ -171,19 +193,34 @@ class Store:
             self._base.close()
 
     def outcome(self, key: str) -> Outcome | None:
-        """Return the outcome that is kept under a key, None if there is none."""
+        """Return the outcome that is kept under a key, None if there is none.
+
+        Raises StoreError if it is damaged.
+        """
+        kept = self._kept("WHERE key = ?", key)
+        return kept[0][1] if kept else None
+
+    def _kept(self, which: str, value: str) -> list[tuple[Inputs, Outcome]]:
+        """Return inputs and outcomes of the points that a clause chooses, in order of their keys.
+
+        Raises StoreError if one of them is not as it was written.
+        """
+        columns = "SELECT key, inputs, outcome, checksum FROM points"
         with self._told():
-            found = self._base.execute("SELECT outcome FROM points WHERE key = ?", (key,))
-            row = found.fetchone()
-        return None if row is None else json.loads(row[0])
+            found = self._base.execute(f"{columns} {which} ORDER BY key", (value,)).fetchall()
+        for key, *texts, checksum in found:
+            if checksum != _checksum(key, *texts):
+                raise _damaged(self.folder, "an outcome is not as it was written")
+        return [(json.loads(made_of), json.loads(outcome)) for _, made_of, outcome, _ in found]
 
     def keep(self, point: Placed, made_of: Inputs, outcome: Outcome) -> None:
         """Keep the outcome of a point; it is safe when this returns. Raises StoreError."""
         key, texts = sha256(made_of), [_text(made_of), _text(outcome)]
+        values = (key, *texts, _checksum(key, *texts))
         with self._told():
             self._base.execute("BEGIN")
             try:
-                self._base.execute("INSERT OR REPLACE INTO points VALUES (?, ?, ?)", (key, *texts))
+                self._base.execute("INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?)", values)
                 self._place(point, key)
                 self._base.execute("COMMIT")
             except BaseException:
@@ -205,14 +242,10 @@ class Store:
         same = self.outcome(sha256(made_of))
         if same is not None:
             return f"{same['status']} before: {same['reason']}"
-        with self._told():
-            found = self._base.execute(
-                "SELECT inputs FROM points JOIN places USING (key) WHERE place = ? ORDER BY key",
-                (_place(point),),
-            ).fetchall()
-        if not found:
+        kept = self._kept("JOIN places USING (key) WHERE place = ?", _place(point))
+        if not kept:
             return "new"
-        least = min((changes(json.loads(text), made_of) for (text,) in found), key=len)
+        least = min((changes(before, made_of) for before, _outcome in kept), key=len)
         more = f", and {len(least) - _SHOWN_CHANGES} more" if len(least) > _SHOWN_CHANGES else ""
         return ", ".join(least[:_SHOWN_CHANGES]) + more
 
@@ -221,20 +254,39 @@ class Store:
         """Turn what the file system refuses into a StoreError with its remedy."""
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{self.folder}: {_remedy(error)}") from None
+        except sqlite3.Error as error:
+            raise _refusal(self.folder, error) from None
+        except OSError as error:
+            raise _unwritable(self.folder, error.strerror or str(error)) from None
 
 
-def _remedy(error: sqlite3.Error | OSError) -> str:
+def _refusal(folder: Path, error: sqlite3.Error) -> StoreError:
+    """Return what an error of SQLite means, with its remedy."""
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith("SQLITE_BUSY"):
-        return "another sweep is writing here; wait for it or choose another --out"
-    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-        return f"{FILE} is damaged ({error}); move it away or choose another --out"
-    reason = getattr(error, "strerror", None) or error
-    return (
-        f"cannot be written: {reason}; make room or choose another --out. Finished points are kept"
+        return StoreError(
+            f"{folder}: another sweep is writing here; wait for it or choose another --out"
+        )
+    # The statements are ours: where one does not suit the tables, the tables are to blame.
+    if name.startswith(_DAMAGES):
+        return _damaged(folder, str(error))
+    return _unwritable(folder, str(error))
+
+
+def _damaged(folder: Path, how: str) -> StoreError:
+    told = f"{folder}: {FILE} is damaged ({how}); move it away or choose another --out"
+    return StoreError(told)
+
+
+def _unwritable(folder: Path, reason: str) -> StoreError:
+    return StoreError(
+        f"{folder}: cannot be written: {reason}; make room or choose another --out. "
+        "Finished points are kept"
     )
+
+
+def _checksum(*kept: object) -> str:
+    return sha256([str(each) for each in kept])  # a damaged store may hold bytes
 
 
 def _text(data: object) -> str:
