@@ -6,10 +6,12 @@
     ├── InfeasibleError    the shape cannot run, or no point meets SLO   exit 4
     ├── SchedulerError     a cluster's scheduler cannot be reached       exit 2
     └── StoreError         results cannot be kept: disk full, read-only,
-                           in use, or the directory is not the sweep's   exit 6
+                           in use, damaged, or not the sweep's           exit 6
 
 Everything else that escapes is a bug (exit 1). Usage errors exit 2, a sweep that
-finished with failed points 5, an interrupt 130.
+finished with failed points 5. Data that stdout has no room for exit 6. A signal exits
+128 + its number: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP, and 141 where the
+reader of stdout has closed it (`afdsim models | head -1`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ EXIT_BAD_INPUT = 3
 EXIT_INFEASIBLE = 4
 EXIT_FAILED_POINTS = 5
 EXIT_NOT_KEPT = 6
-EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128  # and the number of the signal
 
 
 class SimError(Exception):

@@ -13,6 +13,7 @@ import multiprocessing.process
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -217,13 +218,17 @@ class _Process:
 
     def _start(self, call: Callable[..., object]) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
-        executor = ProcessPoolExecutor(1, context, initializer=_end_with_parent)
         before = set(multiprocessing.active_children())
-        # Ctrl-C reaches the whole group; a process born while it is blocked never sees it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Ctrl-C and the end of a terminal reach the whole group; a process that is born while they
+        # are blocked never sees them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+        # The process that Python starts beside them would tell whoever is killed of leaks.
+        sys.warnoptions.append("ignore:resource_tracker")
         try:
+            executor = ProcessPoolExecutor(1, context, initializer=_end_with_parent)
             self._ready = executor.submit(_import, call)
         finally:
+            sys.warnoptions.remove("ignore:resource_tracker")
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._mine = set(multiprocessing.active_children()) - before
         return executor

@@ -6,41 +6,35 @@ that `--help` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 
-import typer
-
-from sim import calibrate_cli, measure_cli
-from sim.cli import capacity, cards, compare, explain, simulate, studies, sweeps, theory, timeline
-from sim.cli.text import say
-from sim.errors import EXIT_INTERRUPTED, SimError
-
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Simulate LLM decoding: attention-FFN disaggregation (AFD) against wide expert "
-    "parallelism (EP).\n\nExample: afdsim run step3-2a2f",
-)
-for verb in (
-    *(simulate.run, explain.explain, compare.compare, capacity.capacity, simulate.validate),
-    *(theory.theory, sweeps.sweep, sweeps.plot, studies.study),
-    *(timeline.timeline, simulate.schema, simulate.new, measure_cli.measure),
-):
-    app.command()(verb)
-app.add_typer(cards.models_app, name="models")
-app.add_typer(cards.hardware_app, name="hardware")
-app.add_typer(calibrate_cli.app, name="calibrate")
+from sim.cli import output, signals
+from sim.errors import EXIT_OK, SimError
 
 
 def main() -> None:
     """Run the command line and exit with the documented code (see `sim.errors`)."""
+    with output.prepared(), signals.heard():
+        try:
+            code = output.delivered(_run)
+        except signals.Stopped as stopped:
+            output.say("interrupted")
+            # Workers end with this process, whatever they are at: there is nothing to wait for.
+            os._exit(stopped.exit_code)
+    sys.exit(code)
+
+
+def _run() -> int:
+    # The verbs take a while to import, and a signal of that while counts as well.
+    from sim.cli.verbs import app
+
     try:
         app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else EXIT_OK
     except SimError as error:
         for line in str(error).split("\n"):
-            say(f"error: {line}")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("interrupted")
-        sys.exit(EXIT_INTERRUPTED)
+            output.say(f"error: {line}")
+        return error.exit_code
+    return EXIT_OK

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sim.cli import signals
 from sim.cli.text import AsJson, Settings, Table, progress, say, show
-from sim.errors import EXIT_FAILED_POINTS, EXIT_INTERRUPTED, EXIT_OK
+from sim.errors import EXIT_FAILED_POINTS, EXIT_OK
 
 if TYPE_CHECKING:
     from sim.cells import Loaded
@@ -48,7 +49,7 @@ def study(
 
     loaded = cells.load(name, setting or (), only or ())
     folder = out or RUNS / folder_name(loaded.study.name)
-    stopped = False
+    stopped = None
     with (
         pools.local(workers or len(os.sched_getaffinity(0))) as pool,
         Store(folder, loaded.study.name) as store,
@@ -58,11 +59,12 @@ def study(
             for title, jobs in (("champions", contests.champions), ("duels", contests.meetings)):
                 with _Progress(title, found := jobs()) as shown:
                     contests.run(found, pool, shown.advance)
-        except KeyboardInterrupt:
-            stopped = True
+        except signals.Stopped as signal:
+            stopped = signal
             pool.stop(now=True)
-        found_all = [outcomes.outcome(loaded.study, result) for result in contests.results()]
-        _save(loaded, found_all, folder)
+        with signals.postponed():
+            found_all = [outcomes.outcome(loaded.study, result) for result in contests.results()]
+            _save(loaded, found_all, folder)
     rows = outcomes.rows(loaded.study, found_all)
     if as_json:
         plain = {"directory": str(folder), "cells": rows}
@@ -75,7 +77,7 @@ def study(
     say(f"{finished} of {len(found_all)} cells are finished; open {folder}/report.html")
     if stopped:
         say("interrupted")
-        raise typer.Exit(EXIT_INTERRUPTED)
+        raise typer.Exit(stopped.exit_code)
     raise typer.Exit(EXIT_FAILED_POINTS if contests.failures else EXIT_OK)
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sim.cli import signals
 from sim.cli.text import AsJson, Settings, Table, number, progress, say, show, usd, width
 from sim.cli.textplot import pareto_text
-from sim.errors import EXIT_FAILED_POINTS, EXIT_INFEASIBLE, EXIT_INTERRUPTED, EXIT_OK
+from sim.errors import EXIT_FAILED_POINTS, EXIT_INFEASIBLE, EXIT_OK
 
 # Rows of a front in the terminal; sweep.csv has them all.
 _SHOWN_PER_FAMILY = 10
@@ -68,7 +69,7 @@ def sweep(
         say(f"{loaded.left_out} of {total} combinations are left out by constraints")
     folder = out or RUNS / "-".join([folder_name(loaded.sweep.name), *([engine] if engine else [])])
     with _workers(workers, scheduler) as pool, Store(folder, loaded.sweep.name) as store:
-        session, stopped = Session(store, retry_failed=retry_failed), False
+        session, stopped = Session(store, retry_failed=retry_failed), None
         why = store.why if explain else None
         points = loaded.points if loaded.sweep.refine is None else []
         try:
@@ -76,13 +77,14 @@ def sweep(
                 _run(session, points, pool, why)
             else:
                 points = _explore(loaded, session, pool, why)
-        except KeyboardInterrupt:
-            stopped = True
+        except signals.Stopped as signal:
+            stopped = signal
             pool.stop(now=True)
             points = points or sorted(session.asked, key=lambda point: point.index)
-        rows = session.rows(points)
-        if rows:
-            _save_sweep(loaded, points, rows, folder)
+        with signals.postponed():
+            rows = session.rows(points)
+            if rows:
+                _save_sweep(loaded, points, rows, folder)
     if as_json:
         saved = str(folder) if rows else None
         print(json.dumps({"directory": saved, "points": rows}, ensure_ascii=False, indent=2))
@@ -146,13 +148,13 @@ def _label(point: Point) -> str:
     return ", ".join([point.family, *(f"{path}={v}" for path, v in point.settings.items())])
 
 
-def _sweep_code(rows: list[dict[str, Any]], stopped: bool) -> int:
+def _sweep_code(rows: list[dict[str, Any]], stopped: signals.Stopped | None) -> int:
     counts = {status: sum(r["status"] == status for r in rows) for status in ("refused", "failed")}
     if any(counts.values()):
         say(f"{counts['refused']} points refused, {counts['failed']} failed; see column reason")
     if stopped:
         say("interrupted")
-        return EXIT_INTERRUPTED
+        return stopped.exit_code
     if counts["failed"]:
         return EXIT_FAILED_POINTS
     if not any(row.get("slo_met") for row in rows):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.printable import printable
+from sim.cli.output import plain
+from sim.cli.output import say as say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,15 +37,6 @@ Out = Annotated[
 WorkerCount = Annotated[
     int, typer.Option("--workers", min=1, help="Processes that make runs side by side.")
 ]
-
-
-def say(text: str) -> None:
-    """Print talk: stderr. What names and files hold cannot steer the terminal."""
-    print(_plain(text), file=sys.stderr)
-
-
-def _plain(text: str) -> str:
-    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 @contextmanager
@@ -97,7 +89,7 @@ def show(*parts: str | Table | Text) -> None:
         if isinstance(part, Table):
             screen.print(_rich(part))
         else:
-            screen.print(Text(_plain(part)) if isinstance(part, str) else part, soft_wrap=True)
+            screen.print(Text(plain(part)) if isinstance(part, str) else part, soft_wrap=True)
 
 
 def progress(title: str, *fields: str) -> Progress:
@@ -132,12 +124,12 @@ def _rich(shown: Table) -> Any:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    title = Text(_plain(shown.title.strip()), style="table.title") if shown.title else None
+    title = Text(plain(shown.title.strip()), style="table.title") if shown.title else None
     result = RichTable(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
     for column in shown.columns:
-        result.add_column(Text(_plain(column)))
+        result.add_column(Text(plain(column)))
     for cells in shown.rows:
-        result.add_row(*(Text(_plain(cell)) for cell in cells))
+        result.add_row(*(Text(plain(cell)) for cell in cells))
     return result
 
 

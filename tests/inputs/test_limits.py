@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sim import scenario
-from sim.cli import app
+from sim.cli.verbs import app
 from sim.errors import ScenarioError, StoreError
 from sim.results import fresh_directory, replace_file
 

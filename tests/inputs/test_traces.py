@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from sim import scenario
 from sim.arrivals import Trace
-from sim.cli import app, main
+from sim.cli import main
+from sim.cli.verbs import app
 from sim.errors import EXIT_BAD_INPUT, ScenarioError
 from sim.lengths import BLOCK, CsvLengths
 from sim.points import Point

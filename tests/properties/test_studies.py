@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from sim import cells, outcomes, workers
 from sim.cells import Loaded
 from sim.champions import champion
+from sim.cli.signals import Stopped
 from sim.contests import Contests, Job, Result
 from sim.deployments import compile_deployment
 from sim.duels import TIE, changed, duel, fitting, loaded, verdict
@@ -181,12 +183,12 @@ def test_the_same_bytes_by_any_number_of_workers_and_after_an_interruption(
     def stop(job: Job, _outcome: object) -> None:
         ran.append(job)
         if len(ran) == 3:
-            raise KeyboardInterrupt
+            raise Stopped(signal.SIGTERM)
 
     loaded = cells.load(path)
     with Store(tmp_path / "three", "small") as store, workers.local(1) as pool:
         contests = Contests(loaded, store)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Stopped):
             contests.run(contests.champions(), pool, stop)
         (_unfinished, second) = contests.results()
         assert None not in contests.results()[0].champions

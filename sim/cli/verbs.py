@@ -1,0 +1,25 @@
+"""The verbs of the command line, put together."""
+
+from __future__ import annotations
+
+import typer
+
+from sim import calibrate_cli, measure_cli
+from sim.cli import capacity, cards, compare, explain, simulate, studies, sweeps, theory, timeline
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Simulate LLM decoding: attention-FFN disaggregation (AFD) against wide expert "
+    "parallelism (EP).\n\nExample: afdsim run step3-2a2f",
+)
+for verb in (
+    *(simulate.run, explain.explain, compare.compare, capacity.capacity, simulate.validate),
+    *(theory.theory, sweeps.sweep, sweeps.plot, studies.study),
+    *(timeline.timeline, simulate.schema, simulate.new, measure_cli.measure),
+):
+    app.command()(verb)
+app.add_typer(cards.models_app, name="models")
+app.add_typer(cards.hardware_app, name="hardware")
+app.add_typer(calibrate_cli.app, name="calibrate")
