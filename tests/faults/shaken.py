@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import csv
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -146,10 +148,19 @@ def until(true: Callable[[], bool], limit_s: float = 60) -> None:
 
 def kill(pid: int, *, group: bool = False) -> None:
     """SIGKILL a process of ours, unless it has ended by itself."""
-    try:
-        (os.killpg if group else os.kill)(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+    send(pid, signal.SIGKILL, group=group)
+
+
+def send(pid: int, number: int, *, group: bool = False) -> None:
+    """Send a process of ours a signal, unless it has ended by itself."""
+    with suppress(ProcessLookupError):
+        (os.killpg if group else os.kill)(pid, number)
+
+
+def rows(tables: dict[str, bytes]) -> list[dict[str, str]]:
+    """Return the rows of a table by column, without the empty ones."""
+    lines = tables["sweep.csv"].decode().splitlines()
+    return [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(lines)]
 
 
 def children(pid: int) -> list[int]:

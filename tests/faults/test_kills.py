@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import multiprocessing
-import os
 import random
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -84,27 +81,6 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
         *("points.sqlite", "report.html", "run.json", "sweep.csv", "sweep.parquet")
     ]
-
-
-def rows(tables: dict[str, bytes]) -> list[dict[str, str]]:
-    """Return the rows of a table by column, without the empty ones."""
-    lines = tables["sweep.csv"].decode().splitlines()
-    return [{name: cell for name, cell in row.items() if cell} for row in csv.DictReader(lines)]
-
-
-def test_ctrl_c_writes_the_tables_of_what_is_finished(tmp_path: Path) -> None:
-    folder = tmp_path / "shaken"
-    process = shaken.begin(folder, "--workers", "2")
-    shaken.wait_for_points(folder, process)
-    os.killpg(process.pid, signal.SIGINT)
-    _out, told = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted" in told
-    assert "Traceback" not in told
-    some, everything = rows(shaken.tables(folder)), rows(shaken.undisturbed())
-    assert 0 < len(some) < len(everything)
-    assert all(row in everything for row in some)
-    assert shaken.finished(folder) == len(some)
 
 
 def test_a_call_that_kills_its_workers_is_given_up_and_the_rest_goes_on() -> None:
