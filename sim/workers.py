@@ -29,6 +29,7 @@ from concurrent.futures import (
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from sim import signals
 from sim.errors import SchedulerError
 
 Item = TypeVar("Item")
@@ -208,7 +209,8 @@ class _Process:
 
     def submit(self, call: Callable[[Item], Result], item: Item) -> Future[Result]:
         if self._executor is None:
-            self._executor = self._start(call)
+            with signals.postponed():  # a process that is told half of what it is complains
+                self._executor = self._start(call)
         try:
             return self._executor.submit(call, item)
         except BrokenExecutor:

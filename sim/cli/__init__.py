@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
-from sim.cli import output, signals
+from sim import signals
+from sim.cli import output
 from sim.errors import EXIT_OK, SimError
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli import signals
+from sim import signals
 from sim.cli.text import AsJson, Settings, Table, progress, say, show
 from sim.errors import EXIT_FAILED_POINTS, EXIT_OK
 

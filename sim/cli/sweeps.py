@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli import signals
+from sim import signals
 from sim.cli.text import AsJson, Settings, Table, number, progress, say, show, usd, width
 from sim.cli.textplot import pareto_text
 from sim.errors import EXIT_FAILED_POINTS, EXIT_INFEASIBLE, EXIT_OK

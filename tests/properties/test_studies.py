@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from sim import cells, outcomes, workers
 from sim.cells import Loaded
 from sim.champions import champion
-from sim.cli.signals import Stopped
 from sim.contests import Contests, Job, Result
 from sim.deployments import compile_deployment
 from sim.duels import TIE, changed, duel, fitting, loaded, verdict
@@ -23,6 +22,7 @@ from sim.errors import InfeasibleError
 from sim.outcomes import Moved
 from sim.replications import replication
 from sim.search import with_batch
+from sim.signals import Stopped
 from sim.store import Store
 from sim.studies import Changed, Shortlist
 from tests import studying, tiny

@@ -24,7 +24,7 @@ class Stopped(BaseException):
 
 
 _heard: list[Stopped] = []
-_waits = False
+_postponing = 0
 
 
 @contextmanager
@@ -46,19 +46,19 @@ def _hear(number: int, _frame: FrameType | None) -> None:
         if signal.getsignal(each) is _hear:
             signal.signal(each, signal.SIG_DFL)
     _heard.append(Stopped(number))
-    if not _waits:
+    if not _postponing:
         raise _heard[0]
 
 
 @contextmanager
 def postponed() -> Iterator[None]:
     """Let the first signal wait until the block is through, which then raises Stopped."""
-    global _waits
+    global _postponing
     before = len(_heard)
-    _waits = True
+    _postponing += 1
     try:
         yield
     finally:
-        _waits = False
-    if len(_heard) > before:
-        raise _heard[0]
+        _postponing -= 1
+    if len(_heard) > before and not _postponing:
+        raise _heard[-1]
