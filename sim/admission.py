@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sim.figure import Figure, Parameter
+from sim.figure import Figure, Pause, Share
 from sim.strict import Strict
 
 Balancing = Literal["kv_and_requests", "least_kv", "least_requests", "round_robin", "power_of_two"]
@@ -47,9 +47,9 @@ class Watermark(Strict):
 class KvTransfer(Strict):
     """A request's KV comes from prefill over the network; it may enter when all of it is there."""
 
-    nic_share: Figure
+    nic_share: Share
     """Share of an attention GPU's NIC that one transfer gets."""
-    latency_us: Parameter
+    latency_us: Pause
     """What a transfer takes beside its bytes, µs."""
 
 

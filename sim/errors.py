@@ -17,7 +17,7 @@ reader of stdout has closed it (`afdsim models | head -1`).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 EXIT_OK = 0
 EXIT_BUG = 1
@@ -70,6 +70,18 @@ class StoreError(SimError):
     """Results cannot be kept where they should be."""
 
     exit_code = EXIT_NOT_KEPT
+
+
+def together(*checks: Callable[[], object]) -> None:
+    """Make all `checks`. Raises InfeasibleError with what every one of them found, a line each."""
+    found: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except InfeasibleError as error:
+            found += str(error).splitlines()
+    if found:
+        raise InfeasibleError("\n".join(dict.fromkeys(found)))
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:

@@ -1,10 +1,18 @@
-"""A physical figure that knows its source: a float read from `{value: …, source: …}`."""
+"""A physical figure that knows its source and its unit: a float of `{value: …, source: …}`.
+
+A kind of figure declares the unit and the range of anything that was ever built, or soon will be.
+A value outside is a figure in another unit, and the message says how it is written in this one.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 
@@ -13,6 +21,11 @@ class Figure(float):
 
     source: str
     positive: ClassVar[bool] = True
+    unit: ClassVar[str] = ""
+    least: ClassVar[float | None] = None
+    most: ClassVar[float | None] = None
+    mistaken: ClassVar[Mapping[str, float]] = MappingProxyType({})
+    """Units that people write instead, and how many of `unit` each is."""
 
     def __new__(cls, value: float, source: str) -> Figure:
         """Return `value` as a float that carries `source`."""
@@ -27,11 +40,13 @@ class Figure(float):
     def __get_pydantic_core_schema__(
         cls, _source_type: object, _handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        number = (
+        number: CoreSchema = (
             core_schema.float_schema(strict=True, gt=0, allow_inf_nan=False)
             if cls.positive
             else core_schema.float_schema(strict=True, ge=0, allow_inf_nan=False)
         )
+        if cls.least is not None or cls.most is not None:
+            number = core_schema.no_info_after_validator_function(cls._in_range, number)
         text = core_schema.str_schema(strict=True, min_length=3)
         pair = core_schema.typed_dict_schema(
             {
@@ -46,6 +61,39 @@ class Figure(float):
             serialization=core_schema.plain_serializer_function_ser_schema(cls.as_dict),
         )
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        described = handler(schema)
+        value = described["properties"]["value"]
+        for key, bound in (("minimum", cls.least), ("maximum", cls.most)):
+            if bound is not None:
+                value[key] = bound
+                value.pop("exclusiveMinimum", None)
+        if cls.unit:
+            value["description"] = cls.unit
+        return described
+
+    @classmethod
+    def _in_range(cls, value: float) -> float:
+        least = 0.0 if cls.least is None else cls.least
+        most = math.inf if cls.most is None else cls.most
+        if least <= value <= most:
+            return value
+        unit = f" {cls.unit}" if cls.unit else ""
+        span = f"at least {plain(least)}"
+        if most < math.inf:
+            span = f"from {plain(least)} to {plain(most)}"
+        meant = {other: value * factor for other, factor in cls.mistaken.items()}
+        meant = {other: figure for other, figure in meant.items() if least <= figure <= most}
+        remedy = ""
+        if meant:
+            # Of several, the one in the middle of the range.
+            other = min(meant, key=lambda other: abs(math.log(meant[other] ** 2 / least / most)))
+            remedy = f"; if {other} is meant, write {plain(meant[other])}"
+        raise ValueError(f"{plain(value)}{unit}? Should be {span}{unit}{remedy}")
+
     def as_dict(self) -> dict[str, Any]:
         """Return the `{value, source}` pair this figure was read from."""
         return {"value": float(self), "source": self.source}
@@ -55,3 +103,91 @@ class Parameter(Figure):
     """A sourced figure that may be zero: an effect that can be switched off."""
 
     positive: ClassVar[bool] = False
+
+
+def plain(value: float) -> str:
+    """Return a number as people write it in YAML: 9.89e14."""
+    digits, exponent, power = f"{value:.6g}".partition("e")
+    return f"{digits}e{int(power)}" if exponent else digits
+
+
+def multiples(unit: str) -> Mapping[str, float]:
+    """Return the decimal multiples of a unit in which data sheets state it."""
+    prefixes = {"M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+    return MappingProxyType({f"{prefix}{unit}": factor for prefix, factor in prefixes.items()})
+
+
+class FlopsPerS(Figure):
+    """A peak of computing."""
+
+    unit = "FLOP/s"
+    least, most = 1e12, 1e17
+    mistaken = multiples("FLOP/s")
+
+
+class MemoryBytesPerS(Figure):
+    """A bandwidth of device memory."""
+
+    unit = "B/s"
+    least, most = 1e10, 1e15
+    mistaken = multiples("B/s")
+
+
+class LinkBytesPerS(Figure):
+    """A bandwidth of a link or a NIC, from 1 Gbit/s on."""
+
+    unit = "B/s"
+    least, most = 1e8, 1e14
+    mistaken = multiples("B/s")
+
+
+class MemoryBytes(Figure):
+    """A size of device memory."""
+
+    unit = "B"
+    least, most = 1e9, 1e13
+    mistaken = MappingProxyType({"MiB": 2.0**20, **multiples("B")})
+
+
+class UsdPerHour(Figure):
+    """A rent."""
+
+    unit = "USD/h"
+    least, most = 1e-3, 1e4
+
+
+class TileRows(Figure):
+    """Rows of a tile of a matrix unit."""
+
+    unit = "rows"
+    least, most = 1, 1024
+
+
+class Share(Figure):
+    """A part of a whole, above zero."""
+
+    least, most = 1e-3, 1
+    mistaken = MappingProxyType({"a percentage": 0.01})
+
+
+class Latency(Figure):
+    """A time that passes on the way."""
+
+    unit = "µs"
+    least, most = 1e-2, 1e5
+    mistaken = MappingProxyType({"a time in seconds": 1e6, "a time in nanoseconds": 1e-3})
+
+
+class Pause(Parameter):
+    """A time that something takes, up to a second; zero switches it off."""
+
+    unit = "µs"
+    least, most = 0, 1e6
+    mistaken = MappingProxyType({"a time in nanoseconds": 1e-3})
+
+
+class Slowdown(Parameter):
+    """How many times longer something takes."""
+
+    unit = "times"
+    least, most = 1, 1000

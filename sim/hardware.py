@@ -5,11 +5,20 @@ Every figure is written as `{value, source}`; a card without a source for a figu
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt
+from pydantic import AfterValidator, Field
 
-from sim.figure import Figure
+from sim.figure import (
+    FlopsPerS,
+    Latency,
+    LinkBytesPerS,
+    MemoryBytes,
+    MemoryBytesPerS,
+    Share,
+    TileRows,
+    UsdPerHour,
+)
 from sim.naming import Name
 from sim.strict import Strict
 from sim.units import DType
@@ -18,19 +27,19 @@ from sim.units import DType
 class Node(Strict):
     """One server: its accelerators, the link between them and its NICs."""
 
-    gpus: PositiveInt
+    gpus: Annotated[int, Field(ge=1, le=1024)]
     """Accelerators in one server."""
-    scale_up_domain_gpus: PositiveInt
+    scale_up_domain_gpus: Annotated[int, Field(ge=1, le=65536)]
     """Accelerators that reach each other over the scale-up link (8 in an HGX box, 72 in NVL72)."""
-    scale_up_bytes_per_s: Figure
+    scale_up_bytes_per_s: LinkBytesPerS
     """Scale-up bandwidth of one accelerator in one direction (NVLink, HCCS, or PCIe), B/s."""
     in_network_collectives: bool
     """Whether the switch multicasts and reduces (NVLink SHARP): an all-gather then loads only the
     receiving direction of the link and a reduce-scatter only the sending one. Without it either
     loads both, and the two take turns."""
-    nics: PositiveInt | None = None
+    nics: Annotated[int, Field(ge=1, le=1024)] | None = None
     """NICs of the server for the scale-out network; absent where the source names none."""
-    nic_bytes_per_s: Figure | None = None
+    nic_bytes_per_s: LinkBytesPerS | None = None
     """Line rate of one NIC in one direction, B/s."""
     source: str
     """Where the server's shape was read."""
@@ -42,6 +51,13 @@ class Node(Strict):
         return self.nics * self.nic_bytes_per_s / self.gpus
 
 
+def _with_bf16(peaks: dict[DType, FlopsPerS]) -> dict[DType, FlopsPerS]:
+    """Check that BF16 has a peak, in which formats without one of their own are computed."""
+    if "bf16" not in peaks:
+        raise ValueError("bf16: missing; add this key")
+    return peaks
+
+
 class Accelerator(Strict):
     """One accelerator card: data-sheet peaks, price, kernel granularity, and its node."""
 
@@ -49,18 +65,18 @@ class Accelerator(Strict):
     name: Name
     vendor: str
     architecture: str
-    usd_per_hour: Figure | None = None
+    usd_per_hour: UsdPerHour | None = None
     """Rent of one card, USD per hour; a card without a price has no costs."""
-    flops_per_s: dict[DType, Figure]
+    flops_per_s: Annotated[dict[DType, FlopsPerS], AfterValidator(_with_bf16)]
     """Dense peak per number format, FLOP/s (2 per multiply-add)."""
-    hbm_bytes_per_s: Figure
-    hbm_bytes: Figure
+    hbm_bytes_per_s: MemoryBytesPerS
+    hbm_bytes: MemoryBytes
     """Memory that the device reports (nvidia-smi), bytes; not the gigabytes of its data sheet."""
-    query_tile_rows: Figure
+    query_tile_rows: TileRows
     """Rows of the tensor-core tile to which attention pads the query heads of one KV head."""
-    gemm_tile_rows: Figure
+    gemm_tile_rows: TileRows
     """Rows of the tensor-core tile to which a GEMM pads M."""
-    default_efficiency: Figure
+    default_efficiency: Share
     """Share of the roofline that an operation without calibration rows is taken to reach."""
     node: Node
 
@@ -95,7 +111,7 @@ class Fabric(Strict):
     name: Name
     medium: Literal["nic", "scale_up"]
     """nic: the scale-out network between servers; scale_up: the link inside one scale-up domain."""
-    latency_us: Figure
+    latency_us: Latency
     """Propagation and software latency of one message, from last byte out to usable, µs."""
-    goodput: Figure
+    goodput: Share
     """Share of the line rate, of a NIC or of the scale-up link one way, that payload reaches."""

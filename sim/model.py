@@ -8,12 +8,17 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from sim.errors import did_you_mean
 from sim.naming import Name
 from sim.strict import Strict
 from sim.units import DTYPE_BYTES, DType
+
+# Ranges that no model comes near the end of: what lies outside is a slip of the pen.
+Width = Annotated[int, Field(ge=1, le=1_000_000)]
+Experts = Annotated[int, Field(ge=1, le=65_536)]
+Heads = Annotated[int, Field(ge=1, le=65_536)]
 
 
 class Projection(NamedTuple):
@@ -29,10 +34,10 @@ class Projection(NamedTuple):
 
 
 class _SoftmaxAttention(Strict):
-    query_heads: PositiveInt
-    kv_heads: PositiveInt
-    head_dim: PositiveInt
-    window: PositiveInt | None = None
+    query_heads: Heads
+    kv_heads: Heads
+    head_dim: Width
+    window: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Context tokens a layer looks back at most (sliding or chunked window); absent: all."""
     kv_dtype: DType
     """Format of the KV cache in the published serving recipe."""
@@ -77,7 +82,7 @@ class Mfa(_SoftmaxAttention):
     """Multi-matrix factorization attention (Step-3): low-rank query, few wide KV heads."""
 
     kind: Literal["mfa"]
-    query_rank: PositiveInt
+    query_rank: Width
 
     def before_core(self, hidden: int) -> tuple[Projection, ...]:
         """Return query down, K and V fused, then query up."""
@@ -93,12 +98,14 @@ class Mla(Strict):
     """Multi-head latent attention (DeepSeek-V2/V3), weights absorbed in decoding."""
 
     kind: Literal["mla"]
-    query_heads: PositiveInt
-    q_lora: PositiveInt
-    kv_lora: PositiveInt
-    rope: PositiveInt
-    nope: PositiveInt
-    v: PositiveInt
+    query_heads: Heads
+    q_lora: Width | None = None
+    """Rank of the query; absent where queries are projected from the hidden state at once
+    (DeepSeek-V2-Lite)."""
+    kv_lora: Width
+    rope: Width
+    nope: Width
+    v: Width
     kv_dtype: DType
     source: str
 
@@ -123,10 +130,16 @@ class Mla(Strict):
         return self.query_heads * 2 * (2 * self.kv_lora + self.rope) * ctx
 
     def before_core(self, hidden: int) -> tuple[Projection, ...]:
-        """Return query and latent down fused, query up, and the absorption of K per head."""
-        down = Projection(self.q_lora + self.kv_lora + self.rope, hidden)
-        up = Projection(self.query_heads * (self.nope + self.rope), self.q_lora)
-        return down, up, Projection(self.kv_lora, self.nope, self.query_heads)
+        """Return query and latent down fused, query up, and the absorption of K per head.
+
+        Without a rank of the query, latent down and the whole query take the place of the first
+        two.
+        """
+        latent, query = self.kv_lora + self.rope, self.query_heads * (self.nope + self.rope)
+        absorb = Projection(self.kv_lora, self.nope, self.query_heads)
+        if self.q_lora is None:
+            return Projection(latent, hidden), Projection(query, hidden), absorb
+        return Projection(self.q_lora + latent, hidden), Projection(query, self.q_lora), absorb
 
     def after_core(self, hidden: int) -> tuple[Projection, ...]:
         """Return the absorption of V per head and the output projection."""
@@ -142,11 +155,11 @@ class LinearAttention(Strict):
     """Linear (lightning) attention: a constant state per head, read and written each token."""
 
     kind: Literal["linear"]
-    heads: PositiveInt
-    head_dim: PositiveInt
+    heads: Heads
+    head_dim: Width
     state_dtype: DType
-    flops_per_state_element: PositiveInt
-    projections: PositiveInt
+    flops_per_state_element: Annotated[int, Field(ge=1, le=1000)]
+    projections: Annotated[int, Field(ge=2, le=16)]
     """Number of hidden × (heads·head_dim) projections of a layer (Q, K, V, gate, output: 5)."""
     source: str
 
@@ -196,7 +209,7 @@ class DenseFfn(Strict):
     """A dense gated FFN: up, gate and down projection."""
 
     kind: Literal["dense"]
-    intermediate: PositiveInt
+    intermediate: Width
     source: str
 
     def weights(self, hidden: int) -> int:
@@ -212,11 +225,11 @@ class MoeFfn(Strict):
     """A mixture of gated experts with optional shared experts."""
 
     kind: Literal["moe"]
-    experts: PositiveInt
-    top_k: PositiveInt
-    expert_intermediate: PositiveInt
-    shared: Annotated[int, Field(ge=0)]
-    shared_intermediate: Annotated[int, Field(ge=0)]
+    experts: Experts
+    top_k: Experts
+    expert_intermediate: Width
+    shared: Annotated[int, Field(ge=0, le=1024)]
+    shared_intermediate: Annotated[int, Field(ge=0, le=1_000_000)]
     """Intermediate size of one shared expert; 0 without one."""
     source: str
 
@@ -262,7 +275,7 @@ class Layer(Strict):
 class LayerGroup(Strict):
     """A pattern of layers that repeats."""
 
-    repeat: PositiveInt
+    repeat: Annotated[int, Field(ge=1, le=100_000)]
     pattern: Annotated[list[Layer], Field(min_length=1)]
 
 
@@ -272,8 +285,8 @@ class ModelCard(Strict):
     kind: Literal["model"]
     name: Name
     title: str
-    hidden: PositiveInt
-    vocab: PositiveInt
+    hidden: Width
+    vocab: Annotated[int, Field(ge=1, le=10**8)]
     attention: dict[str, Attention]
     ffn: dict[str, Ffn]
     layers: Annotated[list[LayerGroup], Field(min_length=1)]

@@ -55,7 +55,7 @@ def outcome(point: Point) -> Outcome:
     try:
         figures = _figures(point)
     except InfeasibleError as error:
-        return {"status": "refused", "reason": str(error)}
+        return {"status": "refused", "reason": "; ".join(str(error).splitlines())}
     except Exception as error:
         return failed(f"{type(error).__name__}: {error}")
     for pool, share in figures.pop("utilisation").items():

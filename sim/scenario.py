@@ -20,7 +20,7 @@ from sim.lengths import CsvLengths
 from sim.naming import Name
 from sim.noise import EmpiricalNoise, Noise, read_factors
 from sim.routing import MeasuredRouting, Routing, read_profiles
-from sim.shapes import Deployment, Ep
+from sim.shapes import UNDIVIDED, Deployment, Ep
 from sim.software import Software
 from sim.speculation import RecordedAcceptance, Speculation, read_accepted
 from sim.strict import Strict
@@ -190,7 +190,10 @@ class Scenario(Strict):
         return [path for path in named if path is not None]
 
 
-def load(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
+Fits = Callable[["Scenario"], object]
+
+
+def load(name: str | Path, overrides: Iterable[str] = (), fits: Fits | None = None) -> Scenario:
     """Return the scenario at a path, or of a name in scenarios/ (one's own first, then packaged).
 
     `overrides` are `path=value` assignments made before validation. Raises ScenarioError with
@@ -199,21 +202,43 @@ def load(name: str | Path, overrides: Iterable[str] = ()) -> Scenario:
     document = read(cards.find(cards.SCENARIOS, str(name), "scenario"))
     for assignment in overrides:
         document.set(assignment)
-    return from_document(document)
+    return from_document(document, fits)
 
 
-def from_document(document: Document) -> Scenario:
-    """Return the scenario of a parsed document. Raises ScenarioError with every mistake."""
+def from_document(document: Document, fits: Fits | None = None) -> Scenario:
+    """Return the scenario of a parsed document. Raises ScenarioError with every mistake.
+
+    `fits` raises SimError for a shape that cannot run. It is asked only where the numbers of a
+    deployment do not divide, so that all that is wrong with its shape is told at once.
+    """
     problems: list[str] = []
     scenario: Scenario | None = None
     try:
         scenario = document.validate(Scenario)
     except ScenarioError as error:
         problems += error.problems
-    problems += _bad_references(document)
+    bad_references = _bad_references(document)
+    problems += bad_references
+    if scenario is None and not bad_references and fits is not None:
+        problems += _misfits(document, fits)
     if scenario is None or problems:
         raise ScenarioError(problems)
     return scenario
+
+
+def _misfits(document: Document, fits: Fits) -> list[str]:
+    """Return what else is wrong with a deployment whose own numbers do not divide.
+
+    Nothing where more than that is wrong with the scenario.
+    """
+    try:
+        fits(Scenario.model_validate(document.data, context=UNDIVIDED))
+    except ValidationError:
+        return []
+    except SimError as error:
+        lines = str(error).splitlines()
+        return [document.problem_together(("deployment",), line) for line in lines]
+    return []
 
 
 _REFERENCES: dict[Loc, tuple[str, str]] = {

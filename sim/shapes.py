@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, model_validator
 
 from sim.strict import Strict
 from sim.units import DType
 
 MoeKernel = Literal["masked", "fused"]
+
+# A validation context that lets pass what does not divide, to see what else is wrong with a shape.
+UNDIVIDED = {"undivided": True}
 
 
 class AttentionSide(Strict):
@@ -27,7 +30,9 @@ class AttentionSide(Strict):
     """GPUs that share the LM head of an instance; 1: each holds all of it."""
 
     @model_validator(mode="after")
-    def _check(self) -> AttentionSide:
+    def _check(self, info: ValidationInfo) -> AttentionSide:
+        if info.context == UNDIVIDED:
+            return self
         for name, ways in (("o_proj_tp", self.o_proj_tp), ("lm_head_tp", self.lm_head_tp)):
             if self.gpus_per_instance % ways:
                 raise ValueError(
@@ -102,7 +107,7 @@ class Ep(Strict):
     accelerator: str
     """Accelerator card, a file in hardware/."""
     gpus: PositiveInt
-    """GPUs of the EP group (the whole deployment)."""
+    """GPUs of the EP group (the whole deployment). A single one exchanges nothing."""
     redundant_experts: NonNegativeInt
     """Extra expert copies, so that experts + copies divide evenly over the GPUs."""
     moe_kernel: MoeKernel
@@ -121,10 +126,8 @@ class Ep(Strict):
     domain goes over its link whatever this is."""
 
     @model_validator(mode="after")
-    def _check(self) -> Ep:
-        if self.gpus < 2:
-            raise ValueError("expert parallelism needs at least 2 GPUs")
-        if self.gpus % self.lm_head_tp:
+    def _check(self, info: ValidationInfo) -> Ep:
+        if self.gpus % self.lm_head_tp and info.context != UNDIVIDED:
             raise ValueError(f"lm_head_tp {self.lm_head_tp} does not divide {self.gpus} gpus")
         return self
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from sim.figure import Parameter
+from sim.figure import Pause, Slowdown
 from sim.strict import Strict
 
 Compute = Literal["attn0", "attn1", "shared", "attention", "o_proj", "experts"]
@@ -28,30 +28,24 @@ class Pair(Strict):
     attention, o_proj, experts (beside transfers)."""
     communication: Communication
     """What goes on meanwhile."""
-    slowdown: Parameter
+    slowdown: Slowdown
     """How many times longer the stage takes; at least 1."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Pair:
-        _check_slowdown("slowdown", self.slowdown)
-        return self
 
 
 class Software(Strict):
     """What no kernel table holds and no one publishes: named, each with its source."""
 
-    glue_us_per_layer: Parameter
+    glue_us_per_layer: Pause
     """Norms, rope, quantisation, router and launch gaps of a layer on the attention side, µs."""
-    host_gap_us_per_step: Parameter
+    host_gap_us_per_step: Pause
     """From the last kernel of a step to the first of the next (sampling, scheduling), µs."""
-    overlap_slowdown: Parameter
+    overlap_slowdown: Slowdown
     """How many times longer a kernel takes while a communication runs beside it; at least 1."""
     overlap_pairs: list[Pair] = Field(default_factory=list)
     """Pairs that have a slow-down of their own in place of `overlap_slowdown`."""
 
     @model_validator(mode="after")
     def _check(self) -> Software:
-        _check_slowdown("overlap_slowdown", self.overlap_slowdown)
         named = [pair.compute for pair in self.overlap_pairs]
         twice = sorted({stage for stage in named if named.count(stage) > 1})
         if twice:
@@ -72,8 +66,3 @@ class Software(Strict):
             for pair in self.overlap_pairs
             if beside.get(pair.compute) != pair.communication
         ]
-
-
-def _check_slowdown(name: str, value: float) -> None:
-    if value < 1:
-        raise ValueError(f"{name} should be at least 1 (got {value})")

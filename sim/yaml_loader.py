@@ -18,6 +18,7 @@ from sim.errors import ScenarioError, did_you_mean
 from sim.files import read_text
 from sim.kinds import other_kind
 from sim.printable import excerpt
+from sim.yaml_scalars import Loader, how_to_write
 
 Model = TypeVar("Model", bound=BaseModel)
 Loc = tuple[str | int, ...]
@@ -37,7 +38,6 @@ _REMEDIES = {
 _BAD_SCALARS = (ValueError, LookupError, AttributeError)
 # Digits of other scripts are no places, and no list is longer.
 _PLACE_IN_LIST = re.compile("[0-9]{1,9}")
-_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Document:
@@ -60,6 +60,16 @@ class Document:
         """Return `file:line:col: path: message` for the value at `loc`."""
         path = ".".join(str(part) for part in loc)
         return f"{self.place(loc)}: {path}: {message}" if path else f"{self.place(loc)}: {message}"
+
+    def problem_together(self, loc: Loc, message: str) -> str:
+        """Return the same for values under `loc` that do not go together.
+
+        Those that were set are the ones to look at.
+        """
+        found = [o for at, o in self._overwritten.items() if at[: len(loc)] == loc]
+        places = ", ".join(dict.fromkeys(found)) or self.place(loc)
+        path = [".".join(map(str, loc))] if loc else []
+        return ": ".join([places, *path, message])
 
     def get(self, loc: Loc) -> Any:
         """Return the value at `loc`, None if there is none."""
@@ -139,11 +149,7 @@ class Document:
         if kind == "missing":
             return self.problem((*known, loc[-1]), "missing; add this key")
         if kind == "value_error":
-            # Of several values together, those that were set are the ones to look at.
-            found = [o for at, o in self._overwritten.items() if at[: len(known)] == known]
-            places = ", ".join(dict.fromkeys(found)) or self.place(known)
-            path = [".".join(map(str, known))] if known else []
-            return ": ".join([places, *path, str(ctx["error"])])
+            return self.problem_together(known, str(ctx["error"]))
         if kind == "union_tag_invalid":
             tags = [tag.strip(" '") for tag in str(ctx["expected_tags"]).split(",")]
             field = str(ctx["discriminator"]).strip("'")
@@ -156,8 +162,8 @@ class Document:
         if kind == "literal_error":
             options = [word.strip(" '") for word in ctx["expected"].replace(" or ", ",").split(",")]
             message = f"{message}; {did_you_mean(got, options)}"
-        if isinstance(got, str) and ("number" in message or "integer" in message):
-            message += _number_remedy(got, whole="integer" in message)
+        if isinstance(got, str) and kind in ("int_type", "float_type", "bool_type"):
+            message += how_to_write(got, kind)
         return self.problem(known, f"{message} (got {_short(got)})")
 
     def _known_loc(self, loc: Loc) -> Loc:
@@ -196,7 +202,7 @@ def _parse(text: str, name: str) -> Document:
     """Return whatever value is in `text`. Raises ScenarioError if it is not YAML."""
     document = Document(name)
     try:
-        loader = _Loader(text)
+        loader = Loader(text)
         root = loader.get_single_node()
         if root is not None:
             yaml_limits.check(root)
@@ -292,16 +298,6 @@ def _children(
         return [node["additionalProperties"]]
     options = [option for key in ("anyOf", "oneOf") for option in node.get(key, [])]
     return [child for option in options for child in _children(option, part, definitions)]
-
-
-def _number_remedy(text: str, whole: bool) -> str:
-    try:
-        value = float(text)
-    except ValueError:
-        return ""
-    if whole and not value.is_integer():
-        return ""
-    return f"; YAML reads {text} as text, write {int(value) if whole else value!r}"
 
 
 def _short(value: object) -> str:

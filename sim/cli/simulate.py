@@ -42,6 +42,7 @@ def run(
 
     Example: afdsim run step3-2a2f --set workload.arrivals.concurrency=4608
     """
+    from sim.deployments import compile_deployment
     from sim.metrics import summary
     from sim.replications import combined, replication, run_all
     from sim.results import save_run, save_steady
@@ -49,7 +50,7 @@ def run(
     from sim.scenario import load
     from sim.steady import steady_state
 
-    loaded = load(scenario, setting or ())
+    loaded = load(scenario, setting or (), compile_deployment)
     for note in loaded.workload.notes():
         say(note)
     if loaded.simulation.engine == "bound":
@@ -138,13 +139,13 @@ def validate(
                 left_out = f", {found.left_out} left out" if found.left_out else ""
                 say(f"{name}: {len(found.points)} points{left_out}, all well formed")
             else:
-                loaded = load(path, setting or ())
+                loaded = load(path, setting or (), compile_deployment)
                 compile_deployment(loaded)
                 for note in loaded.workload.notes():
                     say(note)
                 say(f"{name}: ok")
         except InfeasibleError as error:
-            refused.append(f"{name}: {error}")
+            refused += [f"{name}: {line}" for line in str(error).splitlines()]
         except SimError as error:
             problems += str(error).splitlines()
     if problems:

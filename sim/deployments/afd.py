@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import inf
 from typing import ClassVar
 
@@ -14,8 +14,8 @@ from sim import cards, ops
 from sim.deployments.afd_ring import Shape, choose_lags, program
 from sim.deployments.links import check_transfers, payload_bytes_per_s
 from sim.deployments.site import Site
-from sim.deployments.weights import attention_bytes, ffn_bytes, vocab_bytes
-from sim.errors import InfeasibleError
+from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
+from sim.errors import InfeasibleError, together
 from sim.expert_load import Loads, visits
 from sim.kvcache import GpuMemory
 from sim.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us, whole_ns
@@ -23,7 +23,7 @@ from sim.model import DenseFfn, Layer, MoeFfn
 from sim.noise import ServerKind
 from sim.program import Program
 from sim.scenario import Scenario
-from sim.shapes import Afd
+from sim.shapes import Afd, AttentionSide, FfnSide
 from sim.software import Compute
 from sim.units import DTYPE_BYTES, NS_PER_S, NS_PER_US
 
@@ -53,11 +53,16 @@ class AfdDeployment(Site):
         self.ffn_timer = (
             self.attention_timer if same else self.timer(ffn, deployment.ffn.moe_kernel)
         )
-        self._check_links()
+        together(
+            *[partial(self._check_domain, side, ways) for side, ways in self._sharing()],
+            lambda: check_transfers(self.afd, attention, ffn, self.fabric),
+            lambda: self._goodput(self.attention_timer),
+            lambda: self._goodput(self.ffn_timer),
+            *[partial(self.spread, ffn) for ffn in moe_ffns(self.model)],
+        )
         without_kv = self.memory(attention, "attention", self._attention_weights())
         self.attention_memory = self.with_stated_kv(without_kv)
         self.ffn_memory = self.memory(ffn, "FFN", self._ffn_weights())
-        self.ffn_memory.kv_capacity_bytes()
 
     @cached_property
     def program(self) -> Program:
@@ -341,21 +346,23 @@ class AfdDeployment(Site):
     def _goodput(self, timer: LayerTimer) -> float:
         return payload_bytes_per_s(timer.table.accelerator, self.fabric)
 
-    def _check_links(self) -> None:
-        for side, ways in (
-            (self.afd.attention, max(self.afd.attention.o_proj_tp, self.afd.attention.lm_head_tp)),
-            (self.afd.ffn, self.afd.ffn.gpus_per_instance),
-        ):
-            domain = cards.accelerator(side.accelerator).node.scale_up_domain_gpus
-            if ways > domain:
-                raise InfeasibleError(
-                    f"{ways} {side.accelerator} GPUs should share work over a scale-up link that "
-                    f"joins {domain}: make the instance or the tensor parallelism smaller"
-                )
-        sides = self.attention_timer.table.accelerator, self.ffn_timer.table.accelerator
-        check_transfers(self.afd, *sides, self.fabric)
-        self._goodput(self.attention_timer)
-        self._goodput(self.ffn_timer)
+    def check_memory(self) -> None:
+        """Refuse a shape whose weights or mean KV do not fit. Raises InfeasibleError."""
+        together(self.ffn_memory.kv_capacity_bytes, super().check_memory)
+
+    def _sharing(self) -> tuple[tuple[AttentionSide | FfnSide, int], ...]:
+        """Return the sides with the most GPUs of each that share work over the scale-up link."""
+        attention, ffn = self.afd.attention, self.afd.ffn
+        ways = max(attention.o_proj_tp, attention.lm_head_tp)
+        return (attention, ways), (ffn, ffn.gpus_per_instance)
+
+    def _check_domain(self, side: AttentionSide | FfnSide, ways: int) -> None:
+        domain = cards.accelerator(side.accelerator).node.scale_up_domain_gpus
+        if ways > domain:
+            raise InfeasibleError(
+                f"{ways} {side.accelerator} GPUs should share work over a scale-up link that "
+                f"joins {domain}: make the instance or the tensor parallelism smaller"
+            )
 
     def _attention_weights(self) -> float:
         side, precision = self.afd.attention, self.scenario.precision

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
@@ -13,8 +13,8 @@ from sim import cards, ops
 from sim.deployments.ep_schedule import Shape, program
 from sim.deployments.links import check_domain
 from sim.deployments.site import Site
-from sim.deployments.weights import attention_bytes, ffn_bytes, vocab_bytes
-from sim.errors import InfeasibleError
+from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
+from sim.errors import InfeasibleError, together
 from sim.expert_load import Loads
 from sim.experts import hottest_factor
 from sim.kernels import bytes_per_s
@@ -50,19 +50,30 @@ class EpDeployment(Site):
         card = cards.accelerator(deployment.accelerator)
         self.layer_timer = self.timer(card, deployment.moe_kernel)
         accelerator = self.layer_timer.table.accelerator
-        domain = accelerator.node.scale_up_domain_gpus
-        if deployment.lm_head_tp > domain:
+        together(
+            self._check_lm_head,
+            lambda: check_domain(accelerator, deployment.gpus, self.fabric),
+            self._check_nics,
+            *[partial(self._copies, ffn) for ffn in moe_ffns(self.model)],
+        )
+        self._memory = self.with_stated_kv(self.memory(accelerator, "EP", self._weights()))
+
+    def _check_lm_head(self) -> None:
+        domain = self.layer_timer.table.accelerator.node.scale_up_domain_gpus
+        if self.ep.lm_head_tp > domain:
             raise InfeasibleError(
-                f"{deployment.lm_head_tp} GPUs should share the LM head over a scale-up link that "
+                f"{self.ep.lm_head_tp} GPUs should share the LM head over a scale-up link that "
                 f"joins {domain}: make lm_head_tp smaller"
             )
-        check_domain(accelerator, deployment.gpus, self.fabric)
-        if deployment.gpus > domain and accelerator.node.nic_bytes_per_s_per_gpu() is None:
+
+    def _check_nics(self) -> None:
+        accelerator = self.layer_timer.table.accelerator
+        domain = accelerator.node.scale_up_domain_gpus
+        if self.ep.gpus > domain and accelerator.node.nic_bytes_per_s_per_gpu() is None:
             raise InfeasibleError(
-                f"{accelerator.name} has no NICs on its card: EP over {deployment.gpus} GPUs "
+                f"{accelerator.name} has no NICs on its card: EP over {self.ep.gpus} GPUs "
                 f"cannot leave a node of {domain}"
             )
-        self._memory = self.with_stated_kv(self.memory(accelerator, "EP", self._weights()))
 
     @cached_property
     def program(self) -> Program:
@@ -219,7 +230,12 @@ class EpDeployment(Site):
     def _all_to_all(
         self, direction: ops.Direction, ffn: MoeFfn, most_tokens: ArrayLike, uses: int
     ) -> Ns:
-        """Return the time of dispatch or combine, by the tokens of the rank that has most."""
+        """Return the time of dispatch or combine, by the tokens of the rank that has most.
+
+        A single GPU holds all experts and exchanges nothing.
+        """
+        if self.ep.gpus == 1:
+            return np.zeros(np.shape(most_tokens), dtype=np.int64)
         dispatching = direction == "dispatch"
         table = self.layer_timer.table
         op = ops.a2a(
@@ -245,7 +261,8 @@ class EpDeployment(Site):
     def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:
         """Return the time of a stage that runs beside the other micro-batch's all-to-all."""
         slowdown = self.scenario.software.slowdown(stage)
-        alone = self.ep.overlap == "none" or isinstance(self.model.ffn[layer.ffn], DenseFfn)
+        alone = self.ep.overlap == "none" or self.ep.gpus == 1
+        alone = alone or isinstance(self.model.ffn[layer.ffn], DenseFfn)
         return time if alone or slowdown == 1 else whole_ns(time * slowdown)
 
     def _copies(self, ffn: MoeFfn) -> int:

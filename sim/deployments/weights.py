@@ -9,6 +9,12 @@ from sim.scenario import Precision
 from sim.units import DTYPE_BYTES
 
 
+def moe_ffns(model: ModelCard) -> list[MoeFfn]:
+    """Return the kinds of MoE that layers of a model have."""
+    used = dict.fromkeys(layer.ffn for layer in model.layer_counts)
+    return [ffn for ffn in map(model.ffn.__getitem__, used) if isinstance(ffn, MoeFfn)]
+
+
 def attention_bytes(model: ModelCard, precision: Precision, o_proj_tp: int, drafts: bool) -> float:
     """Return bytes of projections and routers on a GPU, output projections shared by `o_proj_tp`.
 

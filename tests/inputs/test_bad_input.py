@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim import cards, scenario, sweeps
+from sim.deployments import compile_deployment
 from sim.errors import EXIT_BAD_INPUT, ScenarioError
+from sim.hardware import Accelerator
 from sim.lengths import CsvLengths
 from sim.scenario import Scenario
 from sim.yaml_loader import parse, read
@@ -101,7 +103,7 @@ MISTAKES = [
     ),
     ("utilisation: 0.9", "utilisation: 1.5", ("1.5", "util"), "memory.utilisation", "equal to 1"),
     ("tokens: 64}", "tokens: 0}", ("tokens: 0", "kv_b"), "memory.kv_block_tokens", "(got 0)"),
-    ("concurrency: 6144", "concurrency: 6e3", ("6e3", "conc"), "workload.arrivals", "write 6000"),
+    ("concurrency: 6144", "concurrency: 6_000", ("6_000", "conc"), "workload", "write 6000"),
     ("prompt: {kind: fixed", "prompt: {kind: fixd", ("fixd", "kind"), "workload", "'fixed'"),
     ("tokens: 1024}", "tokens: null}", ("null", "tokens"), "workload", "integer (got None)"),
     ("tpot_ms: 50", "tpot_ms: .inf", (".inf", "tpot_ms"), "slo.tpot_ms", "finite number (got inf)"),
@@ -145,9 +147,10 @@ def test_a_missing_source_is_a_mistake() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "path"),
     [
-        ("concurrency: 6144", "concurrency: 6e3", "workload.arrivals.concurrency"),
-        ("tpot_ms: 50", "tpot_ms: 5e1", "slo.tpot_ms"),
-        ("utilisation: 0.9", "utilisation: 9e-1", "memory.utilisation"),
+        ("concurrency: 6144", "concurrency: 6_000", "workload.arrivals.concurrency"),
+        ("concurrency: 6144", "concurrency: 06144", "workload.arrivals.concurrency"),
+        ("tpot_ms: 50", "tpot_ms: 0o50", "slo.tpot_ms"),
+        ("utilisation: 0.9", 'utilisation: "0.9"', "memory.utilisation"),
     ],
 )
 def test_a_number_that_yaml_reads_as_text_is_told_as_yaml_reads_it(
@@ -156,12 +159,58 @@ def test_a_number_that_yaml_reads_as_text_is_told_as_yaml_reads_it(
     wrong = replaced(STEP3, (old, new))
     (line,) = problems(wrong)
     assert f"{path}: " in line
-    text = new.split(": ")[1]
+    text = new.split(": ")[1].strip('"')
     found = re.search(rf"YAML reads {re.escape(text)} as text, write (\S+) ", line)
     assert found
     # Who does what the message says has repaired the file.
     repaired = replaced(wrong, (new, f"{new.split(': ')[0]}: {found[1]}"))
     assert isinstance(scenario.from_document(parse(repaired, "good.yaml")), Scenario)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("concurrency: 6144", "concurrency: 6e3"),
+        ("concurrency: 6144", "concurrency: 0x1800"),
+        ("tpot_ms: 50", "tpot_ms: 5e1"),
+        ("tpot_ms: 50", "tpot_ms: 50."),
+        ("tpot_ms: 50", "tpot_ms: 5.0E+1"),
+        ("utilisation: 0.9", "utilisation: 9e-1"),
+        ("utilisation: 0.9", "utilisation: .9"),
+    ],
+)
+def test_a_number_as_yaml_1_2_has_them_is_that_number(old: str, new: str) -> None:
+    key, number = new.split(": ")
+    written = scenario.from_document(parse(replaced(STEP3, (old, new)), "new.yaml"))
+    value = int(number, 0) if number.startswith("0x") else float(number)
+    usual = replaced(STEP3, (old, f"{key}: {int(value) if value >= 1 else value!r}"))
+    assert written == scenario.from_document(parse(usual, "usual.yaml"))
+    path = {"concurrency": "workload.arrivals.concurrency", "tpot_ms": "slo.tpot_ms"}.get(
+        key, "memory.utilisation"
+    )
+    assert scenario.load("step3-2a2f", [f"{path}={number}"]) == written
+
+
+@given(st.floats(-1e90, 1e90), st.sampled_from(["e", "f", "g", "E"]))
+def test_every_way_to_print_a_float_is_read_as_that_float(value: float, form: str) -> None:
+    text = f"{value:{form}}"
+    assert parse(f"a: {text}", "a.yaml").data["a"] == float(text)
+
+
+@pytest.mark.parametrize("text", ["1_000", "010", "0o10", "1:30", "0b11", "1:30.5", "1e", "+0x1"])
+def test_what_yaml_versions_read_as_different_numbers_is_no_number(text: str) -> None:
+    assert parse(f"a: {text}", "a.yaml").data["a"] == text
+    (line,) = problems(replaced(STEP3, ("concurrency: 6144", f"concurrency: {text}")))
+    assert "valid integer" in line
+
+
+@pytest.mark.parametrize(("text", "meant"), [("yes", "true"), ("off", "false"), ("No", "false")])
+def test_words_of_yaml_1_1_for_truth_are_text(text: str, meant: str) -> None:
+    card = CARDS[cards.ACCELERATORS, "h800"]
+    wrong = re.sub("in_network_collectives: true", f"in_network_collectives: {text}", card)
+    with pytest.raises(ScenarioError) as caught:
+        parse(wrong, "h.yaml").validate(Accelerator)
+    assert f"YAML reads {text} as text, write {meant}" in str(caught.value)
 
 
 def test_a_key_twice_in_a_nested_mapping() -> None:
@@ -199,7 +248,7 @@ def test_what_contradicts_itself_is_told_with_both_numbers() -> None:
         ("{a: 1}: 2\n", "a key should be plain text"),
         ("1: 2\n", "a key should be text (got 1); quote it"),
         ("a: {<<: {b: 1}}\n", "a key should be plain text"),
-        ("when: 2001-02-30\n", "bad.yaml:1:7: not valid YAML: '2001-02-30' is no timestamp"),
+        ("when: !!timestamp 2001-02-30\n", "'2001-02-30' is no timestamp"),
     ],
 )
 def test_what_is_not_a_yaml_mapping(text: str, said: str) -> None:
@@ -337,28 +386,39 @@ def test_what_a_setting_leaves_out_is_told_of_the_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "problem"),
+    ("overrides", "expected"),
     [
         (
             ["deployment.gpus=129", "slo.tpot_ms=20"],
-            "--set deployment.gpus: deployment: lm_head_tp 8 does not divide 129 gpus",
+            [
+                "--set deployment.gpus: deployment: lm_head_tp 8 does not divide 129 gpus",
+                "--set deployment.gpus: deployment: 256 experts and copies do not divide over 129",
+            ],
+        ),
+        (
+            ["deployment.gpus=144", "deployment.lm_head_tp=10"],
+            [
+                "--set deployment.gpus, --set deployment.lm_head_tp: deployment: lm_head_tp 10",
+                "--set deployment.gpus, --set deployment.lm_head_tp: deployment: 10 GPUs should",
+                "--set deployment.gpus, --set deployment.lm_head_tp: deployment: 256 experts and",
+            ],
         ),
         (
             [
                 "simulation.engine=bound",
                 "workload.arrivals={kind: poisson, requests_per_s: 3, requests: 5}",
             ],
-            "--set simulation.engine, --set workload.arrivals: simulation.engine bound knows no",
+            ["--set simulation.engine, --set workload.arrivals: simulation.engine bound knows no"],
         ),
     ],
 )
 def test_values_that_do_not_go_together_are_told_of_the_settings(
-    overrides: list[str], problem: str
+    overrides: list[str], expected: list[str]
 ) -> None:
     with pytest.raises(ScenarioError) as caught:
-        scenario.load("dsv3-ep128", overrides)
-    (told,) = caught.value.problems
-    assert told.startswith(problem)
+        scenario.load("dsv3-ep128", overrides, compile_deployment)
+    for problem, start in zip(caught.value.problems, expected, strict=True):
+        assert problem.startswith(start)
 
 
 def test_kv_is_stated_in_tokens_or_in_blocks() -> None:

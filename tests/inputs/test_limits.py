@@ -12,7 +12,7 @@ from sim.cli.verbs import app
 from sim.errors import ScenarioError, StoreError
 from sim.results import fresh_directory, replace_file
 
-HUGE = "1" + "0" * 400
+HUGE = "1" + "0" * 80
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ HUGE = "1" + "0" * 400
     [
         (f"workload.arrivals={{kind: closed, concurrency: {HUGE}}}", "equal to 1000000000"),
         ("workload.lengths.output.tokens=10000000000000000000000", "equal to 1000000000"),
-        ("software.host_gap_us_per_step.value=1.0e+300", "at most 1e+09"),
+        ("software.host_gap_us_per_step.value=1.0e+300", "Should be from 0 to 1e6 µs"),
         ("slo.tpot_ms=1.0e+300", "at most 1e+09"),
         ("memory.activation_reserve_gb=1.0e+300", "at most 1e+18"),
         (f"simulation.seed={HUGE}", "at most 1e+18"),

@@ -23,7 +23,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     (
         *("hardware", "model", "kinds", "yaml_loader", "measurements", "axes", "constraints"),
         *("lengths", "arrivals", "traces", "workload", "admission", "noise"),
-        *("speculation", "software", "shapes", "yaml_limits"),
+        *("speculation", "software", "shapes", "yaml_limits", "yaml_scalars"),
     ),
     (
         *("cards", "ops", "curve", "lookup", "table", "kernels", "kvcache", "theory", "experts"),

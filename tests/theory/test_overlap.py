@@ -66,6 +66,6 @@ def test_pairs_that_never_meet() -> None:
 
 
 def test_pairs_that_speed_up_or_come_twice() -> None:
-    assert "slowdown should be at least 1 (got 0.9)" in told("ep", ("attn0", "dispatch", 0.9))
+    assert "0.9 times? Should be from 1 to 1000 times" in told("ep", ("attn0", "dispatch", 0.9))
     twice = ("attn0", "dispatch", 1.5), ("attn0", "dispatch", 1.1)
     assert "overlap_pairs names attn0 more than once" in told("ep", *twice)
