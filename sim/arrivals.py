@@ -17,6 +17,7 @@ from pydantic import Field, NonNegativeFloat, model_validator
 from sim.lengths import BLOCK, Count, Tokens
 from sim.streams import stream
 from sim.strict import Strict
+from sim.trace_forms import TimeUnit
 from sim.traces import BadRows, Recorded, read
 from sim.units import NS_PER_S
 
@@ -170,13 +171,20 @@ class Diurnal(Strict):
 class Trace(Strict):
     """Requests replayed from a recorded trace, with its arrival times and lengths.
 
-    The format is told by the header: Azure LLM inference, BurstGPT, Mooncake, Splitwise and Vidur,
-    or requests.csv of a run. The first request arrives at 0.
+    The format is told by the header: Azure LLM inference, BurstGPT, Mooncake, Qwen-Bailian,
+    Splitwise, Vidur, or requests.csv of a run. The first request arrives at 0. At most 2 GB and
+    20 million rows are read.
     """
 
     kind: Literal["trace"]
     path: str
     """File of the trace, from the working directory."""
+    time_unit: TimeUnit | None = None
+    """Unit of the times of arrival. By default the format tells it: s in BurstGPT, Qwen-Bailian
+    (JSON lines with chat_id), Splitwise and Vidur, ms in Mooncake (hash_ids without chat_id). Of
+    JSON lines, Splitwise and Vidur, which others write in other units, that has to be a likely
+    load as well, or the trace is refused until its unit is stated: at most 1,000 requests/s, and
+    half of the gaps at most 100 s."""
     rate_scale: Positive = 1.0
     """How many times faster than recorded the requests arrive."""
     clip_context: Annotated[int, Field(ge=2)] | None = None
@@ -189,7 +197,13 @@ class Trace(Strict):
 
     def read(self) -> Recorded:
         """Return the requests in the order of their arrival. Raises ScenarioError."""
-        recorded = read(self.path, timed=True, bad_rows=self.bad_rows, rows=self.requests)
+        recorded = read(
+            self.path,
+            timed=True,
+            bad_rows=self.bad_rows,
+            rows=self.requests,
+            time_unit=self.time_unit,
+        )
         return recorded.scaled(self.rate_scale).clipped(self.clip_context)
 
     @property

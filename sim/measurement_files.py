@@ -6,12 +6,13 @@ tables name them, the fixed part of its shape, and its coordinates.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sim.csv_rows import NO_ROW, records
 from sim.errors import CalibrationError
+from sim.files import lines
 from sim.measurements import Fixed, Measurement, Row
 
 _DTYPES = {
@@ -235,22 +236,24 @@ def read(path: Path) -> list[Measurement]:
     Raises CalibrationError with file and line for a file that is empty, lacks a column or holds
     a value that cannot be.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"{path}: cannot be read: {error}") from None
-    lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line[:1] not in ("", "#")]
-    if len(lines) < 2:
-        raise CalibrationError(f"{path}:1: the file holds no measurements")
-    reader = csv.reader(line for _, line in lines)
-    header = [name.strip() for name in next(reader)]
-    parse = _form(header, f"{path}:{lines[0][0]}")
     found: list[Measurement] = []
-    for (number, _), record in zip(lines[1:], reader, strict=True):
-        row = Row(str(path), number, dict(zip(header, record, strict=False)))
+    rows = records(lines(path, error=CalibrationError))
+    place, columns = next(rows, (1, []))
+    if columns is None:
+        raise CalibrationError(f"{path}:{place}: {NO_ROW}")
+    header = [name.strip() for name in columns]
+    parse = _form(header, f"{path}:{place}") if header else None
+    number = 0
+    for number, record in rows:
+        row = Row(str(path), number, dict(zip(header, record or (), strict=False)))
+        if record is None:
+            raise row.wrong(NO_ROW)
         if len(record) != len(header):
             raise row.wrong(f"should have {len(header)} columns (got {len(record)})")
+        assert parse is not None
         found.extend(parse(row))
+    if not number:
+        raise CalibrationError(f"{path}:{place}: the file holds no measurements")
     return found
 
 

@@ -5,12 +5,13 @@ Latencies are µs, sizes bytes, counts tokens.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sim.csv_rows import number
 from sim.errors import CalibrationError, did_you_mean
+from sim.printable import excerpt
 
 # GPUs as measurement files call them, and the accelerator cards they calibrate.
 GPUS: dict[str, tuple[str, ...]] = {
@@ -85,31 +86,27 @@ class Row:
     def positive(self, column: str) -> float:
         """Return a finite number above zero."""
         text = self.values[column].strip()
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value > 0):
+        value = number(text)
+        if not value > 0:
             unit = ", in µs and without a unit" if column.endswith("_us") else ""
-            raise self.wrong(f"{column} should be a positive number{unit} (got {text!r})")
+            raise self.wrong(f"{column} should be a positive number{unit} (got {excerpt(text)!r})")
         return value
 
     def count(self, column: str, least: int = 1) -> int:
         """Return a whole number of at least `least`."""
         text = self.values[column].strip()
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and value == int(value) and value >= least):
-            raise self.wrong(f"{column} should be a whole number from {least} (got {text!r})")
+        value = number(text)
+        if not (value >= least and value.is_integer()):
+            raise self.wrong(
+                f"{column} should be a whole number from {least} (got {excerpt(text)!r})"
+            )
         return int(value)
 
     def one_of(self, column: str, known: Iterable[str]) -> str:
         """Return a text that must be one of `known`."""
         value = self.text(column)
         if value not in set(known):
-            raise self.wrong(f"{column}: unknown {value!r}; {did_you_mean(value, known)}")
+            raise self.wrong(f"{column}: unknown {excerpt(value)!r}; {did_you_mean(value, known)}")
         return value
 
     def measurement(

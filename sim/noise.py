@@ -6,18 +6,17 @@ happens: `sim/jitter.py` applies them to the times of a step.
 
 from __future__ import annotations
 
-import csv
 import math
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from sim.errors import ScenarioError
+from sim import csv_rows
 from sim.figure import Figure, Parameter
+from sim.printable import excerpt
 from sim.strict import Strict
 
 Floats = NDArray[np.float64]
@@ -105,29 +104,18 @@ class EmpiricalNoise(Strict):
 
 def read_factors(path: str) -> list[float]:
     """Return the factors of a CSV file. Raises ScenarioError naming every bad line."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{path}: cannot be read: {error}") from None
-    reader = csv.DictReader(lines)
-    if "factor" not in (reader.fieldnames or ()):
-        raise ScenarioError(f"{path}:1: the header should name factor")
-    factors, problems = [], []
-    for row in reader:
-        text = (row["factor"] or "").strip()
-        try:
-            factor = float(text)
-        except ValueError:
-            factor = math.nan
-        if 0 < factor < math.inf:
+    factors: list[float] = []
+    problems: list[str] = []
+    for place, row in csv_rows.rows(path, ("factor",), problems):
+        factor = csv_rows.number(row["factor"])
+        if factor > 0:
             factors.append(factor)
         else:
-            place = f"{path}:{reader.line_num}"
-            problems.append(f"{place}: a factor should be a positive number (got {text[:20]!r})")
+            got = excerpt(row["factor"], 20)
+            problems.append(f"{place}: a factor should be a positive number (got {got!r})")
     if not problems and len(factors) < 2:
         problems.append(f"{path}: at least 2 factors are needed")
-    if problems:
-        raise ScenarioError(problems)
+    csv_rows.refuse(path, problems)
     return factors
 
 

@@ -6,17 +6,18 @@ expert are drawn in each layer and step (`sim/expert_load.py`) from popularities
 
 from __future__ import annotations
 
-import csv
+import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
 
+from sim import csv_rows
 from sim.errors import ScenarioError
 from sim.experts import power_law_weights
+from sim.printable import excerpt
 from sim.streams import stream
 from sim.strict import Strict
 
@@ -250,32 +251,24 @@ def read_profiles(path: str) -> Profiles:
 
     Raises ScenarioError naming every bad line.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{path}: cannot be read: {error}") from None
-    reader = csv.DictReader(lines)
-    if not {"layer", "expert", "share"} <= set(reader.fieldnames or ()):
-        raise ScenarioError(f"{path}:1: the header should name layer, expert and share")
-    profiles: dict[int, dict[tuple[int, int], float]] = {}
-    problems = []
-    for row in reader:
-        place = f"{path}:{reader.line_num}"
-        try:
-            layer, expert = int(row["layer"]), int(row["expert"])
-            step, share = int(row.get("step") or 0), float(row["share"])
-        except (TypeError, ValueError):
-            got = ", ".join(str(value)[:20] for value in row.values())
+    profiles: Profiles = {}
+    problems: list[str] = []
+    for place, row in csv_rows.rows(path, ("layer", "expert", "share"), problems):
+        layer, expert, step = (
+            csv_rows.whole(text) for text in (row["layer"], row["expert"], row.get("step") or "0")
+        )
+        share = csv_rows.number(row["share"])
+        if layer is None or expert is None or step is None or math.isnan(share):
+            got = excerpt(", ".join(row.values()))
             problems.append(f"{place}: should be whole numbers and a share (got {got})")
             continue
         profile = profiles.setdefault(step, {})
-        if min(layer, expert, step) < 0 or not 0 <= share < np.inf:
-            problems.append(f"{place}: nothing may be negative or infinite")
+        if min(layer, expert, step, share) < 0:
+            problems.append(f"{place}: nothing may be negative")
         elif (layer, expert) in profile:
             problems.append(f"{place}: layer {layer}, expert {expert} is there already")
         profile[layer, expert] = share
     if not profiles and not problems:
         problems.append(f"{path}:2: the file has no rows")
-    if problems:
-        raise ScenarioError(problems)
+    csv_rows.refuse(path, problems)
     return profiles

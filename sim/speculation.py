@@ -8,26 +8,22 @@ technical report, arXiv 2412.19437, section 2.2.
 
 from __future__ import annotations
 
-import csv
 from functools import lru_cache
 from itertools import accumulate
 from operator import mul
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from sim.errors import ScenarioError
+from sim import csv_rows
 from sim.figure import Parameter
 from sim.model import Layer
+from sim.printable import excerpt
 from sim.strict import Strict
 
 Ints = NDArray[np.int64]
-
-# Bad lines of a trace that are told one by one.
-_MOST_TOLD = 20
 
 
 def _check_probabilities(values: list[Parameter]) -> None:
@@ -133,33 +129,23 @@ def read_accepted(path: str, drafts: int) -> Ints:
 
     Raises ScenarioError naming bad lines: what is no whole number from 0 to `drafts`.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"{path}: cannot be read: {error}") from None
-    reader = csv.DictReader(lines)
-    if "accepted" not in (reader.fieldnames or ()):
-        raise ScenarioError(f"{path}:1: the header should name accepted")
-    found, problems = [], []
-    for row in reader:
-        text = (row["accepted"] or "").strip()
-        count = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
-        if 0 <= count <= drafts:
+    found: list[int] = []
+    problems: list[str] = []
+    for place, row in csv_rows.rows(path, ("accepted",), problems):
+        count = csv_rows.whole(row["accepted"])
+        if count is not None and 0 <= count <= drafts:
             found.append(count)
             continue
+        got = excerpt(row["accepted"], 20)
         problem = (
             f"{count} drafts cannot be accepted of {drafts} drafted"
-            if count > drafts
-            else f"accepted should be a whole number from 0 to {drafts} (got {text[:20]!r})"
+            if count is not None and count > drafts
+            else f"accepted should be a whole number from 0 to {drafts} (got {got!r})"
         )
-        problems.append(f"{path}:{reader.line_num}: {problem}")
-    if len(problems) > _MOST_TOLD:
-        more = len(problems) - _MOST_TOLD
-        problems = [*problems[:_MOST_TOLD], f"{path}: and {more} more bad lines"]
+        problems.append(f"{place}: {problem}")
     if not (found or problems):
         problems = [f"{path}: at least 1 step is needed"]
-    if problems:
-        raise ScenarioError(problems)
+    csv_rows.refuse(path, problems)
     recorded = np.array(found, dtype=np.int64)
     recorded.setflags(write=False)
     return recorded

@@ -21,6 +21,7 @@ import csv
 import hashlib
 import io
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,9 +29,12 @@ from pathlib import Path
 
 import numpy as np
 
+from sim.csv_rows import NO_ROW, number, records
 from sim.curve import Curve, Identity
 from sim.errors import CalibrationError
+from sim.files import MOST_TABLE_BYTES, check_regular, lines_of, read_bytes
 from sim.ops import Floats
+from sim.printable import excerpt
 
 SCHEMA = "afdsim-calibration 2"
 COLUMNS = ("op", "kernel", "dtype", "key", "field", "at", "values")
@@ -84,20 +88,14 @@ def read(path: Path) -> tuple[tuple[Curve, ...], str]:
     A file that has not changed since it was read is not read again. Raises CalibrationError with
     file and line if the table is malformed.
     """
-    try:
-        known = path.stat()
-    except OSError as error:
-        raise CalibrationError(f"{path}: cannot be read: {error}") from None
+    known = check_regular(path, CalibrationError)
     return _read(path, known.st_mtime_ns, known.st_size)
 
 
 @lru_cache(maxsize=32)
 def _read(path: Path, _changed_ns: int, _size: int) -> tuple[tuple[Curve, ...], str]:
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"{path}: cannot be read: {error}") from None
+    content = read_bytes(path, MOST_TABLE_BYTES, CalibrationError)
+    text = "\n".join(lines_of(content, path, error=CalibrationError))
     return parse(text, str(path)), digest(content)
 
 
@@ -106,15 +104,18 @@ def parse(text: str, name: str) -> tuple[Curve, ...]:
 
     Raises CalibrationError with file and line if the table is malformed.
     """
-    lines = text.splitlines()
-    if not lines or lines[0] != f"# {SCHEMA}":
+    lines = text.split("\n")
+    if lines[0] != f"# {SCHEMA}":
         raise CalibrationError(f"{name}:1: the first line should be '# {SCHEMA}'")
-    reader = csv.reader(lines[1:])
-    if tuple(next(reader, [])) != COLUMNS:
+    rows = records(lines)
+    _, header = next(rows, (2, []))
+    if tuple(header or ()) != COLUMNS:
         raise CalibrationError(f"{name}:2: the columns should be {','.join(COLUMNS)}")
     facts: dict[Identity, list[_Fact]] = {}
-    for number, record in enumerate(reader, start=3):
-        place = f"{name}:{number}"
+    for line, record in rows:
+        place = f"{name}:{line}"
+        if record is None:
+            raise CalibrationError(f"{place}: {NO_ROW}")
         if len(record) != len(COLUMNS):
             raise CalibrationError(f"{place}: should have {len(COLUMNS)} columns")
         op, kernel, dtype, key, what, at, values = record
@@ -132,19 +133,20 @@ class _Fact:
     values: str
 
     def numbers(self) -> Floats:
-        try:
-            return np.array([float(word) for word in self.values.split()])
-        except ValueError:
-            raise CalibrationError(f"{self.place}: should hold numbers") from None
+        found = np.array([number(word) for word in self.values.split()])
+        if np.isnan(found).any():
+            raise CalibrationError(f"{self.place}: should hold numbers")
+        return found
 
-    def pairs(self, names: Sequence[str]) -> list[float]:
+    def pairs(self, names: Sequence[str], or_nan: Sequence[str] = ()) -> list[float]:
         words = dict(word.partition("=")[::2] for word in self.values.split())
-        try:
-            return [float(words[name]) for name in names]
-        except (KeyError, ValueError):
+        found = {name: number(words.get(name, "")) for name in names}
+        unknown = [name for name, value in found.items() if math.isnan(value)]
+        if any(name not in or_nan or words.get(name) != "nan" for name in unknown):
             raise CalibrationError(
-                f"{self.place}: should give {', '.join(names)} (got {self.values!r})"
-            ) from None
+                f"{self.place}: should give {', '.join(names)} (got {excerpt(self.values)!r})"
+            )
+        return list(found.values())
 
 
 def _curve(identity: Identity, facts: Sequence[_Fact]) -> Curve:
@@ -162,7 +164,7 @@ def _curve(identity: Identity, facts: Sequence[_Fact]) -> Curve:
             f"{fit.place}: e_c and e_m should lie in (0, 1], p be positive,"
             " overhead_us not negative"
         )
-    points, mape, p90, work = error.pairs(("points", "mape", "p90", "work"))
+    points, mape, p90, work = error.pairs(("points", "mape", "p90", "work"), or_nan=("mape", "p90"))
     if not source.values:
         raise CalibrationError(f"{source.place}: a curve needs its source")
     axes = tuple((fact.at, fact.numbers()) for fact in by_name["axis"])
@@ -197,8 +199,6 @@ def _residual(axes: tuple[tuple[str, Floats], ...], rows: list[_Fact], first: st
         if len(row.numbers()) != shape[0]:
             raise CalibrationError(f"{row.place}: should hold {shape[0]} residuals")
     grid = np.stack([row.numbers() for row in rows], axis=1) / 1000
-    if not np.isfinite(grid).all():
-        raise CalibrationError(f"{first}: residuals should be finite")
     return grid.reshape(shape)
 
 

@@ -43,14 +43,14 @@ class Workload(Strict):
         return None if isinstance(self.law, DrawnLengths) else self.law
 
     def notes(self) -> list[str]:
-        """Return what its file has that is not simulated as it stands. Raises ScenarioError."""
+        """Return how its file is read where that is not plain. Raises ScenarioError."""
         recording = self.recording()
         if recording is None:
             return []
         recorded, path = recording.read(), recording.path
-        notes = []
+        notes = [recorded.unit_note] if recorded.unit_note else []
         if recorded.bad_rows:
-            notes = [*recorded.bad, f"{path}: {recorded.bad_rows:,} bad rows left out"]
+            notes += [*recorded.bad, f"{path}: {recorded.bad_rows:,} bad rows left out"]
         if recorded.clipped_rows:
             notes.append(f"{path}: {recorded.clipped_rows:,} requests cut to the longest context")
         return notes

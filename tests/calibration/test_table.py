@@ -79,7 +79,7 @@ LINES = table.dump([curve()]).splitlines()
         (4, '"somewhere, (12)"', "", ":5:", "needs its source"),
         (5, "1 2 8", "1 8 2", ":6:", "should be positive and ascend"),
         (7, "10 0 -100", "10 0", ":8:", "should hold 3 residuals"),
-        (7, "10 0 -100", "10 0 nan", ":3:", "residuals should be finite"),
+        (7, "10 0 -100", "10 0 nan", ":8:", "should hold numbers"),
         (8, "residual", "error", ":3:", "needs one error row"),
         (2, ",fit,", ",", ":3:", "should have 7 columns"),
     ],

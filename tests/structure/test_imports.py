@@ -22,8 +22,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     (
         *("hardware", "model", "kinds", "yaml_loader", "measurements", "axes", "constraints"),
-        *("lengths", "arrivals", "traces", "workload", "admission", "noise"),
-        *("speculation", "software", "shapes", "yaml_limits", "yaml_scalars"),
+        *("lengths", "arrivals", "traces", "trace_forms", "trace_times", "workload"),
+        *("admission", "noise", "speculation", "software", "shapes", "yaml_limits", "yaml_scalars"),
     ),
     (
         *("cards", "ops", "curve", "lookup", "table", "kernels", "kvcache", "theory", "experts"),
