@@ -84,7 +84,7 @@ def arrivals_ns(path: str, times: Ints, unit: TimeUnit) -> Ints:
             f"{path}: the times span {span:,} {unit}, more than {_MOST_NS / NS_PER_S:.1g} s;"
             " is their unit another (time_unit)?"
         )
-    at_ns = (whole - whole.min()) * NS[unit] + np.rint(part * (NS[unit] / NS_PER_S)).astype(
-        np.int64
-    )
-    return np.asarray(at_ns - at_ns.min())
+    at_ns: Ints = (whole - whole.min()) * NS[unit]
+    at_ns += np.rint(part * (NS[unit] / NS_PER_S)).astype(np.int64)
+    at_ns -= at_ns.min()
+    return at_ns

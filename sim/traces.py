@@ -126,12 +126,13 @@ def _read(
     if bad_count and bad_rows == "refuse":
         count = "1 bad row" if bad_count == 1 else f"{bad_count:,} bad rows"
         raise ScenarioError([*bad, f"{path}: {count}; bad_rows: skip leaves such rows out"])
-    whole, part, prompt, output = np.concatenate(tables, axis=1)
-    if not len(whole):
+    table = np.concatenate(tables, axis=1)
+    tables.clear()
+    times, (prompt, output) = table[:2], table[2:]
+    if not len(prompt):
         raise ScenarioError([*bad, f"{path}: no row is left without the {bad_count:,} bad ones"])
     if not timed:
-        return Recorded(prompt, output, np.zeros_like(prompt), tuple(bad), bad_count)
-    times = np.stack([whole, part])
+        return Recorded(prompt.copy(), output.copy(), np.zeros_like(prompt), tuple(bad), bad_count)
     unit, note = unit_of(path, parse.form, times, time_unit)
     at_ns = arrivals_ns(path, times, unit)
     order = np.argsort(at_ns, kind="stable")
