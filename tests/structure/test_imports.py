@@ -18,7 +18,7 @@ PACKAGE = Path(sim.__file__).parent
 LEVELS: tuple[tuple[str, ...], ...] = (
     (
         *("errors", "units", "pareto", "streams", "statistics", "figure", "strict", "compiled"),
-        *("printable", "naming", "files", "workers", "signals"),
+        *("printable", "naming", "files", "csv_rows", "workers", "signals"),
     ),
     (
         *("hardware", "model", "kinds", "yaml_loader", "measurements", "axes", "constraints"),
