@@ -20,7 +20,7 @@ DSV3_TGS = 2324
 
 @pytest.mark.xfail(
     strict=True,
-    reason="22 % too slow by the fitted NVLink and MFA kernels of H800, which is assumed; see docs/validation.md",
+    reason="22 % too slow by NVLink and MFA kernels of the H800 assumed; see docs/validation.md",
 )
 def test_step3_2a2f() -> None:
     assert tgs("step3-2a2f") == pytest.approx(STEP3_TGS, rel=0.20)
