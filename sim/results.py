@@ -11,14 +11,13 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sim import cards
+from sim import cards, sources
 from sim.errors import ScenarioError, StoreError
 from sim.metrics import cut_steps, server_utilisation
 from sim.naming import folder_name
@@ -31,7 +30,6 @@ from sim.sweeps import Published
 SCHEMA_VERSION = 1
 RUNS = Path("results/runs")
 
-_PACKAGE = Path(__file__).parent
 _LIBRARIES = ("numba", "numpy", "pydantic", "pyarrow", "simpy")
 
 
@@ -57,17 +55,12 @@ def provenance() -> dict[str, Any]:
     }
 
 
-@cache
 def code() -> dict[str, str]:
-    """Return which code simulates: the version, and the SHA-256 of the modules below the verbs.
+    """Return which code simulates: the version, and the SHA-256 of what decides an outcome.
 
     In a checkout the code changes and the version does not.
     """
-    digest = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        if path.relative_to(_PACKAGE).parts[0] != "cli":
-            digest.update(path.read_bytes())
-    return {"version": metadata.version("afdsim"), "sources": digest.hexdigest()}
+    return {"version": metadata.version("afdsim"), "sources": sources.digest()}
 
 
 def calibration(tables: Mapping[str, str]) -> dict[str, str | None]:

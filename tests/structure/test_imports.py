@@ -43,7 +43,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("bottleneck", "sensitivity", "balance"),
     ),
     (
-        *("points", "sweeps", "refine", "store", "session", "results", "plots", "gantt"),
+        *("points", "sweeps", "refine", "sources", "store", "session", "results", "plots", "gantt"),
         *("timeline", "report"),
         *("explain", "explain_page", "calibration_plot", "scenario_doc"),
         *("comparison", "capacity", "ratio"),
