@@ -14,6 +14,7 @@ from sim.printable import printable
 
 if TYPE_CHECKING:
     from sim.calibration import Fit, Trial
+    from sim.calibration_merge import Change
     from sim.kernels import KernelTable
     from sim.measurements import Measurement
 
@@ -38,6 +39,9 @@ def fit(
     measurements: Files,
     accelerator: Annotated[str, typer.Option("--accelerator", help="Card to calibrate.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Table to write.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Write only what is fitted; keep no other curve.")
+    ] = False,
     like: Annotated[
         str | None, typer.Option("--like", help="Card whose kernels fill what was not measured.")
     ] = None,
@@ -49,20 +53,40 @@ def fit(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fit the table of one accelerator and report its held-out error.
+    """Fit kernels of one accelerator, and report their held-out error.
+
+    The curves are merged into the table at --out, or, where there is none, into the accelerator's
+    own: kernels that were measured anew replace theirs, the others stay.
 
     Example: afdsim calibrate fit gemm.csv moe.csv --accelerator h100-sxm --out h100-sxm.csv
     """
     from sim import calibration, cards
-    from sim.table import write
+    from sim.calibration_merge import changes, merge
+    from sim.table import read, write
 
     card = cards.accelerator(accelerator)
     other = None if like is None else cards.accelerator(like)
     rows = _possible(_read(measurements), [card, other], skip_impossible)
+    base = None if replace else out if out.is_file() else cards.calibration(card.name)
+    old = () if base is None else read(base)[0]
     fitted = calibration.fit(rows, card, other, frozenset(like_op or ()))
-    write(fitted.curves, out)
+    curves = merge(old, fitted.curves)
+    write(curves, out)
     _report(fitted, as_json)
-    _say(f"{out}: {len(fitted.curves)} curves")
+    for text in fitted.left_out:
+        _say(f"left out: {text}")
+    _tell(changes(old, curves))
+    _say(f"{out}: {len(curves)} curves" + ("" if base is None else f", merged into {base}"))
+
+
+def _tell(found: Sequence[Change]) -> None:
+    """Print what became of the curves of a table on stderr."""
+    lines = [("", "op", "kernel", "dtype", "curves", "points")]
+    for one in found:
+        points = f"{one.points_before} → {one.points}" if one.what == "replaced" else one.points
+        lines.append((one.what, one.op, one.kernel, one.dtype, str(one.curves), str(points)))
+    for line in _aligned(lines):
+        _say(line)
 
 
 @app.command()
@@ -168,9 +192,15 @@ def _print(records: Sequence[dict[str, Any]], as_json: bool) -> None:
         return
     lines = [list(records[0])]
     lines += [[_cell(value) for value in record.values()] for record in records]
+    print(*_aligned(lines), sep="\n")
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    for line in lines:
-        print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip())
+    return [
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
 
 
 def _cell(value: object) -> str:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sim import families
+from sim import families, served
 from sim.calibration_grid import curve_on_grid
+from sim.calibration_merge import DERIVED
 from sim.curve import Curve, Identity
 from sim.errors import CalibrationError
 from sim.families import Family, Kernel
@@ -46,11 +47,11 @@ class Group:
 
 def own(measurements: Iterable[Measurement], accelerator: str) -> list[Measurement]:
     """Return the measurements that calibrate the card called `accelerator`."""
-    return [
-        row
-        for row in measurements
-        if accelerator in GPUS.get(row.gpu, (row.gpu,)) and _is_calibrated(row)
-    ]
+    return [row for row in measurements if _is_of(row, accelerator) and _is_calibrated(row)]
+
+
+def _is_of(row: Measurement, accelerator: str) -> bool:
+    return accelerator in GPUS.get(row.gpu, (row.gpu,))
 
 
 def _is_calibrated(row: Measurement) -> bool:
@@ -113,6 +114,8 @@ class Fit:
 
     curves: tuple[Curve, ...]
     trials: tuple[Trial, ...]
+    left_out: tuple[str, ...] = ()
+    """What was measured of the card and gave no curve, and why."""
 
 
 def fit(
@@ -141,14 +144,34 @@ def fit(
             mine[group.name] = groups([*mine[group.name].rows(), *group.rows()])[0]
             continue
         for curve in _fit_group(group, like)[0]:
-            source = f"derived from {like.name}: {curve.source}"
+            source = f"{DERIVED}{like.name}: {curve.source}"
             curves[curve.identity] = _at_link_rate(replace(curve, source=source), accelerator, like)
     for group in mine.values():
         fitted, tried = _fit_group(group, accelerator)
         curves |= {curve.identity: curve for curve in fitted}
         trials += tried
     ordered = tuple(sorted(curves.values(), key=lambda curve: curve.identity))
-    return Fit(ordered, tuple(trials))
+    return Fit(ordered, tuple(trials), _left_out(measurements, accelerator, mine.values()))
+
+
+def _left_out(
+    measurements: Iterable[Measurement], accelerator: Accelerator, mine: Iterable[Group]
+) -> tuple[str, ...]:
+    """Return what gave no curve, or one that no run asks for by name."""
+    unasked: dict[str, int] = {}
+    for row in measurements:
+        if _is_of(row, accelerator.name) and row.op not in families.FAMILIES:
+            unasked[row.op] = unasked.get(row.op, 0) + 1
+    unasked.pop("moe_hottest", None)  # held against the even kernel by `calibrate check`
+    found = [f"{op}: {rows} points, but no run asks for this op" for op, rows in unasked.items()]
+    for group in mine:
+        name, points = " ".join(filter(None, group.name)), len(group.rows())
+        kernels = {(kernel.op, kernel.kernel, kernel.dtype) for kernel, _ in group.members}
+        if points < _FEWEST_POINTS:
+            found.append(f"{name}: {points} points are too few to fit; measure {_FEWEST_POINTS}")
+        elif not any(served.is_looked_up(*kernel) for kernel in kernels):
+            found.append(f"{name}: no run asks for this kernel; others may borrow from it")
+    return tuple(found)
 
 
 def _at_link_rate(curve: Curve, accelerator: Accelerator, like: Accelerator) -> Curve:

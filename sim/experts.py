@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sim import ops
+from sim import ops, served
 from sim.errors import CalibrationError
 from sim.kernels import KernelTable
 from sim.ops import Floats, Op
@@ -92,7 +92,7 @@ def rank_op(
     hidden: int,
     intermediate: float,
     loads: ArrayLike,
-    kernel: str = "masked",
+    kernel: str = served.MASKED,
     tile_rows: float = ops.MASKED_TILE_ROWS,
 ) -> Op:
     """Return the grouped FFN of each rank, given tokens per rank and expert (ranks × experts).
@@ -119,7 +119,7 @@ def ranks_ns(
     hidden: int,
     intermediate: float,
     loads: ArrayLike,
-    kernel: str = "masked",
+    kernel: str = served.MASKED,
     uses: int = 1,
 ) -> NDArray[np.int64]:
     """Return the time of each rank in ns, given tokens per rank and expert (ranks × experts).

@@ -12,7 +12,7 @@ from typing import cast
 
 import numpy as np
 
-from sim import ops
+from sim import ops, served
 from sim.errors import CalibrationError
 from sim.hardware import Accelerator
 from sim.measurements import Fixed, Measurement
@@ -132,17 +132,10 @@ def _mla(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
     return ops.attention_mla(dtype, heads, lora, rope, at["batch"], tokens, card.query_tile_rows)
 
 
-def _mla_module(_card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
-    (heads,) = _sizes(kernel, "n_q_heads")
-    kv = str(dict(kernel.fixed)["kv_dtype"])
-    tokens = at["batch"] * at["kv_len"]
-    return ops.mla_module(kernel.dtype, kv, heads, kernel.kernel, at["batch"], tokens)
-
-
 def _moe(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
     (hidden,) = _sizes(kernel, "hidden")
     experts = at["experts"]
-    if kernel.kernel == "masked":
+    if kernel.kernel == served.MASKED:
         columns: Floats = np.asarray(float(_sizes(kernel, "intermediate")[0]))
         active = np.minimum(at["active"], experts)
         pairs = at["rows"] * active
@@ -162,12 +155,6 @@ def hit_experts(kernel: str, experts: Floats, pairs: Floats) -> Floats:
         return experts
     spread = pairs / reachable * (_SKEWED_HITS if skewed else 1.0)
     return np.maximum(reachable * -np.expm1(-spread), 1.0)
-
-
-def _grouped(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
-    n, k = _sizes(kernel, "n", "k")
-    tile = card.gemm_tile_rows
-    return ops.grouped_gemm(kernel.dtype, kernel.kernel, at["groups"], at["rows"], n, k, tile)
 
 
 def _a2a(_card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
@@ -192,15 +179,6 @@ def _collective(_card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) ->
     return ops.collective(name, kernel.dtype, at["gpus"], at["bytes"], kernel.kernel)
 
 
-def _p2p(_card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
-    medium: ops.Medium = "nic" if dict(kernel.fixed)["name"] == "nic" else "scale_up"
-    return ops.p2p(kernel.dtype, medium, at["bytes"])
-
-
-def _memory_bound(_card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
-    return ops.memory_bound(kernel.dtype, at["bytes"])
-
-
 _ATTENTION_REACH = {
     "batch": 4.0,
     "kv_len": 4.0,
@@ -209,7 +187,6 @@ _ATTENTION_REACH = {
     "head_dim": 4.0,
     "kv_lora": 4.0,
     "rope": 4.0,
-    "kv_dtype": 1.0,
 }
 _CACHE_AXES = ("kv_len", "batch")
 _A2A_REACH = {"tokens": 4.0, "ep": 4.0, "experts": 4.0, "hidden": 4.0, "topk": 4.0}
@@ -225,7 +202,6 @@ FAMILIES: dict[str, Family] = {
     ),
     "attention_gqa": Family(_gqa, _ATTENTION_REACH, _CACHE_AXES, _CACHE_AXES),
     "attention_mla": Family(_mla, _ATTENTION_REACH, _CACHE_AXES, _CACHE_AXES),
-    "mla_module": Family(_mla_module, _ATTENTION_REACH, _CACHE_AXES, _CACHE_AXES),
     "moe": Family(
         _moe,
         {
@@ -237,12 +213,6 @@ FAMILIES: dict[str, Family] = {
         ("rows", "experts", "intermediate"),
         ("rows",),
         noise=0.02,
-    ),
-    "grouped_gemm": Family(
-        _grouped,
-        {"rows": 4.0, "groups": 4.0, "n": 3.0, "k": 3.0},
-        ("rows", "groups"),
-        ("rows", "groups"),
     ),
     "a2a_dispatch": Family(
         _a2a, _A2A_REACH, ("tokens", "ep", "experts"), ("tokens",), noise=0.02, pooled=True
@@ -258,10 +228,6 @@ FAMILIES: dict[str, Family] = {
         noise=0.02,
         across=("dtype",),
     ),
-    "p2p": Family(
-        _p2p, {"bytes": 4.0, "name": 1.0, "dtype": 20.0}, ("bytes",), ("bytes",), across=("dtype",)
-    ),
-    "memory_bound": Family(_memory_bound, {"bytes": 4.0}, ("bytes",), ("bytes",)),
 }
 
 _MASKED_MOE = Family(
@@ -277,4 +243,5 @@ def family(kernel: Kernel) -> Family:
     """Return the family of a kernel. Raises CalibrationError for an unknown op."""
     if kernel.op not in FAMILIES:
         raise CalibrationError(f"no calibration for op {kernel.op!r}")
-    return _MASKED_MOE if kernel.kernel == "masked" and kernel.op == "moe" else FAMILIES[kernel.op]
+    is_masked = (kernel.op, kernel.kernel) == ("moe", served.MASKED)
+    return _MASKED_MOE if is_masked else FAMILIES[kernel.op]

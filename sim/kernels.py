@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sim import served
 from sim.curve import Curve, Identity
 from sim.errors import CalibrationError
 from sim.hardware import Accelerator
@@ -33,19 +34,8 @@ Ints = NDArray[np.int64]
 
 US_PER_S = NS_PER_S / NS_PER_US
 
-# What an engine runs under a general name, best first; the first one measured on the card serves.
-_SERVED_BY = {
-    ("moe", "fused"): (
-        "deepgemm",
-        "sglang_flashinfer_trtllm_moe",
-        "moe_torch_flow_cutlass",
-        "sglang_fused_moe_triton",
-    ),
-    ("collective", "one_shot"): ("SGLang_CustomAllReduce_graph", "vLLM_custom_graph", "TRTLLM"),
-}
-
 # Kernels timed on whole tiles of every expert, so that their work is the padded one.
-_PADDING_KERNELS = frozenset({("moe", "masked")})
+_PADDING_KERNELS = frozenset({("moe", served.MASKED)})
 
 
 # Values below this are counted where distinct ones are looked for; as many make a table.
@@ -253,7 +243,7 @@ class KernelTable:
     def _choose(self, identity: Identity, medium: Medium) -> tuple[Curve | None, bool]:
         """Return the curve of `identity`, else of its nearest relative, and whether it is own."""
         op, kernel, dtype, key = identity
-        for name in (kernel, *_SERVED_BY.get((op, kernel), ())):
+        for name in (kernel, *served.engines(op, kernel)):
             if (op, name, dtype, key) in self._by_identity:
                 return self._by_identity[op, name, dtype, key], True
         relatives = []

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sim import ops
+from sim import ops, served
 from sim.errors import InfeasibleError
 from sim.experts import hottest_factor, rank_op
 from sim.families import hit_experts
@@ -240,7 +240,7 @@ class LayerTimer:
         fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
         share = np.full((*loads.shape[:-1], fused), tokens / spread.ranks)
         held = np.concatenate([loads, share], axis=-1)
-        masked = self.moe_kernel == "masked"
+        masked = self.moe_kernel == served.MASKED
         op = rank_op(
             self.precision.gemm,
             self.model.hidden,

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Protocol
 
-from sim.errors import CalibrationError
+from sim import served
+from sim.errors import CalibrationError, did_you_mean
 
 WARM_UP = 5
 REPEATS = 31
 SOURCE = "afdsim:measure"
 
-_TIGHT = 0.02
-_LOOSE = 0.06
 # Largest error against the float32 reference, relative to the largest reference value.
-TOLERANCE = {"bfloat16": _TIGHT, "half": _TIGHT, "fp8": _LOOSE}
+TOLERANCE = {"bfloat16": 0.02, "fp8": 0.06, "fp8_block": 0.06}
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,20 @@ class Case:
     """One kernel at one shape."""
 
     op: str
+    kernel: str
+    """Name under which runs ask for it (`sim.served`)."""
     dtype: str
-    shape: Mapping[str, int]
+    """Number format as measurement files write it."""
+    sizes: tuple[tuple[str, int], ...]
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """Return the sizes by name."""
+        return dict(self.sizes)
 
     def __str__(self) -> str:
-        sizes = " ".join(f"{name}={size}" for name, size in self.shape.items())
-        return f"{self.op} {self.dtype} {sizes}"
+        sizes = " ".join(f"{name}={size}" for name, size in self.sizes)
+        return f"{self.op} {self.kernel} {self.dtype} {sizes}"
 
 
 class Prepared(Protocol):
@@ -64,42 +70,72 @@ class Backend(Protocol):
         """Return whether the device has the kernel and its number format."""
 
     def prepare(self, case: Case) -> Prepared:
-        """Return the kernel of `case` on fresh random inputs."""
+        """Return the kernel of `case` on fresh random inputs; MemoryError if they do not fit."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """A measurement file: its name, and how a case becomes one of its rows."""
+    """A measurement file: its name, its columns, and how the shape of a case fills them."""
 
     file: str
     dtype_column: str
-    constants: Mapping[str, str]
+    labels: Mapping[str, str]
+    """Number formats that are measured, as calibration tables and as the file write them."""
     columns: tuple[str, ...]
-    """Shape columns, in the order of the file."""
+    """Columns of the shape, in the order of the file."""
+    fills: Callable[[Case], Mapping[str, object]]
 
+
+def _shape(case: Case) -> Mapping[str, object]:
+    return case.shape
+
+
+def _experts(case: Case) -> Mapping[str, object]:
+    """Return a rank that holds all experts, with one (token, expert) pair of each token."""
+    shape = case.shape
+    pairs, experts = shape["pairs"], shape["experts"]
+    one = {"topk": 1, "tp": 1, "ep": 1}
+    tokens = dict.fromkeys(("global_tokens", "tokens_per_rank", "rank0_tokens"), pairs)
+    many = dict.fromkeys(("num_experts", "num_slots"), experts)
+    kind = "deepep_ll_masked" if case.kernel == served.MASKED else "fused_moe"
+    return {**shape, **one, **tokens, **many, "kind": kind, "distribution": "balanced"}
+
+
+_CACHE = {"bf16": "bfloat16", "fp8": "fp8"}
+_WEIGHTS = {"bf16": "bfloat16", "fp8": "fp8_block"}
 
 FORMS = {
-    "gemm": Form("gemm.csv", "dtype", {}, ("m", "n", "k")),
+    "gemm": Form("gemm.csv", "dtype", _WEIGHTS, ("m", "n", "k"), _shape),
     "attention_gqa": Form(
         "attention_gqa.csv",
         "kv_dtype",
-        {"kernel": "afdsim_triton"},
+        _CACHE,
         ("n_q_heads", "n_kv_heads", "head_dim", "batch", "kv_len"),
+        _shape,
     ),
     "attention_mla": Form(
         "attention_mla.csv",
         "kv_dtype",
-        {"kernel": "afdsim_triton"},
+        _CACHE,
         ("n_q_heads", "kv_lora", "rope", "batch", "kv_len"),
+        _shape,
     ),
-    "grouped_gemm": Form(
-        "grouped_gemm.csv",
+    "moe": Form(
+        "moe.csv",
         "dtype",
-        {"layout": "masked", "kernel": "afdsim_bmm"},
-        ("groups", "m_per_group", "n", "k"),
+        _WEIGHTS,
+        (
+            *("kind", "hidden", "inter", "topk", "num_experts", "num_slots", "tp", "ep"),
+            *("global_tokens", "tokens_per_rank", "rank0_tokens", "distribution"),
+        ),
+        _experts,
     ),
-    "memory_bound": Form("memory_bound.csv", "dtype", {"kernel": "copy"}, ("bytes_moved",)),
 }
+
+
+def labels(op: str) -> Mapping[str, str]:
+    """Return the number formats of `op` that are measured, and their names in files."""
+    return FORMS[op].labels
 
 
 def median_us(launch: Callable[[], float], warm_up: int = WARM_UP, repeats: int = REPEATS) -> float:
@@ -121,25 +157,29 @@ def measure(
     tell: Callable[[str], None] = lambda text: None,
     warm_up: int = WARM_UP,
     repeats: int = REPEATS,
-) -> list[tuple[Case, float]]:
-    """Return each case and its median time in µs; a kernel is timed only once it is correct.
+) -> Iterator[tuple[Case, float]]:
+    """Yield each case and its median time in µs; a kernel is timed only once it is correct.
 
-    Cases that the backend lacks are told and left out. Raises CalibrationError if a kernel's
-    result is wrong.
+    Cases that the backend lacks, or that do not fit its memory, are told and left out. Raises
+    CalibrationError if a kernel's result is wrong.
     """
-    found = []
     for case in cases:
         if not backend.supports(case):
             tell(f"{case}: not on this device")
             continue
-        kernel = backend.prepare(case)
-        error, allowed = kernel.error(), TOLERANCE[case.dtype]
-        if not error <= allowed:
-            raise CalibrationError(f"{case}: result is off by {error:.3g} (at most {allowed:g})")
-        time = median_us(kernel.time_us, warm_up, repeats)
+        try:
+            kernel = backend.prepare(case)
+            error, allowed = kernel.error(), TOLERANCE[case.dtype]
+            if not error <= allowed:
+                raise CalibrationError(
+                    f"{case}: result is off by {error:.3g} (at most {allowed:g})"
+                )
+            time = median_us(kernel.time_us, warm_up, repeats)
+        except MemoryError:
+            tell(f"{case}: does not fit the device's memory")
+            continue
         tell(f"{case}: {time:.2f} µs, error {error:.1e}")
-        found.append((case, time))
-    return found
+        yield case, time
 
 
 def texts(backend: Backend, times: Sequence[tuple[Case, float]]) -> dict[str, str]:
@@ -153,86 +193,36 @@ def texts(backend: Backend, times: Sequence[tuple[Case, float]]) -> dict[str, st
         for name, value in backend.about().items():
             out.write(f"# {name}: {value}\n")
         writer = csv.writer(out, lineterminator="\n")
-        constants = list(form.constants)
-        writer.writerow(
-            ["gpu", *constants, form.dtype_column, *form.columns, "latency_us", "source"]
-        )
+        writer.writerow(["gpu", "kernel", form.dtype_column, *form.columns, "latency_us", "source"])
         for case, time in members:
-            shape = [case.shape[name] for name in form.columns]
-            fixed = [form.constants[name] for name in constants]
-            writer.writerow([backend.gpu, *fixed, case.dtype, *shape, f"{time:.3f}", SOURCE])
+            known = form.fills(case)
+            shape = [known[name] for name in form.columns]
+            writer.writerow([backend.gpu, case.kernel, case.dtype, *shape, f"{time:.3f}", SOURCE])
         files[form.file] = out.getvalue()
     return files
 
 
 def write(files: Mapping[str, str], folder: Path) -> list[Path]:
-    """Write measurement files to `folder`, each only when it is complete; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write measurement files to `folder`, each only when it is complete; return their paths.
+
+    Raises CalibrationError if one cannot be written.
+    """
     paths = []
     for name, text in files.items():
-        partial = folder / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(folder / name)
-        paths.append(folder / name)
+        path, partial = folder / name, folder / f".{name}.partial"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            raise CalibrationError(f"{path}: cannot be written: {error}") from None
+        paths.append(path)
     return paths
 
 
-def default_cases(ops: Iterable[str], tiny: bool = False) -> list[Case]:
-    """Return the cases measured by default: decode shapes of the shipped models, or tiny ones."""
-    wanted = set(ops)
-    unknown = wanted - set(FORMS)
-    if unknown:
-        raise CalibrationError(
-            f"unknown op {', '.join(sorted(unknown))}; known: {', '.join(sorted(FORMS))}"
-        )
-    made = _tiny_cases() if tiny else _decode_cases()
-    return [case for case in made if case.op in wanted]
-
-
-def _decode_cases() -> list[Case]:
-    gemms = product(
-        ((4096, 7168), (7168, 2048), (2112, 7168), (24576, 1536), (7168, 16384)),
-        (1, 8, 16, 32, 64, 96, 128, 192, 256, 512, 1024),
-        ("bfloat16", "fp8"),
-    )
-    cases = [Case("gemm", dtype, {"m": m, "n": n, "k": k}) for (n, k), m, dtype in gemms]
-    loads = product((1, 2, 4, 8, 16, 32), (1, 16, 64, 128, 256), ((4096, 7168), (7168, 2048)))
-    cases += [
-        Case("grouped_gemm", "bfloat16", {"groups": groups, "m_per_group": rows, "n": n, "k": k})
-        for groups, rows, (n, k) in loads
-    ]
-    cases += [Case("memory_bound", "bfloat16", {"bytes_moved": 2**p}) for p in range(12, 33)]
-    return cases + _attention_cases()
-
-
-def _attention_cases() -> list[Case]:
-    """Return decode attention up to the contexts that fit beside their copy in 80 GB."""
-    cases = []
-    heads = ((64, 1, 256), (16, 1, 128), (64, 4, 128), (64, 8, 128))
-    sizes = product((1, 8, 32, 64, 128, 256), (1024, 4096, 8192, 16384, 32768))
-    for batch, kv_len in sizes:
-        at = {"batch": batch, "kv_len": kv_len}
-        for query, kv, dim in heads:
-            if batch * kv_len * kv * dim <= 2**31:
-                shape = {"n_q_heads": query, "n_kv_heads": kv, "head_dim": dim, **at}
-                cases += [Case("attention_gqa", kind, shape) for kind in ("bfloat16", "fp8")]
-        if batch * kv_len <= 2**22:
-            shape = {"n_q_heads": 128, "kv_lora": 512, "rope": 64, **at}
-            cases.append(Case("attention_mla", "bfloat16", shape))
-    return cases
-
-
-def _tiny_cases() -> list[Case]:
-    attention = {"batch": 3, "kv_len": 40}
-    return [
-        Case("gemm", "bfloat16", {"m": 5, "n": 32, "k": 64}),
-        Case("gemm", "fp8", {"m": 16, "n": 32, "k": 64}),
-        Case(
-            "attention_gqa",
-            "bfloat16",
-            {"n_q_heads": 8, "n_kv_heads": 2, "head_dim": 32, **attention},
-        ),
-        Case("attention_mla", "bfloat16", {"n_q_heads": 4, "kv_lora": 64, "rope": 16, **attention}),
-        Case("grouped_gemm", "bfloat16", {"groups": 3, "m_per_group": 4, "n": 32, "k": 16}),
-        Case("memory_bound", "bfloat16", {"bytes_moved": 4096}),
-    ]
+def known_ops(ops: Iterable[str]) -> list[str]:
+    """Return `ops`. Raises CalibrationError for one that cannot be measured."""
+    for op in ops:
+        if op not in FORMS:
+            raise CalibrationError(f"unknown op {op!r}; {did_you_mean(op, FORMS)}")
+    return list(ops)

@@ -4,32 +4,88 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.printable import printable
+
+if TYPE_CHECKING:
+    from sim.demand import Demand
+    from sim.measure import Backend, Case
+
 
 def measure(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the CSV files.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the CSV files.")
+    ] = Path("measured"),
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option("--scenario", help="Measure what this scenario asks for; may be repeated."),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the scenarios."),
+    ] = None,
     op: Annotated[
         list[str] | None, typer.Option("--op", help="Measure only this op; may be repeated.")
     ] = None,
     gpu: Annotated[
-        str, typer.Option(help="Name of the GPU in the files; default: the device's.")
+        str, typer.Option(help="Name of the GPU's card, or of the GPU in measurement files.")
     ] = "",
-    device: Annotated[str, typer.Option(help="cuda, or cpu to try the kernels.")] = "cuda",
+    device: Annotated[str, typer.Option(help="cuda (ROCm too), or cpu to try kernels.")] = "cuda",
     tiny: Annotated[bool, typer.Option(help="Tiny shapes: a trial of the kernels.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.")] = 0,
+    only_list: Annotated[
+        bool, typer.Option("--list", help="Print what would be measured, and measure nothing.")
+    ] = False,
 ) -> None:
     """Time kernels on this machine's GPU and write measurement files for `calibrate fit`.
 
-    Needs the extra [gpu]. Example: afdsim measure --gpu h200_sxm --out measured
+    Needs the extra [gpu]. Without --scenario, the shapes of a few shipped scenarios are measured.
+
+    Example: afdsim measure --gpu h200-sxm --scenario dsv3-ep8-h200 --out measured
     """
     from sim import measure as measuring
-    from sim.errors import CalibrationError
-    from sim.printable import printable
 
-    cases = measuring.default_cases(op or measuring.FORMS, tiny)
+    ops = measuring.known_ops(op or measuring.FORMS)
+    cases = _cases(scenario, setting or [], ops, gpu, tiny)
+    if only_list:
+        print(*cases, sep="\n")
+        return
+    backend = _backend(device, gpu, seed)
+    times = []
+    try:
+        for pair in measuring.measure(backend, cases, _say):
+            times.append(pair)  # what was timed before an error is written
+    finally:
+        for path in measuring.write(measuring.texts(backend, times), out):
+            print(path)
+
+
+def _cases(
+    scenarios: list[str] | None, settings: list[str], ops: list[str], gpu: str, tiny: bool
+) -> list[Case]:
+    from sim import measure_cases
+    from sim.demand import demands
+    from sim.measurements import GPUS
+    from sim.scenario import load
+
+    if tiny:
+        return measure_cases.tiny_cases(ops)
+    names = scenarios or measure_cases.USUAL
+    found: list[Demand] = [each for name in names for each in demands(load(name, settings))]
+    cards = GPUS.get(gpu, (gpu,))
+    mine = [demand for demand in found if demand.accelerator.name in cards] or found
+    left = measure_cases.left_to_the_table(mine)
+    for what in dict.fromkeys(f"{kernel.op} {kernel.kernel} {kernel.dtype}" for kernel in left):
+        _say(f"{what}: not measured here; runs take it from the card's table")
+    return measure_cases.cases(mine, ops)
+
+
+def _backend(device: str, gpu: str, seed: int) -> Backend:
+    from sim.errors import CalibrationError
+
     try:
         import torch
 
@@ -38,7 +94,8 @@ def measure(
         raise CalibrationError("measure needs torch: pip install 'afdsim[gpu]'") from None
     if device == "cuda" and not torch.cuda.is_available():
         raise CalibrationError("no CUDA device here; --device cpu --tiny tries the kernels")
-    backend = TorchBackend(device, gpu, seed)
-    times = measuring.measure(backend, cases, lambda text: print(printable(text), file=sys.stderr))
-    for path in measuring.write(measuring.texts(backend, times), out):
-        print(path)
+    return TorchBackend(device, gpu, seed)
+
+
+def _say(text: str) -> None:
+    print(printable(text), file=sys.stderr)

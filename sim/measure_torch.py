@@ -7,13 +7,15 @@ cache was overwritten; inputs rotate among several random sets. On a CPU, wall t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from sim import measure_triton
+from sim import measure_blockwise as blockwise
+from sim import measure_triton, served
 from sim.measure import Case
 
 Tensor = Any  # torch.Tensor: the extra [gpu] is absent where types are checked
@@ -21,15 +23,17 @@ Tensor = Any  # torch.Tensor: the extra [gpu] is absent where types are checked
 PAGE = 64
 _SETS = 3
 _FLUSH_BYTES = 512 * 2**20  # more than any level-2 cache
-_FP8_MOST = 448.0
+_CHECKED_REQUESTS = 4  # of an attention: the check gathers their pages in float32
 _FP8_COMPUTE = (8, 9)  # least compute capability with FP8 tensor cores
 
 TIMED = {
-    "gemm": "torch.mm; fp8: dynamic per-tensor quantisation of the activations + torch._scaled_mm",
+    "gemm": "bfloat16: torch.mm; fp8_block: activations quantised, then a Triton product",
     "attention_gqa": "one paged split-KV decode kernel that reads the cache once, and its merge",
     "attention_mla": "absorbed core: one paged split-KV kernel that reads the latent once, merge",
-    "grouped_gemm": "torch.bmm of equal loads",
-    "memory_bound": "device copy; bytes are read plus written",
+    "moe": (
+        "up, gate, down of equal loads (torch.bmm, or the Triton product of fp8_block);"
+        " fused: from BF16 tokens with permutation and weighted sum; masked: from sorted rows"
+    ),
 }
 
 
@@ -39,6 +43,16 @@ class Launch:
 
     run: Callable[[], Tensor]
     reference: Callable[[], Tensor]
+    """In float32; of the first rows of the result, if it has fewer."""
+
+
+@contextmanager
+def _told_of_memory() -> Iterator[None]:
+    """Raise MemoryError where the device has no room."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error)) from None
 
 
 class TorchKernel:
@@ -55,7 +69,9 @@ class TorchKernel:
         """Return the largest error against float32, relative to its largest value."""
         worst = 0.0
         for launch in self.launches:
-            found, wanted = launch.run().float(), launch.reference()
+            with _told_of_memory():
+                wanted = launch.reference()
+                found = launch.run()[: len(wanted)].float()
             scale = wanted.abs().max().clamp_min(1e-6)
             worst = max(worst, float(((found - wanted).abs().max() / scale).item()))
         return worst
@@ -68,7 +84,8 @@ class TorchKernel:
             self.launches[self._turn].run()
             return (time.perf_counter() - start) * 1e6
         if not self._graphs:
-            self._capture()
+            with _told_of_memory():
+                self._capture()
         assert self._flush is not None
         self._flush.zero_()
         begin = torch.cuda.Event(enable_timing=True)
@@ -114,39 +131,50 @@ class TorchBackend:
 
     def supports(self, case: Case) -> bool:
         """Return whether the device has the kernel and its number format."""
-        if case.dtype == "bfloat16":
+        if case.dtype == "bfloat16" or self.device.type != "cuda":
             return True
-        if self.device.type == "cuda":
-            return bool(torch.cuda.get_device_capability() >= _FP8_COMPUTE)
-        return case.op == "gemm"
+        return bool(torch.cuda.get_device_capability() >= _FP8_COMPUTE)
 
     def prepare(self, case: Case) -> TorchKernel:
-        """Return the kernel of `case` on fresh random inputs."""
+        """Return the kernel of `case` on fresh random inputs; MemoryError if they do not fit."""
         make = {
             "gemm": self._gemm,
             "attention_gqa": self._gqa,
             "attention_mla": self._mla,
-            "grouped_gemm": self._grouped,
-            "memory_bound": self._copy,
+            "moe": self._moe,
         }[case.op]
-        return TorchKernel([make(case) for _ in range(_SETS)], self.device)
+        with _told_of_memory():
+            before = self._allocated()
+            launches = [make(case)]
+            # Inputs that no cache holds need no others to take turns with.
+            if self._allocated() - before < _FLUSH_BYTES:
+                launches += [make(case) for _ in range(_SETS - 1)]
+        return TorchKernel(launches, self.device)
+
+    def _allocated(self) -> int:
+        return int(torch.cuda.memory_allocated()) if self.device.type == "cuda" else 0
 
     def _normal(self, *shape: int) -> Tensor:
         values = torch.randn(*shape, generator=self._random, device=self.device)
         return values.to(torch.bfloat16)
 
+    def _weights(self, experts: int, outputs: int, columns: int) -> Tensor:
+        """Return weights (experts × outputs × columns) whose products stay near 1."""
+        made = torch.empty(experts, outputs, columns, dtype=torch.bfloat16, device=self.device)
+        for expert in range(experts):
+            made[expert] = self._normal(outputs, columns) * columns**-0.5
+        return made
+
     def _gemm(self, case: Case) -> Launch:
         m, n, k = (case.shape[name] for name in ("m", "n", "k"))
-        x, w = self._normal(m, k), self._normal(n, k)
+        x, w = self._normal(1, m, k), self._weights(1, n, k)
         if case.dtype == "bfloat16":
-            return Launch(lambda: x @ w.t(), lambda: x.float() @ w.t().float())
-        weight, w_scale = _quantised(w)
-
-        def run() -> Tensor:
-            narrow, x_scale = _quantised(x)
-            return torch._scaled_mm(narrow, weight.t(), x_scale, w_scale, out_dtype=torch.bfloat16)
-
-        return Launch(run, lambda: x.float() @ w.t().float())
+            return Launch(lambda: torch.mm(x[0], w[0].t()), lambda: x[0].float() @ w[0].t().float())
+        narrow = blockwise.of_experts(w)
+        return Launch(
+            lambda: blockwise.product(blockwise.narrowed(x), narrow)[0],
+            lambda: blockwise.product_in_torch(blockwise.narrowed_in_torch(x), narrow)[0],
+        )
 
     def _pages(self, batch: int, kv_len: int) -> tuple[Tensor, int]:
         """Return a shuffled page table (batch × pages a request) and the number of pages."""
@@ -159,39 +187,106 @@ class TorchBackend:
         heads, kv_heads, dim, batch, kv_len = (case.shape[name] for name in names)
         table, pages = self._pages(batch, kv_len)
         q = self._normal(batch, heads, dim)
-        kv_type = torch.bfloat16 if case.dtype == "bfloat16" else torch.float8_e4m3fn
-        k, v = (self._normal(pages, PAGE, kv_heads, dim).to(kv_type) for _ in range(2))
-        scale = dim**-0.5
-        return Launch(
-            lambda: measure_triton.attention(q, k, v, None, None, table, kv_len, scale),
-            lambda: measure_triton.reference(q, k, v, None, None, table, kv_len, scale),
-        )
+        k, v = (self._cache(case, pages, kv_heads, dim) for _ in range(2))
+        return _attention(q, k, v, None, None, table, kv_len, dim**-0.5)
 
     def _mla(self, case: Case) -> Launch:
         names = ("n_q_heads", "kv_lora", "rope", "batch", "kv_len")
         heads, lora, rope, batch, kv_len = (case.shape[name] for name in names)
         table, pages = self._pages(batch, kv_len)
         q, q_rope = self._normal(batch, heads, lora), self._normal(batch, heads, rope)
-        latent, k_rope = self._normal(pages, PAGE, 1, lora), self._normal(pages, PAGE, 1, rope)
+        latent, k_rope = (self._cache(case, pages, 1, size) for size in (lora, rope))
         scale = (lora + rope) ** -0.5
-        return Launch(
-            lambda: measure_triton.attention(q, latent, None, q_rope, k_rope, table, kv_len, scale),
-            lambda: measure_triton.reference(q, latent, None, q_rope, k_rope, table, kv_len, scale),
-        )
+        return _attention(q, latent, None, q_rope, k_rope, table, kv_len, scale)
 
-    def _grouped(self, case: Case) -> Launch:
-        names = ("groups", "m_per_group", "n", "k")
-        groups, rows, n, k = (case.shape[name] for name in names)
-        x, w = self._normal(groups, rows, k), self._normal(groups, k, n)
-        return Launch(lambda: torch.bmm(x, w), lambda: torch.bmm(x.float(), w.float()))
+    def _cache(self, case: Case, *shape: int) -> Tensor:
+        pages, heads, dim = shape
+        values = self._normal(pages, PAGE, heads, dim)
+        return values if case.dtype == "bfloat16" else values.to(blockwise.fp8())
 
-    def _copy(self, case: Case) -> Launch:
-        source = self._normal(max(case.shape["bytes_moved"] // 4, 1))
-        target = torch.empty_like(source)
-        return Launch(lambda: target.copy_(source), source.float)
+    def _moe(self, case: Case) -> Launch:
+        names = ("hidden", "inter", "experts", "pairs")
+        hidden, inter, experts, pairs = (case.shape[name] for name in names)
+        active = min(experts, pairs)
+        rows = pairs // active
+        tokens = self._normal(pairs, hidden)
+        order = torch.randperm(pairs, generator=self._random, device=self.device)
+        share = torch.rand(pairs, 1, generator=self._random, device=self.device)
+        up = self._weights(experts, 2 * inter, hidden)[:active]
+        down = self._weights(experts, hidden, inter)[:active]
+        ffn = (_WideFfn if case.dtype == "bfloat16" else _NarrowFfn)(up, down)
+        by_expert = (active, rows, hidden)
+
+        def summed(y: Tensor) -> Tensor:
+            if case.kernel == served.MASKED:
+                return y.flatten(0, 1)
+            weighted = y.flatten(0, 1) * share.to(y.dtype)
+            return torch.empty_like(weighted).index_copy_(0, order, weighted)
+
+        def reference() -> Tensor:
+            return summed(ffn.reference(tokens[order].reshape(by_expert)))
+
+        if case.kernel == served.MASKED:
+            received = ffn.chosen(tokens, order, by_expert)
+            return Launch(lambda: summed(ffn.run(received)), reference)
+        return Launch(lambda: summed(ffn.run(ffn.chosen(tokens, order, by_expert))), reference)
 
 
-def _quantised(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return values in FP8 with one dynamic scale, and the scale."""
-    scale = values.abs().max().float().clamp_min(1e-6) / _FP8_MOST
-    return (values.float() / scale).to(torch.float8_e4m3fn), scale
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    q_rope: Tensor | None,
+    k_rope: Tensor | None,
+    table: Tensor,
+    kv_len: int,
+    scale: float,
+) -> Launch:
+    few = slice(_CHECKED_REQUESTS)
+    rope = None if q_rope is None else q_rope[few]
+    return Launch(
+        lambda: measure_triton.attention(q, k, v, q_rope, k_rope, table, kv_len, scale),
+        lambda: measure_triton.reference(q[few], k, v, rope, k_rope, table[few], kv_len, scale),
+    )
+
+
+class _WideFfn:
+    """The FFN of experts in BF16: up, gate and down of sorted rows (experts × rows × hidden)."""
+
+    def __init__(self, up: Tensor, down: Tensor) -> None:
+        self._up, self._down = up, down
+
+    def chosen(self, tokens: Tensor, order: Tensor, shape: tuple[int, int, int]) -> Any:
+        return tokens[order].reshape(shape)
+
+    def run(self, x: Any) -> Tensor:
+        inner = blockwise.gated(torch.bmm(x, self._up.transpose(1, 2)))
+        return torch.bmm(inner, self._down.transpose(1, 2))
+
+    def reference(self, x: Tensor) -> Tensor:
+        pairs = zip(x.float(), self._up, self._down, strict=True)
+        found = [
+            blockwise.gated(one @ up.t().float()) @ down.t().float() for one, up, down in pairs
+        ]
+        return torch.stack(found)
+
+
+class _NarrowFfn:
+    """The same in FP8, rows with their scales."""
+
+    def __init__(self, up: Tensor, down: Tensor) -> None:
+        self._up, self._down = blockwise.of_experts(up), blockwise.of_experts(down)
+
+    def chosen(self, tokens: Tensor, order: Tensor, shape: tuple[int, int, int]) -> Any:
+        values, scales = blockwise.narrowed(tokens)
+        # Indexing knows bytes, not every FP8 format.
+        in_order = values.view(torch.uint8)[order].view(values.dtype)
+        return in_order.reshape(shape), scales[order].reshape(*shape[:2], -1)
+
+    def run(self, x: Any) -> Tensor:
+        inner = blockwise.narrowed(blockwise.product(x, self._up), is_gated=True)
+        return blockwise.product(inner, self._down)
+
+    def reference(self, x: Tensor) -> Tensor:
+        inner = blockwise.product_in_torch(blockwise.narrowed_in_torch(x), self._up)
+        return blockwise.product_in_torch(blockwise.narrowed_in_torch(inner, True), self._down)

@@ -148,16 +148,32 @@ def reference(
     kv_len: int,
     scale: float,
 ) -> Tensor:
-    """Return the same in float32 by gathering the pages."""
-    group = q.shape[1] // k.shape[2]
+    """Return the same in float32, the pages of one request gathered at a time."""
+    found = []
+    for request, pages in enumerate(table.long()):
+        rope = None
+        if q_rope is not None and k_rope is not None:
+            rope = q_rope[request], k_rope[pages]
+        values = None if v is None else v[pages]
+        found.append(_one_request(q[request], k[pages], values, rope, kv_len, scale))
+    return torch.stack(found)
 
-    def gathered(pages: Tensor) -> Tensor:
-        tokens = pages[table.long()].flatten(1, 2)[:, :kv_len].float()
-        return tokens.repeat_interleave(group, dim=2)
 
-    keys = gathered(k)
-    score = torch.einsum("bhd,bthd->bht", q.float(), keys)
-    if q_rope is not None and k_rope is not None:
-        score = score + torch.einsum("bhd,bthd->bht", q_rope.float(), gathered(k_rope))
+def _one_request(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    rope: tuple[Tensor, Tensor] | None,
+    kv_len: int,
+    scale: float,
+) -> Tensor:
+    """Return heads × dim in float32, given the pages of one request."""
+    keys = k.flatten(0, 1)[:kv_len].float()
+    kv_heads = keys.shape[1]
+    score = torch.einsum("hgd,thd->hgt", q.float().unflatten(0, (kv_heads, -1)), keys)
+    if rope is not None:
+        turned, more_keys = rope[0].float().unflatten(0, (kv_heads, -1)), rope[1].flatten(0, 1)
+        score = score + torch.einsum("hgd,thd->hgt", turned, more_keys[:kv_len].float())
     share = torch.softmax(score * scale, dim=-1)
-    return torch.einsum("bht,bthd->bhd", share, keys if v is None else gathered(v))
+    values = keys if v is None else v.flatten(0, 1)[:kv_len].float()
+    return torch.einsum("hgt,thd->hgd", share, values).flatten(0, 1)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sim import served
 from sim.csv_rows import NO_ROW, records
 from sim.errors import CalibrationError
 from sim.files import lines
@@ -38,8 +39,8 @@ _COLLECTIVES = {
 
 def _gemm(row: Row) -> Iterator[Measurement]:
     label = row.one_of("dtype", ("bfloat16", "fp8", "fp8_block", "nvfp4"))
-    kernel = {"fp8": "rowwise", "fp8_block": "blockwise"}.get(label, "dense")
-    kernel = row.values.get("kernel") or kernel
+    usual = "rowwise" if label == "fp8" else served.gemm_kernel(_DTYPES[label])
+    kernel = row.values.get("kernel") or usual
     at = tuple((name, float(row.count(name))) for name in ("m", "n", "k"))
     yield row.measurement("gemm", kernel, dtype=_DTYPES[label], label=label, fixed=(), at=at)
 
@@ -48,7 +49,7 @@ def _attention(row: Row, op: str, fixed: tuple[str, ...]) -> Iterator[Measuremen
     label = row.one_of("kv_dtype", _DTYPES)
     yield row.measurement(
         op,
-        row.values.get("kernel") or "fastest",
+        row.values.get("kernel") or served.FASTEST,
         dtype=_DTYPES[label],
         label=label,
         fixed=tuple((name, float(row.count(name))) for name in fixed),
@@ -101,13 +102,13 @@ def _moe(row: Row) -> Iterator[Measurement]:
         active = min(local, pairs)
         at = (("rows", pairs / active), ("active", active), ("experts", local))
         fixed = (*fixed, ("intermediate", inter / tp))
-        yield row.measurement("moe", "masked", fixed=fixed, at=at, **shape)
+        yield row.measurement("moe", served.MASKED, fixed=fixed, at=at, **shape)
         return
     if kind == "deepep_ll_masked":
         # The hottest rank of a drawn load: the hot-expert model times it on the even kernel.
         at = (("tokens", float(tokens)), ("ep", float(ep)), ("experts", float(experts)))
         fixed = (*fixed, ("intermediate", inter / tp), ("topk", float(topk)), ("load", load))
-        yield row.measurement("moe_hottest", "masked", fixed=fixed, at=at, **shape)
+        yield row.measurement("moe_hottest", served.MASKED, fixed=fixed, at=at, **shape)
         return
     pairs = max(tokens * topk / ep, 1.0)
     if kind == "trtllm_wideep":
@@ -194,15 +195,6 @@ def _p2p(row: Row) -> Iterator[Measurement]:
     )
 
 
-def _memory_bound(row: Row) -> Iterator[Measurement]:
-    label = row.one_of("dtype", _DTYPES)
-    at = (("bytes", float(row.count("bytes_moved"))),)
-    kernel = row.text("kernel")
-    yield row.measurement(
-        "memory_bound", kernel, dtype=_DTYPES[label], label=label, fixed=(), at=at
-    )
-
-
 def _columns(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
@@ -226,7 +218,6 @@ FORMS: dict[tuple[str, ...], Callable[[Row], Iterator[Measurement]]] = {
     ): _a2a,
     _columns("gpu impl op dtype num_gpus bytes latency_us source"): _collective,
     _columns("kind gpu link bytes latency_us stat source"): _p2p,
-    _columns("gpu kernel dtype bytes_moved latency_us source"): _memory_bound,
 }
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sim import served
 from sim.units import DTYPE_BYTES
 
 Floats = NDArray[np.float64]
@@ -123,7 +124,7 @@ def gemm(
         traffic,
         "hbm",
         {"m": rows, "n": columns, "k": depth},
-        kernel or ("blockwise" if dtype == "fp8" else "dense"),
+        kernel or served.gemm_kernel(dtype),
         2 * rows * elements,
     )
 
@@ -155,7 +156,7 @@ def attention_gqa(
         traffic,
         "hbm",
         {"batch": requests, "kv_len": _per(tokens, requests)},
-        "fastest",
+        served.FASTEST,
         needed,
     )
 
@@ -182,24 +183,9 @@ def attention_mla(
         traffic,
         "hbm",
         {"batch": requests, "kv_len": _per(tokens, requests)},
-        "fastest",
+        served.FASTEST,
         needed,
     )
-
-
-def mla_module(
-    dtype: str, kv_dtype: str, query_heads: int, kernel: str, batch: ArrayLike, kv_tokens: ArrayLike
-) -> Op:
-    """Return the whole MLA block of DeepSeek-V3 (hidden 7168): projections, norms and core."""
-    tokens, requests = _floats(kv_tokens), _floats(batch)
-    core = attention_mla(kv_dtype, query_heads, 512, 64, requests, tokens, 1)
-    weights = 7168 * (1536 + 576) + query_heads * (1536 * 192 + 512 * 256 + 128 * 7168)
-    traffic = core.bytes + np.where(requests > 0, weights * DTYPE_BYTES[dtype], 0.0)
-    key = f"h{query_heads}c{DTYPE_BYTES[kv_dtype]:g}"
-    # The core runs at the rate of its cache's format, the projections at that of the weights.
-    rate = DTYPE_BYTES[kv_dtype] / DTYPE_BYTES[dtype]
-    flops = core.least_flops() * rate + 2 * requests * weights
-    return Op("mla_module", dtype, key, flops, traffic, "hbm", core.axes, kernel)
 
 
 def attention_linear(dtype: str, state_elements: int, flops: float, batch: ArrayLike) -> Op:
@@ -210,13 +196,6 @@ def attention_linear(dtype: str, state_elements: int, flops: float, batch: Array
     return Op("attention_linear", dtype, "", flops * requests, traffic, "hbm", axes)
 
 
-def memory_bound(dtype: str, n_bytes: ArrayLike) -> Op:
-    """Return an elementwise kernel (norm, rope, quantise, sum, copy) that moves `n_bytes`."""
-    traffic = _floats(n_bytes)
-    axes = {"bytes": traffic}
-    return Op("memory_bound", dtype, "", np.zeros_like(traffic), traffic, "hbm", axes, "copy")
-
-
 def moe(
     dtype: str,
     hidden: int,
@@ -224,7 +203,7 @@ def moe(
     active_experts: ArrayLike,
     expert_tokens: ArrayLike,
     tile_rows: float,
-    kernel: str = "masked",
+    kernel: str = served.MASKED,
     local_experts: ArrayLike | None = None,
     tile_tokens: ArrayLike | None = None,
 ) -> Op:
@@ -239,7 +218,7 @@ def moe(
     active, tokens = _floats(active_experts), _floats(expert_tokens)
     experts = active if local_experts is None else _floats(local_experts)
     per_active = _per(tokens, active)
-    masked = kernel == "masked"
+    masked = kernel == served.MASKED
     tile = MASKED_TILE_ROWS if masked else tile_rows
     rows = active * padded(per_active, tile) if tile_tokens is None else _floats(tile_tokens)
     columns = _floats(intermediate)
@@ -271,28 +250,6 @@ def moe(
     )
 
 
-def grouped_gemm(
-    dtype: str, layout: str, groups: ArrayLike, rows: ArrayLike, n: int, k: int, tile_rows: float
-) -> Op:
-    """Return one projection of `groups` experts with `rows` tokens each (masked, contiguous)."""
-    experts, each = _floats(groups), _floats(rows)
-    weights = float(n * k)
-    tokens = experts * each
-    traffic = experts * weights * DTYPE_BYTES[dtype]
-    traffic = traffic + tokens * (k * DTYPE_BYTES[dtype] + n * DTYPE_BYTES["bf16"])
-    return Op(
-        "grouped_gemm",
-        dtype,
-        f"n{n}k{k}",
-        2 * experts * padded(each, tile_rows) * weights,
-        traffic,
-        "hbm",
-        {"groups": experts, "rows": each},
-        layout,
-        2 * tokens * weights,
-    )
-
-
 def a2a(
     direction: Direction,
     dtype: str,
@@ -313,8 +270,8 @@ def a2a(
     tokens, ranks = _floats(tokens_per_rank), _floats(ep)
     widest = float(ranks.max())
     inside = widest <= domain_gpus
-    over_nvlink = "deepep_ll" if widest <= _DEEPEP_NVLINK_GPUS else "trtllm_NVLinkTwoSided"
-    served_by = kernel or (over_nvlink if inside else "deepep_ll_rdma")
+    over_nvlink = served.DEEPEP_NVLINK if widest <= _DEEPEP_NVLINK_GPUS else served.TRTLLM_NVLINK
+    served_by = kernel or (over_nvlink if inside else served.DEEPEP_RDMA)
     messages = top_k * ((ranks - 1) / ranks if inside else (ranks - domain_gpus) / ranks)
     if served_by.startswith("trtllm"):
         messages = (ranks - 1) * (1 - (1 - 1 / ranks) ** top_k)
@@ -336,22 +293,15 @@ def collective(
     dtype: str,
     gpus: ArrayLike,
     full_bytes: ArrayLike,
-    kernel: str = "nccl",
+    kernel: str = served.NCCL,
 ) -> Op:
     """Return a collective inside a scale-up domain: each GPU moves (gpus − 1)/gpus of the buffer.
 
     So does an all-reduce that is summed in the switch; a ring moves twice that, which is then
     its efficiency. For an all-to-all the full buffer is what one GPU sends, its own part
-    included. `kernel` "one_shot" is the small all-reduce of serving engines.
+    included.
     """
     full, ranks = _floats(full_bytes), _floats(gpus)
     moved = full * (ranks - 1) / ranks
     axes = {"gpus": ranks, "bytes": full}
     return Op("collective", dtype, name, np.zeros_like(moved), moved, "scale_up", axes, kernel)
-
-
-def p2p(dtype: str, medium: Medium, n_bytes: ArrayLike) -> Op:
-    """Return one message between two GPUs over the scale-up link or a NIC each (NCCL)."""
-    moved = _floats(n_bytes)
-    axes = {"bytes": moved}
-    return Op("p2p", dtype, medium, np.zeros_like(moved), moved, medium, axes, "nccl")

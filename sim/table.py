@@ -71,15 +71,20 @@ def dump(curves: Iterable[Curve]) -> str:
 
 
 def write(curves: Iterable[Curve], path: Path) -> None:
-    """Write `curves` to `path`; a file that is there is replaced only by a complete one."""
+    """Write `curves` to `path`; a file that is there is replaced only by a complete one.
+
+    Raises CalibrationError if it cannot be written.
+    """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(dump(curves), encoding="utf-8")
-        partial.replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(dump(curves), encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise CalibrationError(f"{path}: cannot be written: {error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read(path: Path) -> tuple[tuple[Curve, ...], str]:

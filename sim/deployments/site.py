@@ -232,15 +232,23 @@ class Site(ABC):
         self, change: Callable[[Accelerator], Accelerator], sides: Collection[str]
     ) -> Self:
         """Return the deployment, static order included, with other cards timing some sides."""
+
+        def changed(side: str, table: kernels.KernelTable) -> kernels.KernelTable:
+            if side not in sides:
+                return table
+            return kernels.KernelTable(change(table.accelerator), table.curves, table.sha256)
+
+        return self.with_tables(changed)
+
+    def with_tables(
+        self, table_of: Callable[[str, kernels.KernelTable], kernels.KernelTable]
+    ) -> Self:
+        """Return the deployment, static order included, with `table_of` each side's table."""
         other = copy(self)
         other._kept, other.tables = {}, []
         for side, name in self.sides.items():
             timer: LayerTimer = getattr(self, name)
-            if side in sides:
-                table = timer.table
-                changed = change(table.accelerator)
-                table = kernels.KernelTable(changed, table.curves, table.sha256)
-                timer = replace(timer, table=table)
+            timer = replace(timer, table=table_of(side, timer.table))
             setattr(other, name, timer)
             other.tables.append(timer.table)
         return other

@@ -117,7 +117,8 @@ def run(*arguments: object) -> tuple[int, str, str]:
 
 def test_fit_writes_a_table_that_check_finds_good(files: list[Path], tmp_path: Path) -> None:
     table = tmp_path / "h100-sxm.csv"
-    code, out, _ = run("fit", *files, "--accelerator", "h100-sxm", "--out", table, "--json")
+    where = ("--accelerator", "h100-sxm", "--out", table, "--replace")
+    code, out, _ = run("fit", *files, *where, "--json")
     assert code == 0
     assert {record["op"] for record in json.loads(out)} == {"attention_gqa", "collective", "gemm"}
     curves, _ = read(table)
@@ -176,12 +177,13 @@ def test_wrong_measurements_leave_the_old_table(
 ) -> None:
     path = synthetic.written(tmp_path / "rows.csv", [HEADER, *rows])
     table = tmp_path / "table.csv"
-    table.write_text("the old one")
+    old = dump(())
+    table.write_text(old)
     code, out, error = run("fit", path, "--accelerator", "h100-sxm", "--out", table)
     assert code == 3
     assert out == ""
     assert re.search(message, error)
-    assert table.read_text() == "the old one"
+    assert table.read_text() == old
 
 
 def test_impossible_points_can_be_left_out(files: list[Path], tmp_path: Path) -> None:

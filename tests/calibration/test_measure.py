@@ -9,7 +9,7 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from sim import measure
+from sim import measure, measure_cases, measure_cli, served
 from sim.errors import CalibrationError
 from sim.measure import Case
 from sim.measure_cli import measure as verb
@@ -44,7 +44,7 @@ class FakeBackend:
         return {"device": "a fake", "clocks": "none"}
 
     def supports(self, case: Case) -> bool:
-        return case.dtype != "fp8"
+        return case.dtype != "fp8_block"
 
     def prepare(self, case: Case) -> FakeKernel:
         self.kernels.append(FakeKernel([90.0, 10.0, 12.0, 11.0, 500.0], self._error))
@@ -65,22 +65,23 @@ def test_an_impossible_time_is_refused(time: float) -> None:
 
 def test_a_wrong_kernel_is_not_timed() -> None:
     backend = FakeBackend(error=0.5)
-    with pytest.raises(CalibrationError, match=r"gemm bfloat16 m=5 .* result is off by 0.5"):
-        measure.measure(backend, measure.default_cases(["gemm"], tiny=True))
+    with pytest.raises(CalibrationError, match=r"gemm dense bfloat16 m=5 .* result is off by 0.5"):
+        list(measure.measure(backend, measure_cases.tiny_cases(["gemm"])))
     assert backend.kernels[0].launches == 0
 
 
 def test_nan_results_are_wrong() -> None:
     with pytest.raises(CalibrationError, match="result is off by nan"):
-        measure.measure(FakeBackend(error=float("nan")), measure.default_cases(["gemm"], tiny=True))
+        list(measure.measure(FakeBackend(float("nan")), measure_cases.tiny_cases(["gemm"])))
 
 
 def test_the_files_are_what_calibrate_reads(tmp_path: Path) -> None:
     said: list[str] = []
     backend = FakeBackend()
-    cases = measure.default_cases(measure.FORMS, tiny=True)
-    times = measure.measure(backend, cases, said.append, warm_up=1, repeats=5)
-    assert [time for _, time in times] == [12.0] * 5
+    cases = measure_cases.tiny_cases()
+    times = list(measure.measure(backend, cases, said.append, warm_up=1, repeats=5))
+    left_out = [case for case in cases if case.dtype == "fp8_block"]
+    assert [time for _, time in times] == [12.0] * (len(cases) - len(left_out))
     assert any("not on this device" in text for text in said)
     paths = measure.write(measure.texts(backend, times), tmp_path)
     assert {path.name for path in paths} == {form.file for form in measure.FORMS.values()}
@@ -91,22 +92,48 @@ def test_the_files_are_what_calibrate_reads(tmp_path: Path) -> None:
         for row in read(path):
             assert row.source == "afdsim:measure"
             assert row.latency_us == 12.0
-            assert row.kernel in ("dense", "afdsim_triton", "afdsim_bmm", "copy")
+            assert served.is_served(row.op, row.kernel, row.dtype)
 
 
-def test_default_cases_cover_every_op() -> None:
-    cases = measure.default_cases(measure.FORMS)
-    assert {case.op for case in cases} == set(measure.FORMS)
-    assert any(case.shape.get("head_dim") == 256 and case.dtype == "fp8" for case in cases)
-    with pytest.raises(CalibrationError, match="unknown op gemv; known: attention_gqa"):
-        measure.default_cases(["gemv"])
+def test_what_does_not_fit_is_left_out_and_told() -> None:
+    class Full(FakeBackend):
+        def prepare(self, case: Case) -> FakeKernel:
+            raise MemoryError
+
+    said: list[str] = []
+    assert list(measure.measure(Full(), measure_cases.tiny_cases(["moe"]), said.append)) == []
+    assert any("does not fit" in text for text in said)
+
+
+def test_what_was_timed_before_an_error_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WrongExperts(FakeBackend):
+        def prepare(self, case: Case) -> FakeKernel:
+            return FakeKernel([10.0], 0.5 if case.op == "moe" else 0.0)
+
+    monkeypatch.setattr(measure_cli, "_backend", lambda device, gpu, seed: WrongExperts())
+    app = Typer()
+    app.command()(verb)
+    result = CliRunner().invoke(app, ["--tiny", "--out", str(tmp_path)])
+    assert isinstance(result.exception, CalibrationError)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "attention_gqa.csv",
+        "attention_mla.csv",
+        "gemm.csv",
+    ]
+
+
+def test_an_unknown_op_is_named() -> None:
+    with pytest.raises(CalibrationError, match="unknown op 'gem'; did you mean 'gemm'"):
+        measure.known_ops(["gem"])
 
 
 def test_without_torch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     app = Typer()
     app.command()(verb)
-    result = CliRunner().invoke(app, ["--out", str(tmp_path)])
+    result = CliRunner().invoke(app, ["--tiny", "--out", str(tmp_path)])
     assert isinstance(result.exception, CalibrationError)
     assert "pip install 'afdsim[gpu]'" in str(result.exception)
 
@@ -116,8 +143,7 @@ def test_the_torch_kernels_agree_with_their_references() -> None:
     from sim.measure_torch import TorchBackend
 
     backend = TorchBackend("cpu")
-    cases = measure.default_cases(measure.FORMS, tiny=True)
-    times = measure.measure(backend, cases, warm_up=1, repeats=3)
+    times = list(measure.measure(backend, measure_cases.tiny_cases(), warm_up=1, repeats=3))
     assert {case.op for case, _ in times} == set(measure.FORMS)
 
 
@@ -140,3 +166,26 @@ def test_the_triton_kernel_reads_pages_as_the_reference_does(
         found = measure_triton.attention(*inputs, interpret=True)
         wanted = measure_triton.reference(*inputs)
         assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-5
+
+
+def test_the_blockwise_kernels_agree_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    torch = pytest.importorskip("torch", reason="the extra [gpu] is not installed")
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from sim import measure_blockwise as blockwise
+
+    torch.manual_seed(0)
+    for experts, rows, outputs, columns in ((1, 5, 256, 128), (3, 70, 200, 320)):
+        x = torch.randn(experts, rows, columns).bfloat16()
+        wide = torch.randn(experts, outputs, columns)
+        weights = blockwise.of_experts(wide)
+        values, scales = blockwise.narrowed(x, interpret=True)
+        wanted, wanted_scales = blockwise.narrowed_in_torch(x)
+        assert torch.equal(scales, wanted_scales)
+        # Rounding differs by at most a step of three mantissa bits.
+        assert ((values.float() - wanted.float()).abs() <= wanted.float().abs() / 8).all()
+        found = blockwise.product((wanted, scales), weights, interpret=True).float()
+        narrow = blockwise.product_in_torch((wanted, scales), weights)
+        exact = x.float() @ wide.transpose(1, 2)
+        assert float((found - narrow).abs().max() / narrow.abs().max()) < 0.01
+        assert float((narrow - exact).abs().max() / exact.abs().max()) < 0.06

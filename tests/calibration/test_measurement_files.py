@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sim import families
+from sim import families, served
 from sim.errors import CalibrationError
 from sim.measurement_files import read
 from tests import synthetic
@@ -61,11 +61,6 @@ def test_a_row_knows_its_place_and_shape(tmp_path: Path) -> None:
             "nccl_send_recv,h100_sxm,inter-node IB,2048,17,median,made",
             "p2p",
         ),
-        (
-            "gpu,kernel,dtype,bytes_moved,latency_us,source",
-            "h200_sxm,copy,bfloat16,65536,3,made",
-            "memory_bound",
-        ),
     ],
 )
 def test_every_form_is_recognised_by_its_columns(
@@ -73,6 +68,8 @@ def test_every_form_is_recognised_by_its_columns(
 ) -> None:
     (found,) = read(lines(tmp_path, header, row))
     assert found.op == op
+    if op not in served.SERVED:
+        return  # read, so that public files pass whole; no run asks for them
     kernel = families.kernel_of(found)
     built = families.build(synthetic.CARD, kernel, families.coordinates([found]))
     assert built.name == op

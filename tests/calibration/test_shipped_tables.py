@@ -18,7 +18,7 @@ from sim.measurements import Fixed
 
 NAMES = sorted(path.stem for path in cards.packaged(cards.CALIBRATION).glob("*.csv"))
 RIPPLE = 0.02
-_WHOLE = ("m", "batch", "groups", "tokens", "active")
+_WHOLE = ("m", "batch", "tokens", "active")
 _GIVEN = ("ep", "gpus", "experts", "n", "k", "intermediate")
 
 
@@ -35,16 +35,12 @@ def kernel_of(curve: Curve) -> Kernel:
         fixed = (("n_q_heads", size["q"]), ("n_kv_heads", size["kv"]), ("head_dim", size["d"]))
     elif curve.op == "attention_mla":
         fixed = (("n_q_heads", size["h"]), ("kv_lora", 512.0), ("rope", 64.0))
-    elif curve.op == "mla_module":
-        fixed = (("n_q_heads", size["h"]), ("kv_dtype", "fp8" if size["c"] == 1 else "bf16"))
     elif curve.op == "moe":
         fixed = (("hidden", size["h"]),)
         fixed += (("intermediate", size["i"]),) if "i" in size else ()
-    elif curve.op == "grouped_gemm":
-        fixed = (("n", size["n"]), ("k", size["k"]))
     elif curve.op.startswith("a2a"):
         fixed = (("hidden", size["h"]), ("topk", size["k"]))
-    elif curve.op in ("collective", "p2p"):
+    elif curve.op == "collective":
         fixed = (("name", curve.key),)
     return Kernel(curve.op, curve.kernel, curve.dtype, fixed)
 

@@ -29,7 +29,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("cards", "ops", "curve", "lookup", "table", "kernels", "kvcache", "theory", "experts"),
         *("families", "routing", "eplb"),
         *("regression", "calibration", "calibration_grid", "calibration_check"),
-        *("measurement_files", "measure", "measure_torch", "measure_triton", "published"),
+        *("calibration_merge", "served", "measurement_files", "published"),
+        *("measure", "measure_blockwise", "measure_torch", "measure_triton"),
     ),
     ("scenario",),
     (
@@ -40,7 +41,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("engines.",),
     (
         *("run", "goodput", "metrics", "replications", "steady", "search", "frozen"),
-        *("bottleneck", "sensitivity", "balance"),
+        *("bottleneck", "sensitivity", "balance", "demand", "measure_cases"),
     ),
     (
         *("points", "sweeps", "refine", "sources", "store", "session", "results", "plots", "gantt"),

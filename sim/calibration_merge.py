@@ -1,0 +1,67 @@
+"""Merging a fit into a table: what was measured anew replaces its curve, the others stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from sim.curve import Curve, Identity
+
+What = Literal["replaced", "added", "kept"]
+
+DERIVED = "derived from "  # begins the source of a curve of another card
+
+
+class Change(NamedTuple):
+    """What a merge did with the curves of one kernel and number format."""
+
+    what: What
+    op: str
+    kernel: str
+    dtype: str
+    curves: int
+    points_before: int
+    """Measured points behind the curves of the old table."""
+    points: int
+    """Measured points behind those of the new one."""
+
+
+def merge(old: Iterable[Curve], fitted: Iterable[Curve]) -> tuple[Curve, ...]:
+    """Return the curves of both, by identity; where both have one, the fitted one.
+
+    A fitted curve that is derived from another card only replaces one that was derived as well.
+    """
+    merged = {curve.identity: curve for curve in old}
+    for curve in fitted:
+        known = merged.get(curve.identity)
+        if known is None or _is_derived(known) or not _is_derived(curve):
+            merged[curve.identity] = curve
+    return tuple(sorted(merged.values(), key=lambda curve: curve.identity))
+
+
+def _is_derived(curve: Curve) -> bool:
+    return curve.source.startswith(DERIVED)
+
+
+def changes(old: Sequence[Curve], merged: Sequence[Curve]) -> list[Change]:
+    """Return what became of the curves of a table, by kernel and number format, in their order."""
+    before = {curve.identity: curve for curve in old}
+    found: dict[tuple[What, str, str, str], list[Identity]] = {}
+    for curve in merged:
+        known = before.get(curve.identity)
+        what: What = "added" if known is None else "kept" if curve is known else "replaced"
+        place = (what, curve.op, curve.kernel, curve.dtype)
+        found.setdefault(place, []).append(curve.identity)
+    after = {curve.identity: curve for curve in merged}
+    return [
+        Change(
+            *place,
+            len(members),
+            sum(before[each].points for each in members if each in before),
+            sum(after[each].points for each in members),
+        )
+        for place, members in sorted(found.items(), key=lambda one: (_ORDER[one[0][0]], one[0]))
+    ]
+
+
+_ORDER: dict[What, int] = {"replaced": 0, "added": 1, "kept": 2}

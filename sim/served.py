@@ -1,0 +1,83 @@
+"""Served: the kernels that runs ask for, by operation, name and number format.
+
+Measuring, fitting and look-up share this list. A measurement under one of these names times the
+runs on its card; a measurement under another name is at most borrowed, and counts as extrapolated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DENSE = "dense"
+BLOCKWISE = "blockwise"
+FASTEST = "fastest"
+MASKED = "masked"
+FUSED = "fused"
+NCCL = "nccl"
+DEEPEP_NVLINK = "deepep_ll"
+DEEPEP_RDMA = "deepep_ll_rdma"
+TRTLLM_NVLINK = "trtllm_NVLinkTwoSided"
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is asked for under one name."""
+
+    dtypes: tuple[str, ...]
+    engines: tuple[str, ...] = ()
+    """Engines' kernels that stand in where nothing was measured under the name, best first."""
+    gpus: int = 1
+    """GPUs that it takes at least to measure it."""
+
+
+_PEERS = ("fp32", "bf16", "fp8", "int8", "nvfp4")
+_CACHES = ("bf16", "fp8", "int8")
+_ALL_TO_ALL = {
+    DEEPEP_NVLINK: Served(_PEERS, gpus=2),
+    DEEPEP_RDMA: Served(_PEERS, gpus=2),
+    TRTLLM_NVLINK: Served(_PEERS, gpus=2),
+}
+_FUSED_ENGINES = (
+    "deepgemm",
+    "sglang_flashinfer_trtllm_moe",
+    "moe_torch_flow_cutlass",
+    "sglang_fused_moe_triton",
+)
+
+SERVED: dict[str, dict[str, Served]] = {
+    "gemm": {DENSE: Served(("fp32", "bf16", "int8", "nvfp4")), BLOCKWISE: Served(("fp8",))},
+    "attention_gqa": {FASTEST: Served(_CACHES)},
+    "attention_mla": {FASTEST: Served(_CACHES)},
+    "attention_linear": {"": Served(_CACHES)},
+    "moe": {MASKED: Served(_PEERS), FUSED: Served(_PEERS, _FUSED_ENGINES)},
+    "a2a_dispatch": _ALL_TO_ALL,
+    "a2a_combine": _ALL_TO_ALL,
+    "collective": {NCCL: Served(_PEERS, gpus=2)},
+}
+
+# Operations of the list that no measurement file describes: they run at the card's efficiency.
+UNMEASURED = frozenset({"attention_linear"})
+
+
+def gemm_kernel(dtype: str) -> str:
+    """Return the GEMM of a number format: FP8 is scaled in blocks of 128, as DeepSeek-V3 does."""
+    return BLOCKWISE if dtype == "fp8" else DENSE
+
+
+def engines(op: str, kernel: str) -> tuple[str, ...]:
+    """Return the engines' kernels that stand in for a served name, best first."""
+    known = SERVED.get(op, {}).get(kernel)
+    return () if known is None else known.engines
+
+
+def is_served(op: str, kernel: str, dtype: str) -> bool:
+    """Return whether runs ask for `kernel`; its name may end in "/" and the load it ran under."""
+    known = SERVED.get(op, {}).get(kernel.partition("/")[0])
+    return known is not None and dtype in known.dtypes
+
+
+def is_looked_up(op: str, kernel: str, dtype: str) -> bool:
+    """Return whether runs ask for `kernel`, or it is an engine's that may stand in."""
+    name = kernel.partition("/")[0]
+    stands_in = any(name in known.engines for known in SERVED.get(op, {}).values())
+    return stands_in or is_served(op, kernel, dtype)

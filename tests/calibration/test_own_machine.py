@@ -1,0 +1,131 @@
+"""Measure, fit and run, as the README says, with a timer that stands in for the GPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sim import cards, cli, measure_cases, measure_cli, measurement_files, served, simulate
+from sim.calibration_merge import changes
+from sim.demand import demands
+from sim.families import FAMILIES
+from sim.kernels import Status
+from sim.measure import SOURCE, texts, write
+from sim.scenario import load
+from sim.table import dump, read
+from tests.calibration.fake_gpu import FakeGpu
+
+SCENARIO = "dsv3-ep8-h200"
+
+# In the form of AMD's data sheet; figures are near those of an MI300X.
+NEW_CARD = """
+kind: accelerator
+name: mi300x
+vendor: AMD
+architecture: cdna3
+flops_per_s:
+  bf16: {value: 1.307e+15, source: "data sheet"}
+  fp8: {value: 2.614e+15, source: "data sheet"}
+hbm_bytes_per_s: {value: 5.3e+12, source: "data sheet"}
+hbm_bytes: {value: 1.92e+11, source: "data sheet"}
+query_tile_rows: {value: 16, source: "MFMA tiles of 16 rows"}
+gemm_tile_rows: {value: 16, source: "MFMA tiles of 16 rows"}
+default_efficiency: {value: 0.6, source: "assumed"}
+node:
+  gpus: 8
+  scale_up_domain_gpus: 8
+  scale_up_bytes_per_s: {value: 4.48e+11, source: "data sheet: 7 Infinity Fabric links"}
+  in_network_collectives: false
+  nics: 8
+  nic_bytes_per_s: {value: 5.0e+10, source: "8 NICs of 400 Gbit/s"}
+  source: "data sheet"
+"""
+
+
+def run(*words: str | Path) -> tuple[str, str]:
+    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    assert result.exit_code == 0, (result.exception, result.stderr)
+    return result.stdout, result.stderr
+
+
+def usage_ns(*settings: str) -> Mapping[Status, float]:
+    """Return the kernel time of a run by the status of its look-up."""
+    return simulate(load(SCENARIO, settings)).usage_ns
+
+
+@pytest.mark.parametrize(
+    ("card", "gpu"), [("h200-sxm", "h200_sxm"), ("mi300x", "mi300x")], ids=["shipped", "new"]
+)
+def test_measure_fit_run(
+    card: str, gpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("hardware").mkdir()
+    if card == "mi300x":
+        Path("hardware/mi300x.yaml").write_text(NEW_CARD.strip())
+        assert len(NEW_CARD.strip().splitlines()) <= 20
+    monkeypatch.setattr(measure_cli, "_backend", lambda device, name, seed: FakeGpu(name, card))
+    on_card = f"deployment.accelerator={card}"
+    old_path = cards.calibration(card)
+    old = () if old_path is None else read(old_path)[0]
+
+    run("measure", "--gpu", gpu, "--scenario", SCENARIO, "--set", on_card, "--out", "measured")
+    files = sorted(Path("measured").iterdir())
+    table = Path("hardware/calibration") / f"{card}.csv"
+    _, said = run("calibrate", "fit", *files, "--accelerator", card, "--out", table)
+
+    curves, _ = read(table)
+    own = [curve for curve in curves if curve.source.startswith(SOURCE)]
+    asked = [
+        (kernel.op, kernel.kernel, kernel.dtype, kernel.key)
+        for demand in demands(load(SCENARIO, [on_card]))
+        for kernel in demand.ranges
+        if served.SERVED[kernel.op][kernel.kernel].gpus == 1
+    ]
+    assert {curve.identity for curve in own} == set(asked)
+    # What was not measured is kept to the byte, and all of it is told.
+    kept = [curve for curve in old if curve.identity not in set(asked)]
+    assert dump([curve for curve in curves if curve not in own]) == dump(kept)
+    told = {line.split()[0] for line in said.splitlines() if line.strip()}
+    assert {one.what for one in changes(old, curves)} <= told
+
+    out, _ = run("run", SCENARIO, "--set", on_card, "--json")
+    assert json.loads(out)["calibrated_share"] >= 0.9
+    merged = usage_ns(on_card)
+    # With nothing but the new measurements, the same kernel time is calibrated.
+    table.write_text(dump(own))
+    alone = usage_ns(on_card)
+    assert alone["calibrated"] >= 0.9 * sum(merged.values())
+
+
+@pytest.mark.parametrize("name", cards.names(cards.SCENARIOS))
+def test_scenarios_ask_only_for_what_is_on_the_list(name: str) -> None:
+    for demand in demands(load(name)):
+        assert demand.ranges
+        for kernel in demand.ranges:
+            assert served.is_served(kernel.op, kernel.kernel, kernel.dtype), kernel
+
+
+def test_what_is_fitted_is_on_the_list() -> None:
+    assert set(FAMILIES) == set(served.SERVED) - served.UNMEASURED
+    for path in cards.packaged(cards.CALIBRATION).glob("*.csv"):
+        assert {curve.op for curve in read(path)[0]} <= set(FAMILIES)
+
+
+def test_what_is_measured_is_asked_for(tmp_path: Path) -> None:
+    """Each kernel of the list that one GPU can serve is measured in BF16 or FP8."""
+    measured = {(case.op, case.kernel) for case in measure_cases.tiny_cases()}
+    assert measured == {
+        (op, kernel)
+        for op, kernels in served.SERVED.items()
+        for kernel, known in kernels.items()
+        if known.gpus == 1 and op not in served.UNMEASURED
+    }
+    for case in measure_cases.tiny_cases():
+        (path,) = write(texts(FakeGpu("h200_sxm", "h200-sxm"), [(case, 5.0)]), tmp_path)
+        for row in measurement_files.read(path):
+            assert served.is_served(row.op, row.kernel, row.dtype), case
