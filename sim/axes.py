@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import pairwise, product
 from typing import Annotated, Any
 
 from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
+from sim.printable import excerpt
 from sim.strict import Strict
 
 Number = int | float
+
+# Nothing that is simulated comes near.
+_LARGEST = 10**18
+MOST_POINTS = 10_000
+"""Points of a sweep, unless it says more: that many are read in some 20 s and take 100 MB."""
+
+# An axis is kept in memory whole.
+_MOST_VALUES = 100_000
 
 
 class Axis(Strict):
@@ -34,7 +44,9 @@ class Axis(Strict):
     def _check(self) -> Axis:
         lengths = {path: len(values) for path, values in self.values.items()}
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"zipped paths need as many values each (got {lengths})")
+            raise ValueError(
+                f"zipped paths need as many values each (got {excerpt(str(lengths), 200)})"
+            )
         return self
 
     @classmethod
@@ -64,10 +76,19 @@ class Axis(Strict):
             "additionalProperties": {"anyOf": either},
         }
 
+    def positions(self) -> int:
+        """Return how many positions the axis has."""
+        return len(next(iter(self.values.values())))
+
     def settings(self) -> list[dict[str, Any]]:
         """Return the assignments of each position of the axis."""
         columns = zip(*self.values.values(), strict=True)
         return [dict(zip(self.values, column, strict=True)) for column in columns]
+
+
+def combinations(axes: Sequence[Axis]) -> int:
+    """Return how many combinations of positions there are, without making them."""
+    return math.prod(axis.positions() for axis in axes)
 
 
 def crossed(axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
@@ -85,10 +106,15 @@ def _expand_range(path: str, values: Any) -> Any:
     if keys not in ({"from", "to", "step"}, {"from", "to", "logspace"}):
         raise ValueError(
             f"{path}: write a list, {{from: 1, to: 8, step: 1}} or "
-            f"{{from: 1, to: 64, logspace: 7}} (got {values!r})"
+            f"{{from: 1, to: 64, logspace: 7}} (got {excerpt(repr(values))})"
         )
     if not all(type(value) in (int, float) for value in values.values()):
-        raise ValueError(f"{path}: a range needs numbers (got {values!r})")
+        raise ValueError(f"{path}: a range needs numbers (got {excerpt(repr(values))})")
+    if not all(abs(value) <= _LARGEST for value in values.values()):
+        raise ValueError(
+            f"{path}: a range needs finite numbers of at most {_LARGEST:g} "
+            f"(got {excerpt(repr(values))})"
+        )
     first, last = values["from"], values["to"]
     if "step" in values:
         return _linear(path, first, last, values["step"])
@@ -100,8 +126,22 @@ def _linear(path: str, first: Number, last: Number, step: Number) -> list[Number
         raise ValueError(
             f"{path}: a range needs from <= to and step > 0 (got {first} to {last} by {step})"
         )
-    count = int((last - first) / step + 1e-9) + 1
-    return [first + index * step for index in range(count)]
+    steps = (last - first) / step
+    _check_count(path, steps + 1)
+    found = [first + index * step for index in range(int(steps + 1e-9) + 1)]
+    if any(one >= next_one for one, next_one in pairwise(found)):
+        raise ValueError(f"{path}: the step {step} is too small to change {first}")
+    return found
+
+
+def _check_count(path: str, count: Number) -> None:
+    if count > _MOST_VALUES:
+        shown = f"{count:,.0f}" if count < _LARGEST else f"more than {_LARGEST:g}"
+        raise ValueError(
+            f"{path}: {shown} values, so at least as many points; take a larger step or a list. "
+            f"A sweep has at most {MOST_POINTS:,} points unless its max_points says more, and an "
+            f"axis at most {_MOST_VALUES:,} values"
+        )
 
 
 def _logarithmic(path: str, first: Number, last: Number, count: Number) -> list[Number]:
@@ -110,7 +150,10 @@ def _logarithmic(path: str, first: Number, last: Number, count: Number) -> list[
             f"{path}: logspace needs 0 < from < to and at least 2 values, a whole number of them "
             f"(got {first} to {last}, {count} values)"
         )
+    _check_count(path, count)
     ratio = last / first
+    if not math.isfinite(ratio):
+        raise ValueError(f"{path}: {first} and {last} are too far apart for a logspace")
     inner = [first * ratio ** (index / (count - 1)) for index in range(1, count - 1)]
     if isinstance(first, int) and isinstance(last, int):
         return list(dict.fromkeys([first, *map(round, inner), last]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,9 @@ def write(comparisons: Sequence[Comparison], path: Path) -> None:
     known = [one for one in comparisons if one.mape is not None]
     rows = sorted({(one.gpu, one.op) for one in known})
     titles = [
-        f"{gpu} {op}: {what}" for gpu, op in rows for what in ("modelled, measured", "roofline")
+        html.escape(f"{gpu} {op}: {what}")
+        for gpu, op in rows
+        for what in ("modelled, measured", "roofline")
     ]
     figure = make_subplots(
         rows=len(rows),
@@ -50,7 +53,7 @@ def write(comparisons: Sequence[Comparison], path: Path) -> None:
 
 
 def _label(one: Comparison) -> str:
-    return " ".join(part for part in (one.dtype, one.kernel, one.regime) if part)
+    return html.escape(" ".join(part for part in (one.dtype, one.kernel, one.regime) if part))
 
 
 def _points(x: Floats, y: Floats, name: str) -> go.Scattergl:

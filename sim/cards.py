@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from sim.errors import ScenarioError, did_you_mean
 from sim.hardware import Accelerator, Fabric
 from sim.model import ModelCard
+from sim.printable import excerpt
 from sim.yaml_loader import read
 
 Card = TypeVar("Card", bound=BaseModel)
@@ -27,6 +28,9 @@ CALIBRATION = "hardware/calibration"
 SCENARIOS = "scenarios"
 SWEEPS = "scenarios/sweeps"
 STUDIES = "scenarios/studies"
+
+# Characters of a path in a message.
+_LONGEST = 200
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -47,13 +51,25 @@ def names(folder: str) -> list[str]:
 def find(folder: str, name: str, what: str, suffix: str = ".yaml") -> Path:
     """Return the path that `name` stands for. Raises ScenarioError with the nearest name."""
     if "/" in name or name.endswith(suffix):
-        if Path(name).is_file():
+        if _is_file(Path(name)):
             return Path(name)
-        raise ScenarioError(f"{name}: no such file")
+        raise ScenarioError(f"{excerpt(name, _LONGEST)}: no such file")
     for place in (Path.cwd() / folder, packaged(folder)):
-        if (place / f"{name}{suffix}").is_file():
+        if _is_file(place / f"{name}{suffix}"):
             return place / f"{name}{suffix}"
-    raise ScenarioError(f"unknown {what} {name!r}; {did_you_mean(name, names(folder))}")
+    raise _unknown(what, name, names(folder))
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether a file can be there: no path may be longer than file systems take."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> ScenarioError:
+    return ScenarioError(f"unknown {what} '{excerpt(name)}'; {did_you_mean(name, known)}")
 
 
 def find_any(folders: Sequence[str], name: str, what: str) -> Path:
@@ -64,7 +80,7 @@ def find_any(folders: Sequence[str], name: str, what: str) -> Path:
     if "/" in name or name.endswith(".yaml"):
         return find(folders[0], name, what)
     known = [known for folder in folders for known in names(folder)]
-    raise ScenarioError(f"unknown {what} {name!r}; {did_you_mean(name, known)}")
+    raise _unknown(what, name, known)
 
 
 def study(name: str) -> Path:
@@ -76,10 +92,10 @@ def study(name: str) -> Path:
         return find(STUDIES, name, "study")
     places = (Path.cwd() / STUDIES, packaged(STUDIES))
     for place in places:
-        if (place / name / "study.yaml").is_file():
+        if _is_file(place / name / "study.yaml"):
             return place / name / "study.yaml"
     known = sorted({path.parent.name for place in places for path in place.glob("*/study.yaml")})
-    raise ScenarioError(f"unknown study {name!r}; {did_you_mean(name, known)}")
+    raise _unknown("study", name, known)
 
 
 def model(name: str) -> ModelCard:
@@ -121,6 +137,6 @@ def _parsed(kind: type[BaseModel], path: Path, _changed_ns: int, _size: int) -> 
 def calibration(accelerator: str) -> Path | None:
     """Return the calibration table of an accelerator, None if there is none."""
     for place in (Path.cwd() / CALIBRATION, packaged(CALIBRATION)):
-        if (place / f"{accelerator}.csv").is_file():
+        if _is_file(place / f"{accelerator}.csv"):
             return place / f"{accelerator}.csv"
     return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 from sim import cards
-from sim.axes import Axis
+from sim.axes import Axis, combinations
 from sim.constraints import UnknownPathError, holds
 from sim.errors import ScenarioError, did_you_mean
 from sim.points import accelerators
@@ -62,6 +63,7 @@ def load(name: str | Path, overrides: Iterable[str] = (), only: Iterable[str] = 
     """
     document = read(cards.study(str(name)))
     study = document.validate(Study)
+    _check_shapes(study, document)
     reader = _Reader(document, study, tuple(overrides))
     problems = list(reader.wrong_names())
     kept, wrong = _kept(study, only)
@@ -77,6 +79,29 @@ def load(name: str | Path, overrides: Iterable[str] = (), only: Iterable[str] = 
     if reader.problems:
         raise ScenarioError(reader.problems)
     return Loaded(study, cells)
+
+
+def _check_shapes(study: Study, document: Document) -> None:
+    """Refuse more shapes than a study may have, before any is made.
+
+    Each value of a dimension adds axes of its own, so the shapes of all cells of a side are a
+    product over the dimensions of sums over their values.
+    """
+    found = 0
+    for side, base in study.sides.items():
+        found += combinations(base.axes) * math.prod(
+            sum(
+                combinations(value.sides[side].axes) if side in value.sides else 1
+                for value in values.values()
+            )
+            for values in study.dimensions.values()
+        )
+    if found > study.max_shapes:
+        problem = (
+            f"{found:,} shapes in all cells, of max_shapes {study.max_shapes:,} at most; "
+            "take fewer values, or write a larger max_shapes in the study"
+        )
+        raise ScenarioError(document.problem(("dimensions",), problem))
 
 
 def with_settings(scenario: Scenario, settings: Settings) -> Scenario:

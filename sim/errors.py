@@ -16,8 +16,13 @@ reader of stdout has closed it (`afdsim models | head -1`).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
+
+from sim.suggestions import nearest
+
+# So many names are listed whole; of more, the nearest.
+_FEW = 20
+_NEAREST = 5
 
 EXIT_OK = 0
 EXIT_BUG = 1
@@ -85,9 +90,14 @@ def together(*checks: Callable[[], object]) -> None:
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """Return a remedy for an unknown name: the nearest known one, else the whole list."""
-    names = sorted(known)
-    near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    return f"known: {', '.join(names)}" if names else "none are known here"
+    """Return a remedy for an unknown name: the nearest known one, and what there is."""
+    names = sorted(set(known))
+    if not names:
+        return "none are known here"
+    near = nearest(str(word), names)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    if len(names) <= _FEW:
+        return f"{meant}known: {', '.join(names)}"
+    listed = near[1:_NEAREST] if near else names[:_FEW]
+    more = f"{len(names) - len(listed) - bool(near)} more"
+    return f"{meant}known: {', '.join([*listed, more])}"

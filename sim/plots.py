@@ -10,17 +10,22 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 
 from sim.pareto import pareto_front
-from sim.points import Row, front
+from sim.points import SETTING, Row, front
 from sim.sweeps import Published
 
 # Okabe and Ito's palette, distinct for colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B4513", "#000000")
 
+# None of what is drawn beside families: dots of SLOs and of the front over all, crosses of
+# measurements, a ring around the chosen point.
+_DASHES = ("solid", "dash", "longdash", "dashdot", "longdashdot")
+_SYMBOLS = (
+    *("circle", "square", "diamond", "triangle-up", "triangle-down", "star", "hexagon"),
+    *("cross", "pentagon"),
+)
+
 CHOSEN = "chosen point"
 """Name of the trace that rings the chosen point; the page moves it."""
-
-SETTING = "set."
-"""Columns of a sweep's rows that hold the values of its axes begin so."""
 
 
 class Shown(NamedTuple):
@@ -144,7 +149,7 @@ def _points(rows: Sequence[Row], drawn: Sequence[Row], view: View) -> go.Figure:
             name=f"{html.escape(family)}: points",
             legendgroup=family,
             showlegend=False,
-            marker={"color": _colour(number), "size": 7, "opacity": 0.3},
+            marker={**_style(number)[0], "size": 7, "opacity": 0.3},
             customdata=[[place[id(row)], *_hover_values(row, settings)] for row in mine],
             hovertemplate=_hover_template(family, settings),
         )
@@ -178,14 +183,15 @@ def _add_fronts(
     step: str,
 ) -> None:
     for number, family in enumerate(names):
+        marker, dash = _style(number)
         if family in fronts:
             figure.add_scatter(
                 **_xy(fronts[family], view),
                 mode="lines+markers",
                 name=html.escape(family),
                 legendgroup=family,
-                line={"color": _colour(number), "shape": step, "width": 2},
-                marker={"size": 8},
+                line={"color": marker["color"], "dash": dash, "shape": step, "width": 2},
+                marker={**marker, "size": 8},
                 hoverinfo="skip",
             )
     if len(fronts) > 1:
@@ -207,8 +213,13 @@ def _add_slo(figure: go.Figure, slo_ms: float, x: float) -> None:
     )
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def _style(number: int) -> tuple[dict[str, str], str]:
+    """Return marker and dash of a family. Where colours begin again, dash and symbol differ."""
+    marker = {
+        "color": COLOURS[number % len(COLOURS)],
+        "symbol": _SYMBOLS[number % len(_SYMBOLS)],
+    }
+    return marker, _DASHES[number // len(COLOURS) % len(_DASHES)]
 
 
 def _xy(rows: Sequence[Row], view: View) -> dict[str, list[float]]:

@@ -19,6 +19,10 @@ Outcome = dict[str, Any]
 """What simulating a point gave: `status` (ok, refused, failed), `reason` and, if ok, figures."""
 
 
+SETTING = "set."
+"""Columns of a sweep's rows that hold the values of its axes begin so."""
+
+
 @dataclass(frozen=True)
 class Point:
     """One scenario of a sweep."""
@@ -85,7 +89,7 @@ def row(point: Point, result: Outcome) -> Row:
         "shape": shape_name(point.scenario),
         "status": result["status"],
         "reason": result["reason"],
-        **{f"set.{path}": value for path, value in point.settings.items()},
+        **{f"{SETTING}{path}": value for path, value in point.settings.items()},
         **result,
     }
 

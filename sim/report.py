@@ -17,10 +17,11 @@ import plotly.graph_objects as go
 from sim import gantt, pages, plots
 from sim.deployments import compile_deployment
 from sim.metrics import METRICS
-from sim.points import Row
+from sim.points import SETTING, Row
 from sim.results import read_sweep, resolved
 from sim.scenario import Scenario
 from sim.sweeps import Published
+from sim.swept import differences
 
 Described = dict[str, Any]
 """What run.json says of a sweep."""
@@ -46,7 +47,7 @@ class Pipeline(NamedTuple):
     """The Gantt of a family's best point, or why there is none."""
 
     family: str
-    shape: str
+    point: str
     figure: go.Figure | None
     reason: str
 
@@ -95,6 +96,7 @@ def write(path: Path, sources: Sequence[Source]) -> None:
         "table": _table_columns(rows),
         "metrics": [[metric.name, metric.unit, metric.definition] for metric in METRICS],
         "chosen": None if chosen is None else rows.index(chosen),
+        "labels": _labels(rows),
         "ring": plots.CHOSEN,
     }
     pipelines = [
@@ -121,6 +123,14 @@ def write(path: Path, sources: Sequence[Source]) -> None:
         ],
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    """Return for each row its shape, and the swept values that differ among the rows."""
+    return [
+        ", ".join(filter(None, (row["shape"], told)))
+        for row, told in zip(rows, differences(rows), strict=True)
+    ]
 
 
 def _together(sources: Sequence[Source]) -> tuple[list[Row], list[Published]]:
@@ -159,9 +169,9 @@ def _table_columns(rows: Sequence[Row]) -> list[dict[str, str]]:
     heads = [plots.Shown(name, name) for name in ("family", "shape", "state")]
     heads += [shown for shown in plots.FIGURES if shown.column not in _ONLY_IN_PANEL]
     heads += [
-        plots.Shown(name, ".".join(name.split(".")[-2:]).removeprefix(plots.SETTING))
+        plots.Shown(name, ".".join(name.split(".")[-2:]).removeprefix(SETTING))
         for name in _columns(rows)
-        if name.startswith(plots.SETTING)
+        if name.startswith(SETTING)
     ]
     heads.append(plots.Shown("reason", "reason"))
     known = set(_columns(rows))
@@ -174,6 +184,7 @@ def _table_columns(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 def _pipelines(source: Source, *, prefix: bool) -> list[Pipeline]:
     rows, saved = source.rows, source.described.get("best", {})
+    labels = {id(row): label for row, label in zip(rows, _labels(rows), strict=True)}
     found = []
     for family in plots.families(rows):
         row = best([row for row in rows if row["family"] == family])
@@ -182,13 +193,13 @@ def _pipelines(source: Source, *, prefix: bool) -> list[Pipeline]:
             found.append(Pipeline(name, "", None, "no point of this family was simulated"))
         elif family not in saved:
             reason = "the sweep was saved without the scenario of this point; run it again"
-            found.append(Pipeline(name, row["shape"], None, reason))
+            found.append(Pipeline(name, labels[id(row)], None, reason))
         else:
-            found.append(_pipeline(name, row["shape"], saved[family]))
+            found.append(_pipeline(name, labels[id(row)], saved[family]))
     return found
 
 
-def _pipeline(family: str, shape: str, scenario: dict[str, Any]) -> Pipeline:
+def _pipeline(family: str, point: str, scenario: dict[str, Any]) -> Pipeline:
     try:
         site = compile_deployment(Scenario.model_validate(scenario))
         layers = gantt.middle_layers(site.program)
@@ -196,5 +207,5 @@ def _pipeline(family: str, shape: str, scenario: dict[str, Any]) -> Pipeline:
         figure = gantt.pipeline_figure(site.program, records, layers)
     except Exception as error:
         # One picture is not worth the page of a whole sweep, whatever is wrong with it.
-        return Pipeline(family, shape, None, f"{type(error).__name__}: {error}")
-    return Pipeline(family, shape, figure, "")
+        return Pipeline(family, point, None, f"{type(error).__name__}: {error}")
+    return Pipeline(family, point, figure, "")

@@ -22,8 +22,10 @@ from sim.errors import ScenarioError, StoreError
 from sim.metrics import cut_steps, server_utilisation
 from sim.naming import folder_name
 from sim.points import Row
+from sim.printable import excerpt
 from sim.run import Run
 from sim.scenario import Scenario
+from sim.spreadsheets import inert, inert_value
 from sim.steady import Steady
 from sim.sweeps import Published
 
@@ -98,9 +100,9 @@ def fresh_directory(wanted: Path, fill: Callable[[Path], None]) -> Path:
     `fill` writes into a temporary neighbour that is renamed when complete; an existing `wanted`
     is left alone and -2, -3, … is appended. Raises StoreError if the files cannot be written.
     """
-    if wanted.is_file():
-        raise StoreError(f"{wanted}: is a file; choose another --out")
     with _told(wanted):
+        if wanted.is_file():
+            raise StoreError(f"{wanted}: is a file; choose another --out")
         wanted.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{wanted.name}-", dir=wanted.parent))
         try:
@@ -117,10 +119,10 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises StoreError if it cannot be written, which leaves an old file as it was.
     """
-    if path.is_dir():
-        raise StoreError(f"{path}: is a directory; name a file")
     temporary = path.with_name(f".{path.name}.part")
     with _told(path):
+        if path.is_dir():
+            raise StoreError(f"{path}: is a directory; name a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(temporary)
@@ -154,8 +156,9 @@ def _told(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        place = excerpt(str(folder), 200)
         raise StoreError(
-            f"{folder}: cannot be written: {reason}; make room or choose another --out"
+            f"{place}: cannot be written: {reason}; make room or choose another --out"
         ) from None
 
 
@@ -174,13 +177,21 @@ def write_json(path: Path, data: object) -> None:
 
 
 def write_table(stem: Path, columns: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]]) -> None:
-    """Write one table as `stem`.csv and `stem`.parquet."""
+    """Write one table as `stem`.csv, whose texts are inert in spreadsheets, and `stem`.parquet."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
 
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
-    pyarrow.csv.write_csv(table, stem.with_suffix(".csv"))
+    shown = pa.table(
+        {
+            inert(name): [inert_value(value) for value in column.to_pylist()]
+            if pa.types.is_string(column.type)
+            else column
+            for name, column in zip(table.column_names, table.columns, strict=True)
+        }
+    )
+    pyarrow.csv.write_csv(shown, stem.with_suffix(".csv"))
     pyarrow.parquet.write_table(table, stem.with_suffix(".parquet"))
 
 

@@ -125,6 +125,9 @@ class Study(Strict):
     dimensions: Annotated[dict[Label, Values], Field(min_length=2)]
     """Dimensions and their values by name; every combination is a cell. The last two are the lines
     and columns of the map."""
+    max_shapes: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
+    """Most shapes of all cells and sides, those left out by constraints included; each is screened
+    by the bound engine."""
     shortlist: Shortlist
     pairs: Annotated[int, Field(ge=3)]
     """Paired replications of the two champions of a cell."""

@@ -49,13 +49,23 @@ def write(
 
 def markdown(study: Study, outcomes: Sequence[Outcome], found: Sequence[Section]) -> str:
     """Return the report as Markdown."""
-    lines = [f"# {study.name}", "", study.description, "", summary(study, outcomes)]
+    head = [f"# {study.name}", "", study.description, "", summary(study, outcomes)]
+    lines = [_as_written(line) for line in head]
     for section in found:
-        lines += ["", f"## {section.title}", "", section.text, ""]
-        lines.append("| " + " | ".join(section.head) + " |")
+        lines += ["", f"## {_as_written(section.title)}", "", _as_written(section.text), ""]
+        lines.append(_line(section.head))
         lines.append("|" + "---|" * len(section.head))
-        lines += ["| " + " | ".join(row) + " |" for row in section.rows]
+        lines += [_line(row) for row in section.rows]
     return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_as_written(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _as_written(text: str) -> str:
+    """Return text that Markdown shows as it is: no tags, no links."""
+    return text.replace("<", "&lt;").replace("[", "\\[")
 
 
 def summary(study: Study, outcomes: Sequence[Outcome]) -> str:

@@ -35,6 +35,7 @@ from sim.errors import CalibrationError
 from sim.files import MOST_TABLE_BYTES, check_regular, lines_of, read_bytes
 from sim.ops import Floats
 from sim.printable import excerpt
+from sim.spreadsheets import inert
 
 SCHEMA = "afdsim-calibration 2"
 COLUMNS = ("op", "kernel", "dtype", "key", "field", "at", "values")
@@ -58,7 +59,7 @@ def dump(curves: Iterable[Curve]) -> str:
         error = {"points": curve.points, "mape": curve.mape, "p90": curve.p90}
         error["work"] = curve.most_work
         rows = [("fit", "", _pairs(fit)), ("error", "held-out", _pairs(error))]
-        rows.append(("source", curve.licence, curve.source))
+        rows.append(("source", inert(curve.licence), inert(curve.source)))
         rows += [("axis", name, " ".join(f"{x:.10g}" for x in at)) for name, at in curve.axes]
         others = [[(name, node) for node in nodes] for name, nodes in curve.axes[1:]]
         if curve.axes:

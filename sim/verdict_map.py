@@ -24,7 +24,7 @@ def verdict_map(study: Study, outcomes: Sequence[Outcome]) -> go.Figure:
     panels = list(dict.fromkeys(tuple(each.cell.place.values())[:-2] for each in outcomes))
     columns = min(len(panels), 2)
     lines = -(-len(panels) // columns)
-    titles = [", ".join(panel) for panel in panels]
+    titles = [html.escape(", ".join(panel)) for panel in panels]
     figure = make_subplots(
         lines, columns, subplot_titles=titles, horizontal_spacing=0.12, vertical_spacing=0.14
     )
@@ -36,8 +36,8 @@ def verdict_map(study: Study, outcomes: Sequence[Outcome]) -> go.Figure:
         grid = [[at.get((y, x)) for x in xs] for y in ys]
         figure.add_trace(
             go.Heatmap(
-                x=xs,
-                y=ys,
+                x=[html.escape(x) for x in xs],
+                y=[html.escape(y) for y in ys],
                 z=[[_colour(study, each) for each in line] for line in grid],
                 text=[[_short(each) for each in line] for line in grid],
                 hovertext=[[_hover(study, each) for each in line] for line in grid],
@@ -48,7 +48,7 @@ def verdict_map(study: Study, outcomes: Sequence[Outcome]) -> go.Figure:
                 colorscale=[[0, COLOURS[1]], [0.5, "#f7f7f7"], [1, COLOURS[0]]],
                 showscale=number == 0,
                 colorbar={
-                    "title": f"{first} over {second}",
+                    "title": html.escape(f"{first} over {second}"),
                     "tickformat": "+.0%",
                     "len": 0.6,
                 },
@@ -82,8 +82,8 @@ def _short(outcome: Outcome | None) -> str:
     if outcome is None or outcome.verdict is None:
         return "–"
     if outcome.margin is None:
-        return outcome.verdict
-    return f"{outcome.verdict}<br>{percent(outcome.margin)}"
+        return html.escape(outcome.verdict)
+    return f"{html.escape(outcome.verdict)}<br>{percent(outcome.margin)}"
 
 
 def _hover(study: Study, outcome: Outcome | None) -> str:

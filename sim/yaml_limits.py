@@ -11,7 +11,7 @@ import yaml
 # A study of 64 cells has some 500 values, and points of a sweep are listed by ranges.
 _MOST_VALUES = 100_000
 _MOST_DEPTH = 40
-_MOST_DIGITS = 100
+_MOST_DIGITS = 1_000
 
 
 def check(root: yaml.Node) -> None:
@@ -30,7 +30,7 @@ def check_number(node: yaml.Node) -> None:
     """Raise yaml.MarkedYAMLError for a number of more digits than any figure has."""
     if len(node.value) > _MOST_DIGITS and node.tag.endswith((":int", ":float")):
         problem = (
-            f"a number of {len(node.value):,} digits, of {_MOST_DIGITS} at most; "
+            f"a number of {len(node.value):,} digits, of {_MOST_DIGITS:,} at most; "
             "write fewer digits, or quote what is text"
         )
         raise yaml.MarkedYAMLError(None, None, problem, node.start_mark)

@@ -58,7 +58,7 @@ class Document:
 
     def problem(self, loc: Loc, message: str) -> str:
         """Return `file:line:col: path: message` for the value at `loc`."""
-        path = ".".join(str(part) for part in loc)
+        path = _dotted(loc)
         return f"{self.place(loc)}: {path}: {message}" if path else f"{self.place(loc)}: {message}"
 
     def problem_together(self, loc: Loc, message: str) -> str:
@@ -68,7 +68,7 @@ class Document:
         """
         found = [o for at, o in self._overwritten.items() if at[: len(loc)] == loc]
         places = ", ".join(dict.fromkeys(found)) or self.place(loc)
-        path = [".".join(map(str, loc))] if loc else []
+        path = [_dotted(loc)] if loc else []
         return ": ".join([places, *path, message])
 
     def get(self, loc: Loc) -> Any:
@@ -107,7 +107,7 @@ class Document:
             elif isinstance(node, dict) and isinstance(part, str):
                 child = node.get(part)
             else:
-                where = excerpt(".".join(map(str, loc[: depth + 1])))
+                where = _dotted(loc[: depth + 1])
                 raise ScenarioError(f"{origin}: there is no {where} to set")
             if not last and child is None:
                 child = node[part] = {}
@@ -173,6 +173,10 @@ class Document:
             if self.get((*known, part)) is not None or (*known, part) in self._places:
                 known = (*known, part)
         return known
+
+
+def _dotted(loc: Loc) -> str:
+    return ".".join(excerpt(str(part)) for part in loc)
 
 
 def loc_of(path: str) -> Loc:
@@ -246,7 +250,7 @@ def _construct(loader: Any, node: yaml.Node, loc: Loc, document: Document) -> An
             document.problems.append(f"{place}: a key should be text (got {_short(key)}); quote it")
             continue
         if key in mapping:
-            path = ".".join(map(str, (*loc, key)))
+            path = _dotted((*loc, key))
             first = first_lines[key]
             document.problems.append(
                 f"{place}: {path}: duplicate key, first at line {first}; keep one"

@@ -136,13 +136,15 @@ def _save(loaded: Loaded, found: list[Outcome], folder: Path) -> None:
 
 
 def _print(study: Study, found: list[Outcome]) -> None:
+    from sim.outcomes import described_shape
+
     first, second = study.sides
     columns = [*study.dimensions, "verdict", f"{first} over {second}", "±", first, second]
     shown = Table(columns, study.description)
     for each in found:
         margin = "–" if each.margin is None else f"{100 * each.margin:+.1f} %".replace("-", "−")
         doubt = "–" if each.half_width is None else f"{100 * each.half_width:.1f}"
-        shapes = [entry["shape"] if entry else why or "–"
+        shapes = [described_shape(entry) if entry else why or "–"
                   for entry, why in zip(each.entries, each.whys, strict=True)]  # fmt: skip
         shown.add_row(*each.cell.place.values(), each.verdict or "–", margin, doubt, *shapes)
     show(shown)

@@ -224,10 +224,12 @@ def _save_sweep(loaded: Loaded, ran: Sequence[Point], rows: list[Row], folder: P
 
 def _print_front(rows: list[dict[str, Any]]) -> None:
     from sim.points import front
+    from sim.swept import differences
 
     families = dict.fromkeys(row["family"] for row in rows if row["status"] == "ok")
     best = {row["point"] for row in front(rows)}
-    columns = ["family", "shape", "GPUs", "in flight", "TPOT ms", "±", "tokens/s/user"]
+    told = dict(zip((row["point"] for row in rows), differences(rows), strict=True))
+    columns = ["family", "shape", "settings", "GPUs", "in flight", "TPOT ms", "±", "tokens/s/user"]
     columns += ["tokens/s/GPU", "USD/1M", "SLO", "overall"]
     title = f"Pareto front of each family (up to {_SHOWN_PER_FAMILY} points)"
     shown = Table(columns, title)
@@ -236,6 +238,7 @@ def _print_front(rows: list[dict[str, Any]]) -> None:
             shown.add_row(
                 family,
                 row["shape"],
+                told[row["point"]],
                 str(row["gpus"]),
                 f"{row['requests_in_flight']:,.0f}",
                 f"{row['tpot_ms_mean']:.1f}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import cycle
-from string import ascii_lowercase
+from string import ascii_letters
 from typing import TYPE_CHECKING
 
 from sim.printable import printable
@@ -44,7 +44,7 @@ def pareto_text(rows: Sequence[Row], columns: int) -> Text:
 
 def _signs() -> Iterator[tuple[str, str]]:
     """Yield letter and colour of one family after the other."""
-    return zip(cycle(ascii_lowercase), cycle(_COLOURS), strict=False)
+    return zip(cycle(ascii_letters), cycle(_COLOURS), strict=False)
 
 
 def _plot(fronts: Sequence[Sequence[Row]], columns: int) -> str:

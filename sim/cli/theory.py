@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sim.cli.text import AsJson, Table, number, show, usd
+from sim.spreadsheets import inert, inert_value
 
 
 def theory(
@@ -60,9 +61,9 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 def _print_csv(rows: list[dict[str, Any]]) -> None:
     import csv
 
-    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(inert(name) for name in rows[0])
+    writer.writerows([inert_value(value) for value in row.values()] for row in rows)
 
 
 def _print_theory(rows: list[dict[str, Any]]) -> None:

@@ -43,6 +43,5 @@ def timeline(
     except trace.WindowError as error:
         raise typer.BadParameter(str(error), param_hint=f"--{error.option}") from None
     path = out or Path(f"{folder_name(loaded.name)}-timeline.json.gz")
-    path.parent.mkdir(parents=True, exist_ok=True)
     trace.write(run, path)
     say(f"wrote {len(run.records)} tasks to {path}; open it at https://ui.perfetto.dev")

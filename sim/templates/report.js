@@ -124,7 +124,7 @@ function listed(lines) {
 
 function choose(point) {
   const panel = document.getElementById("chosen-point");
-  const name = `${value(point, "family")} ${value(point, "shape")}`;
+  const name = `${value(point, "family")} ${data.labels[point]}`;
   panel.replaceChildren(element("p", {}, element("strong", { textContent: name })));
   const reason = value(point, "reason");
   panel.append(

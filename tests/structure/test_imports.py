@@ -19,6 +19,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     (
         *("errors", "units", "pareto", "streams", "statistics", "figure", "strict", "compiled"),
         *("printable", "naming", "files", "csv_rows", "workers", "signals"),
+        *("suggestions", "spreadsheets"),
     ),
     (
         *("hardware", "model", "kinds", "yaml_loader", "measurements", "axes", "constraints"),
@@ -45,7 +46,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     (
         *("points", "sweeps", "refine", "sources", "store", "session", "results", "plots", "gantt"),
-        *("timeline", "report"),
+        *("swept", "timeline", "report"),
         *("explain", "explain_page", "calibration_plot", "scenario_doc"),
         *("comparison", "capacity", "ratio"),
         *("studies", "cells", "champions", "duels", "contests", "outcomes", "study_report"),
