@@ -53,7 +53,7 @@ def find(folder: str, name: str, what: str, suffix: str = ".yaml") -> Path:
     if "/" in name or name.endswith(suffix):
         if _is_file(Path(name)):
             return Path(name)
-        raise ScenarioError(f"{excerpt(name, _LONGEST)}: no such file")
+        raise ScenarioError(f"{excerpt(name, _LONGEST)}: no such file, or not a regular file")
     for place in (Path.cwd() / folder, packaged(folder)):
         if _is_file(place / f"{name}{suffix}"):
             return place / f"{name}{suffix}"

@@ -56,7 +56,7 @@ def rows(
     if not set(columns) <= set(names):
         raise ScenarioError(
             f"{path}:{number}: the header should name {wanted}, with commas between columns"
-            f" (got {excerpt(','.join(header or ()))!r})"
+            f" (got '{excerpt(','.join(header or ()))}')"
         )
     twice = [name for name in columns if names.count(name) > 1]
     if twice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -11,6 +12,12 @@ from sim.errors import ScenarioError, SimError
 
 MOST_LINE_BYTES = 1 << 20
 MOST_TABLE_BYTES = 64_000_000
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_regular(path: str | Path, error: type[SimError] = ScenarioError) -> os.stat_result:

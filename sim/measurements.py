@@ -89,7 +89,7 @@ class Row:
         value = number(text)
         if not value > 0:
             unit = ", in µs and without a unit" if column.endswith("_us") else ""
-            raise self.wrong(f"{column} should be a positive number{unit} (got {excerpt(text)!r})")
+            raise self.wrong(f"{column} should be a positive number{unit} (got '{excerpt(text)}')")
         return value
 
     def count(self, column: str, least: int = 1) -> int:
@@ -98,7 +98,7 @@ class Row:
         value = number(text)
         if not (value >= least and value.is_integer()):
             raise self.wrong(
-                f"{column} should be a whole number from {least} (got {excerpt(text)!r})"
+                f"{column} should be a whole number from {least} (got '{excerpt(text)}')"
             )
         return int(value)
 
@@ -106,7 +106,7 @@ class Row:
         """Return a text that must be one of `known`."""
         value = self.text(column)
         if value not in set(known):
-            raise self.wrong(f"{column}: unknown {excerpt(value)!r}; {did_you_mean(value, known)}")
+            raise self.wrong(f"{column}: unknown '{excerpt(value)}'; {did_you_mean(value, known)}")
         return value
 
     def measurement(

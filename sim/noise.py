@@ -112,7 +112,7 @@ def read_factors(path: str) -> list[float]:
             factors.append(factor)
         else:
             got = excerpt(row["factor"], 20)
-            problems.append(f"{place}: a factor should be a positive number (got {got!r})")
+            problems.append(f"{place}: a factor should be a positive number (got '{got}')")
     if not problems and len(factors) < 2:
         problems.append(f"{path}: at least 2 factors are needed")
     csv_rows.refuse(path, problems)

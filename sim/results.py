@@ -19,6 +19,7 @@ import numpy as np
 
 from sim import cards, sources
 from sim.errors import ScenarioError, StoreError
+from sim.files import file_sha256
 from sim.metrics import cut_steps, server_utilisation
 from sim.naming import folder_name
 from sim.points import Row
@@ -73,10 +74,7 @@ def calibration(tables: Mapping[str, str]) -> dict[str, str | None]:
 def calibration_of(accelerators: Sequence[str]) -> dict[str, str | None]:
     """Return the calibration tables that the named accelerators have, by SHA-256."""
     paths = {name: cards.calibration(name) for name in accelerators}
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest() if path else None
-        for name, path in paths.items()
-    }
+    return {name: file_sha256(path) if path else None for name, path in paths.items()}
 
 
 def read_sweep(folder: Path) -> tuple[list[Row], list[Published]]:

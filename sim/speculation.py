@@ -140,7 +140,7 @@ def read_accepted(path: str, drafts: int) -> Ints:
         problem = (
             f"{count} drafts cannot be accepted of {drafts} drafted"
             if count is not None and count > drafts
-            else f"accepted should be a whole number from 0 to {drafts} (got {got!r})"
+            else f"accepted should be a whole number from 0 to {drafts} (got '{got}')"
         )
         problems.append(f"{place}: {problem}")
     if not (found or problems):

@@ -11,7 +11,6 @@ kept of it has a checksum, so that a damaged outcome is told and never becomes a
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from typing import Any, Protocol
 
 from sim import cards
 from sim.errors import StoreError
+from sim.files import file_sha256
 from sim.points import Outcome, Point, accelerators
 from sim.results import code, resolved, sha256
 from sim.scenario import Scenario
@@ -101,7 +101,7 @@ def _state(path: Path) -> tuple[int, int, int]:
 
 @lru_cache
 def _file_sha256(path: Path, _state: tuple[int, int, int]) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)
 
 
 @lru_cache

@@ -150,7 +150,7 @@ class _Fact:
         unknown = [name for name, value in found.items() if math.isnan(value)]
         if any(name not in or_nan or words.get(name) != "nan" for name in unknown):
             raise CalibrationError(
-                f"{self.place}: should give {', '.join(names)} (got {excerpt(self.values)!r})"
+                f"{self.place}: should give {', '.join(names)} (got '{excerpt(self.values)}')"
             )
         return list(found.values())
 

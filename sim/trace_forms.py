@@ -91,7 +91,7 @@ def parser(place: str, header: str, timed: bool) -> Parser:
         ", ".join(filter(None, (f.time, f.prompt, f.output))) for f in FORMS if f.time or not timed
     ]
     raise ScenarioError(
-        f"{place}: no known trace (got {excerpt(header.strip())!r}); known headers, with commas"
+        f"{place}: no known trace (got '{excerpt(header.strip())}'); known headers, with commas"
         f" between columns: {'; '.join(known)}; or JSON lines with {', '.join(JSON_KEYS)}"
     )
 

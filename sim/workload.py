@@ -50,9 +50,9 @@ class Workload(Strict):
         recorded, path = recording.read(), recording.path
         notes = [recorded.unit_note] if recorded.unit_note else []
         if recorded.bad_rows:
-            notes += [*recorded.bad, f"{path}: {recorded.bad_rows:,} bad rows left out"]
+            notes += [*recorded.bad, f"{path}: bad rows left out: {recorded.bad_rows:,}"]
         if recorded.clipped_rows:
-            notes.append(f"{path}: {recorded.clipped_rows:,} requests cut to the longest context")
+            notes.append(f"{path}: requests cut to the longest context: {recorded.clipped_rows:,}")
         return notes
 
 

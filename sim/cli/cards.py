@@ -49,8 +49,10 @@ def show_model(name: str) -> None:
     Example: afdsim models show step3
     """
     from sim import cards
+    from sim.files import read_text
+    from sim.yaml_loader import MOST_BYTES
 
-    print(cards.find(cards.MODELS, name, "model").read_text(encoding="utf-8"), end="")
+    print(read_text(cards.find(cards.MODELS, name, "model"), MOST_BYTES), end="")
 
 
 @hardware_app.callback(invoke_without_command=True)

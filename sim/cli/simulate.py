@@ -191,15 +191,16 @@ def new(
     Example: afdsim new mine --from dsv3-ep128
     """
     from sim import cards
+    from sim.files import read_text
     from sim.naming import folder_name
-    from sim.yaml_loader import parse
+    from sim.yaml_loader import MOST_BYTES, parse
 
     if not name or folder_name(name) != name:
         raise ScenarioError(
             f"no name for a scenario: {excerpt(name)}; write letters, digits and _ . + -, "
             "a letter or digit in front"
         )
-    text = cards.find(cards.SCENARIOS, base, "scenario").read_text(encoding="utf-8")
+    text = read_text(cards.find(cards.SCENARIOS, base, "scenario"), MOST_BYTES)
     path = Path(cards.SCENARIOS) / f"{name}.yaml"
     if path.exists():
         raise typer.BadParameter(f"{path} is there already", param_hint="NAME")

@@ -7,7 +7,9 @@ import socket
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from sim.cli.verbs import app
 from sim.errors import CalibrationError, ScenarioError
 from sim.files import MOST_LINE_BYTES, lines, read_text
 
@@ -100,3 +102,29 @@ def test_files_of_any_size_are_not_taken(tmp_path: Path) -> None:
 def test_the_error_is_of_the_kind_that_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="regular file"):
         read_text(tmp_path, MOST, CalibrationError)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("validate", "FILE"),
+        ("models", "show", "FILE"),
+        ("hardware", "show", "FILE"),
+        ("new", "mine", "--from", "FILE"),
+        ("sweep", "FILE"),
+        ("study", "FILE"),
+        ("theory", "FILE"),
+        ("validate", "dsv3-ep128", "--set", "model=FILE"),
+        ("validate", "dsv3-ep128", "--set", "deployment.accelerator=FILE"),
+    ],
+)
+def test_names_that_no_file_can_have(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    os.mkfifo(tmp_path / "fifo.yaml")
+    for name in ("x" * 300, f"./{'x' * 300}.yaml", "./latin.yaml", "./fifo.yaml", "/dev/zero"):
+        done = CliRunner().invoke(app, [word.replace("FILE", name) for word in command])
+        assert isinstance(done.exception, ScenarioError), (name, done.output)
+    assert not (tmp_path / "scenarios" / "mine.yaml").exists()

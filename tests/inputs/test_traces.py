@@ -478,8 +478,8 @@ def test_the_command_line_tells_what_it_left_out(
     assert done.exit_code == 0
     assert done.stdout == ""
     assert f"{path}:4: lengths should be whole and positive" in done.stderr.replace("\n", "")
-    assert "5 bad rows left out" in done.stderr
-    assert "1 requests cut" in done.stderr
+    assert "bad rows left out: 5" in done.stderr
+    assert "requests cut to the longest context: 1" in done.stderr
     monkeypatch.setattr("sys.argv", ["afdsim", "run", "dsv3-ep128", "--set", *settings_of(path)])
     with pytest.raises(SystemExit) as ended:
         main()
