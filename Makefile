@@ -1,13 +1,24 @@
 # make pareto   run the main sweep and draw its Pareto front
 # make study    run the central study, AFD against EP (about 50 minutes on 2 cores)
 # make test     run all tests
+# make newest   run all tests with the newest releases that pyproject.toml allows
 # make lint     ruff, formatting, types
 # make bench    report speed ratios
+# make cluster  install Dask beside afdsim, for the workers of a cluster
+# make lock     choose the releases anew that all of these but `newest` install
+#
+# The lock, .lock/*.txt, names one release of each package for Python 3.11 and later on every
+# platform, with the hashes of all of its files; where they come from is pip's configuration.
+# run.txt is what afdsim needs, cluster.txt adds Dask, dev.txt what the tests need.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The first Python that is new enough and can make environments, or PYTHON=... of your own.
+PYTHON ?= $(firstword $(foreach each,python3.11 python3.12 python3.13 python3 python,$(shell \
+	$(each) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null \
+	&& echo $(each))))
 BIN := .venv/bin
+PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: pareto study test lint bench clean
+.PHONY: pareto study test newest lint bench cluster lock clean python
 
 pareto: .venv/installed
 	$(BIN)/afdsim sweep step3-vs-dsv3 --out results/runs/pareto
@@ -18,6 +29,14 @@ study: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n auto
 
+# A new environment each time: an old one would keep releases that are still in range.
+newest: | python
+	rm -rf .venv-newest
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python $(PIP) -e '.[dev]'
+	.venv-newest/bin/python -m pip freeze --exclude-editable --disable-pip-version-check
+	.venv-newest/bin/python -m pytest -n auto
+
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -26,14 +45,36 @@ lint: .venv/installed-dev
 bench: .venv/installed-dev
 	$(BIN)/python -m pytest -m bench -s
 
-.venv/installed: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+cluster: .venv/installed
+	$(BIN)/python $(PIP) --require-hashes -r .lock/cluster.txt
+
+.venv/installed: pyproject.toml .lock/run.txt | python
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python $(PIP) --require-hashes -r .lock/run.txt
+	$(BIN)/python $(PIP) --no-deps --no-build-isolation -e .
+	$(BIN)/python -m sim.loops
 	touch $@
 
-.venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+.venv/installed-dev: .venv/installed .lock/dev.txt
+	$(BIN)/python $(PIP) --require-hashes -r .lock/dev.txt
 	touch $@
+
+# dev.txt holds all packages; the others take their releases from it.
+LOCK := .venv-lock/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 \
+	--fork-strategy fewest --generate-hashes --no-annotate --custom-compile-command 'make lock' \
+	--upgrade pyproject.toml --group pyproject.toml:build
+
+lock: | python
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python $(PIP) uv
+	mkdir -p .lock
+	$(LOCK) --extra dev --extra cluster -o .lock/dev.txt
+	$(LOCK) -c .lock/dev.txt -o .lock/run.txt
+	$(LOCK) -c .lock/dev.txt --extra cluster -o .lock/cluster.txt
+
+python:
+	@test -n "$(PYTHON)" || { echo 'afdsim needs Python 3.11 or later, with venv; name one: make PYTHON=/path/to/python3' >&2; exit 1; }
 
 clean:
-	rm -rf .venv dist
+	rm -rf .venv .venv-newest .venv-lock dist

@@ -1,30 +1,91 @@
 """Compiled loops: Numba where it is worth it, cached on disk where that is possible.
 
-Importing this module imports Numba (most of a second), so only an engine that runs imports it.
+A loop is compiled when it is first called, by Python or by another loop: a command pays for the
+loops that it runs. Numba takes most of a second to import and waits as long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property, update_wrapper
 from typing import Any, TypeVar, cast
-
-import numba
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
+# No loop is called from C, which spares each of them an entry point.
+_OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
+
 
 def compiled(signature: str) -> Callable[[Function], Function]:
-    """Compile a function for `signature` alone, from the cache if it was compiled before.
+    """Make a loop of a function, to be compiled for `signature` alone."""
 
-    Numba keeps its cache beside the module or, where that is read-only, in the user's cache
-    directory. Where neither can be written (or the disk is full) the function is compiled afresh.
-    """
+    def made(function: Function) -> Function:
+        return cast(Function, Loop(function, signature))
 
-    def decorate(function: Function) -> Function:
+    return made
+
+
+class Loop:
+    """A function that is compiled on its first call, or read from the cache."""
+
+    def __init__(self, function: Callable[..., object], signature: str) -> None:
+        update_wrapper(self, function)
+        self._function = function
+        self._signature = signature
+
+    def __call__(self, *arguments: Any) -> Any:  # noqa: D102 - as the function
+        return self.dispatcher(*arguments)
+
+    @cached_property
+    def dispatcher(self) -> Any:
+        """Numba's function.
+
+        Numba keeps its cache beside the module or, where that is read-only, in the user's cache
+        directory. Where neither can be written (or the disk is full) it compiles afresh.
+        """
+        import numba
+
+        _listen()
+        njit: Any = numba.njit
         try:
-            made: Any = numba.njit(signature, cache=True, error_model="numpy")(function)
+            return njit(self._signature, cache=True, **_OPTIONS)(self._function)
         except (OSError, RuntimeError):
-            made = numba.njit(signature, error_model="numpy")(function)
-        return cast(Function, made)
+            return njit(self._signature, **_OPTIONS)(self._function)
 
-    return decorate
+    @property
+    def _numba_type_(self) -> Any:
+        """What Numba takes this for inside another loop."""
+        from numba.core.types import Dispatcher
+
+        return Dispatcher(self.dispatcher)
+
+
+_tell: Callable[[], None] | None = None
+
+
+def on_compiling(tell: Callable[[], None]) -> None:
+    """Call `tell` before the first loop that no cache holds is compiled."""
+    global _tell
+    _tell = tell
+
+
+def _listen() -> None:
+    """Let Numba, which knows what its cache holds, call what `on_compiling` was given."""
+    global _tell
+    if _tell is None:
+        return
+    from numba.core import event
+
+    left = [_tell]
+
+    class Once(event.Listener):
+        def on_start(self, _event: event.Event) -> None:
+            while left:
+                left.pop()()
+
+        def on_end(self, _event: event.Event) -> None:
+            pass
+
+    register: Any = event.register
+    register("numba:compile", Once())
+    _tell = None

@@ -11,6 +11,7 @@ import sys
 
 from sim import signals
 from sim.cli import output
+from sim.compiled import on_compiling
 from sim.errors import EXIT_OK, SimError
 
 
@@ -30,6 +31,7 @@ def _run() -> int:
     # The verbs take a while to import, and a signal of that while counts as well.
     from sim.cli.verbs import app
 
+    on_compiling(lambda: output.say("compiling loops, once for this installation: some 10 s …"))
     try:
         app()
     except SystemExit as end:

@@ -42,9 +42,10 @@ WorkerCount = Annotated[
 @contextmanager
 def pool_of(count: int) -> Iterator[Workers | None]:
     """Give `count` worker processes; none for one, since this process is one already."""
-    from sim import workers
+    from sim import loops, workers
 
     if count > 1:
+        loops.compile_all()  # else each of them would, and none would say so
         with workers.local(count) as pool:
             yield pool
     else:

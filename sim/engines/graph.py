@@ -104,8 +104,10 @@ def _topological(vertices: int, source: Ints, target: Ints) -> Ints:
     for e in range(len(source)):
         first[source[e] + 1] += 1
         missing[target[e]] += 1
-    first = np.cumsum(first)
-    fill = first.copy()
+    fill = np.zeros(vertices + 1, dtype=np.int64)
+    for v in range(vertices):
+        first[v + 1] += first[v]
+        fill[v + 1] = first[v + 1]
     follows = np.empty(len(source), dtype=np.int64)
     for e in range(len(source)):
         follows[fill[source[e]]] = target[e]

@@ -1,6 +1,8 @@
 """Walk: the compiled inner loop of the recurrence, over the tables of a Plan.
 
 Indices are unsigned where it matters, which spares a check for negative ones in every access.
+Rows are read field by field and vectors are copied in loops: to unpack a row or assign a slice,
+Numba compiles the text of errors that cannot occur, which takes longer than all of this module.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def _general(  # noqa: C901 - one branch for each kind of input and output
         joined = ends[rows[row, VECTOR] + i] + late
         starts[i] = max(max(ends[rows[row, PREVIOUS] + i], ready), joined)
     for k in range(rows[row, MORE_FROM], rows[row, MORE_TO]):
-        place, gathers, spreads, back, delay = more[k]
+        place, gathers, spreads = more[k, 0], more[k, 1], more[k, 2]
+        back, delay = more[k, 3], more[k, 4]
         if period + rows[row, PHI] < back:
             continue
         for i in range(width):
@@ -73,13 +76,14 @@ def _general(  # noqa: C901 - one branch for each kind of input and output
         ends[end + i] = starts[i] + durations[work + i]
         begun, over = max(begun, starts[i]), max(over, ends[end + i])
     for k in range(rows[row, OUT_FROM], rows[row, OUT_TO]):
-        kind, place, delay = outputs[k]
+        kind, place, delay = outputs[k, 0], outputs[k, 1], outputs[k, 2]
         if kind == LAST_END:
             marked[place] = over + delays[delay]
         elif kind == LAST_START:
             marked[place] = begun + delays[delay]
         else:
-            ends[place : place + width] = starts[:width]
+            for i in range(width):
+                ends[place + i] = starts[i]
 
 
 @compiled(f"void(int64, int64, int64, {_TABLES}, {_STATE})")
@@ -146,7 +150,7 @@ def evaluate(  # noqa: C901 - the common kinds of nodes, each in a loop of its o
     "int64(int64[::1], int64[:, ::1], int64[:, ::1], int64[::1], int64[::1], boolean[::1], "
     f"{_TABLES}, {_STATE})"
 )
-def advance(
+def advance(  # noqa: C901 - a helper would be one more loop to compile
     groups: Ints,
     needs: Ints,
     closing: Ints,
@@ -168,8 +172,10 @@ def advance(
     micro-batch has begun. Returns -1 if every micro-batch waits for another.
     """
     micro_batches = len(answered)
-    period = done.min()
-    while period <= done.max():
+    period = latest = done[0]
+    for g in range(len(done)):
+        period, latest = min(period, done[g]), max(latest, done[g])
+    while period <= latest:
         for g in range(len(done)):
             if done[g] != period:
                 continue
@@ -183,6 +189,7 @@ def advance(
                 rows, more, outputs, ends, marked, durations, delays, starts,
             )  # fmt: skip
             done[g] = period + 1
+            latest = max(latest, period + 1)
             for j in range(micro_batches):
                 if closing[j, 0] == g and period + closing[j, 1] >= 0:
                     pending[j] = True

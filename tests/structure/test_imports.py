@@ -42,7 +42,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("engines.",),
     (
         *("run", "goodput", "metrics", "replications", "steady", "search", "frozen"),
-        *("bottleneck", "sensitivity", "balance", "demand", "measure_cases"),
+        *("bottleneck", "sensitivity", "balance", "loops", "demand", "measure_cases"),
     ),
     (
         *("points", "sweeps", "refine", "sources", "store", "session", "results", "plots", "gantt"),

@@ -1,0 +1,33 @@
+"""Loops: all that are compiled, compiled before a run asks for them.
+
+    python -m sim.loops
+
+This takes some seconds, once for an installation; later runs read Numba's cache.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from sim import acceptance, flight_loops, lookup
+from sim.compiled import Loop, on_compiling
+from sim.engines import circuits, graph, walk
+
+_HOMES = (flight_loops, lookup, acceptance, graph, walk, circuits)
+
+
+def loops() -> list[Loop]:
+    """Return every loop of the package."""
+    names = [value for module in _HOMES for value in vars(module).values()]
+    return list(dict.fromkeys(value for value in names if isinstance(value, Loop)))
+
+
+def compile_all() -> None:
+    """Compile every loop, or read it from the cache."""
+    for loop in loops():
+        _ = loop.dispatcher
+
+
+if __name__ == "__main__":
+    on_compiling(lambda: print("compiling loops: some 10 s …", file=sys.stderr))
+    compile_all()
