@@ -6,12 +6,19 @@ hundreds of millions of values.
 
 from __future__ import annotations
 
+import re
+
 import yaml
 
 # A study of 64 cells has some 500 values, and points of a sweep are listed by ranges.
 _MOST_VALUES = 100_000
 _MOST_DEPTH = 40
 _MOST_DIGITS = 1_000
+
+_NO_STRUCTURE = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"|#.*")
+_INDENT = re.compile(r"(?:[ ]|[-?:](?=[ ]))*")
+_LEVEL = re.compile(r"[^ ]")
+_BRACKET = re.compile(r"[][{}]")
 
 
 def check(root: yaml.Node) -> None:
@@ -24,6 +31,27 @@ def check(root: yaml.Node) -> None:
             "write fewer aliases, or a range {from, to, step} for a long list"
         )
         raise yaml.MarkedYAMLError(None, None, problem, root.start_mark)
+
+
+def is_too_deep(text: str) -> bool:
+    """Return whether a text that the parser refused is nested deeper than `check` allows.
+
+    Parsers have limits of their own, and words for them; what they refuse has no nodes to count.
+    Brackets and indents are counted as they stand, quotes and comments aside.
+    """
+    depth, indents = 0, list[int]()
+    for line in _NO_STRUCTURE.sub("", text).splitlines():
+        indent = _INDENT.match(line)
+        columns = [] if indent is None else [m.start() for m in _LEVEL.finditer(indent[0] + "x")]
+        for column in columns:
+            indents = [*(each for each in indents if each < column), column]
+        for sign in _BRACKET.findall(line):
+            depth += 1 if sign in "[{" else -1
+            if depth + len(indents) > _MOST_DEPTH:
+                return True
+        if len(indents) > _MOST_DEPTH:
+            return True
+    return False
 
 
 def check_number(node: yaml.Node) -> None:

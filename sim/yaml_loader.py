@@ -18,6 +18,7 @@ from sim.errors import ScenarioError, did_you_mean
 from sim.files import read_text
 from sim.kinds import other_kind
 from sim.printable import excerpt
+from sim.yaml_mistakes import expected, in_words
 from sim.yaml_scalars import Loader, how_to_write
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -25,15 +26,7 @@ Loc = tuple[str | int, ...]
 
 MOST_BYTES = 2 << 20
 
-# What PyYAML finds, and what people usually meant.
-_REMEDIES = {
-    "tab": "indent with spaces",
-    "mapping values": "check the indentation, or quote a value that holds a colon",
-    "undefined alias": "quote a value that begins with *",
-    "end of stream": "close the quote or bracket",
-    "expected ','": "close the bracket",
-    "expected key": "indent the keys of one mapping alike",
-}
+_TOO_DEEP = "the YAML is nested too deep or refers to itself"
 # What PyYAML raises for a scalar that is not what its tag says: !!float x, !!bool x, !!int ''.
 _BAD_SCALARS = (ValueError, LookupError, AttributeError)
 # Digits of other scripts are no places, and no list is longer.
@@ -158,7 +151,7 @@ class Document:
         if kind == "union_tag_not_found":
             field = str(ctx["discriminator"]).strip("'")
             return self.problem(known, f"missing key {field!r} that names the kind")
-        message = str(item["msg"]).replace("Input should be", "should be")
+        message = expected(kind, ctx) or str(item["msg"]).replace("Input should be", "should be")
         if kind == "literal_error":
             options = [word.strip(" '") for word in ctx["expected"].replace(" or ", ",").split(",")]
             message = f"{message}; {did_you_mean(got, options)}"
@@ -212,23 +205,14 @@ def _parse(text: str, name: str) -> Document:
             yaml_limits.check(root)
             document.data = _construct(loader, root, (), document)
     except RecursionError:
-        raise ScenarioError(f"{name}: the YAML is nested too deep or refers to itself") from None
+        raise ScenarioError(f"{name}: {_TOO_DEEP}") from None
     except yaml.YAMLError as error:
+        if yaml_limits.is_too_deep(text):
+            raise ScenarioError(f"{name}: {_TOO_DEEP}") from None
         mark = getattr(error, "problem_mark", None)
         place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
-        raise ScenarioError(f"{place}: not valid YAML: {_in_words(error)}") from None
+        raise ScenarioError(f"{place}: not valid YAML: {in_words(error, text)}") from None
     return document
-
-
-def _in_words(error: yaml.YAMLError) -> str:
-    """Return what is wrong, since which line, and the remedy where there is a usual one."""
-    problem = getattr(error, "problem", None)
-    if not problem:
-        return _one_line(error)
-    mark, context = getattr(error, "context_mark", None), getattr(error, "context", None)
-    since = f" ({context} since line {mark.line + 1})" if mark and context else ""
-    remedy = next((f"; {remedy}" for sign, remedy in _REMEDIES.items() if sign in problem), "")
-    return f"{_one_line(problem)}{since}{remedy}"
 
 
 def _construct(loader: Any, node: yaml.Node, loc: Loc, document: Document) -> Any:
@@ -307,7 +291,3 @@ def _children(
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())

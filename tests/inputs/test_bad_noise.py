@@ -23,7 +23,7 @@ def told(*overrides: str, base: str = "step3-2a2f") -> str:
     ("law", "path", "remedy"),
     [
         ("{kind: normal}", "noise.tasks.0.law.kind", "'lognormal'"),
-        ("{kind: lognormal, cv: 0.1}", "noise.tasks.0.law.cv", "dictionary"),
+        ("{kind: lognormal, cv: 0.1}", "noise.tasks.0.law.cv", "mapping"),
         (f"{{kind: gamma, cv: {FIGURE.format(-1)}}}", "noise.tasks.0.law.cv", "equal to 0"),
         (
             f"{{kind: uniform, spread: {FIGURE.format(1.5)}}}",

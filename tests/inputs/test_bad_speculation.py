@@ -28,7 +28,7 @@ def sourced(value: float) -> str:
     [
         (1, f"{{kind: constant, p: {sourced(1.2)}}}", "acceptance", "at most 1 (got 1.2)"),
         (1, f"{{kind: constant, p: {sourced(-0.1)}}}", "acceptance.p", "than or equal to 0"),
-        (1, "{kind: constant, p: 0.5}", "acceptance.p", "dictionary"),
+        (1, "{kind: constant, p: 0.5}", "acceptance.p", "mapping"),
         (
             2,
             f"{{kind: by_position, p: [{sourced(0.5)}]}}",

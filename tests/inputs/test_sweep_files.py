@@ -203,7 +203,7 @@ def test_a_constraint_may_leave_out_what_is_no_scenario(tmp_path: Path) -> None:
             "did you mean 'deployment.attention.instances'",
         ),
         ('constraints: ["gpus > 1e9"]', "", "3:1: constraints", "no point meets the constraints"),
-        ("constraints: gpus", "", "3:1: constraints", "valid list"),
+        ("constraints: gpus", "", "3:1: constraints", "should be a list"),
     ],
 )
 def test_wrong_constraints_are_told_with_their_place(

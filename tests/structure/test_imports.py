@@ -25,6 +25,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("hardware", "model", "kinds", "yaml_loader", "measurements", "axes", "constraints"),
         *("lengths", "arrivals", "traces", "trace_forms", "trace_times", "workload"),
         *("admission", "noise", "speculation", "software", "shapes", "yaml_limits", "yaml_scalars"),
+        "yaml_mistakes",
     ),
     (
         *("cards", "ops", "curve", "lookup", "table", "kernels", "kvcache", "theory", "experts"),
