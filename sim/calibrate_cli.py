@@ -61,7 +61,8 @@ def fit(
     Example: afdsim calibrate fit gemm.csv moe.csv --accelerator h100-sxm --out h100-sxm.csv
     """
     from sim import calibration, cards
-    from sim.calibration_merge import changes, merge
+    from sim.calibration_merge import changes, merge, narrower
+    from sim.errors import CalibrationError
     from sim.table import read, write
 
     card = cards.accelerator(accelerator)
@@ -70,13 +71,17 @@ def fit(
     base = None if replace else out if out.is_file() else cards.calibration(card.name)
     old = () if base is None else read(base)[0]
     fitted = calibration.fit(rows, card, other, frozenset(like_op or ()))
+    if not fitted.curves:
+        raise CalibrationError("\n".join(["nothing could be fitted", *fitted.left_out]))
     curves = merge(old, fitted.curves)
     write(curves, out)
     _report(fitted, as_json)
     for text in fitted.left_out:
         _say(f"left out: {text}")
+    for text in narrower(old, curves):
+        _say(f"measured less widely than before, the rest is extrapolated: {text}")
     _tell(changes(old, curves))
-    _say(f"{out}: {len(curves)} curves" + ("" if base is None else f", merged into {base}"))
+    _say(f"{out}: {len(curves)} curves" + ("" if base is None else f", merged with {base}"))
 
 
 def _tell(found: Sequence[Change]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from sim.curve import Curve, Identity
+from sim.curve import Curve
 
 What = Literal["replaced", "added", "kept"]
 
@@ -13,7 +13,7 @@ DERIVED = "derived from "  # begins the source of a curve of another card
 
 
 class Change(NamedTuple):
-    """What a merge did with the curves of one kernel and number format."""
+    """What a merge did with the curves of one kernel and number format, or of one operation."""
 
     what: What
     op: str
@@ -44,24 +44,40 @@ def _is_derived(curve: Curve) -> bool:
 
 
 def changes(old: Sequence[Curve], merged: Sequence[Curve]) -> list[Change]:
-    """Return what became of the curves of a table, by kernel and number format, in their order."""
+    """Return what became of the curves of a table, kept ones by operation, in a fixed order."""
     before = {curve.identity: curve for curve in old}
-    found: dict[tuple[What, str, str, str], list[Identity]] = {}
+    found: dict[tuple[What, str, str, str], list[Curve]] = {}
     for curve in merged:
         known = before.get(curve.identity)
         what: What = "added" if known is None else "kept" if curve is known else "replaced"
-        place = (what, curve.op, curve.kernel, curve.dtype)
-        found.setdefault(place, []).append(curve.identity)
-    after = {curve.identity: curve for curve in merged}
+        names = ("", "") if what == "kept" else (curve.kernel, curve.dtype)
+        found.setdefault((what, curve.op, *names), []).append(curve)
     return [
         Change(
             *place,
             len(members),
-            sum(before[each].points for each in members if each in before),
-            sum(after[each].points for each in members),
+            sum(before[one.identity].points for one in members if one.identity in before),
+            sum(one.points for one in members),
         )
         for place, members in sorted(found.items(), key=lambda one: (_ORDER[one[0][0]], one[0]))
     ]
+
+
+def narrower(old: Sequence[Curve], merged: Sequence[Curve]) -> list[str]:
+    """Return, for each curve that replaces one of a wider range, where it ends now."""
+    before = {curve.identity: curve for curve in old}
+    found = []
+    for curve in merged:
+        known = before.get(curve.identity, curve)
+        ranges = {name: (nodes[0], nodes[-1]) for name, nodes in known.axes}
+        lost = [
+            f"{name} {nodes[0]:g} to {nodes[-1]:g} (was {ranges[name][0]:g} to {ranges[name][1]:g})"
+            for name, nodes in curve.axes
+            if name in ranges and (nodes[0] > ranges[name][0] or nodes[-1] < ranges[name][1])
+        ]
+        if lost:
+            found.append(f"{' '.join(filter(None, curve.identity))}: {', '.join(lost)}")
+    return found
 
 
 _ORDER: dict[What, int] = {"replaced": 0, "added": 1, "kept": 2}
