@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -132,3 +133,19 @@ def test_what_is_measured_is_asked_for(tmp_path: Path) -> None:
         (path,) = write(texts(FakeGpu("h200_sxm", "h200-sxm"), [(case, 5.0)]), tmp_path)
         for row in measurement_files.read(path):
             assert served.is_served(row.op, row.kernel, row.dtype), case
+
+
+def test_the_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"```\n(afdsim measure .*?)```", readme, flags=re.DOTALL)
+    assert block is not None
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        measure_cli, "_backend", lambda device, name, seed: FakeGpu(name, "h200-sxm")
+    )
+    for line in block[1].splitlines():
+        _, *words = line.split()
+        files = [str(path) for path in sorted(Path("measured").glob("*.csv"))]
+        run(*(each for word in words for each in (files if word == "measured/*.csv" else [word])))
+    (saved,) = Path("results/runs").glob("*/run.json")
+    assert json.loads(saved.read_text())["summary"]["calibrated_share"] >= 0.9
