@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, model_validator
 
 from sim.lengths import BLOCK, Count, Tokens
+from sim.nanoseconds import MOST_RUN_NS, whole_ns
 from sim.streams import stream
 from sim.strict import Strict
 from sim.trace_forms import TimeUnit
@@ -23,6 +24,9 @@ from sim.units import NS_PER_S
 
 Positive = Annotated[float, Field(gt=0)]
 TimesNs = NDArray[np.int64]
+
+# A block of the longest gaps still ends within 64 bits.
+_MOST_GAP_NS = MOST_RUN_NS // BLOCK
 
 
 class ClosedLoop(Strict):
@@ -62,7 +66,7 @@ class Poisson(Strict):
         last_ns, block = 0, 0
         while True:
             gaps = stream(seed, "arrival", block).exponential(NS_PER_S / self.requests_per_s, BLOCK)
-            times_ns = last_ns + np.cumsum(np.rint(gaps).astype(np.int64))
+            times_ns = last_ns + np.cumsum(whole_ns(gaps, "a gap between arrivals", _MOST_GAP_NS))
             yield times_ns
             last_ns, block = int(times_ns[-1]), block + 1
 
@@ -85,7 +89,7 @@ class Gamma(Strict):
         while True:
             rng = stream(seed, "gamma-arrival", block)
             gaps = rng.gamma(shape, NS_PER_S / self.requests_per_s / shape, BLOCK)
-            times_ns = last_ns + np.cumsum(np.rint(gaps).astype(np.int64))
+            times_ns = last_ns + np.cumsum(whole_ns(gaps, "a gap between arrivals", _MOST_GAP_NS))
             yield times_ns
             last_ns, block = int(times_ns[-1]), block + 1
 
@@ -240,7 +244,7 @@ def _unit_rate(seed: int) -> Iterator[NDArray[np.float64]]:
 
 
 def _ns(times_s: NDArray[np.float64]) -> TimesNs:
-    return np.rint(times_s * NS_PER_S).astype(np.int64)
+    return whole_ns(times_s * NS_PER_S, "the way to an arrival", MOST_RUN_NS)
 
 
 def rate_field(arrivals: Arrivals) -> str | None:

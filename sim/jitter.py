@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.nanoseconds import from_us, whole_ns
 from sim.noise import Disturbed, Noise, ServerKind, Stall
 from sim.program import Pool, Times
 from sim.streams import stream
@@ -59,7 +60,7 @@ class Jitter:
             factors = self._factors(stage, len(layers), micro_batch, step)
             if factors is not None:
                 block = self._unfolding.block(values, stage)
-                block[layers] = np.rint(block[layers] * factors)
+                block[layers] = whole_ns(block[layers] * factors, "a disturbed task")
         for number, stall in enumerate(self._noise.stalls):
             self._interrupt(values, number, stall, micro_batch, step)
         return times._replace(values=values, delays_ns=self._delays(times, micro_batch, step))
@@ -124,7 +125,7 @@ class Jitter:
             return
         tasks = np.searchsorted(work_ns, rng.random(count) * work_ns[-1], side="right")
         lengths = np.ones(count) if stall.duration == "fixed" else rng.standard_exponential(count)
-        lengths_ns = np.rint(lengths * stall.mean_us * NS_PER_US).astype(np.int64)
+        lengths_ns = whole_ns(lengths * stall.mean_us * NS_PER_US, "a stall")
         np.add.at(values, tasks, lengths_ns)
 
     def _delays(self, times: Times, micro_batch: int, step: int) -> tuple[int, ...]:
@@ -132,7 +133,7 @@ class Jitter:
         if tail is None:
             return times.delays_ns
         rng = stream(self._seed, "host", step, micro_batch // self._host_share)
-        more_ns = round(tail.draw_us(rng) * NS_PER_US / self._host_share)
+        more_ns = from_us(tail.draw_us(rng) / self._host_share, "a tail of the host")
         host = self._unfolding.program.closing_delay
         return tuple(ns + more_ns * (at == host) for at, ns in enumerate(times.delays_ns))
 

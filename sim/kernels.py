@@ -23,6 +23,7 @@ from sim import served
 from sim.curve import Curve, Identity
 from sim.errors import CalibrationError
 from sim.hardware import Accelerator
+from sim.nanoseconds import too_long, whole_ns
 from sim.ops import Floats, Medium, Op
 from sim.table import read
 from sim.units import NS_PER_S, NS_PER_US
@@ -82,11 +83,11 @@ class KernelTable:
         """
         curve, exact = self.serving(op)
         if curve is None:
-            duration = _whole_ns(self._default_us(op))
+            duration = whole_ns(self._default_us(op) * NS_PER_US, self._named(op))
             self.usage_ns["uncalibrated"] += float(duration.sum()) * uses
             return duration
         time, inside = self.time_us(op, curve)
-        duration = _whole_ns(time)
+        duration = whole_ns(time * NS_PER_US, self._named(op))
         total = float(duration.sum()) * uses
         calibrated = float(duration[inside].sum()) * uses if exact else 0.0
         self.usage_ns["calibrated"] += calibrated
@@ -176,6 +177,8 @@ class KernelTable:
 
         def time(kv_tokens: Ints) -> Ints:
             times, total, measured = curve.line_ns(fixed_us, per_token_us, batch, kv_tokens)
+            if total < 0:
+                raise too_long(f"{'/'.join(curve.identity)} on {self.accelerator.name}", np.inf)
             calibrated = measured if exact else 0
             self.usage_ns["calibrated"] += float(calibrated * uses)
             self.usage_ns["extrapolated"] += float((total - calibrated) * uses)
@@ -225,6 +228,10 @@ class KernelTable:
         flops_per_us, bytes_per_us = self._peaks(op)
         is_padded = (op.name, op.kernel) in _PADDING_KERNELS
         return (op.flops if is_padded else op.least_flops()) / flops_per_us, op.bytes / bytes_per_us
+
+    def _named(self, op: Op) -> str:
+        parts = (op.name, op.kernel, op.dtype, op.key)
+        return f"{'/'.join(filter(None, parts))} on {self.accelerator.name}"
 
     def _peaks(self, op: Op) -> tuple[float, float]:
         """Return the card's FLOPs and bytes per µs for an op's number format and medium."""
@@ -287,10 +294,6 @@ def load(accelerator: Accelerator, path: Path | None) -> KernelTable:
     shared = _SHARED.setdefault((id(accelerator), sha256), (accelerator, {}, {}))
     _card, table._kept, table._serving = shared
     return table
-
-
-def _whole_ns(time_us: Floats) -> NDArray[np.int64]:
-    return np.asarray(np.rint(time_us * NS_PER_US), dtype=np.int64)
 
 
 @lru_cache(maxsize=64)

@@ -19,9 +19,10 @@ from sim.families import hit_experts
 from sim.kernels import KernelTable
 from sim.kvcache import kv_dtype
 from sim.model import Layer, LinearAttention, Mla, ModelCard, MoeFfn
+from sim.nanoseconds import from_us
 from sim.scenario import Precision
 from sim.speculation import Speculation
-from sim.units import DTYPE_BYTES, NS_PER_US
+from sim.units import DTYPE_BYTES
 
 Ns = NDArray[np.int64]
 
@@ -279,14 +280,9 @@ class LayerTimer:
         return np.repeat(shared, tp)
 
 
-def whole_ns(time_ns: ArrayLike) -> Ns:
-    """Return times rounded to whole ns."""
-    return np.rint(time_ns).astype(np.int64)
-
-
 def us(value: float, requests: NDArray[np.int64]) -> Ns:
     """Return `value` µs as ns on every GPU that has requests, 0 elsewhere."""
-    return np.where(requests > 0, round(value * NS_PER_US), 0)
+    return np.where(requests > 0, from_us(value, "glue of a layer"), 0)
 
 
 def split_evenly(total: int, parts: int, what: str, remedy: str) -> int:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.compiled import compiled
+from sim.nanoseconds import MOST_TASK_NS
+from sim.units import NS_PER_US
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -25,6 +27,7 @@ FIRST, COUNT, STRIDE = range(3)
 # coordinate counts as work.
 FADING, IS_WORK = range(2)
 
+_MOST_US = MOST_TASK_NS / NS_PER_US
 _TINY = float(np.finfo(np.float64).tiny)
 _SAME = 1e-6  # log distance at which a coordinate still is the node
 
@@ -192,7 +195,8 @@ def line_ns(
 ) -> tuple[int, int]:
     """Fill in the time of attention cores over `kv_tokens`, ns; return their sum.
 
-    The second sum is of those in the measured range. Rows of work as in `times_us`, split into
+    The second sum is of those in the measured range. The first is −1 if a time is no time that can
+    be simulated. Rows of work as in `times_us`, split into
     what the requests take and what each context token adds.
     """
     x, low, share = np.empty(2), np.empty(2, dtype=np.int64), np.empty(2)
@@ -207,6 +211,8 @@ def line_ns(
             fixed_us[2, i] + tokens * per_token_us[2, i],
             x, low, share, constants, nodes, residual, layout, rates, context, batch,
         )  # fmt: skip
+        if not 0.0 <= time <= _MOST_US:
+            return -1, 0
         times_ns[i] = round(time * 1000.0)
         total += times_ns[i]
         measured += times_ns[i] if inside else 0

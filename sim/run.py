@@ -22,6 +22,7 @@ from sim.drawn import DrawnTimes
 from sim.engines import event
 from sim.errors import InfeasibleError, ScenarioError
 from sim.kernels import Status
+from sim.nanoseconds import MOST_RUN_NS, too_long
 from sim.program import Node, Program, Times
 from sim.scenario import Scenario
 from sim.statistics import half_width
@@ -125,6 +126,8 @@ class Decoder:
 
     def boundary(self, micro_batch: int, now_ns: int) -> Times | event.Wait | None:
         """Return the durations of the micro-batch's next step; None when the run is over."""
+        if now_ns > MOST_RUN_NS:
+            raise too_long("the run", now_ns, MOST_RUN_NS)
         scheduler = self.scheduler
         step = self._open[micro_batch]
         if step is not None:

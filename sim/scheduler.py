@@ -32,6 +32,7 @@ from sim.ledger import (
 )
 from sim.lengths import stationary_sample
 from sim.line import Line
+from sim.nanoseconds import whole_ns
 from sim.speculation import Speculation
 from sim.streams import stream
 from sim.units import NS_PER_S, gigabytes
@@ -271,8 +272,8 @@ class Scheduler:
         comes_ns = self._ledger.table[ARRIVAL, requests]
         if self._transfer is not None and not there:
             kv_bytes = self.layout.moved_bytes(self._ledger.table[PROMPT, requests])
-            transfer_ns = np.rint(kv_bytes / self._transfer.bytes_per_s * NS_PER_S)
-            comes_ns = comes_ns + transfer_ns.astype(np.int64) + self._transfer.latency_ns
+            time_ns = kv_bytes / self._transfer.bytes_per_s * NS_PER_S
+            comes_ns = comes_ns + whole_ns(time_ns, "a KV transfer") + self._transfer.latency_ns
         self._line.expect(requests, comes_ns)
 
     def _too_large(self, requests: Ints) -> InfeasibleError:
@@ -293,4 +294,4 @@ def _restored_ns(how: Recompute | Swap, contexts: Ints, layout: KvLayout) -> Int
     else:
         # Out to the host, and back.
         seconds = 2 * layout.moved_bytes(contexts) / float(how.bytes_per_s)
-    return np.rint(seconds * NS_PER_S).astype(np.int64)
+    return whole_ns(seconds * NS_PER_S, "bringing KV back")

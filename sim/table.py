@@ -40,6 +40,11 @@ from sim.spreadsheets import inert
 SCHEMA = "afdsim-calibration 2"
 COLUMNS = ("op", "kernel", "dtype", "key", "field", "at", "values")
 IDENTITY = COLUMNS[:4]
+# What any kernel was measured to be away from its roofline lies far within.
+_LEAST_SHARE = 1e-6
+_MOST_OVERHEAD_US = 1e6
+_MOST_RESIDUAL = 10_000
+
 FIELDS = ("fit", "error", "source", "axis", "residual")
 
 
@@ -165,17 +170,22 @@ def _curve(identity: Identity, facts: Sequence[_Fact]) -> Curve:
             raise CalibrationError(f"{first}: {'/'.join(identity)} needs one {name} row")
     fit, error, source = by_name["fit"][0], by_name["error"][0], by_name["source"][0]
     overhead_us, e_c, e_m, p = fit.pairs(("overhead_us", "e_c", "e_m", "p"))
-    if not (0 < e_c <= 1 and 0 < e_m <= 1 and overhead_us >= 0 and p > 0):
+    if not (_LEAST_SHARE <= e_c <= 1 and _LEAST_SHARE <= e_m <= 1):
         raise CalibrationError(
-            f"{fit.place}: e_c and e_m should lie in (0, 1], p be positive,"
-            " overhead_us not negative"
+            f"{fit.place}: e_c and e_m are shares of the peak: they should lie in"
+            f" [{_LEAST_SHARE:g}, 1] (got {e_c:g} and {e_m:g})"
+        )
+    if not (0 <= overhead_us <= _MOST_OVERHEAD_US and p > 0):
+        raise CalibrationError(
+            f"{fit.place}: overhead_us should be from 0 to {_MOST_OVERHEAD_US:g} µs, p positive"
+            f" (got {overhead_us:g} µs and {p:g})"
         )
     points, mape, p90, work = error.pairs(("points", "mape", "p90", "work"), or_nan=("mape", "p90"))
     if not source.values:
         raise CalibrationError(f"{source.place}: a curve needs its source")
     axes = tuple((fact.at, fact.numbers()) for fact in by_name["axis"])
     for fact, (_, nodes) in zip(by_name["axis"], axes, strict=True):
-        if not (len(nodes) and nodes[0] > 0 and (np.diff(nodes) > 0).all()):
+        if not (len(nodes) and nodes[0] > 0 and nodes[-1] < np.inf and (np.diff(nodes) > 0).all()):
             raise CalibrationError(f"{fact.place}: axis nodes should be positive and ascend")
     residual = _residual(axes, by_name["residual"], first)
     return Curve(
@@ -204,6 +214,11 @@ def _residual(axes: tuple[tuple[str, Floats], ...], rows: list[_Fact], first: st
     for row in rows:
         if len(row.numbers()) != shape[0]:
             raise CalibrationError(f"{row.place}: should hold {shape[0]} residuals")
+        if not (np.abs(row.numbers()) <= _MOST_RESIDUAL).all():
+            raise CalibrationError(
+                f"{row.place}: residuals should be thousandths of a logarithm, from"
+                f" {-_MOST_RESIDUAL} to {_MOST_RESIDUAL}"
+            )
     grid = np.stack([row.numbers() for row in rows], axis=1) / 1000
     return grid.reshape(shape)
 

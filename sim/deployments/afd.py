@@ -18,14 +18,15 @@ from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_
 from sim.errors import InfeasibleError, together
 from sim.expert_load import Loads, visits
 from sim.kvcache import GpuMemory
-from sim.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us, whole_ns
+from sim.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us
 from sim.model import DenseFfn, Layer, MoeFfn
+from sim.nanoseconds import from_us, whole_ns
 from sim.noise import ServerKind
 from sim.program import Program
 from sim.scenario import Scenario
 from sim.shapes import Afd, AttentionSide, FfnSide
 from sim.software import Compute
-from sim.units import DTYPE_BYTES, NS_PER_S, NS_PER_US
+from sim.units import DTYPE_BYTES, NS_PER_S
 
 
 class AfdDeployment(Site):
@@ -171,8 +172,8 @@ class AfdDeployment(Site):
     def delays_ns(self) -> dict[str, int]:
         """Return the latencies of a step that holds requests."""
         return {
-            "link": round(self.fabric.latency_us * NS_PER_US),
-            "host": round(self.scenario.software.host_gap_us_per_step * NS_PER_US),
+            "link": from_us(self.fabric.latency_us, "a message"),
+            "host": from_us(self.scenario.software.host_gap_us_per_step, "the host gap"),
         }
 
     def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:
@@ -182,7 +183,7 @@ class AfdDeployment(Site):
     def _slowed(self, stage: Compute, time: Ns) -> Ns:
         slowdown = self.scenario.software.slowdown(stage)
         alone = self.afd.micro_batches == 1 or slowdown == 1
-        return time if alone else whole_ns(time * slowdown)
+        return time if alone else whole_ns(time * slowdown, stage)
 
     def _attention(self, name: str, b: Ns, uses: int) -> dict[str, Ns]:
         """Return the durations of attention `name` but for its core, with `b` tokens a GPU."""
@@ -239,10 +240,10 @@ class AfdDeployment(Site):
         out = ops.activation_bytes(hidden, self.afd.a2f_dtype)
         back = ops.activation_bytes(hidden, self.afd.f2a_dtype)
         return {
-            "a2f": whole_ns(visits * y * out / a_goodput * NS_PER_S),
-            "a2f_in": whole_ns(fullest * out / f_goodput * NS_PER_S),
-            "f2a": whole_ns(fullest * back / f_goodput * NS_PER_S),
-            "f2a_in": whole_ns(visits * y * back / a_goodput * NS_PER_S),
+            "a2f": whole_ns(visits * y * out / a_goodput * NS_PER_S, "a2f"),
+            "a2f_in": whole_ns(fullest * out / f_goodput * NS_PER_S, "a2f_in"),
+            "f2a": whole_ns(fullest * back / f_goodput * NS_PER_S, "f2a"),
+            "f2a_in": whole_ns(visits * y * back / a_goodput * NS_PER_S, "f2a_in"),
         }
 
     def _follows_routing(self) -> bool:
@@ -316,17 +317,17 @@ class AfdDeployment(Site):
         a_ns = NS_PER_S / self._goodput(self.attention_timer)
         f_ns = NS_PER_S / self._goodput(self.ffn_timer)
         return self._collectives(visited * tokens.sum(), g) | {
-            "a2f": whole_ns(sent * out * a_ns),
-            "a2f_in": whole_ns(fullest * out * f_ns),
-            "f2a": whole_ns(fullest * back * f_ns),
-            "f2a_in": whole_ns(sent * back * a_ns),
+            "a2f": whole_ns(sent * out * a_ns, "a2f"),
+            "a2f_in": whole_ns(fullest * out * f_ns, "a2f_in"),
+            "f2a": whole_ns(fullest * back * f_ns, "f2a"),
+            "f2a_in": whole_ns(sent * back * a_ns, "f2a_in"),
         }
 
     def _loading_ns(self, ffn: MoeFfn, spread: Spread, moved: Ns) -> Ns:
         """Return how long the GPUs of each rank take to load their parts of `moved` experts."""
         elements = moved * (ffn.expert_weights(self.model.hidden) / spread.slices)
         n_bytes = elements * DTYPE_BYTES[self.scenario.precision.gemm]
-        return whole_ns(n_bytes / self._goodput(self.ffn_timer) * NS_PER_S)
+        return whole_ns(n_bytes / self._goodput(self.ffn_timer) * NS_PER_S, "moving experts")
 
     def _collectives(self, arriving: ops.Floats, uses: int) -> dict[str, Ns]:
         """Return the times of all-gather and reduce-scatter of the tokens that arrive, if any."""

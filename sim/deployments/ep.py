@@ -19,8 +19,9 @@ from sim.expert_load import Loads
 from sim.experts import hottest_factor
 from sim.kernels import bytes_per_s
 from sim.kvcache import GpuMemory
-from sim.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us, whole_ns
+from sim.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us
 from sim.model import DenseFfn, Layer, MoeFfn
+from sim.nanoseconds import from_us, whole_ns
 from sim.noise import ServerKind
 from sim.program import Program
 from sim.scenario import Scenario
@@ -136,7 +137,7 @@ class EpDeployment(Site):
         The micro-batches of a step share one pass of the host, so each bears its part.
         """
         gap_us = self.scenario.software.host_gap_us_per_step / self.host_share
-        return {"host": round(gap_us * NS_PER_US)}
+        return {"host": from_us(gap_us, "the host gap")}
 
     def cards_and_gpus(self) -> list[tuple[str, int]]:
         """Return how many GPUs of which card the deployment rents."""
@@ -225,7 +226,8 @@ class EpDeployment(Site):
         inside = self.ep.gpus <= accelerator.node.scale_up_domain_gpus
         medium: ops.Medium = "scale_up" if inside else "nic"
         goodput = self.fabric.goodput if self.fabric.medium == medium else 1.0
-        return whole_ns(n_bytes / (bytes_per_s(accelerator, medium) * goodput) * NS_PER_S)
+        moved_per_s = bytes_per_s(accelerator, medium) * goodput
+        return whole_ns(n_bytes / moved_per_s * NS_PER_S, "moving experts")
 
     def _all_to_all(
         self, direction: ops.Direction, ffn: MoeFfn, most_tokens: ArrayLike, uses: int
@@ -253,7 +255,7 @@ class EpDeployment(Site):
         if op.medium == self.fabric.medium and table.serving(op)[0] is None:
             # No one measured this card's all-to-all: it moves its bytes as the fabric would.
             slower = table.accelerator.default_efficiency / self.fabric.goodput
-            as_fabric = whole_ns(time * slower + self.fabric.latency_us * NS_PER_US)
+            as_fabric = whole_ns(time * slower + self.fabric.latency_us * NS_PER_US, op.name)
             table.usage_ns["uncalibrated"] += float((as_fabric - time).sum()) * all_gpus
             time = as_fabric
         return time
@@ -263,7 +265,7 @@ class EpDeployment(Site):
         slowdown = self.scenario.software.slowdown(stage)
         alone = self.ep.overlap == "none" or self.ep.gpus == 1
         alone = alone or isinstance(self.model.ffn[layer.ffn], DenseFfn)
-        return time if alone or slowdown == 1 else whole_ns(time * slowdown)
+        return time if alone or slowdown == 1 else whole_ns(time * slowdown, stage)
 
     def _copies(self, ffn: MoeFfn) -> int:
         """Return the physical experts. Raises InfeasibleError if they do not divide."""

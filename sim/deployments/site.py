@@ -21,12 +21,12 @@ from sim.hardware import Accelerator
 from sim.kvcache import GpuMemory, Transfer, kv_layout
 from sim.layers import Batch, Core, LayerTimer, Ns, Pass, Spread, passes
 from sim.model import Layer, MoeFfn
+from sim.nanoseconds import from_us
 from sim.noise import ServerKind
 from sim.program import Program, Times
 from sim.scenario import Scenario
 from sim.shapes import MoeKernel
 from sim.software import Compute
-from sim.units import NS_PER_US
 
 # Enough requests that their mean context is within 1 % of the slot load for any length law.
 _NOMINAL_SAMPLE = 4096
@@ -333,7 +333,7 @@ class Site(ABC):
                 f"KV comes from prefill over NICs, and the fabric {fabric.name} is none of NICs: "
                 "leave admission.kv_transfer out, or take a fabric of NICs"
             )
-        latency_ns = round(transfer.latency_us * NS_PER_US)
+        latency_ns = from_us(transfer.latency_us, "a KV transfer")
         return Transfer(line_rate * fabric.goodput * transfer.nic_share, latency_ns)
 
     def check_memory(self) -> None:

@@ -19,7 +19,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     (
         *("errors", "units", "pareto", "streams", "statistics", "figure", "strict", "compiled"),
         *("printable", "naming", "files", "csv_rows", "workers", "signals"),
-        *("suggestions", "spreadsheets"),
+        *("nanoseconds", "json_text", "suggestions", "spreadsheets"),
     ),
     (
         *("hardware", "model", "kinds", "yaml_loader", "measurements", "axes", "constraints"),
