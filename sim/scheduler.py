@@ -48,7 +48,7 @@ PREEMPTIONS = (
     "token_ns",
 )
 
-
+# More requests than any run has.
 _NO_LIMIT = 1 << 32
 
 
@@ -199,12 +199,18 @@ class Scheduler:
         share = share_of(present, micro_batch, self.micro_batches, self._row)
         requests = self._line.head(max(share - len(flight), 0))
         limits = (-(-share // self.gpus), *self._limits)
-        slots = self._most - np.sum([each.held for each in self.flights], axis=0)
-        state = self.used_bytes, slots, self._ledger.table
+        state = self.used_bytes, self._slots(), self._ledger.table
         entered = flight.enter(requests, now_ns, limits, *state)
         if entered == TOO_LARGE:
             raise self._too_large(requests)
         self._line.leave(entered)
+
+    def _slots(self) -> Ints:
+        """Return how many further requests each GPU may run."""
+        slots = np.full(self.gpus, self._most, dtype=np.int64)
+        for flight in self.flights:
+            slots -= flight.held
+        return slots
 
     def batch(self, micro_batch: int) -> Batch:
         """Return requests and context tokens per GPU of a micro-batch."""

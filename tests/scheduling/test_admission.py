@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -189,12 +189,23 @@ def test_a_request_fits_at_exactly_its_size() -> None:
 
 
 @few
-@given(arrivals(), shapes, st.integers(1, 5), st.sampled_from(get_args(Balancing)))
+@given(
+    arrivals(),
+    shapes,
+    st.integers(1, 5),
+    st.sampled_from(get_args(Balancing)),
+    st.sampled_from(("even", "rows")),
+)
 def test_a_gpu_runs_as_many_requests_as_its_engine_says_and_no_more(
-    script: list[Arrival], shape: tuple[int, int], most: int, gpu: Balancing
+    script: list[Arrival],
+    shape: tuple[int, int],
+    most: int,
+    gpu: Balancing,
+    split: Literal["even", "rows"],
 ) -> None:
     gpus, m = shape
-    scheduler = open_loop(script, gpus, m, admission=Admission(gpu=gpu), most=most)
+    admission = Admission(gpu=gpu, split=split)
+    scheduler = open_loop(script, gpus, m, admission=admission, most=most)
     entered: list[int] = []
     for seen in boundaries(scheduler, 40 * m + 40):
         entered += seen.entered
@@ -203,7 +214,7 @@ def test_a_gpu_runs_as_many_requests_as_its_engine_says_and_no_more(
         # Nobody waits while the micro-batch has less than its share of all that may run.
         if scheduler.waiting():
             present = min(scheduler.in_flight() + scheduler.waiting(), gpus * most)
-            share = dealt(present, m)[seen.micro_batch]
+            share = dealt(present, m, admission.row(gpus))[seen.micro_batch]
             full = bool((running == most).all())
             assert full or len(scheduler.flights[seen.micro_batch]) == share
     assert entered == list(range(len(script)))
