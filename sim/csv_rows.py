@@ -73,7 +73,7 @@ def rows(
             yield place, {name: value.strip() for name, value in zip(names, row, strict=True)}
 
 
-def refuse(path: str, problems: Sequence[str]) -> None:
+def raise_any(path: str, problems: Sequence[str]) -> None:
     """Raise ScenarioError if there are `problems`; of many, the first are told."""
     if len(problems) > _MOST_TOLD:
         more = len(problems) - _MOST_TOLD

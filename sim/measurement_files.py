@@ -7,6 +7,7 @@ tables name them, the fixed part of its shape, and its coordinates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -227,24 +228,23 @@ def read(path: Path) -> list[Measurement]:
     Raises CalibrationError with file and line for a file that is empty, lacks a column or holds
     a value that cannot be.
     """
-    found: list[Measurement] = []
     rows = records(lines(path, error=CalibrationError))
-    place, columns = next(rows, (1, []))
+    number, columns = next(rows, (1, []))
     if columns is None:
-        raise CalibrationError(f"{path}:{place}: {NO_ROW}")
+        raise CalibrationError(f"{path}:{number}: {NO_ROW}")
+    first = next(rows, None)
+    if first is None:
+        raise CalibrationError(f"{path}:{number}: the file holds no measurements")
     header = [name.strip() for name in columns]
-    parse = _form(header, f"{path}:{place}") if header else None
-    number = 0
-    for number, record in rows:
+    parse = _form(header, f"{path}:{number}")
+    found: list[Measurement] = []
+    for number, record in chain([first], rows):
         row = Row(str(path), number, dict(zip(header, record or (), strict=False)))
         if record is None:
             raise row.wrong(NO_ROW)
         if len(record) != len(header):
             raise row.wrong(f"should have {len(header)} columns (got {len(record)})")
-        assert parse is not None
         found.extend(parse(row))
-    if not number:
-        raise CalibrationError(f"{path}:{place}: the file holds no measurements")
     return found
 
 

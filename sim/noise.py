@@ -115,7 +115,7 @@ def read_factors(path: str) -> list[float]:
             problems.append(f"{place}: a factor should be a positive number (got '{got}')")
     if not problems and len(factors) < 2:
         problems.append(f"{path}: at least 2 factors are needed")
-    csv_rows.refuse(path, problems)
+    csv_rows.raise_any(path, problems)
     return factors
 
 

@@ -270,5 +270,5 @@ def read_profiles(path: str) -> Profiles:
         profile[layer, expert] = share
     if not profiles and not problems:
         problems.append(f"{path}:2: the file has no rows")
-    csv_rows.refuse(path, problems)
+    csv_rows.raise_any(path, problems)
     return profiles

@@ -145,7 +145,7 @@ def read_accepted(path: str, drafts: int) -> Ints:
         problems.append(f"{place}: {problem}")
     if not (found or problems):
         problems = [f"{path}: at least 1 step is needed"]
-    csv_rows.refuse(path, problems)
+    csv_rows.raise_any(path, problems)
     recorded = np.array(found, dtype=np.int64)
     recorded.setflags(write=False)
     return recorded

@@ -57,7 +57,9 @@ def unit_of(path: str, form: Form, times: Ints, stated: TimeUnit | None) -> tupl
 
 def _is_likely(at: NDArray[np.float64], unit: TimeUnit) -> bool:
     """Return whether sorted times in `unit` are a load that services see."""
-    gap_s = float(np.quantile(np.diff(at), 0.5, method="lower")) * NS[unit] / NS_PER_S
+    # Requests that came together, as where a recorder collects them for some seconds, have no gap.
+    gaps = np.diff(np.unique(at))
+    gap_s = float(np.quantile(gaps, 0.5, method="lower")) * NS[unit] / NS_PER_S
     return _rate_per_s(at, unit) <= MOST_PER_S and gap_s <= LONGEST_GAP_S
 
 

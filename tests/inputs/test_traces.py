@@ -245,6 +245,11 @@ def test_where_no_key_tells_the_unit_the_reading_is_told(tmp_path: Path) -> None
     assert Workload(arrivals=trace(path, time_unit="ms")).notes() == []
 
 
+def test_requests_that_are_recorded_in_bursts_have_no_gap(tmp_path: Path) -> None:
+    path = written(tmp_path, mooncake((n // 10 * 3000, 7, 7) for n in range(300)))
+    assert load_of(path) == pytest.approx(3.4, rel=0.02)
+
+
 @pytest.mark.parametrize(("unit", "ns"), [("s", 10**9), ("ms", 10**6), ("us", 1000), ("ns", 1)])
 def test_a_stated_unit_holds_to_the_nanosecond(unit: str, ns: int, tmp_path: Path) -> None:
     path = written(tmp_path, mooncake([(5, 1, 1), (8, 2, 2), (5.25, 3, 3)], hash_ids=[]))
