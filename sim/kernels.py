@@ -213,6 +213,14 @@ class KernelTable:
             self._serving[identity] = self._choose(identity, op.medium)
         return self._serving[identity]
 
+    def has_format(self, op: str, kernel: str, dtype: str) -> bool:
+        """Return whether a kernel that serves `kernel` was measured in a number format."""
+        names = (kernel, *served.engines(op, kernel))
+        return any(
+            curve.op == op and curve.dtype == dtype and curve.kernel in names
+            for curve in self.curves
+        )
+
     def time_us(self, op: Op, curve: Curve) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the time of `op` on `curve`, µs, and whether each shape was in its range."""
         least_us, memory_us = self.peak_us(op)

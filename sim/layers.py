@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -104,6 +105,15 @@ class LayerTimer:
     moe_kernel: str
     """Kernel of the routed experts: masked or fused."""
     table: KernelTable
+
+    @cached_property
+    def _experts_kernel(self) -> str:
+        """Return `moe_kernel`, or the other one if it alone was measured in the number format."""
+        others = (kernel for kernel in served.SERVED["moe"] if kernel != self.moe_kernel)
+        for kernel in (self.moe_kernel, *others):
+            if self.table.has_format("moe", kernel, self.precision.gemm):
+                return kernel
+        return self.moe_kernel
 
     def _gemms(
         self, projections: Iterable[tuple[float, float, int]], m: ArrayLike, uses: int
@@ -214,7 +224,7 @@ class LayerTimer:
             )
 
         hot = hottest_factor(self.load, tokens, spread.copies, ffn.top_k, spread.ranks)
-        op = launch(self.moe_kernel, active, hot)
+        op = launch(self._experts_kernel, active, hot)
         curve, _own = self.table.serving(op)
         if curve is not None:
             # Where the slowest rank was itself measured under this load, no factor is needed.
@@ -241,14 +251,16 @@ class LayerTimer:
         fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
         share = np.full((*loads.shape[:-1], fused), tokens / spread.ranks)
         held = np.concatenate([loads, share], axis=-1)
-        masked = self.moe_kernel == served.MASKED
+        kernel = self._experts_kernel
         op = rank_op(
             self.precision.gemm,
             self.model.hidden,
             ffn.expert_intermediate / spread.slices,
             held.reshape(-1, held.shape[-1]),
-            self.moe_kernel,
-            ops.MASKED_TILE_ROWS if masked else self.table.accelerator.gemm_tile_rows,
+            kernel,
+            ops.MASKED_TILE_ROWS
+            if kernel == served.MASKED
+            else self.table.accelerator.gemm_tile_rows,
         )
         times = self.table.duration_ns(op, spread.slices).reshape(loads.shape[:-1])
         if shared and not fused:

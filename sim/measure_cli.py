@@ -54,6 +54,7 @@ def measure(
         print(*cases, sep="\n")
         return
     backend = _backend(device, gpu, seed)
+    _warn_of(backend.gpu)
     times = []
     try:
         for pair in measuring.measure(backend, cases, _say):
@@ -81,6 +82,16 @@ def _cases(
     for what in dict.fromkeys(f"{kernel.op} {kernel.kernel} {kernel.dtype}" for kernel in left):
         _say(f"{what}: not measured here; runs take it from the card's table")
     return measure_cases.cases(mine, ops)
+
+
+def _warn_of(gpu: str) -> None:
+    """Say if `calibrate fit` will not find a card of that name."""
+    from sim import cards
+    from sim.measurements import GPUS
+
+    known = cards.names(cards.ACCELERATORS)
+    if not set(GPUS.get(gpu, (gpu,))) & set(known):
+        _say(f"no card is called {gpu}: pass --gpu with one of {', '.join(known)}, or write one")
 
 
 def _backend(device: str, gpu: str, seed: int) -> Backend:

@@ -11,6 +11,8 @@ import pytest
 from sim import cards, kernels, ops
 from sim.curve import Curve
 from sim.kernels import KernelTable
+from sim.scenario import load
+from sim.steady import steady_state
 
 CARD = cards.accelerator("h100-sxm")
 TILE = float(CARD.gemm_tile_rows)
@@ -153,3 +155,22 @@ def test_attention_borrows_from_its_own_shape_before_its_own_format() -> None:
     assert (curve.dtype, curve.key, own) == ("bf16", "q64kv1d256", False)
     assert table.duration_ns(narrow) < table.duration_ns(wide)
     assert table.usage_ns["extrapolated"] > 0
+
+
+def test_experts_keep_their_number_format_before_their_kernel() -> None:
+    """GB200 has no fused FP8 experts: the masked ones serve, and no NVFP4 curve is borrowed."""
+    table = kernels.load(cards.accelerator("gb200"), cards.calibration("gb200"))
+    assert not table.has_format("moe", "fused", "fp8")
+    assert table.has_format("moe", "masked", "fp8")
+    on_gb200 = [
+        "deployment.accelerator=gb200",
+        "deployment.gpus=32",
+        "simulation.engine=bound",
+        "workload.lengths.prompt.tokens=1024",
+        "workload.arrivals.requests_per_gpu=128",
+    ]
+    fused, masked = (
+        steady_state(load("dsv3-ep8-h200", [*on_gb200, f"deployment.moe_kernel={kernel}"]))
+        for kernel in ("fused", "masked")
+    )
+    assert fused.figures()["tpot_ms_mean"] == masked.figures()["tpot_ms_mean"]

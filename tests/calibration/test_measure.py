@@ -124,6 +124,18 @@ def test_what_was_timed_before_an_error_is_written(
     ]
 
 
+def test_a_gpu_without_a_card_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Typer()
+    app.command()(verb)
+    for gpu, told in (("nvidia_h100_80gb_hbm3", True), ("h100_sxm", False), ("h100-sxm", False)):
+        backend = FakeBackend()
+        backend.gpu = gpu
+        monkeypatch.setattr(measure_cli, "_backend", lambda device, name, seed, b=backend: b)
+        result = CliRunner().invoke(app, ["--tiny", "--op", "moe", "--out", str(tmp_path)])
+        assert result.exit_code == 0
+        assert ("no card is called" in result.stderr) is told
+
+
 def test_an_unknown_op_is_named() -> None:
     with pytest.raises(CalibrationError, match="unknown op 'gem'; did you mean 'gemm'"):
         measure.known_ops(["gem"])
