@@ -6,10 +6,12 @@ so the pipeline is steady after a few steps and a long run is not needed to see 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+import html
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, NamedTuple, Self
 
 import plotly.graph_objects as go
+from pydantic import Field, model_validator
 
 from sim.deployments.site import Site
 from sim.engines import event
@@ -17,6 +19,7 @@ from sim.engines.event import Record
 from sim.plots import COLOURS
 from sim.program import Node, Program, Times
 from sim.run import FILL_STEPS
+from sim.strict import Strict
 from sim.units import NS_PER_US
 
 Marked = Collection[tuple[int, int]]
@@ -40,6 +43,44 @@ class Row(NamedTuple):
 
     pool: int
     server: int
+
+
+Count = Annotated[int, Field(ge=0, le=10**18)]
+
+
+class Task(NamedTuple):
+    """A bar of the picture."""
+
+    row: Count
+    """Its place in `Picture.rows`."""
+    stage: str
+    layer: Count
+    micro_batch: Count
+    step: Count
+    start_ns: Count
+    end_ns: Count
+    is_marked: bool = False
+
+
+class Picture(Strict):
+    """What a picture of a pipeline shows, as plain data that is kept and drawn again."""
+
+    rows: Annotated[list[str], Field(min_length=1, max_length=10_000)]
+    """Names of the servers that have a row."""
+    servers: Count
+    """All servers, with a row or without."""
+    layers: Annotated[list[Count], Field(min_length=1, max_length=10_000)]
+    micro_batches: Annotated[int, Field(ge=1, le=10_000)]
+    tasks: list[Task]
+    """By start time. Those of other layers are pale."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not any(task.layer in self.layers for task in self.tasks):
+            raise ValueError("no task belongs to the layers that are shown")
+        if any(task.row >= len(self.rows) or task.end_ns < task.start_ns for task in self.tasks):
+            raise ValueError("a task has no row, or ends before it begins")
+        return self
 
 
 class Frozen:
@@ -85,31 +126,64 @@ def nominal_records(site: Site, layers: range) -> list[Record]:
 def pipeline_figure(
     program: Program, records: Sequence[Record], layers: range, marked: Marked = frozenset()
 ) -> go.Figure:
-    """Return the Plotly figure of `records`: a row per server, a colour per micro-batch.
+    """Return the Plotly figure of `records`, which is that of their `picture`."""
+    return figure_of(picture(program, records, layers, marked))
+
+
+def picture(
+    program: Program, records: Sequence[Record], layers: range, marked: Marked = frozenset()
+) -> Picture:
+    """Return what the picture of `records` shows.
 
     Of many servers, server 0 of each pool and those with `marked` tasks have a row. `marked` tasks,
-    such as those of the critical circuit, are outlined. Tasks of other layers than `layers` are
-    pale, and the picture begins and ends with `layers`.
+    such as those of the critical circuit, are outlined.
     """
-    rows = _rows(program, marked)
-    shown = [r for r in records if _row(program, r) in rows and r.end_ns > r.start_ns]
-    inside = [r for r in shown if program.nodes[r.node].layer in layers]
-    begin_ns = min(r.start_ns for r in inside)
-    end_ns = max(r.end_ns for r in inside)
+    rows = {row: number for number, row in enumerate(_rows(program, marked))}
+    return Picture(
+        rows=[_label(program, row) for row in rows],
+        servers=sum(pool.servers for pool in program.pools),
+        layers=list(layers),
+        micro_batches=program.micro_batches,
+        tasks=[
+            _task(program, record, rows, marked)
+            for record in sorted(records, key=lambda r: (r.start_ns, r.node, r.server))
+            if _row(program, record) in rows and record.end_ns > record.start_ns
+        ],
+    )
+
+
+def _task(program: Program, record: Record, rows: Mapping[Row, int], marked: Marked) -> Task:
+    node = program.nodes[record.node]
+    return Task(
+        row=rows[_row(program, record)],
+        stage=program.stages[node.stage].name,
+        layer=node.layer,
+        micro_batch=node.micro_batch,
+        step=record.step,
+        start_ns=record.start_ns,
+        end_ns=record.end_ns,
+        is_marked=(record.node, record.server) in marked,
+    )
+
+
+def figure_of(shown: Picture) -> go.Figure:
+    """Return the Plotly figure of a picture: a row per server, a colour per micro-batch.
+
+    Tasks of other layers than those shown are pale, and it begins and ends with these.
+    """
+    rows, layers = shown.rows, shown.layers
+    inside = [task for task in shown.tasks if task.layer in layers]
+    begin_ns = min(task.start_ns for task in inside)
+    end_ns = max(task.end_ns for task in inside)
     figure = go.Figure()
-    for micro_batch in range(program.micro_batches):
-        mine = [
-            r
-            for r in sorted(shown, key=lambda r: (r.start_ns, r.node, r.server))
-            if program.nodes[r.node].micro_batch == micro_batch
-        ]
-        figure.add_bar(**_bars(program, mine, begin_ns, layers), name=str(micro_batch))
-    outlined = [r for r in shown if (r.node, r.server) in marked]
+    for micro_batch in range(shown.micro_batches):
+        mine = [task for task in shown.tasks if task.micro_batch == micro_batch]
+        figure.add_bar(**_bars(shown, mine, begin_ns, micro_batch), name=str(micro_batch))
+    outlined = [task for task in shown.tasks if task.is_marked]
     if outlined:
-        figure.add_bar(**_places(program, outlined, begin_ns), **_OUTLINE)
-    servers = sum(pool.servers for pool in program.pools)
-    left_out = f": {len(rows)} of {servers} servers" if len(rows) < servers else ""
-    named = f"layers {layers.start} and {layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
+        figure.add_bar(**_places(shown, outlined, begin_ns), **_OUTLINE)
+    left_out = f": {len(rows)} of {shown.servers} servers" if len(rows) < shown.servers else ""
+    named = f"layers {layers[0]} and {layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
     figure.update_layout(
         title={"text": f"Pipeline, {named}{left_out}", "font": {"size": 14}},
         template="plotly_white",
@@ -120,7 +194,7 @@ def pipeline_figure(
         hoverlabel={"align": "left"},
         uniformtext={"minsize": 9, "mode": "hide"},
     )
-    labels = [_label(program, row) for row in rows]
+    labels = [html.escape(row) for row in rows]
     figure.update_yaxes(
         categoryorder="array", categoryarray=labels[::-1], automargin=True, ticksuffix=" "
     )
@@ -147,26 +221,24 @@ def _label(program: Program, row: Row) -> str:
     return pool.name if pool.servers == 1 else f"{pool.name} {row.server}"
 
 
-def _places(program: Program, records: Sequence[Record], begin_ns: int) -> dict[str, object]:
-    """Return where the bars of `records` lie, as arguments of `add_bar`."""
+def _places(shown: Picture, tasks: Sequence[Task], begin_ns: int) -> dict[str, object]:
+    """Return where the bars of `tasks` lie, as arguments of `add_bar`."""
     return {
         "orientation": "h",
-        "y": [_label(program, _row(program, r)) for r in records],
-        "base": [(r.start_ns - begin_ns) / NS_PER_US for r in records],
-        "x": [(r.end_ns - r.start_ns) / NS_PER_US for r in records],
+        "y": [html.escape(shown.rows[task.row]) for task in tasks],
+        "base": [(task.start_ns - begin_ns) / NS_PER_US for task in tasks],
+        "x": [(task.end_ns - task.start_ns) / NS_PER_US for task in tasks],
     }
 
 
 def _bars(
-    program: Program, records: Sequence[Record], begin_ns: int, layers: range
+    shown: Picture, tasks: Sequence[Task], begin_ns: int, micro_batch: int
 ) -> dict[str, object]:
     """Return the bars of one micro-batch as arguments of `add_bar`."""
-    nodes = [program.nodes[r.node] for r in records]
-    names = [program.stages[node.stage].name for node in nodes]
-    inside = [node.layer in layers for node in nodes]
-    micro_batch = nodes[0].micro_batch if nodes else 0
+    names = [html.escape(task.stage) for task in tasks]
+    inside = [task.layer in shown.layers for task in tasks]
     return {
-        **_places(program, records, begin_ns),
+        **_places(shown, tasks, begin_ns),
         "text": names,
         "textposition": "inside",
         "insidetextanchor": "middle",
@@ -178,8 +250,8 @@ def _bars(
             "line": {"color": "#ffffff", "width": 0.5},
         },
         "customdata": [
-            (name, node.layer, r.step, (r.end_ns - begin_ns) / NS_PER_US)
-            for name, node, r in zip(names, nodes, records, strict=True)
+            (name, task.layer, task.step, (task.end_ns - begin_ns) / NS_PER_US)
+            for name, task in zip(names, tasks, strict=True)
         ],
         "hovertemplate": "<b>%{customdata[0]}</b>, layer %{customdata[1]}, "
         f"micro-batch {micro_batch}, step %{{customdata[2]}}<br>%{{y}}<br>"

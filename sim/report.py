@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
+from pydantic import TypeAdapter
 
-from sim import gantt, pages, plots
+from sim import gantt, pages, plots, saved
 from sim.deployments import compile_deployment
 from sim.metrics import METRICS
 from sim.points import SETTING, Row
-from sim.results import read_sweep, resolved
+from sim.results import resolved
 from sim.scenario import Scenario
+from sim.strict import Strict
 from sim.sweeps import Published
 from sim.swept import differences
 
@@ -34,6 +36,13 @@ _ONLY_IN_PANEL = (
 )
 
 
+class Kept(Strict):
+    """The pipeline of a family's best point, or why there is none, as it is kept with a sweep."""
+
+    picture: gantt.Picture | None
+    reason: str = ""
+
+
 class Source(NamedTuple):
     """A finished sweep."""
 
@@ -41,10 +50,16 @@ class Source(NamedTuple):
     rows: list[Row]
     published: list[Published]
     described: Described
+    pipelines: dict[str, Kept]
+    """By family."""
+
+
+_KEPT = TypeAdapter(dict[str, Kept])
+PIPELINES = "pipelines.json"
 
 
 class Pipeline(NamedTuple):
-    """The Gantt of a family's best point, or why there is none."""
+    """A pipeline on the page."""
 
     family: str
     point: str
@@ -53,10 +68,14 @@ class Pipeline(NamedTuple):
 
 
 def read(folder: Path) -> Source:
-    """Return a sweep from its directory. Raises ScenarioError if `folder` holds none."""
-    rows, published = read_sweep(folder)
-    described = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    return Source(folder.name, rows, published, described)
+    """Return a sweep from its directory. Raises ScenarioError if `folder` holds none.
+
+    Only files of `folder` are opened, none that they name: it may come from anyone.
+    """
+    rows, published, described = saved.sweep(folder)
+    path = folder / PIPELINES
+    pipelines = saved.read(path, _KEPT) if path.exists() else {}
+    return Source(folder.name, rows, published, described, pipelines)
 
 
 def best(rows: Sequence[Row]) -> Row | None:
@@ -74,16 +93,40 @@ def best(rows: Sequence[Row]) -> Row | None:
 def best_scenarios(
     rows: Sequence[Row], scenarios: Mapping[int, Scenario]
 ) -> dict[str, dict[str, Any]]:
-    """Return the resolved scenario of each family's best point; `scenarios` are by point.
-
-    Saved with a sweep (`best` in run.json), it lets the page be made again without the sweep file.
-    """
+    """Return the resolved scenario of each family's best point; `scenarios` are by point."""
     found = {}
     for family in plots.families(rows):
         row = best([row for row in rows if row["family"] == family])
         if row is not None:
             found[family] = resolved(scenarios[row["point"]])
     return found
+
+
+def pipelines(rows: Sequence[Row], scenarios: Mapping[int, Scenario]) -> dict[str, Kept]:
+    """Return what the page shows of each family's best point, so that it can be made again."""
+    found = {}
+    for family in plots.families(rows):
+        row = best([row for row in rows if row["family"] == family])
+        if row is not None:
+            found[family] = _pipeline(scenarios[row["point"]])
+    return found
+
+
+def _pipeline(scenario: Scenario) -> Kept:
+    try:
+        site = compile_deployment(scenario)
+        layers = gantt.middle_layers(site.program)
+        records = gantt.nominal_records(site, layers)
+        picture = gantt.picture(site.program, records, layers)
+    except Exception as error:
+        # One picture is not worth the page of a whole sweep, whatever is wrong with it.
+        return Kept(picture=None, reason=f"{type(error).__name__}: {error}")
+    return Kept(picture=picture)
+
+
+def write_pipelines(folder: Path, kept: Mapping[str, Kept]) -> None:
+    """Write the pipelines beside the tables of a sweep."""
+    (folder / PIPELINES).write_bytes(_KEPT.dump_json(dict(kept)) + b"\n")
 
 
 def write(path: Path, sources: Sequence[Source]) -> None:
@@ -99,13 +142,11 @@ def write(path: Path, sources: Sequence[Source]) -> None:
         "labels": _labels(rows),
         "ring": plots.CHOSEN,
     }
-    pipelines = [
-        pipeline for source in sources for pipeline in _pipelines(source, prefix=len(sources) > 1)
-    ]
+    shown = [each for source in sources for each in _pipelines(source, prefix=len(sources) > 1)]
     figures = {"pareto": plots.pareto_figure(rows, published)}
     if any(row.get("usd_per_1m_tokens") is not None for row in rows):
         figures["cost"] = plots.cost_figure(rows)
-    for number, pipeline in enumerate(pipelines, start=1):
+    for number, pipeline in enumerate(shown, start=1):
         if pipeline.figure is not None:
             figures[f"pipeline-{number}"] = pipeline.figure
     page = pages.rendered(
@@ -116,7 +157,7 @@ def write(path: Path, sources: Sequence[Source]) -> None:
         families=plots.families(rows),
         data=data,
         figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
-        pipelines=pipelines,
+        pipelines=shown,
         provenance=[
             (source.name, json.dumps(source.described, indent=2, ensure_ascii=False))
             for source in sources
@@ -182,30 +223,16 @@ def _table_columns(rows: Sequence[Row]) -> list[dict[str, str]]:
     ]
 
 
-def _pipelines(source: Source, *, prefix: bool) -> list[Pipeline]:
-    rows, saved = source.rows, source.described.get("best", {})
-    labels = {id(row): label for row, label in zip(rows, _labels(rows), strict=True)}
-    found = []
-    for family in plots.families(rows):
-        row = best([row for row in rows if row["family"] == family])
-        name = _family(source, family, prefix)
+def _pipelines(source: Source, *, prefix: bool) -> Iterator[Pipeline]:
+    labels = {id(row): label for row, label in zip(source.rows, _labels(source.rows), strict=True)}
+    for family in plots.families(source.rows):
+        row = best([row for row in source.rows if row["family"] == family])
+        name, kept = _family(source, family, prefix), source.pipelines.get(family)
         if row is None:
-            found.append(Pipeline(name, "", None, "no point of this family was simulated"))
-        elif family not in saved:
-            reason = "the sweep was saved without the scenario of this point; run it again"
-            found.append(Pipeline(name, labels[id(row)], None, reason))
+            yield Pipeline(name, "", None, "no point of this family was simulated")
+        elif kept is None:
+            reason = "the sweep was saved without the pipeline of this point; run it again"
+            yield Pipeline(name, labels[id(row)], None, reason)
         else:
-            found.append(_pipeline(name, labels[id(row)], saved[family]))
-    return found
-
-
-def _pipeline(family: str, point: str, scenario: dict[str, Any]) -> Pipeline:
-    try:
-        site = compile_deployment(Scenario.model_validate(scenario))
-        layers = gantt.middle_layers(site.program)
-        records = gantt.nominal_records(site, layers)
-        figure = gantt.pipeline_figure(site.program, records, layers)
-    except Exception as error:
-        # One picture is not worth the page of a whole sweep, whatever is wrong with it.
-        return Pipeline(family, point, None, f"{type(error).__name__}: {error}")
-    return Pipeline(family, point, figure, "")
+            figure = kept.picture and gantt.figure_of(kept.picture)
+            yield Pipeline(name, labels[id(row)], figure, kept.reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,17 +19,15 @@ from typing import Any
 import numpy as np
 
 from sim import cards, sources
-from sim.errors import ScenarioError, StoreError
+from sim.errors import StoreError
 from sim.files import file_sha256
 from sim.metrics import cut_steps, server_utilisation
 from sim.naming import folder_name
-from sim.points import Row
 from sim.printable import excerpt
 from sim.run import Run
 from sim.scenario import Scenario
 from sim.spreadsheets import inert, inert_value
 from sim.steady import Steady
-from sim.sweeps import Published
 
 SCHEMA_VERSION = 1
 RUNS = Path("results/runs")
@@ -77,21 +76,6 @@ def calibration_of(accelerators: Sequence[str]) -> dict[str, str | None]:
     return {name: file_sha256(path) if path else None for name, path in paths.items()}
 
 
-def read_sweep(folder: Path) -> tuple[list[Row], list[Published]]:
-    """Return the rows and the published points of a saved sweep.
-
-    Raises ScenarioError if `folder` holds none.
-    """
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.read_table(folder / "sweep.parquet").to_pylist()
-        described = json.loads((folder / "run.json").read_text(encoding="utf-8"))["sweep"]
-        return rows, [Published(**point) for point in described["published"]]
-    except (OSError, ValueError, KeyError, pyarrow.ArrowInvalid) as error:
-        raise ScenarioError(f"{folder}: not the directory of a finished sweep: {error}") from None
-
-
 def fresh_directory(wanted: Path, fill: Callable[[Path], None]) -> Path:
     """Create a directory with all of its files at once and return its path.
 
@@ -117,10 +101,10 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises StoreError if it cannot be written, which leaves an old file as it was.
     """
-    temporary = path.with_name(f".{path.name}.part")
     with _told(path):
         if path.is_dir():
             raise StoreError(f"{path}: is a directory; name a file")
+        temporary = path.with_name(f".{path.name}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(temporary)
@@ -165,7 +149,12 @@ def _rename_free(temporary: Path, wanted: Path) -> Path:
     while True:
         target = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         if not target.exists():
-            return temporary.rename(target)
+            try:
+                return temporary.rename(target)
+            except OSError as error:
+                # Another process may have taken the name since.
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                    raise
         number += 1
 
 

@@ -216,7 +216,9 @@ def _save_sweep(loaded: Loaded, ran: Sequence[Point], rows: list[Row], folder: P
             "best": report.best_scenarios(rows, scenarios),
         }
         results.write_json(target / "run.json", described)
-        source = report.Source(sweep.name, rows, sweep.published, described)
+        pipelines = report.pipelines(rows, scenarios)
+        report.write_pipelines(target, pipelines)
+        source = report.Source(sweep.name, rows, sweep.published, described, pipelines)
         report.write(target / "report.html", [source])
 
     results.replace_files(folder, fill)

@@ -64,7 +64,7 @@ def large_source(points: int) -> Source:
     """Return a made-up sweep as large as people make them, with all columns of a real one."""
     rows = [_row(index) for index in range(points)]
     published = [Published(label="measured", tpot_ms=50, tgs=2000, source="nowhere")]
-    return Source("large", rows, published, {"sweep": {"description": "made up"}})
+    return Source("large", rows, published, {"sweep": {"description": "made up"}}, {})
 
 
 def _row(index: int) -> Row:

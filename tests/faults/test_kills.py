@@ -79,7 +79,8 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert shaken.tables(folder) == shaken.undisturbed()
     assert sorted(path.name for path in folder.iterdir()) == [
-        *("points.sqlite", "report.html", "run.json", "sweep.csv", "sweep.parquet")
+        *("pipelines.json", "points.sqlite", "report.html", "run.json"),
+        *("sweep.csv", "sweep.parquet"),
     ]
 
 

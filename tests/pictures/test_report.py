@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from sim import plots, report
+from sim import plots, report, saved
 from sim.points import Row
-from sim.results import resolved
 from sim.scenario import Scenario
 from tests import tiny
 
@@ -71,8 +70,8 @@ def test_throughput_and_interactivity_are_both_better_when_larger() -> None:
     assert [point[-1] for point in points.customdata] == ["–", "–", "step3", "–", "–"]
 
 
-def page(tmp_path: Path, rows: list[Row], described: dict[str, Any]) -> str:
-    report.write(tmp_path / "page.html", [report.Source("s", rows, [], described)])
+def page(tmp_path: Path, rows: list[Row], pipelines: dict[str, report.Kept] | None = None) -> str:
+    report.write(tmp_path / "page.html", [report.Source("s", rows, [], {}, pipelines or {})])
     return (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
@@ -81,31 +80,33 @@ def scenario(tiny_model: Path) -> Scenario:
     return tiny.load(tiny_model, "step3-2a2f")
 
 
-def test_the_pipeline_is_drawn_from_what_run_json_keeps(tmp_path: Path, scenario: Scenario) -> None:
-    best = report.best_scenarios(ROWS, dict.fromkeys(range(10), scenario))
-    assert best == {"one": resolved(scenario)}
-    made = page(tmp_path, ROWS, {"best": best})
+def test_the_pipeline_is_drawn_again_from_what_is_kept(tmp_path: Path, scenario: Scenario) -> None:
+    kept = report.pipelines(ROWS, dict.fromkeys(range(10), scenario))
+    assert list(kept) == ["one"]
+    made = page(tmp_path, ROWS, kept)
     assert 'id="pipeline-1"' in made
     assert "layers 0 and 1" in made
     assert "No picture: no point of this family was simulated" in made
-    assert page(tmp_path, ROWS, {"best": best}) == made
+    report.write_pipelines(tmp_path, kept)
+    again = saved.read(tmp_path / report.PIPELINES, report._KEPT)
+    assert page(tmp_path, ROWS, again) == made
 
 
 def test_a_pipeline_that_cannot_be_drawn_says_why(tmp_path: Path, scenario: Scenario) -> None:
-    lost = resolved(scenario) | {"model": "nowhere"}
-    made = page(tmp_path, ROWS, {"best": {"one": lost}})
+    lost = scenario.model_copy(update={"model": "nowhere"})
+    made = page(tmp_path, ROWS, report.pipelines(ROWS, {1: lost}))
     assert "No picture: ScenarioError: unknown model &#39;nowhere&#39;" in made
-    assert "without the scenario of this point" in page(tmp_path, ROWS, {})
+    assert "without the pipeline of this point" in page(tmp_path, ROWS)
 
 
 def test_cards_without_a_price_leave_the_costs_out(tmp_path: Path) -> None:
     unpriced = [row(0, 30, 1000, usd_per_1m_tokens=None)]
-    assert "No card of these points has a price" in page(tmp_path, unpriced, {})
-    assert 'id="cost"' not in page(tmp_path, unpriced, {})
-    assert 'id="cost"' in page(tmp_path, ROWS, {})
+    assert "No card of these points has a price" in page(tmp_path, unpriced)
+    assert 'id="cost"' not in page(tmp_path, unpriced)
+    assert 'id="cost"' in page(tmp_path, ROWS)
 
 
 def test_a_sweep_without_a_simulated_point_has_a_page(tmp_path: Path) -> None:
-    made = page(tmp_path, [REFUSED], {})
+    made = page(tmp_path, [REFUSED])
     assert "too big" in made
     assert '"chosen": null' in made

@@ -47,7 +47,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     (
         *("points", "sweeps", "refine", "sources", "store", "session", "results", "plots", "gantt"),
-        *("swept", "timeline", "report"),
+        *("swept", "saved", "timeline", "report"),
         *("explain", "explain_page", "calibration_plot", "scenario_doc"),
         *("comparison", "capacity", "ratio"),
         *("studies", "cells", "champions", "duels", "contests", "outcomes", "study_report"),
