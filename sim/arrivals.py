@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, model_validator
 
-from sim.lengths import BLOCK, Count, Tokens
+from sim.lengths import BLOCK, Requests, Tokens
 from sim.nanoseconds import MOST_RUN_NS, whole_ns
 from sim.streams import stream
 from sim.strict import Strict
@@ -33,9 +33,9 @@ class ClosedLoop(Strict):
     """A fixed number of requests in flight; each finished one is replaced at once."""
 
     kind: Literal["closed"]
-    concurrency: Count | None = None
+    concurrency: Requests | None = None
     """Requests in flight in the whole deployment."""
-    requests_per_gpu: Positive | None = None
+    requests_per_gpu: Annotated[float, Field(gt=0, le=10**5)] | None = None
     """Requests in flight divided by all GPUs of the deployment, instead of `concurrency`."""
 
     @model_validator(mode="after")
@@ -58,7 +58,7 @@ class Poisson(Strict):
     kind: Literal["poisson"]
     requests_per_s: Positive
     """Mean arrivals per second in the whole deployment."""
-    requests: Count
+    requests: Requests
     """Number of requests to simulate."""
 
     def blocks_ns(self, seed: int) -> Iterator[TimesNs]:
@@ -79,7 +79,7 @@ class Gamma(Strict):
     """Mean arrivals per second in the whole deployment."""
     cv: Positive
     """Standard deviation of the gaps over their mean; 1 is Poisson."""
-    requests: Count
+    requests: Requests
     """Number of requests to simulate."""
 
     def blocks_ns(self, seed: int) -> Iterator[TimesNs]:
@@ -109,7 +109,7 @@ class Bursts(Strict):
     """Mean duration of a calm time, s."""
     burst_s: Positive
     """Mean duration of a burst, s."""
-    requests: Count
+    requests: Requests
     """Number of requests to simulate."""
 
     def rates_per_s(self) -> tuple[float, float]:
@@ -149,7 +149,7 @@ class Diurnal(Strict):
     """Duration of the profile, s."""
     begin_s: NonNegativeFloat = 0.0
     """Where in the period the run begins, s."""
-    requests: Count
+    requests: Requests
     """Number of requests to simulate."""
 
     @model_validator(mode="after")
@@ -196,7 +196,7 @@ class Trace(Strict):
     bad_rows: BadRows = "refuse"
     """What becomes of a trace with rows that are no request (a failed one has no output): refuse
     the trace, or skip the rows; either way they are told by line."""
-    requests: Count | None = None
+    requests: Requests | None = None
     """Rows to read, from the top; all of them by default."""
 
     def read(self) -> Recorded:

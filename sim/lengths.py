@@ -16,6 +16,8 @@ from sim.traces import BadRows, Recorded, read
 Tokens = NDArray[np.int64]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0, le=10**9)]
+Requests = Annotated[int, Field(gt=0, le=10**7)]
+"""Requests of a run, each of which takes some 100 bytes."""
 
 # Requests are drawn in blocks of this many, each block from its own stream.
 BLOCK = 4096

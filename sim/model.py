@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sim.errors import did_you_mean
 from sim.naming import Name
@@ -272,10 +272,14 @@ class Layer(Strict):
     ffn: str
 
 
+# Published models have up to some 130; every layer is a part of every step.
+MOST_LAYERS = 1_000
+
+
 class LayerGroup(Strict):
     """A pattern of layers that repeats."""
 
-    repeat: Annotated[int, Field(ge=1, le=100_000)]
+    repeat: Annotated[int, Field(ge=1, le=MOST_LAYERS)]
     pattern: Annotated[list[Layer], Field(min_length=1)]
 
 
@@ -292,6 +296,14 @@ class ModelCard(Strict):
     layers: Annotated[list[LayerGroup], Field(min_length=1)]
     source: str
     """Where hidden size, vocabulary and layer order were read."""
+
+    @field_validator("layers")
+    @classmethod
+    def _few_enough(cls, layers: list[LayerGroup]) -> list[LayerGroup]:
+        found = sum(group.repeat * len(group.pattern) for group in layers)
+        if found > MOST_LAYERS:
+            raise ValueError(f"{found:,} layers, of {MOST_LAYERS:,} at most; lower repeat")
+        return layers
 
     @model_validator(mode="after")
     def _check(self) -> ModelCard:
@@ -310,7 +322,7 @@ class ModelCard(Strict):
         more = LayerGroup(repeat=1, pattern=[layer])
         # A copy would keep what is derived from the layers.
         fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return ModelCard(**fields | {"layers": [*self.layers, more]})
+        return ModelCard.model_construct(**fields | {"layers": [*self.layers, more]})
 
     @cached_property
     def layer_sequence(self) -> tuple[Layer, ...]:

@@ -113,11 +113,11 @@ class Simulation(Strict):
     load that never changes (closed loops only)."""
     precision: Share = 0.01
     """A closed loop stops when the 95 % half-width of TPOT is below this share of TPOT."""
-    min_steps: Annotated[int, Field(ge=20)] = 20
+    min_steps: Annotated[int, Field(ge=20, le=10**6)] = 20
     """Decode steps of each micro-batch that a closed loop runs at least."""
-    max_steps: Annotated[int, Field(ge=20)] = 2000
+    max_steps: Annotated[int, Field(ge=20, le=10**6)] = 2000
     """Decode steps of each micro-batch after which a closed loop stops in any case."""
-    replications: PositiveInt = 1
+    replications: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Runs with seeds of their own, derived from `seed`. From two on, figures are their means and
     intervals come from their spread."""
 

@@ -15,14 +15,28 @@ MoeKernel = Literal["masked", "fused"]
 UNDIVIDED = {"undivided": True}
 
 
+MOST_GPUS = 16_384
+Gpus = Annotated[int, Field(ge=1, le=MOST_GPUS)]
+"""GPUs that one deployment may have; each takes some 40 kB in a run."""
+
+
+def _check_gpus(instances: int, gpus_per_instance: int) -> None:
+    found = instances * gpus_per_instance
+    if found > MOST_GPUS:
+        raise ValueError(
+            f"{instances:,} instances of {gpus_per_instance:,} GPUs are {found:,} GPUs, of "
+            f"{MOST_GPUS:,} at most; simulate one deployment and count its copies"
+        )
+
+
 class AttentionSide(Strict):
     """The attention instances of an AFD deployment: data-parallel, each GPU its own requests."""
 
     accelerator: str
     """Accelerator card, a file in hardware/."""
-    instances: PositiveInt
+    instances: Gpus
     """Attention instances (x of xAyF)."""
-    gpus_per_instance: PositiveInt
+    gpus_per_instance: Gpus
     """GPUs of one instance."""
     o_proj_tp: PositiveInt
     """GPUs that share the output projection of an instance; 1: each holds all of it."""
@@ -31,6 +45,7 @@ class AttentionSide(Strict):
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> AttentionSide:
+        _check_gpus(self.instances, self.gpus_per_instance)
         if info.context == UNDIVIDED:
             return self
         for name, ways in (("o_proj_tp", self.o_proj_tp), ("lm_head_tp", self.lm_head_tp)):
@@ -50,9 +65,9 @@ class FfnSide(Strict):
 
     accelerator: str
     """Accelerator card, a file in hardware/."""
-    instances: PositiveInt
+    instances: Gpus
     """FFN instances (y of xAyF)."""
-    gpus_per_instance: PositiveInt
+    gpus_per_instance: Gpus
     """GPUs of one instance."""
     parallelism: Literal["tp", "ep", "tp_ep"]
     """tp: every expert sliced over all FFN GPUs; ep: whole experts spread over all FFN GPUs;
@@ -65,6 +80,7 @@ class FfnSide(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> FfnSide:
+        _check_gpus(self.instances, self.gpus_per_instance)
         if self.redundant_experts and self.parallelism == "tp":
             raise ValueError("redundant_experts: with tp every GPU has its part of every expert")
         return self
@@ -106,7 +122,7 @@ class Ep(Strict):
     kind: Literal["ep"]
     accelerator: str
     """Accelerator card, a file in hardware/."""
-    gpus: PositiveInt
+    gpus: Gpus
     """GPUs of the EP group (the whole deployment). A single one exchanges nothing."""
     redundant_experts: NonNegativeInt
     """Extra expert copies, so that experts + copies divide evenly over the GPUs."""
