@@ -19,6 +19,14 @@ meaning. The name of a card stands for a file of the working directory, or else 
 a name with a slash or a suffix is a path. `--set path=value` overwrites one value, e.g.
 `--set workload.arrivals.concurrency=4608`. `afdsim schema` prints this page as a JSON Schema for
 editors. What the values do: [physics.md](physics.md) and [design.md](design.md).
+
+A name has 1 to 200 printable characters and is no path: no `/` in front, no part `.` or `..`. It is
+printed as written; in the name of a directory of results, signs other than `_ . + -` become a dash.
+A family, a side and a value of a dimension are any text on one line.
+
+A file has at most 2 MiB and, its aliases written out, 100,000 values. An axis has at most 100,000
+values, a sweep 10,000 points unless its `max_points` says more, and a study 1,000,000 shapes unless
+its `max_shapes` says more.
 """
 
 _AXIS = """Written as a mapping of dotted paths to a list of values, to `{from: 1, to: 8, step: 1}`
