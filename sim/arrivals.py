@@ -228,6 +228,10 @@ class Trace(Strict):
         """Return the mean output tokens of a request."""
         return float(self.read().output.mean())
 
+    def longest_context(self) -> int:
+        """Return the most tokens that prompt and output of a request have together."""
+        return self.read().longest_context()
+
 
 Arrivals = Annotated[
     ClosedLoop | Poisson | Gamma | Bursts | Diurnal | Trace, Field(discriminator="kind")

@@ -7,18 +7,19 @@ tried before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from math import log
+from math import ceil, log, log2
 from typing import Any
 
 import numpy as np
 
 from sim.arrivals import at_rate, rate_field
 from sim.errors import InfeasibleError, ScenarioError
-from sim.replications import replication, run_all
+from sim.replications import Figures, all_stable, replication, run_all
 from sim.scenario import Scenario
+from sim.stability import offered_load
 from sim.statistics import independent_half_width
 from sim.workers import Workers
 
@@ -35,6 +36,9 @@ class Trial:
     """Mean over the replications."""
     half_width: float
     """Of its 95 % interval."""
+    stable: bool
+    """Whether all replications keep up with their requests. Those that do not have none within
+    their targets, however many the beginning of a run shows."""
 
     def met(self, share: float) -> bool:
         """Return whether the mean is enough."""
@@ -47,6 +51,19 @@ class Trial:
     def perhaps_met(self, share: float) -> bool:
         """Return whether a part of the interval is enough."""
         return self.attainment + self.half_width >= share
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A rate that is about to be tried."""
+
+    rate: float
+    low: float | None
+    """Highest rate known to be enough, None before there is one."""
+    high: float | None
+    """Lowest rate above it known to be too high."""
+    left: int | None
+    """Rates still to try, about, this one included; None before both ends are known."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +96,14 @@ def capacity(
     precision: float,
     replications: int,
     workers: Workers | None = None,
+    ahead: Callable[[Attempt], None] = lambda attempt: None,
     tell: Callable[[Trial], None] = lambda trial: None,
 ) -> Capacity:
     """Return the highest rate at which `share` of the requests are within their targets.
 
-    Neighbouring rates differ by `precision`. The search starts from the scenario's own rate.
+    Neighbouring rates differ by `precision`. The search starts from the scenario's own rate. Each
+    rate is told `ahead` of its runs, and its trial after them. A rate that brings more than can be
+    emitted is too high without a run.
     Raises ScenarioError for arrivals without a rate, InfeasibleError if every rate will do or
     none, and what a run raises.
     """
@@ -101,12 +121,14 @@ def capacity(
     def trial(place: int) -> Trial:
         if place not in tried:
             rate = begun * (1 + precision) ** place
+            ahead(_attempt(rate, tried, share))
             arrivals = {"arrivals": at_rate(workload.arrivals, rate)}
             changed = {"workload": workload.model_copy(update=arrivals)}
-            runs = run_all([each.model_copy(update=changed) for each in seeds], workers)
-            shares = np.array([run["slo_attainment"] or 0.0 for run in runs])
-            doubt = independent_half_width(shares)
-            tried[place] = Trial(rate, float(shares.mean()), doubt)
+            scenarios = [each.model_copy(update=changed) for each in seeds]
+            if offered_load(scenarios[0]) > 1:
+                tried[place] = Trial(rate, 0.0, 0.0, stable=False)
+            else:
+                tried[place] = _judged(rate, run_all(scenarios, workers))
             tell(tried[place])
         return tried[place]
 
@@ -125,6 +147,25 @@ def capacity(
         high=tried[high + 1].rate,
         trials=tuple(tried[place] for place in sorted(tried)),
     )
+
+
+def _judged(rate: float, runs: Sequence[Figures]) -> Trial:
+    """Return what the replications at a rate say of it."""
+    shares = np.array([run["slo_attainment"] or 0.0 for run in runs])
+    doubt = independent_half_width(shares)
+    return Trial(rate, float(shares.mean()), doubt, all_stable(runs) is not False)
+
+
+def _attempt(rate: float, tried: dict[int, Trial], share: float) -> Attempt:
+    """Return the attempt at a rate, with what the trials before it have shown."""
+    high = min((p for p, found in tried.items() if not found.met(share)), default=None)
+    below = [p for p in tried if (high is None or p < high) and tried[p].met(share)]
+    low = max(below, default=None)
+    left = None
+    if low is not None and high is not None:
+        left = max(ceil(log2(high - low)), 1)
+    ends = [None if end is None else tried[end].rate for end in (low, high)]
+    return Attempt(rate, ends[0], ends[1], left)
 
 
 def _bracket(trial: Callable[[int], Trial], share: float, stride: int) -> None:

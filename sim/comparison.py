@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from sim.replications import Figures, replication, run_all
+from sim.cautions import cautions
+from sim.replications import Figures, combined, replication, run_all
 from sim.scenario import Scenario
 from sim.statistics import t_975
 from sim.workers import Workers
@@ -72,6 +73,8 @@ class Comparison:
     """Runs of each of them."""
     differences: tuple[Difference, ...]
     """Of the figures that both have."""
+    warnings: tuple[str, ...]
+    """Cautions about both."""
 
     def is_precise(self) -> bool:
         """Return whether all intervals are as narrow as was asked for."""
@@ -122,7 +125,12 @@ def compare(
         )
         for figure, values in _relative(pairs).items()
     )
-    return Comparison(a.name, b.name, precision, count, differences)
+    warnings = tuple(
+        f"{side}: {text}"
+        for side, scenario, runs in zip("AB", (a, b), zip(*pairs, strict=True), strict=True)
+        for text in cautions(scenario, combined(scenario, runs))
+    )
+    return Comparison(a.name, b.name, precision, count, differences, warnings)
 
 
 def _pairs(

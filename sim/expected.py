@@ -74,6 +74,17 @@ class ExpectedLoad:
         reserves = self.scenario.admission.kv.kind == "reserve"
         return self.reserved_bytes() if reserves else self.held_bytes()
 
+    def output_tokens(self) -> float:
+        """Return the mean output tokens of a request that arrives."""
+        _prompt, output, _age = self._sample()
+        # Requests are found in flight in proportion to their output, which this undoes.
+        return 1 / float((1 / output).mean())
+
+    def are_alike(self) -> bool:
+        """Return whether all requests have the same lengths."""
+        prompt, output, _age = self._sample()
+        return bool((prompt == prompt[0]).all() and (output == output[0]).all())
+
     def _sample(self) -> tuple[Tokens, Tokens, Tokens]:
         """Return prompt, output and age of requests as they are found in flight."""
         law, seed = self.scenario.workload.law, self.scenario.simulation.seed

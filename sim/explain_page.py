@@ -9,6 +9,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from sim import gantt
+from sim.cautions import SCOPE
 from sim.frozen import Frozen
 from sim.results import replace_file
 
@@ -43,7 +44,7 @@ def write_page(path: Path, frozen: Frozen, sentences: Sequence[str]) -> None:
     )
     page = _PAGE.format(
         title=html.escape(f"What limits {frozen.site.scenario.name}"),
-        text="\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in sentences),
+        text="\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in (*sentences, SCOPE)),
         figure=figure,
     )
     replace_file(path, lambda part: part.write_text(page, encoding="utf-8"))

@@ -20,6 +20,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Chosen = NDArray[np.bool_]
 
+# Figures that say what was in time. A deployment that falls further and further behind has none:
+# they would tell how long it was watched.
+IN_TIME = ("slo_attainment", "goodput_requests_per_s", "goodput_tgs")
+
+UNSTABLE = "more requests arrive than can be served"
+
 _NEEDED = ("request", "tokens_in_run", "first_token_ns")
 
 
@@ -162,24 +168,31 @@ def _good(work: NDArray[Any], judged: Chosen, good: Chosen) -> float:
 
 
 def verdict(
-    slo: Slo, tpot: float | None, queue: float | None, attainment: float | None
+    slo: Slo,
+    tpot: float | None,
+    queue: float | None,
+    attainment: float | None,
+    stable: bool | None = None,
 ) -> dict[str, Any]:
     """Return the latency target, the figures it is held against, and whether and why not it is met.
 
     `tpot` and `queue` are the figures that the SLO asks for, mean or percentile, ms. A queue that
-    does not exist is no wait; an unknown TPOT meets nothing, but for answers of one token.
+    does not exist is no wait; an unknown TPOT meets nothing, but for answers of one token. Nothing
+    is met by a deployment that is not `stable` (None: one of a closed loop).
     """
     of = named(slo.tpot_percentile)
-    if tpot is None:
+    missed = [UNSTABLE] * (stable is False)
+    if tpot is not None:
+        missed += [f"{of}TPOT {tpot:.1f} ms exceeds {slo.tpot_ms:g} ms"] * (tpot > slo.tpot_ms)
+    elif attainment is None and not missed:
         # Where requests were judged without one, none had a gap between tokens: nothing to miss.
-        missed = [f"no {of}TPOT"] if attainment is None else []
-    else:
-        missed = [f"{of}TPOT {tpot:.1f} ms exceeds {slo.tpot_ms:g} ms"] * (tpot > slo.tpot_ms)
+        missed.append(f"no {of}TPOT")
     if slo.queue_ms is not None and queue is not None and queue > slo.queue_ms:
         of = named(slo.queue_percentile)
         missed.append(f"{of}queueing {queue:.1f} ms exceeds {slo.queue_ms:g} ms")
-    if slo.attainment is not None and (attainment or 0.0) < slo.attainment:
-        missed.append(f"attainment {attainment or 0.0:.4g} is below {slo.attainment:g}")
+    share = attainment or 0.0
+    if slo.attainment is not None and share < slo.attainment and stable is not False:
+        missed.append(f"attainment {share:.4g} is below {slo.attainment:g}")
     return {
         "slo_tpot_ms": slo.tpot_ms,
         "slo_tpot_found_ms": tpot,

@@ -45,6 +45,10 @@ class Fixed(Strict):
         """Return the mean length."""
         return float(self.tokens)
 
+    def max_length(self) -> int:
+        """Return the longest length there may be, tokens."""
+        return self.tokens
+
 
 class Uniform(Strict):
     """Whole lengths from `low` to `high`, both included, equally likely."""
@@ -69,6 +73,10 @@ class Uniform(Strict):
         """Return the mean length."""
         return (self.low + self.high) / 2
 
+    def max_length(self) -> int:
+        """Return the longest length there may be, tokens."""
+        return self.high
+
 
 class Lognormal(Strict):
     """Lognormal lengths with the given mean and coefficient of variation, cut at `max_tokens`."""
@@ -91,6 +99,10 @@ class Lognormal(Strict):
         """Return the mean before the cut at `max_tokens`, which is an upper bound."""
         return self.mean
 
+    def max_length(self) -> int:
+        """Return the longest length there may be, tokens."""
+        return self.max_tokens
+
 
 class Geometric(Strict):
     """Geometric lengths of the given mean: the memoryless case, cut at `max_tokens`."""
@@ -108,6 +120,10 @@ class Geometric(Strict):
     def mean_tokens(self) -> float:
         """Return the mean before the cut at `max_tokens`, which is an upper bound."""
         return self.mean
+
+    def max_length(self) -> int:
+        """Return the longest length there may be, tokens."""
+        return self.max_tokens
 
 
 class Bimodal(Strict):
@@ -135,6 +151,10 @@ class Bimodal(Strict):
         """Return the mean length."""
         return self.short + (self.long - self.short) * self.long_share
 
+    def max_length(self) -> int:
+        """Return the longest length there may be, tokens."""
+        return self.long
+
 
 Length = Annotated[Fixed | Uniform | Lognormal | Geometric | Bimodal, Field(discriminator="kind")]
 
@@ -158,6 +178,10 @@ class DrawnLengths(Strict):
     def mean_output_tokens(self) -> float:
         """Return the mean output tokens of a request."""
         return self.output.mean_tokens()
+
+    def longest_context(self) -> int:
+        """Return the most tokens that prompt and output of a request may have together."""
+        return self.prompt.max_length() + self.output.max_length()
 
 
 class CsvLengths(Strict):
@@ -189,6 +213,10 @@ class CsvLengths(Strict):
     def mean_output_tokens(self) -> float:
         """Return the mean output tokens of a request."""
         return float(self.read().output.mean())
+
+    def longest_context(self) -> int:
+        """Return the most tokens that prompt and output of a request may have together."""
+        return self.read().longest_context()
 
 
 Lengths = Annotated[DrawnLengths | CsvLengths, Field(discriminator="kind")]

@@ -1,14 +1,15 @@
-"""Metrics: the figures of a run, each declared once with unit, definition and better direction."""
+"""Metrics: the figures of a run."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sim import goodput
 from sim.run import FILL_STEPS, Run, at_once, requests_of, step_gaps_ns
+from sim.stability import is_stable
 from sim.statistics import (
     BATCHES,
     half_width,
@@ -18,50 +19,6 @@ from sim.statistics import (
     weighted_percentile,
 )
 from sim.units import NS_PER_MS, NS_PER_S, NS_PER_US
-
-
-class Metric(NamedTuple):
-    """A declared figure."""
-
-    name: str
-    unit: str
-    better: Literal["max", "min", ""]
-    definition: str
-
-
-METRICS = (
-    Metric("gpus", "GPU", "", "all GPUs of the deployment, idle ones too"),
-    Metric("requests_in_flight", "requests", "", "mean requests decoding at a time"),
-    Metric("tpot_ms_mean", "ms", "min", "mean over requests of (last − first token)/(tokens − 1)"),
-    Metric("tpot_ms_p50", "ms", "min", "median of the requests' TPOT"),
-    Metric("tpot_ms_p90", "ms", "min", "90th percentile of the requests' TPOT"),
-    Metric("tpot_ms_p99", "ms", "min", "99th percentile of the requests' TPOT"),
-    Metric("tpot_ms_p99_low", "ms", "min", "lower end of the 95 % interval of tpot_ms_p99"),
-    Metric("tpot_ms_p99_high", "ms", "min", "upper end of it"),
-    Metric("tpot_ci95_ms", "ms", "min", "95 % half-width of the mean gap"),
-    Metric("itl_ms_p50", "ms", "min", "median gap between tokens"),
-    Metric("itl_ms_p99", "ms", "min", "99th percentile of the gaps between tokens"),
-    Metric("queue_ms_mean", "ms", "min", "mean wait from arrival to admission"),
-    Metric("queue_ms_p99", "ms", "min", "99th percentile of that wait"),
-    Metric("tgs", "tokens/s/GPU", "max", "output tokens per second over all GPUs"),
-    Metric("tgs_ci95", "tokens/s/GPU", "min", "95 % half-width of it"),
-    Metric("slo_attainment", "share", "max", "requests that met the targets of TPOT and queueing"),
-    Metric("goodput_requests_per_s", "requests/s", "max", "such requests, by the tokens measured"),
-    Metric("goodput_tgs", "tokens/s/GPU", "max", "output tokens of such requests over all GPUs"),
-    Metric("tokens_per_s_per_user", "tokens/s", "max", "1 / mean TPOT"),
-    Metric("usd_per_1m_tokens", "USD", "min", "rent of all cards per million output tokens"),
-    Metric("t_a_layer_us", "µs", "min", "attention of a layer and micro-batch, slowest GPU"),
-    Metric("t_f_layer_us", "µs", "min", "FFN of a layer and micro-batch, its collectives included"),
-    Metric("t_a2f_layer_us", "µs", "min", "way to the FFN: A→F transfer, or EP dispatch"),
-    Metric("t_f2a_layer_us", "µs", "min", "way back: F→A transfer, or EP combine"),
-    Metric("t_step_ms", "ms", "min", "mean time from step boundary to step boundary"),
-    Metric("kv_occupancy", "share", "", "mean share of the KV capacity in use"),
-    Metric("calibrated_share", "share", "max", "kernel time inside measured ranges"),
-    Metric("extrapolated_share", "share", "min", "kernel time outside the measured range"),
-    Metric("uncalibrated_share", "share", "min", "kernel time from the card's default efficiency"),
-    Metric("measured_steps", "steps", "", "decode steps of each micro-batch after the warm-up"),
-    Metric("replications", "runs", "", "runs with seeds of their own that the figures are of"),
-)
 
 
 def cut_steps(run: Run) -> int:
@@ -94,10 +51,10 @@ def _fed(run: Run) -> NDArray[np.bool_]:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """Return every figure of `METRICS` with the scenario's name and verdicts, ready for JSON.
+    """Return every figure of `sim.catalogue` with the scenario's name and verdicts, ready for JSON.
 
-    A figure that does not exist (a price on a card without one, a TPOT of one-token answers) is
-    None.
+    A figure that does not exist (a price on a card without one, a TPOT of one-token answers, the
+    share of requests in time where ever more of them wait) is None.
     """
     cut = cut_steps(run)
     scenario, steps = run.scenario, run.steps
@@ -118,6 +75,7 @@ def summary(run: Run) -> dict[str, Any]:
     queue_ms = queue_ms[~np.isnan(queue_ms)]
     in_turn = goodput.tpot_ms(run, cut)
     tail = None if run.is_closed() else percentile_interval(in_turn[~np.isnan(in_turn)], 99)
+    stable = is_stable(run)
     good = goodput.goodput(run, cut, measured)
     kernel_ns = sum(run.usage_ns.values())
     figures: dict[str, Any] = {
@@ -139,6 +97,7 @@ def summary(run: Run) -> dict[str, Any]:
         "queue_ms_p99": _percentile(queue_ms, 99),
         "tgs": per_s / gpus,
         "tgs_ci95": _finite(_rate_half_width(run, measured) / gpus),
+        "stable": stable,
         "slo_attainment": good.attainment,
         "goodput_requests_per_s": good.requests_per_s,
         "goodput_tgs": good.tokens_per_s / gpus,
@@ -164,7 +123,9 @@ def summary(run: Run) -> dict[str, Any]:
     figures["engine"] = run.engine
     slo = scenario.slo
     asked = _of(tpot_ms, slo.tpot_percentile), _of(queue_ms, slo.queue_percentile)
-    return figures | goodput.verdict(slo, *asked, good.attainment)
+    if stable is False:
+        figures |= dict.fromkeys(goodput.IN_TIME)
+    return figures | goodput.verdict(slo, *asked, good.attainment, stable)
 
 
 def _pauses_ns(run: Run, since_ns: int) -> NDArray[np.float64]:

@@ -294,6 +294,8 @@ class ModelCard(Strict):
     attention: dict[str, Attention]
     ffn: dict[str, Ffn]
     layers: Annotated[list[LayerGroup], Field(min_length=1)]
+    max_context_tokens: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    """Longest context that the model is published for; a run beyond it says so."""
     source: str
     """Where hidden size, vocabulary and layer order were read."""
 

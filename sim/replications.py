@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sim.errors import SimError
-from sim.goodput import verdict
+from sim.goodput import IN_TIME, verdict
 from sim.metrics import summary
 from sim.run import simulate
 from sim.scenario import Scenario
@@ -69,7 +69,8 @@ def _attempt(item: tuple[int, Scenario]) -> Figures | SimError:
 def combined(scenario: Scenario, runs: Sequence[Figures]) -> Figures:
     """Return the means of the figures of replications, with intervals from their spread.
 
-    A figure that some of them lack is the mean of the others. Of one run, its own figures.
+    A figure that some of them lack is the mean of the others. They are stable if all of them are.
+    Of one run, its own figures.
     """
     if len(runs) == 1:
         return dict(runs[0])
@@ -87,10 +88,19 @@ def combined(scenario: Scenario, runs: Sequence[Figures]) -> Figures:
     figures["tgs_ci95"] = _half_width(runs, "tgs")
     tail = _half_width(runs, "tpot_ms_p99")
     if tail is not None:
-        figures["tpot_ms_p99_low"] = figures["tpot_ms_p99"] - tail
+        figures["tpot_ms_p99_low"] = max(figures["tpot_ms_p99"] - tail, 0.0)
         figures["tpot_ms_p99_high"] = figures["tpot_ms_p99"] + tail
+    figures["stable"] = stable = all_stable(runs)
+    if stable is False:
+        figures |= dict.fromkeys(IN_TIME)
     asked = figures["slo_tpot_found_ms"], figures["slo_queue_found_ms"]
-    return figures | verdict(scenario.slo, *asked, figures["slo_attainment"])
+    return figures | verdict(scenario.slo, *asked, figures["slo_attainment"], stable)
+
+
+def all_stable(runs: Sequence[Figures]) -> bool | None:
+    """Return whether all runs of an open loop are stable; None for a closed one."""
+    known = [run["stable"] for run in runs if run["stable"] is not None]
+    return all(known) if known else None
 
 
 def _means(runs: Sequence[Figures]) -> Iterator[tuple[str, float]]:

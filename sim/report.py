@@ -16,8 +16,9 @@ import plotly.graph_objects as go
 from pydantic import TypeAdapter
 
 from sim import gantt, pages, plots, saved
+from sim.catalogue import METRICS
+from sim.cautions import SCOPE
 from sim.deployments import compile_deployment
-from sim.metrics import METRICS
 from sim.points import SETTING, Row
 from sim.results import resolved
 from sim.scenario import Scenario
@@ -153,6 +154,8 @@ def write(path: Path, sources: Sequence[Source]) -> None:
         "report.html",
         title=", ".join(source.name for source in sources),
         descriptions=[s.described.get("sweep", {}).get("description", "") for s in sources],
+        scope=SCOPE,
+        warnings=_warnings(sources),
         counts=Counter(_state(row) for row in rows),
         families=plots.families(rows),
         data=data,
@@ -174,6 +177,15 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def _warnings(sources: Sequence[Source]) -> list[str]:
+    """Return the cautions that sweeps were saved with, under their names if there are several."""
+    return [
+        f"{source.name}: {text}" if len(sources) > 1 else text
+        for source in sources
+        for text in source.described.get("warnings", [])
+    ]
+
+
 def _together(sources: Sequence[Source]) -> tuple[list[Row], list[Published]]:
     rows = [
         row | {"family": _family(source, row["family"], len(sources) > 1)}
@@ -192,6 +204,8 @@ def _state(row: Row) -> str:
     """Return what became of a point, in the words of the page's filter."""
     if row["status"] != "ok":
         return str(row["status"])
+    if row.get("stable") is False:
+        return "unstable"
     return "SLO met" if row["slo_met"] else "SLO missed"
 
 

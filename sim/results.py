@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from sim import cards, sources
+from sim.cautions import SCOPE, cautions
 from sim.errors import StoreError
 from sim.files import file_sha256
 from sim.metrics import cut_steps, server_utilisation
@@ -242,6 +243,8 @@ def described_run(
         "seed": scenario.simulation.seed,
         "calibration": calibration(tables),
         **made,
+        "scope": SCOPE,
+        "warnings": cautions(scenario, figures),
         "summary": figures,
         "scenario": plain,
     }

@@ -243,6 +243,7 @@ def _misfits(document: Document, fits: Fits) -> list[str]:
 
 _REFERENCES: dict[Loc, tuple[str, str]] = {
     ("model",): (cards.MODELS, "model"),
+    ("software", "measured_on"): (cards.MODELS, "model"),
     ("deployment", "accelerator"): (cards.ACCELERATORS, "accelerator"),
     ("deployment", "attention", "accelerator"): (cards.ACCELERATORS, "accelerator"),
     ("deployment", "ffn", "accelerator"): (cards.ACCELERATORS, "accelerator"),

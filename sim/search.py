@@ -36,6 +36,11 @@ def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[st
     def tpot_ms(each: int) -> float:
         found[each] = figures = replicated(with_batch(scenario, each * gpus))
         tpot = figures[f"tpot_ms_{tpot_of}"]
+        if tpot is None and figures["slo_attainment"] is not None:
+            raise InfeasibleError(
+                "outputs of one token have no TPOT, so that none limits the batch: lengthen "
+                "workload.lengths.output"
+            )
         if tpot is None:
             raise InfeasibleError("the run is too short for a TPOT: raise simulation.min_steps")
         return float(tpot)

@@ -44,6 +44,10 @@ class Software(Strict):
     overlap_pairs: list[Pair] = Field(default_factory=list)
     """Pairs that have a slow-down of their own in place of `overlap_slowdown`."""
 
+    measured_on: str | None = None
+    """Model card of the model that these figures were measured on; a run of another model says
+    so. Absent: they hold for the model of the scenario."""
+
     @model_validator(mode="after")
     def _check(self) -> Software:
         named = [pair.compute for pair in self.overlap_pairs]

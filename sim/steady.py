@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sim.admission import share_of
+from sim.catalogue import METRICS
 from sim.deployments import compile_deployment
 from sim.deployments.site import Site
 from sim.drawn import left_out
@@ -26,7 +27,6 @@ from sim.errors import InfeasibleError
 from sim.goodput import verdict
 from sim.kernels import STATUSES, Status
 from sim.layers import Ns
-from sim.metrics import METRICS
 from sim.program import KEPT, Program, Times
 from sim.scenario import Scenario
 from sim.units import NS_PER_MS, NS_PER_S, NS_PER_US
@@ -62,7 +62,7 @@ class Steady:
         return left_out(self.site.scenario)
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures of `sim.metrics` that a steady state has; the others are None."""
+        """Return the figures of `sim.catalogue` that a steady state has; the others are None."""
         site, scenario = self.site, self.site.scenario
         tpot_ms = self.tpot_ns / NS_PER_MS
         per_s = self.requests / (self.tpot_ns / NS_PER_S)

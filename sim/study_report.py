@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from sim import pages
+from sim.cautions import SCOPE
 from sim.outcomes import Outcome, counts, described_shape, percent, told
 from sim.studies import Study
 from sim.verdict_map import verdict_map
@@ -74,7 +75,9 @@ def summary(study: Study, outcomes: Sequence[Outcome]) -> str:
     said = ", ".join(f"{verdict}: {count}" for verdict, count in many.most_common())
     unfinished = sum(each.verdict is None for each in outcomes)
     more = f" {unfinished} cells are not finished." if unfinished else ""
-    return f"Of {len(outcomes)} cells, by verdict: {said or 'none yet'}.{more}"
+    return (
+        f"Of {len(outcomes)} cells, by verdict: {said or 'none yet'}.{more} {SCOPE.capitalize()}."
+    )
 
 
 def sections(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:

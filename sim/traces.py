@@ -48,6 +48,10 @@ class Recorded:
     unit_note: str = ""
     """What a reader should know of the unit of times, where nothing states it."""
 
+    def longest_context(self) -> int:
+        """Return the most tokens that prompt and output of a request have together."""
+        return int((self.prompt + self.output).max())
+
     def scaled(self, rate_scale: float) -> Recorded:
         """Return the requests arriving `rate_scale` times faster."""
         if rate_scale == 1:

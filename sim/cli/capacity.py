@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from sim.cli.text import AsJson, Settings, Table, WorkerCount, pool_of, say, show
 
 if TYPE_CHECKING:
-    from sim.capacity import Capacity
+    from sim.capacity import Attempt, Capacity, Trial
 
 _SHARE = 0.99
 
@@ -40,6 +41,7 @@ def capacity(
     Example: afdsim capacity poisson-example --set slo.tpot_ms=25 --workers 2
     """
     from sim import capacity as search
+    from sim.cautions import SCOPE
     from sim.scenario import load
 
     loaded = load(scenario, setting or ())
@@ -47,6 +49,7 @@ def capacity(
         share = loaded.slo.attainment or _SHARE
     if share == 0:
         raise typer.BadParameter("every rate has it; name one above 0", param_hint="--share")
+    shown = _Progress(share)
     with pool_of(workers) as pool:
         found = search.capacity(
             loaded,
@@ -54,30 +57,65 @@ def capacity(
             precision,
             replications,
             pool,
-            lambda trial: say(
-                f"{trial.rate:.4g}: attainment {trial.attainment:.2%} ± {trial.half_width:.2%}, "
-                f"wanted {share:.4g}"
-            ),
+            shown.ahead,
+            shown.tell,
         )
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+        print(json.dumps(found.as_dict() | {"scope": SCOPE}, indent=2, ensure_ascii=False))
     else:
         _show(found)
 
 
+class _Progress:
+    """Lines on stderr: the rate that is tried, between which it lies, and what came of it."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+        self.begun_s = time.monotonic()
+        self.tried = 0
+
+    def ahead(self, attempt: Attempt) -> None:
+        """Tell the rate that is tried next, and the time to go once both ends are known."""
+        known = [f"above {attempt.low:.4g}"] if attempt.low is not None else []
+        known += [f"below {attempt.high:.4g}"] if attempt.high is not None else []
+        where = f", the limit is {' and '.join(known)}" if known else ""
+        to_go = ""
+        if attempt.left is not None and self.tried:
+            each_s = (time.monotonic() - self.begun_s) / self.tried
+            to_go = f"; about {attempt.left} to go, {each_s * attempt.left:.0f} s"
+        say(f"trying {attempt.rate:.4g}{where}{to_go}")
+
+    def tell(self, trial: Trial) -> None:
+        """Tell what came of a rate."""
+        self.tried += 1
+        say(
+            f"{trial.rate:.4g}: attainment {trial.attainment:.2%} ± {trial.half_width:.2%}: "
+            f"{_verdict(trial, self.share)}"
+        )
+
+
+def _verdict(trial: Trial, share: float) -> str:
+    """Return in words whether a rate is low enough."""
+    if not trial.stable and not trial.perhaps_met(share):
+        return "no, unstable"
+    sure = trial.surely_met(share) or not trial.perhaps_met(share)
+    met = "yes" if trial.met(share) else "no"
+    return met if sure else f"{met}, not surely"
+
+
 def _show(found: Capacity) -> None:
+    from sim.cautions import SCOPE
+
     show(
         f"{found.scenario}: {found.of} {found.rate:.4g} ({found.low:.4g} to {found.high:.4g}, "
         f"95 %) with {found.share:.4g} of the requests within their targets"
     )
     shown = Table([found.of, "attainment", "±", "enough"], f"{found.replications} replications")
     for trial in found.trials:
-        sure = trial.surely_met(found.share) or not trial.perhaps_met(found.share)
-        met = "yes" if trial.met(found.share) else "no"
         shown.add_row(
             f"{trial.rate:.4g}",
             f"{trial.attainment:.2%}",
             f"{trial.half_width:.2%}",
-            met if sure else f"{met}, not surely",
+            _verdict(trial, found.share),
         )
-    show(shown)
+    show(shown, SCOPE)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.text import AsJson, Settings, Table, WorkerCount, number, pool_of, say, show
+from sim.cli.text import AsJson, Settings, Table, WorkerCount, number, pool_of, say, show, warn
 
 if TYPE_CHECKING:
     from sim.comparison import Comparison
@@ -36,14 +36,16 @@ def compare(
     Example: afdsim compare step3-2a2f step3-2a2f --set-b deployment.micro_batches=2
     """
     from sim import comparison
+    from sim.cautions import SCOPE
     from sim.scenario import load
 
     both = list(setting or ())
     scenarios = load(a, both), load(b, [*both, *(setting_b or ())])
     with pool_of(workers) as pool:
         found = comparison.compare(*scenarios, precision, most, pool, say)
+    warn(found.warnings)
     if as_json:
-        print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
+        print(json.dumps(found.as_dict() | {"scope": SCOPE}, indent=2, ensure_ascii=False))
     else:
         _show(found)
     if not found.is_precise():
@@ -51,6 +53,8 @@ def compare(
 
 
 def _show(found: Comparison) -> None:
+    from sim.cautions import SCOPE
+
     columns = ["figure", "A", "B", "A − B, % of B", "±", "what it means"]
     shown = Table(columns, f"A: {found.a}, B: {found.b}, {found.replications} replications of each")
     for each in found.differences:
@@ -62,4 +66,4 @@ def _show(found: Comparison) -> None:
             f"{100 * each.half_width:.2f}",
             each.sentence(),
         )
-    show(shown)
+    show(shown, SCOPE)

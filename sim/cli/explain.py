@@ -35,6 +35,7 @@ def explain(
 
     Example: afdsim explain step3-2a2f --picture pipeline.html
     """
+    from sim.cautions import SCOPE
     from sim.drawn import left_out
     from sim.explain import explain_frozen, sentences
     from sim.frozen import Frozen
@@ -52,10 +53,9 @@ def explain(
         _draw(picture, frozen, text)
     if as_json:
         added = {} if ratio is None else {"stochastic": ratio.as_dict()}
-        print(json.dumps(found.as_dict() | added, indent=2, ensure_ascii=False))
+        print(json.dumps(found.as_dict() | added | {"scope": SCOPE}, indent=2, ensure_ascii=False))
         return
-    for sentence in text:
-        show(sentence)
+    show(*text, SCOPE)
     for shown in (_circuit(found), _stages(found), _cards(found), _shapes(found)):
         show(shown)
     if ratio is not None:

@@ -19,6 +19,7 @@ from sim.cli.text import (
     say,
     show,
     span,
+    warn,
 )
 from sim.errors import ScenarioError, SimError
 from sim.printable import excerpt
@@ -59,8 +60,9 @@ def run(
         steady = steady_state(loaded)
         if steady.engine_note:
             say(steady.engine_note)
+        folder = save_steady(steady, out)
         _show(steady.figures(), loaded, as_json)
-        say(f"saved in {save_steady(steady, out)}; the bound engine has no tables")
+        say(f"saved in {folder}; the bound engine has no tables")
         return
     result = simulate(loaded, None if timeline is None else _window(timeline))
     others = [replication(loaded, n) for n in range(1, loaded.simulation.replications)]
@@ -75,11 +77,15 @@ def run(
 
 
 def _show(figures: dict[str, Any], scenario: Scenario, as_json: bool) -> None:
+    from sim.catalogue import METRICS
+    from sim.cautions import SCOPE, cautions
     from sim.goodput import criterion
-    from sim.metrics import METRICS
 
+    warnings = cautions(scenario, figures)
+    warn(warnings)
     if as_json:
-        print(json.dumps(figures, indent=2, ensure_ascii=False))
+        told = {"scope": SCOPE, "warnings": warnings}
+        print(json.dumps(figures | told, indent=2, ensure_ascii=False))
         return
     shown = Table(["figure", "value", "unit", "what it is"], figures["scenario"])
     for metric in METRICS:
@@ -91,7 +97,7 @@ def _show(figures: dict[str, Any], scenario: Scenario, as_json: bool) -> None:
             shown.add_row(name, number(figures[name]), unit, definition)
     verdict = "met" if figures["slo_met"] else "missed"
     shown.add_row("slo", verdict, "", figures["slo_missed"] or criterion(scenario.slo))
-    show(shown)
+    show(shown, SCOPE)
 
 
 _PREEMPTION = (

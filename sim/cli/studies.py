@@ -42,6 +42,7 @@ def study(
 
     from sim import cells, outcomes
     from sim import workers as pools
+    from sim.cautions import SCOPE
     from sim.contests import Contests
     from sim.naming import folder_name
     from sim.results import RUNS
@@ -67,7 +68,7 @@ def study(
             _save(loaded, found_all, folder)
     rows = outcomes.rows(loaded.study, found_all)
     if as_json:
-        plain = {"directory": str(folder), "cells": rows}
+        plain = {"directory": str(folder), "scope": SCOPE, "cells": rows}
         print(json.dumps(plain, ensure_ascii=False, indent=2))
     else:
         _print(loaded.study, found_all)
@@ -136,6 +137,7 @@ def _save(loaded: Loaded, found: list[Outcome], folder: Path) -> None:
 
 
 def _print(study: Study, found: list[Outcome]) -> None:
+    from sim.cautions import SCOPE
     from sim.outcomes import described_shape
 
     first, second = study.sides
@@ -147,4 +149,4 @@ def _print(study: Study, found: list[Outcome]) -> None:
         shapes = [described_shape(entry) if entry else why or "–"
                   for entry, why in zip(each.entries, each.whys, strict=True)]  # fmt: skip
         shown.add_row(*each.cell.place.values(), each.verdict or "–", margin, doubt, *shapes)
-    show(shown)
+    show(shown, SCOPE)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sim import signals
-from sim.cli.text import AsJson, Settings, Table, number, progress, say, show, usd, width
+from sim.cli.text import AsJson, Settings, Table, number, progress, say, show, usd, warn, width
 from sim.cli.textplot import pareto_text
 from sim.errors import EXIT_FAILED_POINTS, EXIT_INFEASIBLE, EXIT_OK
 
@@ -55,6 +55,7 @@ def sweep(
     Example: afdsim sweep step3-vs-dsv3
     """
     from sim import sweeps
+    from sim.cautions import SCOPE, about_points
     from sim.naming import folder_name
     from sim.results import RUNS
     from sim.session import Session
@@ -83,11 +84,14 @@ def sweep(
             points = points or sorted(session.asked, key=lambda point: point.index)
         with signals.postponed():
             rows = session.rows(points)
+            warnings = about_points(points, rows)
             if rows:
-                _save_sweep(loaded, points, rows, folder)
+                _save_sweep(loaded, points, rows, warnings, folder)
+    warn(warnings)
     if as_json:
         saved = str(folder) if rows else None
-        print(json.dumps({"directory": saved, "points": rows}, ensure_ascii=False, indent=2))
+        told = {"directory": saved, "scope": SCOPE, "warnings": warnings, "points": rows}
+        print(json.dumps(told, ensure_ascii=False, indent=2))
     elif rows:
         _print_front(rows)
     if rows:
@@ -191,8 +195,11 @@ class _Progress:
         self.bar.update(self.task, advance=1, failed=self.failed, rate=rate)
 
 
-def _save_sweep(loaded: Loaded, ran: Sequence[Point], rows: list[Row], folder: Path) -> None:
+def _save_sweep(
+    loaded: Loaded, ran: Sequence[Point], rows: list[Row], warnings: list[str], folder: Path
+) -> None:
     from sim import points, report, results
+    from sim.cautions import SCOPE
     from sim.search import with_batch
 
     sweep: Sweep = loaded.sweep
@@ -212,6 +219,8 @@ def _save_sweep(loaded: Loaded, ran: Sequence[Point], rows: list[Row], folder: P
             "scenarios_sha256": results.sha256(resolved),
             "points": len(ran),
             "finished": len(rows),
+            "scope": SCOPE,
+            "warnings": warnings,
             "calibration": results.calibration_of(sorted(used)),
             "best": report.best_scenarios(rows, scenarios),
         }
@@ -225,6 +234,7 @@ def _save_sweep(loaded: Loaded, ran: Sequence[Point], rows: list[Row], folder: P
 
 
 def _print_front(rows: list[dict[str, Any]]) -> None:
+    from sim.cautions import SCOPE
     from sim.points import front
     from sim.swept import differences
 
@@ -248,10 +258,10 @@ def _print_front(rows: list[dict[str, Any]]) -> None:
                 f"{row['tokens_per_s_per_user']:.1f}",
                 f"{row['tgs']:,.0f}",
                 usd(row["usd_per_1m_tokens"]),
-                number(row["slo_met"]),
+                "unstable" if row["stable"] is False else number(row["slo_met"]),
                 "*" if row["point"] in best else "",
             )
-    show(shown)
+    show(shown, SCOPE)
     show(pareto_text(rows, width()))
 
 

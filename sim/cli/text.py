@@ -7,7 +7,7 @@ either, so verbs print by `say`, `show` and `progress`, which print text as writ
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +37,12 @@ Out = Annotated[
 WorkerCount = Annotated[
     int, typer.Option("--workers", min=1, help="Processes that make runs side by side.")
 ]
+
+
+def warn(cautions: Iterable[str]) -> None:
+    """Print cautions about figures: stderr, a line each."""
+    for caution in cautions:
+        say(f"warning: {caution}")
 
 
 @contextmanager

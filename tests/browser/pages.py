@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sim.metrics import METRICS
+from sim.catalogue import METRICS
 from sim.points import Row
 from sim.report import Source
 from sim.sweeps import Published

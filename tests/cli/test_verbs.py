@@ -567,3 +567,70 @@ def test_sweep_with_the_bound_engine_finds_batches(afdsim: Afdsim, tmp_path: Pat
     loads = {row["requests_in_flight"] for row in rows}
     assert described["best"]["AFD"]["workload"]["arrivals"]["concurrency"] in loads
     assert afdsim("sweep", "tiny.yaml", "--engine", "magic").code == 3
+
+
+OVERLOAD = (
+    "workload.arrivals.requests_per_s=150",
+    "workload.arrivals.requests=200",
+    "software.measured_on=qwen3-235b-a22b",
+)
+SCOPE = "decoding only; prefill is not included"
+
+
+def test_an_overloaded_run_warns_once_and_misses(afdsim: Afdsim) -> None:
+    ran = afdsim("run", "poisson-example", "--json", settings=OVERLOAD)
+    figures = json.loads(ran.out)
+    assert ran.code == 0
+    assert figures["stable"] is False
+    assert figures["slo_met"] is False
+    assert figures["scope"] == SCOPE
+    (warning,) = figures["warnings"]
+    assert warning.startswith("unstable")
+    assert ran.err.count(f"warning: {warning}\n") == 1
+    (saved,) = Path("results/runs").iterdir()
+    assert json.loads((saved / "run.json").read_text())["warnings"] == [warning]
+    shown = afdsim("run", "poisson-example", settings=OVERLOAD)
+    assert shown.out.count(SCOPE) == 1
+    assert "unstable" not in shown.out
+
+
+def test_a_sweep_says_for_how_many_points_a_warning_holds(afdsim: Afdsim) -> None:
+    Path("s.yaml").write_text(
+        "kind: sweep\nname: s\ndescription: two loads\nfamilies:\n"
+        "  - {family: a, base: poisson-example, axes: [{workload.arrivals.requests_per_s: "
+        "[1, 150, 160]}], set: {workload.arrivals.requests: 60}}\n"
+    )
+    ran = afdsim("sweep", "./s.yaml", "--json", "--workers", "1")
+    told = json.loads(ran.out)
+    assert told["warnings"][0].startswith("3 points: the software figures")
+    assert told["warnings"][1].startswith("2 points: unstable")
+    assert [row["stable"] for row in told["points"]] == [True, False, False]
+    for text in told["warnings"]:
+        assert ran.err.count(text) == 1
+    folder = Path(told["directory"])
+    assert json.loads((folder / "run.json").read_text())["warnings"] == told["warnings"]
+    page = (folder / "report.html").read_text()
+    assert page.count(SCOPE) >= 1
+    assert "2 points: unstable" in page
+    assert afdsim("sweep", "./s.yaml", "--workers", "1").out.count(SCOPE) == 1
+
+
+def test_a_comparison_warns_of_the_side_that_it_means(afdsim: Afdsim) -> None:
+    b = ("--set-b", "workload.arrivals.requests_per_s=150")
+    few = ("workload.arrivals.requests=40", *OVERLOAD[2:])
+    ran = afdsim("compare", "poisson-example", "poisson-example", *b, "--most", "10", settings=few)
+    warnings = [line for line in ran.err.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("warning: B: unstable")
+    assert ran.out.count(SCOPE) == 1
+
+
+def test_capacity_tells_its_progress_and_the_overload(afdsim: Afdsim) -> None:
+    options = ("--replications", "2", "--precision", "1")
+    few = ("workload.arrivals.requests=40",)
+    ran = afdsim("capacity", "poisson-example", *options, settings=few)
+    assert ran.code == 0
+    assert ran.err.startswith("trying 12\n12: ")
+    assert "the limit is above" in ran.err
+    assert "no, unstable" in ran.out
+    assert ran.out.count(SCOPE) == 1

@@ -14,6 +14,7 @@ from sim.arrivals import Gamma, Poisson, at_rate
 from sim.capacity import capacity
 from sim.errors import InfeasibleError, ScenarioError
 from sim.scenario import Scenario
+from sim.stability import offered_load
 from tests import tiny
 
 OPEN = (
@@ -56,7 +57,7 @@ class Deployment:
             shift = np.random.default_rng(scenario.simulation.seed).normal(0, self.spread)
             rate = scenario.workload.arrivals.requests_per_s  # type: ignore[union-attr]
             attainment = 0.99 - 2 * (rate / self.limit - 1) + shift
-            found.append({"slo_attainment": min(max(attainment, 0.0), 1.0)})
+            found.append({"slo_attainment": min(max(attainment, 0.0), 1.0), "stable": True})
         return found
 
 
@@ -66,6 +67,7 @@ def test_a_known_limit_is_found(
 ) -> None:
     runs = Deployment(limit, 0.0)
     monkeypatch.setattr(search, "run_all", runs.run_all)
+    monkeypatch.setattr(search, "offered_load", lambda _scenario: 0.0)
     found = capacity(loaded(loaded_model), 0.99, 0.01, 4)
     assert limit / 1.0101 < found.rate <= limit * (1 + 1e-9)
     assert found.low == found.rate
@@ -80,6 +82,7 @@ def test_the_interval_holds_the_limit_at_its_rate(
     loaded_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "run_all", Deployment(1000.0, 0.02).run_all)
+    monkeypatch.setattr(search, "offered_load", lambda _scenario: 0.0)
     held = 0
     for seed in range(300):
         found = capacity(loaded(loaded_model, f"simulation.seed={seed}"), 0.9, 0.002, 5)
@@ -131,11 +134,48 @@ def test_a_closed_loop_has_no_rate(loaded_model: Path) -> None:
         capacity(closed, 0.99, 0.05, 2)
 
 
-def test_targets_that_no_rate_meets_and_such_that_all_do_are_refused(loaded_model: Path) -> None:
+def test_a_rate_beyond_what_can_be_served_is_told_without_a_run(
+    loaded_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = loaded(loaded_model, "slo={tpot_ms: 1000}")
+    least = 700 / offered_load(scenario)
+    runs = Deployment(1e9, 0.0)
+    monkeypatch.setattr(search, "run_all", runs.run_all)
+    found = capacity(scenario, 0.9, 0.05, 2)
+    assert found.rate <= least < found.high
+    for trial in found.trials:
+        assert trial.stable == (trial.rate <= least)
+        assert trial.stable or trial.attainment == 0
+    assert runs.calls == 2 * sum(trial.stable for trial in found.trials)
+
+
+def test_progress_is_told_before_each_rate_and_narrows(loaded_model: Path) -> None:
+    told: list[search.Attempt | search.Trial] = []
+    scenario = loaded(loaded_model, "slo={tpot_ms: 0.6, queue_ms: 5}")
+    found = capacity(scenario, 0.95, 0.1, 2, ahead=told.append, tell=told.append)
+    attempts, trials = told[::2], told[1::2]
+    assert [trial.rate for trial in trials] == [attempt.rate for attempt in attempts]
+    assert sorted(trials, key=lambda trial: trial.rate) == list(found.trials)
+    narrowed = [each for each in attempts if isinstance(each, search.Attempt) and each.left]
+    assert narrowed
+    for attempt in narrowed:
+        assert attempt.low is not None
+        assert attempt.high is not None
+        assert attempt.low < attempt.high
+
+
+def test_targets_that_no_rate_meets_and_such_that_all_do_are_refused(
+    loaded_model: Path, tmp_path: Path
+) -> None:
     few = "workload.arrivals={kind: poisson, requests_per_s: 5000, requests: 20}"
     with pytest.raises(
         InfeasibleError, match=r"only \d+\.\d% of the requests .* loosen slo\.tpot_ms"
     ):
         capacity(loaded(loaded_model, few, "slo={tpot_ms: 0.001}"), 0.99, 1.0, 2)
+    # Twenty requests find room however close they come.
+    rows = ["arrived_at,num_prefill_tokens,num_decode_tokens"]
+    rows += [f"{second},100,20" for second in range(20)]
+    (tmp_path / "trace.csv").write_text("\n".join(rows) + "\n")
+    trace = f"workload={{arrivals: {{kind: trace, path: {tmp_path / 'trace.csv'}}}}}"
     with pytest.raises(InfeasibleError, match=r"4,096 times .* 100\.0% .* give slo\.queue_ms"):
-        capacity(loaded(loaded_model, few, "slo={tpot_ms: 1000}"), 0.99, 1.0, 2)
+        capacity(loaded(loaded_model, trace, "slo={tpot_ms: 1000}"), 0.99, 1.0, 2)

@@ -42,12 +42,13 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     ("engines.",),
     (
-        *("run", "goodput", "metrics", "replications", "steady", "search", "frozen"),
+        *("catalogue", "run", "goodput", "stability", "metrics", "replications", "steady"),
+        *("search", "frozen"),
         *("bottleneck", "sensitivity", "balance", "loops", "demand", "measure_cases"),
     ),
     (
         *("points", "sweeps", "refine", "sources", "store", "session", "results", "plots", "gantt"),
-        *("swept", "saved", "timeline", "report"),
+        *("cautions", "swept", "saved", "timeline", "report"),
         *("explain", "explain_page", "calibration_plot", "scenario_doc"),
         *("comparison", "capacity", "ratio"),
         *("studies", "cells", "champions", "duels", "contests", "outcomes", "study_report"),
