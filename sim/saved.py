@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sim.errors import ScenarioError
 from sim.files import MOST_TABLE_BYTES, read_bytes
@@ -41,6 +41,7 @@ class _Described(BaseModel):
     model_config = ConfigDict(strict=True)
 
     sweep: _Sweep
+    warnings: list[str] = Field(default_factory=list)
 
 
 def sweep(folder: Path) -> tuple[list[Row], list[Published], dict[str, Any]]:
