@@ -8,11 +8,8 @@ from typing import Any
 
 from sim.errors import InfeasibleError
 from sim.pareto import pareto_front
-from sim.replications import replicated
-from sim.scenario import Scenario
-from sim.search import TpotOf, max_batch_under_slo
+from sim.scenario import Scenario, TpotOf
 from sim.shapes import Afd
-from sim.steady import steady_state
 
 Row = dict[str, Any]
 Outcome = dict[str, Any]
@@ -68,6 +65,11 @@ def outcome(point: Point) -> Outcome:
 
 
 def _figures(point: Point) -> dict[str, Any]:
+    # Imported here: who reads a sweep need not be able to run it.
+    from sim.replications import replicated
+    from sim.search import max_batch_under_slo
+    from sim.steady import steady_state
+
     if point.search is not None:
         return max_batch_under_slo(point.scenario, point.search)
     if point.scenario.simulation.engine == "bound":

@@ -81,6 +81,10 @@ class Memory(Strict):
         return self.kv_tokens
 
 
+TpotOf = Literal["mean", "p50", "p90", "p99"]
+"""Which TPOT of the requests is meant: their mean or a percentile."""
+
+
 class Slo(Strict):
     """Latency targets. They are met when every one that is given is."""
 

@@ -6,16 +6,14 @@ requests on each attention GPU in each micro-batch, a broken one where some have
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from sim.arrivals import ClosedLoop
 from sim.deployments import compile_deployment
 from sim.errors import InfeasibleError
 from sim.replications import replicated
-from sim.scenario import Scenario
+from sim.scenario import Scenario, TpotOf
 from sim.steady import fullest, largest_load, most_fitting
-
-TpotOf = Literal["mean", "p50", "p90", "p99"]
 
 
 def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[str, Any]:

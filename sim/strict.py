@@ -5,10 +5,16 @@ The docstring under a field is its help.
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
-from typing import Self
+import sys
+from functools import cache
+from itertools import pairwise
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 # Nanoseconds, bytes and FLOP/s are counted in 64 bits; nothing that is simulated comes near.
 _LARGEST = 10**18
@@ -24,8 +30,20 @@ class Strict(BaseModel):
         extra="forbid",
         strict=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Describe the fields: reading the source takes longer than a run that asks for none."""
+        schema = handler(core)
+        fields = handler.resolve_ref_schema(schema).get("properties", {})
+        for kind in cls.__mro__:
+            for name, text in _docstrings(kind.__module__).get(kind.__qualname__, {}).items():
+                if name in fields:
+                    fields[name].setdefault("description", text)
+        return schema
 
     @model_validator(mode="after")
     def _in_reach(self) -> Self:
@@ -35,6 +53,26 @@ class Strict(BaseModel):
             if isinstance(value, int | float) and abs(value) > largest:
                 raise ValueError(f"{name} should be at most {largest:g} (got {_short(value)})")
         return self
+
+
+@cache
+def _docstrings(module: str) -> dict[str, dict[str, str]]:
+    """Return the docstrings under the fields of the classes of a module, by class and field."""
+    if not module.startswith("sim."):
+        return {}
+    found: dict[str, dict[str, str]] = {}
+    for each in ast.parse(inspect.getsource(sys.modules[module])).body:
+        if isinstance(each, ast.ClassDef):
+            found[each.name] = {
+                field.target.id: inspect.cleandoc(text.value.value)
+                for field, text in pairwise(each.body)
+                if isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+                and isinstance(text.value.value, str)
+            }
+    return found
 
 
 def _short(value: float) -> str:

@@ -22,8 +22,7 @@ from sim.errors import ScenarioError
 from sim.naming import Label, Name
 from sim.points import Point, Row, columns, failed, outcome, row
 from sim.printable import excerpt
-from sim.scenario import Scenario, from_document
-from sim.search import TpotOf
+from sim.scenario import Scenario, TpotOf, from_document
 from sim.strict import Strict
 from sim.yaml_loader import Document, Loc, loc_of, read
 

@@ -125,11 +125,9 @@ def validate(
     Example: afdsim validate step3-2a2f dsv3-ep128
     """
     from sim import cards
-    from sim.cells import load as load_study
     from sim.deployments import compile_deployment
     from sim.errors import InfeasibleError
     from sim.scenario import load
-    from sim.sweeps import load as load_sweep
     from sim.yaml_loader import read
 
     problems: list[str] = []
@@ -139,8 +137,12 @@ def validate(
             path = cards.find_any((cards.SCENARIOS, cards.SWEEPS), name, "scenario or sweep")
             kind = read(path).get(("kind",))
             if kind == "study":
+                from sim.cells import load as load_study
+
                 say(f"{name}: {len(load_study(path, setting or ()).cells)} cells, all well formed")
             elif kind == "sweep":
+                from sim.sweeps import load as load_sweep
+
                 found = load_sweep(path, setting or ())
                 left_out = f", {found.left_out} left out" if found.left_out else ""
                 say(f"{name}: {len(found.points)} points{left_out}, all well formed")

@@ -1,7 +1,8 @@
-"""Numba stays out of the way: not imported where nothing runs, and no cache needed to run."""
+"""Numba stays out of the way: imported where loops run, and only those that run are compiled."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,21 +12,83 @@ from unittest.mock import patch
 import numba
 import pytest
 
+from sim import loops
 from sim.compiled import compiled
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def python(code: str) -> str:
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+def python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | environment,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def loaded(*verb: str) -> set[str]:
+    """Return the modules that a command has imported when it ends."""
+    code = f"""
+import sys
+from sim.cli import main
+sys.argv = ["afdsim", *{verb!r}]
+try:
+    main()
+finally:
+    print("", *sys.modules, file=sys.stdout)
+"""
+    return set(python(code).splitlines()[-1].split())
 
 
 @pytest.mark.parametrize("module", ["sim", "sim.cli", "sim.run", "sim.engines.event"])
 def test_importing_does_not_import_numba(module: str) -> None:
     assert python(f"import sys, {module}; print('numba' in sys.modules)") == "False\n"
+
+
+@pytest.mark.parametrize("verb", [("validate", "step3-2a2f"), ("schema",), ("schema", "sweep")])
+def test_verbs_that_run_nothing_import_no_engine(verb: tuple[str, ...]) -> None:
+    found = loaded(*verb)
+    engines = {name for name in found if name.startswith(("sim.engines.event", "simpy"))}
+    assert engines | found & {"numba", "pandas", "pyarrow", "plotly", "rich", "jinja2"} == set()
+
+
+def test_a_run_compiles_the_loops_that_it_runs() -> None:
+    code = """
+import sim
+from sim import loops
+limits = ["simulation.min_steps=20", "simulation.max_steps=20"]
+sim.simulate(sim.load("step3-2a2f", limits))
+print(*(loop.__name__ for loop in loops.loops() if "dispatcher" in vars(loop)))
+"""
+    ran = set(python(code).split())
+    assert {"advance", "enter", "leave"} <= ran
+    assert ran.isdisjoint({"positive_circuit", "accept", "emitted", "grow", "give_way"})
+
+
+def test_what_is_said_before_a_loop_is_compiled_is_said_once(tmp_path: Path) -> None:
+    code = """
+from sim.compiled import compiled, on_compiling
+on_compiling(lambda: print("compiling"))
+@compiled("int64(int64)")
+def one(x): return x + 1
+@compiled("int64(int64)")
+def two(x): return one(x) + 1
+print("not yet")
+print(two(1))
+"""
+    assert python(code, NUMBA_CACHE_DIR=str(tmp_path)) == "not yet\ncompiling\n3\n"
+
+
+def test_every_loop_is_compiled_at_installation() -> None:
+    homes = {sys.modules[loop.__module__] for loop in loops.loops()}
+    package = Path(loops.__file__).parent
+    users = {path for path in package.rglob("*.py") if "@compiled(" in path.read_text()}
+    assert {Path(str(home.__file__)) for home in homes} >= users
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no locator available"), OSError(28, "full")])

@@ -10,8 +10,8 @@ from sim import metrics
 from sim.deployments import compile_deployment
 from sim.errors import InfeasibleError
 from sim.run import simulate
-from sim.scenario import Scenario
-from sim.search import TpotOf, max_batch_under_slo, with_batch
+from sim.scenario import Scenario, TpotOf
+from sim.search import max_batch_under_slo, with_batch
 from tests import tiny
 
 VARIED = (
