@@ -11,7 +11,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 # One release and the hashes of its files.
 PINNED = re.compile(
-    r"(?P<name>[a-z0-9-]+)==(?P<release>[\w.]+)(?: ; [^\\\n]+)?(?: \\\n +--hash=sha256:[0-9a-f]{64})+"
+    r"(?P<name>[a-z0-9-]+)==(?P<release>[\w.]+)(?: ; [^\\\n]+)?"
+    r"(?: \\\n +--hash=sha256:[0-9a-f]{64})+"
 )
 
 
