@@ -154,7 +154,8 @@ class GpuMemory:
             if self.stated_kv_bytes is not None:
                 has = f"the scenario states {gigabytes(capacity)}"
                 adding = "raise memory.kv_tokens or memory.kv_blocks"
+            lower = f"lower the batch to {fitting} requests per {self.role} GPU or "
             raise InfeasibleError(
-                f"KV cache needs {gigabytes(needed_bytes)} per {self.role} GPU, {has}: lower the "
-                f"batch to {fitting} requests per {self.role} GPU or {adding}"
+                f"KV cache needs {gigabytes(needed_bytes)} per {self.role} GPU, {has}: "
+                f"{lower if fitting else 'not one request fits; '}{adding}"
             )
