@@ -168,7 +168,7 @@ def _points(rows: Sequence[Row], drawn: Sequence[Row], view: View) -> go.Figure:
         template="plotly_white",
         hovermode="closest",
         hoverlabel={"align": "left", "font": {"size": 11}},
-        legend={"orientation": "h", "y": -0.14, "yanchor": "top", "x": 0},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         margin={"l": 60, "r": 20, "t": 40, "b": 50},
     )
     return figure

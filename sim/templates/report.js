@@ -175,6 +175,7 @@ function madeRow(point) {
     row.append(cell);
   }
   row.dataset.point = point;
+  row.tabIndex = 0;
   return row;
 }
 
@@ -250,6 +251,14 @@ document.querySelector("#points thead").append(heads());
 tableBody.addEventListener("click", (event) => {
   choose(Number(event.target.closest("tr").dataset.point));
 });
+tableBody.addEventListener("keydown", (event) => {
+  const row = event.target.closest("tr");
+  if (event.key === "Enter" || event.key === " ") choose(Number(row.dataset.point));
+  else if (event.key === "ArrowDown") row.nextElementSibling?.focus();
+  else if (event.key === "ArrowUp") row.previousElementSibling?.focus();
+  else return;
+  event.preventDefault();
+});
 document.querySelector(".scroll").addEventListener("scroll", ({ target }) => {
   if (target.scrollTop + 2 * target.clientHeight > target.scrollHeight) showPage();
 });
@@ -280,3 +289,16 @@ function draw(target) {
 }
 
 for (const target of document.querySelectorAll(".figure")) watcher.observe(target);
+
+// Paper has no scrolling: all is drawn, as wide as a sheet of A4 between its margins.
+const PAPER_PX = 680;
+window.addEventListener("beforeprint", () => {
+  while (tableBody.children.length < kept.length) showPage();
+  for (const target of document.querySelectorAll(".figure")) {
+    if (!drawn.has(target.id)) draw(target);
+    Plotly.relayout(target, { width: PAPER_PX });
+  }
+});
+window.addEventListener("afterprint", () => {
+  for (const id of drawn) Plotly.relayout(id, { width: null, autosize: true });
+});
