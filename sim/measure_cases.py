@@ -34,15 +34,15 @@ def cases(demands: Iterable[Demand], ops: Iterable[str] = FORMS) -> list[Case]:
     return list(dict.fromkeys(found))
 
 
-def left_to_the_table(demands: Iterable[Demand]) -> list[Kernel]:
-    """Return the kernels of `demands` that no case measures: they stay as the card has them."""
+def left_to_the_table(demands: Iterable[Demand]) -> dict[str, int]:
+    """Return the kernels of `demands` that no case measures, and the GPUs that each takes."""
     found = {
-        kernel
+        f"{one.op} {one.kernel} {one.dtype}": served.SERVED[one.op][one.kernel].gpus
         for demand in demands
-        for kernel in demand.ranges
-        if kernel.op not in FORMS or kernel.dtype not in labels(kernel.op)
+        for one in demand.ranges
+        if one.op not in FORMS or one.dtype not in labels(one.op)
     }
-    return sorted(found, key=repr)
+    return dict(sorted(found.items()))
 
 
 def _around(

@@ -78,9 +78,9 @@ def _cases(
     found: list[Demand] = [each for name in names for each in demands(load(name, settings))]
     cards = GPUS.get(gpu, (gpu,))
     mine = [demand for demand in found if demand.accelerator.name in cards] or found
-    left = measure_cases.left_to_the_table(mine)
-    for what in dict.fromkeys(f"{kernel.op} {kernel.kernel} {kernel.dtype}" for kernel in left):
-        _say(f"{what}: not measured here; runs take it from the card's table")
+    for what, gpus in measure_cases.left_to_the_table(mine).items():
+        why = "takes several GPUs" if gpus > 1 else "cannot be measured"
+        _say(f"{what}: {why}; runs take it from the card's table")
     return measure_cases.cases(mine, ops)
 
 

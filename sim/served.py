@@ -55,9 +55,6 @@ SERVED: dict[str, dict[str, Served]] = {
     "collective": {NCCL: Served(_PEERS, gpus=2)},
 }
 
-# Operations of the list that no measurement file describes: they run at the card's efficiency.
-UNMEASURED = frozenset({"attention_linear"})
-
 
 def gemm_kernel(dtype: str) -> str:
     """Return the GEMM of a number format: FP8 is scaled in blocks of 128, as DeepSeek-V3 does."""
