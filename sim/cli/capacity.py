@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.text import AsJson, Settings, Table, WorkerCount, pool_of, say, show
+from sim.cli.text import AsJson, Settings, Table, WorkerCount, pool_of, say, say_notes, show
 
 if TYPE_CHECKING:
     from sim.capacity import Attempt, Capacity, Trial
@@ -45,6 +45,7 @@ def capacity(
     from sim.scenario import load
 
     loaded = load(scenario, setting or ())
+    say_notes([loaded.workload])
     if share is None:
         share = loaded.slo.attainment or _SHARE
     if share == 0:

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.text import AsJson, Settings, Table, WorkerCount, number, pool_of, say, show, warn
+from sim.cli.text import (
+    AsJson,
+    Settings,
+    Table,
+    WorkerCount,
+    number,
+    pool_of,
+    say,
+    say_notes,
+    show,
+    warn,
+)
 
 if TYPE_CHECKING:
     from sim.comparison import Comparison
@@ -41,6 +52,7 @@ def compare(
 
     both = list(setting or ())
     scenarios = load(a, both), load(b, [*both, *(setting_b or ())])
+    say_notes(loaded.workload for loaded in scenarios)
     with pool_of(workers) as pool:
         found = comparison.compare(*scenarios, precision, most, pool, say)
     warn(found.warnings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.text import AsJson, Settings, Table, say, show, usd
+from sim.cli.text import AsJson, Settings, Table, say, say_notes, show, usd
 
 if TYPE_CHECKING:
     from sim.explain import Explanation
@@ -43,6 +43,7 @@ def explain(
     from sim.scenario import load
 
     loaded = load(scenario, setting or ())
+    say_notes([loaded.workload])
     if note := left_out(loaded):
         say(note)
     frozen = Frozen.of(loaded)

@@ -17,6 +17,7 @@ from sim.cli.text import (
     number,
     pool_of,
     say,
+    say_notes,
     show,
     span,
     warn,
@@ -52,8 +53,7 @@ def run(
     from sim.steady import steady_state
 
     loaded = load(scenario, setting or (), compile_deployment)
-    for note in loaded.workload.notes():
-        say(note)
+    say_notes([loaded.workload])
     if loaded.simulation.engine == "bound":
         if timeline is not None:
             raise typer.BadParameter("the bound engine runs no tasks", param_hint="--timeline")
@@ -149,8 +149,7 @@ def validate(
             else:
                 loaded = load(path, setting or (), compile_deployment)
                 compile_deployment(loaded)
-                for note in loaded.workload.notes():
-                    say(note)
+                say_notes([loaded.workload])
                 say(f"{name}: ok")
         except InfeasibleError as error:
             refused += [f"{name}: {line}" for line in str(error).splitlines()]

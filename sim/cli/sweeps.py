@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sim import signals
-from sim.cli.text import AsJson, Settings, Table, number, progress, say, show, usd, warn, width
+from sim.cli.text import (
+    AsJson,
+    Settings,
+    Table,
+    number,
+    progress,
+    say,
+    say_notes,
+    show,
+    usd,
+    warn,
+    width,
+)
 from sim.cli.textplot import pareto_text
 from sim.errors import EXIT_FAILED_POINTS, EXIT_INFEASIBLE, EXIT_OK
 
@@ -68,6 +80,7 @@ def sweep(
     if loaded.left_out:
         total = loaded.left_out + len(loaded.points)
         say(f"{loaded.left_out} of {total} combinations are left out by constraints")
+    say_notes(point.scenario.workload for point in loaded.points)
     folder = out or RUNS / "-".join([folder_name(loaded.sweep.name), *([engine] if engine else [])])
     with _workers(workers, scheduler) as pool, Store(folder, loaded.sweep.name) as store:
         session, stopped = Session(store, retry_failed=retry_failed), None

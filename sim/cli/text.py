@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from sim.workers import Workers
+    from sim.workload import Workload
 
 Settings = Annotated[
     list[str] | None,
@@ -43,6 +44,12 @@ def warn(cautions: Iterable[str]) -> None:
     """Print cautions about figures: stderr, a line each."""
     for caution in cautions:
         say(f"warning: {caution}")
+
+
+def say_notes(workloads: Iterable[Workload]) -> None:
+    """Print how recorded requests are read where that is not plain, each note once."""
+    for note in dict.fromkeys(note for workload in workloads for note in workload.notes()):
+        say(note)
 
 
 @contextmanager

@@ -490,3 +490,14 @@ def test_the_command_line_tells_what_it_left_out(
         main()
     assert ended.value.code == EXIT_BAD_INPUT
     assert f"{path}:8: lengths should be" in capsys.readouterr().err.replace("\n", "")
+
+
+def test_a_comparison_says_once_how_both_read_their_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, mooncake((time, 7, 7) for time in times_of(3, "ms", 20)))
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(
+        app, ["compare", "dsv3-ep128", "dsv3-ep128", "--set", *settings_of(path)]
+    )
+    assert done.stderr.count("no key tells the unit of times; they are read in ms") == 1
