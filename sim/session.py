@@ -51,7 +51,7 @@ class Session:
         """Run what is missing of `points` and return the rows of all, in their order.
 
         Each finished point is in the store before `progress` is called with its outcome. When this
-        is ended early (KeyboardInterrupt, SchedulerError, StoreError), `rows` has the others.
+        is ended early (Stopped, SchedulerError, StoreError), `rows` has the others.
         """
         self.asked += points
         for job, result in workers.run(_work, self._jobs(points)):

@@ -200,6 +200,7 @@ def new(
     from sim import cards
     from sim.files import read_text
     from sim.naming import folder_name
+    from sim.results import replace_file
     from sim.yaml_loader import MOST_BYTES, parse
 
     if not name or folder_name(name) != name:
@@ -211,8 +212,8 @@ def new(
     path = Path(cards.SCENARIOS) / f"{name}.yaml"
     if path.exists():
         raise typer.BadParameter(f"{path} is there already", param_hint="NAME")
-    path.parent.mkdir(parents=True, exist_ok=True)
     written = name if parse(f"name: {name}", path.name).data["name"] == name else json.dumps(name)
     lines = [f"name: {written}" if line.startswith("name:") else line for line in text.splitlines()]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = "\n".join(lines) + "\n"
+    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
     say(f"wrote {path}; run it: afdsim run {name}")
