@@ -16,7 +16,7 @@ UNDIVIDED = {"undivided": True}
 
 
 MOST_GPUS = 16_384
-Gpus = Annotated[int, Field(ge=1, le=MOST_GPUS)]
+Gpus = Annotated[int, Field(gt=0, le=MOST_GPUS)]
 """GPUs that one deployment may have; each takes some 40 kB in a run."""
 
 
