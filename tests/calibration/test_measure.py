@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from sim.errors import CalibrationError
 from sim.measure import Case
 from sim.measure_cli import measure as verb
 from sim.measurement_files import read
+
+# Triton reads it when a kernel's module is imported, which the first test of torch does.
+os.environ["TRITON_INTERPRET"] = "1"
 
 
 class FakeKernel:
@@ -159,10 +163,7 @@ def test_the_torch_kernels_agree_with_their_references() -> None:
     assert {case.op for case, _ in times} == set(measure.FORMS)
 
 
-def test_the_triton_kernel_reads_pages_as_the_reference_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
+def test_the_triton_kernel_reads_pages_as_the_reference_does() -> None:
     torch = pytest.importorskip("torch", reason="the extra [gpu] is not installed")
     pytest.importorskip("triton", reason="Triton is not installed")
     from sim import measure_triton
@@ -180,8 +181,7 @@ def test_the_triton_kernel_reads_pages_as_the_reference_does(
         assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-5
 
 
-def test_the_blockwise_kernels_agree_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
+def test_the_blockwise_kernels_agree_with_torch() -> None:
     torch = pytest.importorskip("torch", reason="the extra [gpu] is not installed")
     pytest.importorskip("triton", reason="Triton is not installed")
     from sim import measure_blockwise as blockwise
@@ -194,8 +194,9 @@ def test_the_blockwise_kernels_agree_with_torch(monkeypatch: pytest.MonkeyPatch)
         values, scales = blockwise.narrowed(x, interpret=True)
         wanted, wanted_scales = blockwise.narrowed_in_torch(x)
         assert torch.equal(scales, wanted_scales)
-        # Rounding differs by at most a step of three mantissa bits.
-        assert ((values.float() - wanted.float()).abs() <= wanted.float().abs() / 8).all()
+        # The interpreter cuts where torch rounds: at most a step of E4M3, 2^-9 below its normals.
+        step = (wanted.float().abs() / 8).clamp_min(2**-9)
+        assert ((values.float() - wanted.float()).abs() <= step).all()
         found = blockwise.product((wanted, scales), weights, interpret=True).float()
         narrow = blockwise.product_in_torch((wanted, scales), weights)
         exact = x.float() @ wide.transpose(1, 2)
