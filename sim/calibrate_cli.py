@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sim import json_text
 from sim.printable import printable
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _report(fitted: Fit, as_json: bool) -> None:
 def _print(records: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Print records on stdout: as JSON, or as aligned text with errors in percent."""
     if as_json:
-        print(json.dumps(records, indent=2))
+        print(json_text.dumps(json_text.without_nan(records), indent=2))
         return
     if not records:
         return

@@ -4,6 +4,7 @@
     ├── ScenarioError      a scenario, sweep or card is wrong            exit 3
     ├── CalibrationError   a calibration table or measurement is wrong   exit 3
     ├── InfeasibleError    the shape cannot run, or no point meets SLO   exit 4
+    ├── ImpossibleFigureError  no deployment can have this result; a bug    exit 1
     ├── SchedulerError     a cluster's scheduler cannot be reached       exit 2
     └── StoreError         results cannot be kept: disk full, read-only,
                            in use, damaged, or not the sweep's           exit 6
@@ -57,6 +58,10 @@ class CalibrationError(SimError):
     """A calibration table or a measurement file is wrong."""
 
     exit_code = EXIT_BAD_INPUT
+
+
+class ImpossibleFigureError(SimError):
+    """A result is infinite, negative, or beyond what the hardware can do: a bug."""
 
 
 class InfeasibleError(SimError):

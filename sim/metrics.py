@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim import goodput
+from sim.physical import check_run, checked
 from sim.run import FILL_STEPS, Run, at_once, requests_of, step_gaps_ns
 from sim.stability import is_stable
 from sim.statistics import (
@@ -125,7 +126,8 @@ def summary(run: Run) -> dict[str, Any]:
     asked = _of(tpot_ms, slo.tpot_percentile), _of(queue_ms, slo.queue_percentile)
     if stable is False:
         figures |= dict.fromkeys(goodput.IN_TIME)
-    return figures | goodput.verdict(slo, *asked, good.attainment, stable)
+    check_run(run)
+    return checked(figures | goodput.verdict(slo, *asked, good.attainment, stable))
 
 
 def _pauses_ns(run: Run, since_ns: int) -> NDArray[np.float64]:

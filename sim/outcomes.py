@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sim import json_text
 from sim.cells import Cell, Shapes
 from sim.contests import Result
 from sim.duels import NEITHER, TIE, verdict
@@ -195,12 +195,12 @@ def _of_side(outcome: Outcome, number: int) -> Row:
     return {
         "shape": entry["shape"] if entry else None,
         "accelerators": " + ".join(entry["accelerators"]) if entry else None,
-        "settings": json.dumps(entry["settings"]) if entry else None,
+        "settings": json_text.dumps(entry["settings"]) if entry else None,
         **{name: figures.get(name) for name in _FIGURES},
         "batch_limited_by": entry["limit"] if entry else None,
         "circuit": limits["kind"] if limits else None,
-        "circuit_shares": json.dumps(limits["spent"]) if limits else None,
-        "busy_shares": json.dumps(busy) if busy else None,
+        "circuit_shares": json_text.dumps(limits["spent"]) if limits else None,
+        "busy_shares": json_text.dumps(busy) if busy else None,
         "beyond": outcome.beyond[number],
         "at_end_of_axis": ", ".join(outcome.edges[number]),
     }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import plotly.graph_objects as go
 
+from sim import json_text
 from sim.pareto import pareto_front
 from sim.points import SETTING, Row, front
 from sim.sweeps import Published
@@ -253,4 +253,4 @@ def _text(value: object) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return json.dumps(value) if isinstance(value, dict | list) else str(value)
+    return json_text.dumps(value) if isinstance(value, dict | list) else str(value)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
+from sim import json_text
 from sim.errors import InfeasibleError
 from sim.pareto import pareto_front
 from sim.scenario import Scenario, TpotOf
@@ -108,7 +108,7 @@ def _one_type(values: list[Any]) -> list[Any]:
     if kinds <= {int, float} and float in kinds:
         return [None if value is None else float(value) for value in values]
     if len(kinds) > 1 or kinds & {list, dict}:
-        return [None if value is None else json.dumps(value) for value in values]
+        return [None if value is None else json_text.dumps(value) for value in values]
     return values
 
 

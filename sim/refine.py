@@ -8,11 +8,11 @@ on its side of the gap.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+from sim import json_text
 from sim.drawn import left_out
 from sim.errors import SimError
 from sim.pareto import pareto_front
@@ -198,4 +198,4 @@ def _place(row: Row) -> Place:
 
 
 def _key(entry: int, settings: dict[str, Any]) -> str:
-    return json.dumps([entry, settings], sort_keys=True)
+    return json_text.dumps([entry, settings], sort_keys=True)

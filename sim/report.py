@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 from pydantic import TypeAdapter
 
-from sim import gantt, pages, plots, saved
+from sim import gantt, json_text, pages, plots, saved
 from sim.catalogue import METRICS
 from sim.cautions import SCOPE
 from sim.deployments import compile_deployment
@@ -162,7 +162,7 @@ def write(path: Path, sources: Sequence[Source]) -> None:
         figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
         pipelines=shown,
         provenance=[
-            (source.name, json.dumps(source.described, indent=2, ensure_ascii=False))
+            (source.name, json_text.dumps(source.described, indent=2, ensure_ascii=False))
             for source in sources
         ],
     )

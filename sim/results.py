@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import platform
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sim import cards, sources
+from sim import cards, json_text, sources
 from sim.cautions import SCOPE, cautions
 from sim.errors import StoreError
 from sim.files import file_sha256
@@ -43,7 +42,7 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
 
 def sha256(data: object) -> str:
     """Return the SHA-256 of plain data in canonical JSON."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json_text.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -161,7 +160,7 @@ def _rename_free(temporary: Path, wanted: Path) -> Path:
 
 def write_json(path: Path, data: object) -> None:
     """Write plain data as readable JSON."""
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json_text.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_table(stem: Path, columns: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]]) -> None:

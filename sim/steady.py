@@ -27,6 +27,7 @@ from sim.errors import InfeasibleError
 from sim.goodput import verdict
 from sim.kernels import STATUSES, Status
 from sim.layers import Ns
+from sim.physical import check_step, checked
 from sim.program import KEPT, Program, Times
 from sim.scenario import Scenario
 from sim.units import NS_PER_MS, NS_PER_S, NS_PER_US
@@ -103,7 +104,9 @@ class Steady:
         figures["measured_steps"] = 0
         figures["replications"] = 1
         alike = float(tpot_ms <= scenario.slo.tpot_ms)
-        return figures | {"engine": "bound"} | verdict(scenario.slo, tpot_ms, None, alike)
+        check_step(scenario, float(self.step_ns), self.requests, site.micro_batches)
+        found = verdict(scenario.slo, tpot_ms, None, alike)
+        return checked(figures | {"engine": "bound"} | found)
 
 
 def steady_state(scenario: Scenario) -> Steady:

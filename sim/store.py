@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from sim import cards
+from sim import cards, json_text
 from sim.errors import StoreError
 from sim.files import file_sha256
 from sim.points import Outcome, Point, accelerators
@@ -290,7 +290,7 @@ def _checksum(*kept: object) -> str:
 
 
 def _text(data: object) -> str:
-    return json.dumps(data, ensure_ascii=False)
+    return json_text.dumps(data, ensure_ascii=False)
 
 
 def _place(point: Placed) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from sim import pages
+from sim import json_text, pages
 from sim.cautions import SCOPE
 from sim.outcomes import Outcome, counts, described_shape, percent, told
 from sim.studies import Study
@@ -43,7 +43,7 @@ def write(
         figure=json.loads(figure.to_json()),
         height=figure.layout.height,
         sections=found,
-        provenance=json.dumps(described, indent=2, ensure_ascii=False),
+        provenance=json_text.dumps(described, indent=2, ensure_ascii=False),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sim import json_text
 from sim.points import SETTING, Row
 from sim.printable import excerpt
 
@@ -78,7 +79,7 @@ def _text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | float):
         return f"{value:,.6g}"
-    return excerpt(value if isinstance(value, str) else json.dumps(value), _LONGEST)
+    return excerpt(value if isinstance(value, str) else json_text.dumps(value), _LONGEST)
 
 
 def _words(paths: Sequence[str]) -> dict[str, str]:

@@ -8,13 +8,12 @@ ns behind the point.
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sim import cards
+from sim import cards, json_text
 from sim.engines.event import Record
 from sim.layers import passes
 from sim.program import Program
@@ -99,9 +98,9 @@ def write(run: Run, path: Path) -> None:
         "scenario_sha256": sha256(resolved(run.scenario)),
         "afdsim": made_by["afdsim"],
     }
-    events = ",\n".join(json.dumps(event, ensure_ascii=False) for event in trace_events(run))
+    events = ",\n".join(json_text.dumps(event, ensure_ascii=False) for event in trace_events(run))
     text = (
-        f'{{"displayTimeUnit": "ns", "otherData": {json.dumps(about, ensure_ascii=False)},\n'
+        f'{{"displayTimeUnit": "ns", "otherData": {json_text.dumps(about, ensure_ascii=False)},\n'
         f'"traceEvents": [\n{events}\n]}}\n'
     )
     packed = gzip.compress(text.encode(), mtime=0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim import json_text
 from sim.cli.text import AsJson, Settings, Table, WorkerCount, pool_of, say, say_notes, show
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ def capacity(
             shown.ahead,
             shown.tell,
         )
+    json_text.check(found.as_dict())
     if as_json:
-        print(json.dumps(found.as_dict() | {"scope": SCOPE}, indent=2, ensure_ascii=False))
+        print(json_text.dumps(found.as_dict() | {"scope": SCOPE}, indent=2, ensure_ascii=False))
     else:
         _show(found)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
 import typer
 
+from sim import json_text
 from sim.cli.text import AsJson, Table, number, show
 
 models_app = typer.Typer(help="Show the model cards.", rich_markup_mode=None)
@@ -102,7 +102,7 @@ def show_hardware(name: str, as_json: AsJson = False) -> None:
             "calibration": curves,
             "sha256": kernel_table.sha256,
         }
-        print(json.dumps(data, indent=2, ensure_ascii=False))
+        print(json_text.dumps(json_text.without_nan(data), indent=2, ensure_ascii=False))
         return
     figures = Table(["figure", "value", "source"], f"{name} ({card.vendor}, {card.architecture})")
     for path, figure in _figures(card):
@@ -159,7 +159,7 @@ def _figures(card: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool, billions: tuple[str, ...] = ()) -> None:
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json_text.dumps(rows, indent=2, ensure_ascii=False))
         return
     shown = Table(list(rows[0]))
     for row in rows:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim import json_text
 from sim.cli.text import (
     AsJson,
     Settings,
@@ -55,9 +55,10 @@ def compare(
     say_notes(loaded.workload for loaded in scenarios)
     with pool_of(workers) as pool:
         found = comparison.compare(*scenarios, precision, most, pool, say)
+    json_text.check(found.as_dict())
     warn(found.warnings)
     if as_json:
-        print(json.dumps(found.as_dict() | {"scope": SCOPE}, indent=2, ensure_ascii=False))
+        print(json_text.dumps(found.as_dict() | {"scope": SCOPE}, indent=2, ensure_ascii=False))
     else:
         _show(found)
     if not found.is_precise():

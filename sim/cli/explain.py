@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim import json_text
 from sim.cli.text import AsJson, Settings, Table, say, say_notes, show, usd
 
 if TYPE_CHECKING:
@@ -50,11 +50,16 @@ def explain(
     ratio = stochastic_ratio(frozen) if stochastic else None
     found = explain_frozen(frozen)
     text = sentences(found)
+    json_text.check(found.as_dict())
     if picture is not None:
         _draw(picture, frozen, text)
     if as_json:
         added = {} if ratio is None else {"stochastic": ratio.as_dict()}
-        print(json.dumps(found.as_dict() | added | {"scope": SCOPE}, indent=2, ensure_ascii=False))
+        print(
+            json_text.dumps(
+                found.as_dict() | added | {"scope": SCOPE}, indent=2, ensure_ascii=False
+            )
+        )
         return
     show(*text, SCOPE)
     for shown in (_circuit(found), _stages(found), _cards(found), _shapes(found)):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sim import json_text
 from sim.cli.text import (
     AsJson,
     Out,
@@ -85,7 +85,7 @@ def _show(figures: dict[str, Any], scenario: Scenario, as_json: bool) -> None:
     warn(warnings)
     if as_json:
         told = {"scope": SCOPE, "warnings": warnings}
-        print(json.dumps(figures | told, indent=2, ensure_ascii=False))
+        print(json_text.dumps(figures | told, indent=2, ensure_ascii=False))
         return
     shown = Table(["figure", "value", "unit", "what it is"], figures["scenario"])
     for metric in METRICS:
@@ -186,7 +186,7 @@ def schema(
     if of not in kinds:
         raise typer.BadParameter(f"unknown {of!r}; {did_you_mean(of, kinds)}", param_hint="OF")
     data = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    print(json.dumps(data | kinds[of].model_json_schema(), indent=2, ensure_ascii=False))
+    print(json_text.dumps(data | kinds[of].model_json_schema(), indent=2, ensure_ascii=False))
 
 
 def new(
@@ -212,7 +212,9 @@ def new(
     path = Path(cards.SCENARIOS) / f"{name}.yaml"
     if path.exists():
         raise typer.BadParameter(f"{path} is there already", param_hint="NAME")
-    written = name if parse(f"name: {name}", path.name).data["name"] == name else json.dumps(name)
+    written = (
+        name if parse(f"name: {name}", path.name).data["name"] == name else json_text.dumps(name)
+    )
     lines = [f"name: {written}" if line.startswith("name:") else line for line in text.splitlines()]
     text = "\n".join(lines) + "\n"
     replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim import signals
+from sim import json_text, signals
 from sim.cli.text import AsJson, Settings, Table, progress, say, show
 from sim.errors import EXIT_FAILED_POINTS, EXIT_OK
 
@@ -69,7 +68,7 @@ def study(
     rows = outcomes.rows(loaded.study, found_all)
     if as_json:
         plain = {"directory": str(folder), "scope": SCOPE, "cells": rows}
-        print(json.dumps(plain, ensure_ascii=False, indent=2))
+        print(json_text.dumps(plain, ensure_ascii=False, indent=2))
     else:
         _print(loaded.study, found_all)
     for failure in contests.failures:

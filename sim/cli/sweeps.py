@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim import signals
+from sim import json_text, signals
 from sim.cli.text import (
     AsJson,
     Settings,
@@ -104,7 +103,7 @@ def sweep(
     if as_json:
         saved = str(folder) if rows else None
         told = {"directory": saved, "scope": SCOPE, "warnings": warnings, "points": rows}
-        print(json.dumps(told, ensure_ascii=False, indent=2))
+        print(json_text.dumps(told, ensure_ascii=False, indent=2))
     elif rows:
         _print_front(rows)
     if rows:

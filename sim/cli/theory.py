@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import re
 import sys
 from typing import Annotated, Any
 
 import typer
 
+from sim import json_text
 from sim.cli.text import AsJson, Table, number, show, usd
 from sim.spreadsheets import inert, inert_value
 
@@ -30,7 +31,7 @@ def theory(
 
     contexts = []
     for text in context.split(","):
-        if not text.strip().isdigit() or int(text) < 1:
+        if not re.fullmatch(r"[0-9]{1,10}", text.strip()) or int(text) < 1:
             raise typer.BadParameter(
                 f"should be whole numbers from 1 on (got {text!r})", param_hint="--context"
             )
@@ -41,8 +42,9 @@ def theory(
     else:
         chosen = [cards.accelerator(name.strip()) for name in accelerator.split(",")]
     rows = [row.to_dict() for row in tabulate([cards.model(m) for m in models], contexts, chosen)]
+    json_text.check(rows)
     if as_json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json_text.dumps(rows, indent=2, ensure_ascii=False))
     elif as_csv:
         _print_csv([_flat(row) for row in rows])
     else:

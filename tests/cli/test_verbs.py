@@ -288,7 +288,7 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
         (("run", "step3-2a2f"), ("deployment.fabric=x",), 3, "unknown fabric"),
         (("run", "step3-2a2f"), ("workload.arrivals.concurrency=-1",), 3, "greater than 0"),
         (("run", "step3-2a2f"), ("slo.tpot_ms=.nan",), 3, "finite"),
-        (("run", "step3-2a2f"), ("slo.tpot_ms=1e3",), 3, "write 1000.0"),
+        (("run", "step3-2a2f"), ("slo.tpot_ms=1_000",), 3, "write 1000"),
         (("run", "step3-2a2f"), ("slo.tpot_percentile=100",), 3, "less than 100"),
         (("run", "step3-2a2f"), ("slo.queue_percentile=99",), 3, "needs queue_ms"),
         (("run", "step3-2a2f"), ("no_path",), 3, "path=value"),

@@ -42,8 +42,17 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     ("engines.",),
     (
-        *("catalogue", "run", "goodput", "stability", "metrics", "replications", "steady"),
-        *("search", "frozen"),
+        *(
+            "catalogue",
+            "run",
+            "physical",
+            "goodput",
+            "stability",
+            "metrics",
+            "replications",
+            "steady",
+        ),
+        *("steady", "search", "frozen"),
         *("bottleneck", "sensitivity", "balance", "loops", "demand", "measure_cases"),
     ),
     (
