@@ -125,12 +125,16 @@ def compare(
         )
         for figure, values in _relative(pairs).items()
     )
-    warnings = tuple(
+    return Comparison(a.name, b.name, precision, count, differences, _warnings(a, b, pairs))
+
+
+def _warnings(a: Scenario, b: Scenario, pairs: list[tuple[Figures, Figures]]) -> tuple[str, ...]:
+    """Return what to know before trusting either side's figures, each with its side."""
+    return tuple(
         f"{side}: {text}"
         for side, scenario, runs in zip("AB", (a, b), zip(*pairs, strict=True), strict=True)
         for text in cautions(scenario, combined(scenario, runs))
     )
-    return Comparison(a.name, b.name, precision, count, differences, warnings)
 
 
 def _pairs(

@@ -50,6 +50,11 @@ def sweep(folder: Path) -> tuple[list[Row], list[Published], dict[str, Any]]:
     Raises ScenarioError that names the file if one is missing or is not what a sweep writes.
     """
     path = folder / "run.json"
+    if not path.exists():
+        raise ScenarioError(
+            f"{folder}: not the directory of a sweep: it holds no run.json; "
+            "a sweep writes to results/runs/NAME unless --out says otherwise"
+        )
     described = read(path, TypeAdapter(dict[str, Any]))
     try:
         published = _Described.model_validate(described).sweep.published

@@ -60,6 +60,9 @@ class Executor(Protocol):
     def submit(self, call: Callable[[Item], Result], item: Item) -> Future[Result]:
         """Make a call."""
 
+    def give_up(self, future: Future[Any]) -> None:
+        """Take back a call whose result nobody waits for, as far as it can be."""
+
     def renew(self) -> bool:
         """Replace what broke. Return whether it broke at a call and not on its way to the first."""
 
@@ -118,7 +121,8 @@ class Workers:
                         yield from self._finish(each, again, running)
         finally:
             for each in running:
-                _future(each).cancel()
+                assert each.executor is not None
+                each.executor.give_up(_future(each))
 
     def _fill(
         self,
@@ -235,6 +239,11 @@ class _Process:
         self._mine = set(multiprocessing.active_children()) - before
         return executor
 
+    def give_up(self, future: Future[Any]) -> None:
+        # The pool of a killed process stumbles over futures that were cancelled (Python 3.11).
+        # Whoever gives up a call closes the pool next, which ends it.
+        pass
+
     def renew(self) -> bool:
         self._executor = None
         born = self._ready.exception() is None
@@ -329,6 +338,9 @@ class _Cluster:
     def submit(self, call: Callable[[Item], Result], item: Item) -> Future[Result]:
         future: Future[Result] = self._executor.submit(call, item)
         return future
+
+    def give_up(self, future: Future[Any]) -> None:
+        future.cancel()
 
     def renew(self) -> bool:
         raise self._lost()

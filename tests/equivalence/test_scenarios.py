@@ -112,7 +112,7 @@ def trace(draw: st.DrawFn) -> str:
     path.write_text(text)
     scale = draw(st.sampled_from((1, 7.3)))
     clip = draw(st.sampled_from(("null", "4000")))
-    more = f"rate_scale: {scale}, clip_context: {clip}"
+    more = f"time_unit: ms, rate_scale: {scale}, clip_context: {clip}"
     return f"workload={{arrivals: {{kind: trace, path: {path}, {more}}}}}"
 
 

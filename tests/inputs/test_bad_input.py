@@ -287,7 +287,8 @@ def test_a_card_without_a_source_is_refused_where_it_is_named(tmp_path: Path) ->
         ("prompt_tokens,output_tokens\n", [":2: the file has no rows"]),
         (
             "prompt_tokens,output_tokens\n10,2\n10,-2\n\n10,20\n0,2\n1.5,2\n7\nx,y\n7,²\n",
-            [f":{line}: lengths should be whole and positive" for line in (3, 6, 7, 8, 9, 10)],
+            [f":{line}: lengths should be whole and positive" for line in (3, 6, 7, 8, 9, 10)]
+            + [": 6 bad rows; bad_rows: skip leaves such rows out"],
         ),
     ],
 )

@@ -350,7 +350,12 @@ def test_bad_shares_are_told_with_their_lines(tmp_path: Path) -> None:
     assert "shares.csv:1: the header should name layer, expert and share" in told([], "a,b")
     assert "shares.csv:2: the file has no rows" in told([])
     problem = told(["4,0,1", "4,0,1", "4,x,1", "4,2,-1", "4,3"])
-    for line, what in ((3, "there already"), (4, "whole numbers"), (5, "negative"), (6, "whole")):
+    for line, what in (
+        (3, "there already"),
+        (4, "whole numbers"),
+        (5, "negative"),
+        (6, "3 columns"),
+    ):
         assert any(f"shares.csv:{line}:" in each and what in each for each in problem.split("\n"))
     assert "layer 4 has an expert 48; the model's are 0 to 47" in told(["4,48,1"])
     assert "no expert of layer 5 has a share" in told(["4,0,1"])
