@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from sim import json_text
+from sim.cli.output import plain
 from sim.cli.text import AsJson, Table, number, show
 
 models_app = typer.Typer(help="Show the model cards.", rich_markup_mode=None)
@@ -52,7 +53,8 @@ def show_model(name: str) -> None:
     from sim.files import read_text
     from sim.yaml_loader import MOST_BYTES
 
-    print(read_text(cards.find(cards.MODELS, name, "model"), MOST_BYTES), end="")
+    text = read_text(cards.find(cards.MODELS, name, "model"), MOST_BYTES)
+    print(plain(text), end="")
 
 
 @hardware_app.callback(invoke_without_command=True)

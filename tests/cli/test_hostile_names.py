@@ -216,3 +216,10 @@ def test_paths_that_no_file_system_takes(afdsim: Afdsim, long: str) -> None:
         settings = SMALL if arguments[1] == "step3-2a2f" else ()
         answer = afdsim(*arguments, settings=settings)
         assert answer.code == 6, (arguments[:2], answer.err)
+
+
+def test_a_card_that_is_shown_cannot_steer_the_terminal(afdsim: Afdsim, tmp_path: Path) -> None:
+    path = tmp_path / "scenarios/models/coloured.yaml"
+    path.write_text("kind: model # \x1b[31mred\n")
+    answer = afdsim("models", "show", "coloured")
+    assert (answer.code, answer.out) == (0, "kind: model # \\x1b[31mred\n")

@@ -143,6 +143,16 @@ def test_only_the_event_engine_knows_simpy() -> None:
     assert users == {"engines.event"}
 
 
+def test_text_reaches_a_terminal_by_one_way() -> None:
+    """Rich reads brackets as markup: who imports it has to know that names may hold them."""
+    users = {
+        name
+        for name, path in MODULES.items()
+        if any(other.split(".")[0] == "rich" for other in imports(path))
+    }
+    assert users == {"cli.text", "cli.textplot"}
+
+
 @pytest.mark.parametrize("module", ["sim", "sim.cli", "sim.run", "sim.scenario"])
 def test_importing_costs_no_heavy_package(module: str) -> None:
     heavy = ("pandas", "plotly", "numba", "pyarrow", "scipy", "torch", "matplotlib", "plotext")
