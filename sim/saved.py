@@ -15,11 +15,13 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sim.errors import ScenarioError
-from sim.files import MOST_TABLE_BYTES, read_bytes
+from sim.files import MOST_TABLE_BYTES, check_regular, read_bytes
 from sim.points import Row
 from sim.sweeps import Published
 
 Kind = TypeVar("Kind")
+
+_A_SWEEP = "name the directory of a sweep, results/runs/NAME unless --out said otherwise"
 
 # Unpacked, a table of this many cells takes a gigabyte or two.
 _MOST_CELLS = 20_000_000
@@ -50,11 +52,10 @@ def sweep(folder: Path) -> tuple[list[Row], list[Published], dict[str, Any]]:
     Raises ScenarioError that names the file if one is missing or is not what a sweep writes.
     """
     path = folder / "run.json"
-    if not path.exists():
-        raise ScenarioError(
-            f"{folder}: not the directory of a sweep: it holds no run.json; "
-            "a sweep writes to results/runs/NAME unless --out says otherwise"
-        )
+    try:
+        check_regular(path)
+    except ScenarioError as error:
+        raise ScenarioError(f"{error}; {_A_SWEEP}") from None
     described = read(path, TypeAdapter(dict[str, Any]))
     try:
         published = _Described.model_validate(described).sweep.published

@@ -330,7 +330,7 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
         ),
         (("sweep", "afd-ratio", "--scheduler", "here"), (), 2, "write tcp://HOST:PORT"),
         (("sweep", "step3-vs-dsv4"), (), 3, "did you mean 'step3-vs-dsv3'"),
-        (("plot", "nothing-here"), (), 3, "not the directory"),
+        (("plot", "nothing-here"), (), 3, "name the directory of a sweep"),
     ],
 )
 def test_bad_input_has_its_exit_code_and_leaves_nothing(
