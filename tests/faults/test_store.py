@@ -43,6 +43,9 @@ class Here:
             future.set_exception(error)
         return future
 
+    def give_up(self, future: Future[Result]) -> None:
+        pass
+
     def renew(self) -> bool:
         return True
 
