@@ -52,7 +52,7 @@ cluster: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP) --require-hashes -r .lock/run.txt
 	$(BIN)/python $(PIP) --no-deps --no-build-isolation -e .
-	$(BIN)/python -m sim.loops
+	$(BIN)/python -m sim.decoding.loops
 	touch $@
 
 .venv/installed-dev: .venv/installed .lock/dev.txt

@@ -14,12 +14,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sim.errors import CalibrationError, InfeasibleError, ScenarioError, SimError
-    from sim.metrics import summary
-    from sim.pareto import pareto_front
-    from sim.run import Run, simulate
-    from sim.scenario import Scenario, load
-    from sim.sweeps import sweep
+    from sim.decoding.run import Run, simulate
+    from sim.foundation.errors import CalibrationError, InfeasibleError, ScenarioError, SimError
+    from sim.foundation.pareto import pareto_front
+    from sim.inputs.scenario import Scenario, load
+    from sim.metrics.summary import summary
+    from sim.sweeps.sweep import sweep
 
 __all__ = [
     "CalibrationError",
@@ -36,17 +36,17 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CalibrationError": "sim.errors",
-    "InfeasibleError": "sim.errors",
-    "ScenarioError": "sim.errors",
-    "SimError": "sim.errors",
-    "Run": "sim.run",
-    "Scenario": "sim.scenario",
-    "load": "sim.scenario",
-    "pareto_front": "sim.pareto",
-    "simulate": "sim.run",
-    "summary": "sim.metrics",
-    "sweep": "sim.sweeps",
+    "CalibrationError": "sim.foundation.errors",
+    "InfeasibleError": "sim.foundation.errors",
+    "ScenarioError": "sim.foundation.errors",
+    "SimError": "sim.foundation.errors",
+    "Run": "sim.decoding.run",
+    "Scenario": "sim.inputs.scenario",
+    "load": "sim.inputs.scenario",
+    "pareto_front": "sim.foundation.pareto",
+    "simulate": "sim.decoding.run",
+    "summary": "sim.metrics.summary",
+    "sweep": "sim.sweeps.sweep",
 }
 
 

@@ -6,14 +6,14 @@ from unittest.mock import patch
 
 import numpy as np
 
-from sim.admission import Admission
-from sim.arrivals import ClosedLoop, Poisson
-from sim.flight_loops import Ints
-from sim.kvcache import KvLayout, Transfer
-from sim.lengths import DrawnLengths, Fixed, Uniform
-from sim.scheduler import Scheduler
-from sim.speculation import Speculation
-from sim.workload import Requests, Workload
+from sim.decoding.micro_batch_loops import Ints
+from sim.decoding.scheduler import Scheduler
+from sim.deployments.kvcache import KvLayout, Transfer
+from sim.inputs.admission import Admission
+from sim.inputs.arrivals import ClosedLoop, Poisson
+from sim.inputs.lengths import DrawnLengths, Fixed, Uniform
+from sim.inputs.speculation import Speculation
+from sim.inputs.workload import Requests, Workload
 from tests.strategies import Arrival
 
 AMPLE = 1e12
@@ -68,7 +68,7 @@ def open_loop(
     workload = Workload(arrivals=poisson, lengths=fixed_lengths())
     layout = KvLayout({None: 1.0}, 0.0, block, speculation.positions if speculation else 1)
     limits = layout, capacity, None, admission, transfer, speculation, most
-    with patch("sim.scheduler.Requests", lambda _workload, _seed: Scripted(script)):
+    with patch("sim.decoding.scheduler.Requests", lambda _workload, _seed: Scripted(script)):
         return Scheduler(workload, 0, gpus, m, *limits)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from sim.deployments import afd_ring, ep_schedule
 from sim.engines import event
 from sim.engines.event import Record
-from sim.program import Program, Times
+from sim.engines.program import Program, Times
 
 Script = Callable[[int, int], Times | event.Wait]
 NO_LAGS = afd_ring.Lags()

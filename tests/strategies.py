@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from sim.deployments import afd_ring, ep_schedule
-from sim.program import Program, Times
+from sim.engines.program import Program, Times
 from tests.driving import Script
 from tests.oracles import EpTimes, Floats, RingTimes
 

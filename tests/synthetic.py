@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sim import cards, ops
-from sim.kernels import KernelTable
-from sim.ops import Op
+from sim.inputs import cards
+from sim.kernels import ops
+from sim.kernels.kernel_table import KernelTable
+from sim.kernels.ops import Op
 
 CARD = cards.accelerator("h100-sxm")
 OVERHEAD_US, E_C, E_M = 4.0, 0.8, 0.85

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sim import scenario
-from sim.scenario import Scenario
+from sim.inputs import scenario
+from sim.inputs.scenario import Scenario
 
 # One dense and two MoE layers; the window is shorter than any prompt below, so the context that
 # a layer reads stays the same from token to token.

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import sys
 
-from sim import signals
 from sim.cli import output
-from sim.compiled import on_compiling
-from sim.errors import EXIT_OK, SimError
+from sim.engines.jit import on_compiling
+from sim.foundation.errors import EXIT_OK, SimError
+from sim.parallel import signals
 
 
 def main() -> None:
-    """Run the command line and exit with the documented code (see `sim.errors`)."""
+    """Run the command line and exit with the documented code (see `sim.foundation.errors`)."""
     with output.prepared(), signals.heard():
         try:
             code = output.delivered(_run)

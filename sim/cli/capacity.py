@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim import json_text
 from sim.cli.text import AsJson, Settings, Table, WorkerCount, pool_of, say, say_notes, show
+from sim.foundation import json_text
 
 if TYPE_CHECKING:
-    from sim.capacity import Attempt, Capacity, Trial
+    from sim.experiments.capacity import Attempt, Capacity, Trial
 
 _SHARE = 0.99
 
@@ -40,9 +40,9 @@ def capacity(
 
     Example: afdsim capacity poisson-example --set slo.tpot_ms=25 --workers 2
     """
-    from sim import capacity as search
-    from sim.cautions import SCOPE
-    from sim.scenario import load
+    from sim.experiments import capacity as search
+    from sim.inputs.scenario import load
+    from sim.metrics.cautions import SCOPE
 
     loaded = load(scenario, setting or ())
     say_notes([loaded.workload])
@@ -106,7 +106,7 @@ def _verdict(trial: Trial, share: float) -> str:
 
 
 def _show(found: Capacity) -> None:
-    from sim.cautions import SCOPE
+    from sim.metrics.cautions import SCOPE
 
     show(
         f"{found.scenario}: {found.of} {found.rate:.4g} ({found.low:.4g} to {found.high:.4g}, "

@@ -7,9 +7,9 @@ from typing import Any
 
 import typer
 
-from sim import json_text
 from sim.cli.output import plain
 from sim.cli.text import AsJson, Table, number, show
+from sim.foundation import json_text
 
 models_app = typer.Typer(help="Show the model cards.", rich_markup_mode=None)
 hardware_app = typer.Typer(help="Show the hardware cards.", rich_markup_mode=None)
@@ -23,8 +23,8 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
     """
     if context.invoked_subcommand:
         return
-    from sim import cards
-    from sim.theory import active_params, total_params
+    from sim.explain.theory import active_params, total_params
+    from sim.inputs import cards
 
     rows = []
     for name in cards.names(cards.MODELS):
@@ -49,9 +49,9 @@ def show_model(name: str) -> None:
 
     Example: afdsim models show step3
     """
-    from sim import cards
-    from sim.files import read_text
-    from sim.yaml_loader import MOST_BYTES
+    from sim.foundation.files import read_text
+    from sim.inputs import cards
+    from sim.inputs.documents.document import MOST_BYTES
 
     text = read_text(cards.find(cards.MODELS, name, "model"), MOST_BYTES)
     print(plain(text), end="")
@@ -65,7 +65,7 @@ def hardware(context: typer.Context, as_json: AsJson = False) -> None:
     """
     if context.invoked_subcommand:
         return
-    from sim import cards
+    from sim.inputs import cards
 
     rows = []
     for name in cards.names(cards.ACCELERATORS):
@@ -93,7 +93,8 @@ def show_hardware(name: str, as_json: AsJson = False) -> None:
 
     Example: afdsim hardware show h800
     """
-    from sim import cards, kernels
+    from sim.inputs import cards
+    from sim.kernels import kernel_table as kernels
 
     card = cards.accelerator(name)
     kernel_table = kernels.load(card, cards.calibration(name))
@@ -146,7 +147,7 @@ def _known(value: float) -> float | None:
 def _figures(card: Any, prefix: str = "") -> list[tuple[str, Any]]:
     from pydantic import BaseModel
 
-    from sim.figure import Figure
+    from sim.inputs.figure import Figure
 
     found: list[tuple[str, Any]] = []
     for name, value in card:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim import json_text
 from sim.cli.text import (
     AsJson,
     Settings,
@@ -19,9 +18,10 @@ from sim.cli.text import (
     show,
     warn,
 )
+from sim.foundation import json_text
 
 if TYPE_CHECKING:
-    from sim.comparison import Comparison
+    from sim.experiments.comparison import Comparison
 
 
 def compare(
@@ -46,9 +46,9 @@ def compare(
 
     Example: afdsim compare step3-2a2f step3-2a2f --set-b deployment.micro_batches=2
     """
-    from sim import comparison
-    from sim.cautions import SCOPE
-    from sim.scenario import load
+    from sim.experiments import comparison
+    from sim.inputs.scenario import load
+    from sim.metrics.cautions import SCOPE
 
     both = list(setting or ())
     scenarios = load(a, both), load(b, [*both, *(setting_b or ())])
@@ -66,7 +66,7 @@ def compare(
 
 
 def _show(found: Comparison) -> None:
-    from sim.cautions import SCOPE
+    from sim.metrics.cautions import SCOPE
 
     columns = ["figure", "A", "B", "A − B, % of B", "±", "what it means"]
     shown = Table(columns, f"A: {found.a}, B: {found.b}, {found.replications} replications of each")

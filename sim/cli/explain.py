@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim import json_text
 from sim.cli.text import AsJson, Settings, Table, say, say_notes, show, usd
+from sim.foundation import json_text
 
 if TYPE_CHECKING:
-    from sim.explain import Explanation
-    from sim.frozen import Frozen
-    from sim.ratio import StochasticRatio
+    from sim.explain.explanation import Explanation
+    from sim.explain.ratio import StochasticRatio
+    from sim.steady.frozen import Frozen
 
 GPU_POOLS = ("attention", "ffn", "gpu")
 
@@ -35,12 +35,12 @@ def explain(
 
     Example: afdsim explain step3-2a2f --picture pipeline.html
     """
-    from sim.cautions import SCOPE
-    from sim.drawn import left_out
-    from sim.explain import explain_frozen, sentences
-    from sim.frozen import Frozen
-    from sim.ratio import stochastic_ratio
-    from sim.scenario import load
+    from sim.decoding.step_times import left_out
+    from sim.explain.explanation import explain_frozen, sentences
+    from sim.explain.ratio import stochastic_ratio
+    from sim.inputs.scenario import load
+    from sim.metrics.cautions import SCOPE
+    from sim.steady.frozen import Frozen
 
     loaded = load(scenario, setting or ())
     say_notes([loaded.workload])
@@ -70,7 +70,7 @@ def explain(
 
 
 def _draw(path: Path, frozen: Frozen, text: list[str]) -> None:
-    from sim.explain_page import write_page
+    from sim.pictures.explain_page import write_page
 
     write_page(path, frozen, text)
     say(f"wrote {path}")

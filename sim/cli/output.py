@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO, cast
 
-from sim.errors import EXIT_NOT_KEPT, EXIT_SIGNAL
-from sim.printable import printable
+from sim.foundation.errors import EXIT_NOT_KEPT, EXIT_SIGNAL
+from sim.foundation.printable import printable
 
 
 class DataLost(Exception):  # noqa: N818  (no OSError, which other code may take for its own)

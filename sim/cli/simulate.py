@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim import json_text
 from sim.cli.text import (
     AsJson,
     Out,
@@ -22,11 +21,12 @@ from sim.cli.text import (
     span,
     warn,
 )
-from sim.errors import ScenarioError, SimError
-from sim.printable import excerpt
+from sim.foundation import json_text
+from sim.foundation.errors import ScenarioError, SimError
+from sim.foundation.printable import excerpt
 
 if TYPE_CHECKING:
-    from sim.scenario import Scenario
+    from sim.inputs.scenario import Scenario
 
 
 def run(
@@ -44,13 +44,13 @@ def run(
 
     Example: afdsim run step3-2a2f --set workload.arrivals.concurrency=4608
     """
+    from sim.decoding.run import simulate
     from sim.deployments import compile_deployment
-    from sim.metrics import summary
-    from sim.replications import combined, replication, run_all
-    from sim.results import save_run, save_steady
-    from sim.run import simulate
-    from sim.scenario import load
-    from sim.steady import steady_state
+    from sim.experiments.replications import combined, replication, run_all
+    from sim.inputs.scenario import load
+    from sim.metrics.summary import summary
+    from sim.results.files import save_run, save_steady
+    from sim.steady.state import steady_state
 
     loaded = load(scenario, setting or (), compile_deployment)
     say_notes([loaded.workload])
@@ -77,9 +77,9 @@ def run(
 
 
 def _show(figures: dict[str, Any], scenario: Scenario, as_json: bool) -> None:
-    from sim.catalogue import METRICS
-    from sim.cautions import SCOPE, cautions
-    from sim.goodput import criterion
+    from sim.metrics.catalogue import METRICS
+    from sim.metrics.cautions import SCOPE, cautions
+    from sim.metrics.goodput import criterion
 
     warnings = cautions(scenario, figures)
     warn(warnings)
@@ -108,7 +108,7 @@ _PREEMPTION = (
 
 
 def _window(text: str) -> Any:
-    from sim.run import FILL_STEPS
+    from sim.decoding.run import FILL_STEPS
 
     layers = span(text, "--timeline")
     return lambda node, step: step == FILL_STEPS and node.layer in layers
@@ -124,11 +124,11 @@ def validate(
 
     Example: afdsim validate step3-2a2f dsv3-ep128
     """
-    from sim import cards
     from sim.deployments import compile_deployment
-    from sim.errors import InfeasibleError
-    from sim.scenario import load
-    from sim.yaml_loader import read
+    from sim.foundation.errors import InfeasibleError
+    from sim.inputs import cards
+    from sim.inputs.documents.document import read
+    from sim.inputs.scenario import load
 
     problems: list[str] = []
     refused: list[str] = []
@@ -137,11 +137,11 @@ def validate(
             path = cards.find_any((cards.SCENARIOS, cards.SWEEPS), name, "scenario or sweep")
             kind = read(path).get(("kind",))
             if kind == "study":
-                from sim.cells import load as load_study
+                from sim.study.cells import load as load_study
 
                 say(f"{name}: {len(load_study(path, setting or ()).cells)} cells, all well formed")
             elif kind == "sweep":
-                from sim.sweeps import load as load_sweep
+                from sim.sweeps.sweep import load as load_sweep
 
                 found = load_sweep(path, setting or ())
                 left_out = f", {found.left_out} left out" if found.left_out else ""
@@ -170,11 +170,11 @@ def schema(
 
     Example: afdsim schema > scenario.schema.json
     """
-    from sim.errors import did_you_mean
-    from sim.hardware import Accelerator, Fabric
-    from sim.model import ModelCard
-    from sim.scenario import Scenario
-    from sim.sweeps import Sweep
+    from sim.foundation.errors import did_you_mean
+    from sim.inputs.hardware import Accelerator, Fabric
+    from sim.inputs.model import ModelCard
+    from sim.inputs.scenario import Scenario
+    from sim.sweeps.sweep import Sweep
 
     kinds: dict[str, Any] = {
         "scenario": Scenario,
@@ -197,11 +197,11 @@ def new(
 
     Example: afdsim new mine --from dsv3-ep128
     """
-    from sim import cards
-    from sim.files import read_text
-    from sim.naming import folder_name
-    from sim.results import replace_file
-    from sim.yaml_loader import MOST_BYTES, parse
+    from sim.foundation.files import read_text
+    from sim.inputs import cards
+    from sim.inputs.documents.document import MOST_BYTES, parse
+    from sim.inputs.naming import folder_name
+    from sim.results.files import replace_file
 
     if not name or folder_name(name) != name:
         raise ScenarioError(

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim import json_text, signals
 from sim.cli.text import AsJson, Settings, Table, progress, say, show
-from sim.errors import EXIT_FAILED_POINTS, EXIT_OK
+from sim.foundation import json_text
+from sim.foundation.errors import EXIT_FAILED_POINTS, EXIT_OK
+from sim.parallel import signals
 
 if TYPE_CHECKING:
-    from sim.cells import Loaded
-    from sim.outcomes import Outcome
-    from sim.studies import Study
+    from sim.study.cells import Loaded
+    from sim.study.schema import Study
+    from sim.study.verdicts import Outcome
 
 
 def study(
@@ -39,13 +40,13 @@ def study(
     """
     import os
 
-    from sim import cells, outcomes
-    from sim import workers as pools
-    from sim.cautions import SCOPE
-    from sim.contests import Contests
-    from sim.naming import folder_name
-    from sim.results import RUNS
-    from sim.store import Store
+    from sim.inputs.naming import folder_name
+    from sim.metrics.cautions import SCOPE
+    from sim.parallel import processes as pools
+    from sim.results.files import RUNS
+    from sim.study import cells, verdicts
+    from sim.study.jobs import Contests
+    from sim.sweeps.store import Store
 
     loaded = cells.load(name, setting or (), only or ())
     folder = out or RUNS / folder_name(loaded.study.name)
@@ -63,9 +64,9 @@ def study(
             stopped = signal
             pool.stop(now=True)
         with signals.postponed():
-            found_all = [outcomes.outcome(loaded.study, result) for result in contests.results()]
+            found_all = [verdicts.outcome(loaded.study, result) for result in contests.results()]
             _save(loaded, found_all, folder)
-    rows = outcomes.rows(loaded.study, found_all)
+    rows = verdicts.rows(loaded.study, found_all)
     if as_json:
         plain = {"directory": str(folder), "scope": SCOPE, "cells": rows}
         print(json_text.dumps(plain, ensure_ascii=False, indent=2))
@@ -108,36 +109,39 @@ class _Progress:
 
 
 def _save(loaded: Loaded, found: list[Outcome], folder: Path) -> None:
-    from sim import outcomes, points, results, study_report
-    from sim.cells import named_cards
+    from sim.pictures import study_page
+    from sim.results import files
+    from sim.study import verdicts
+    from sim.study.cells import named_cards
+    from sim.sweeps import points
 
     study = loaded.study
     scenarios = [each for cell in loaded.cells for of in cell.sides for each in named_cards(of)]
     used = {name for scenario in scenarios for name in points.accelerators(scenario)}
     described = {
-        **results.provenance(),
+        **files.provenance(),
         "study": study.model_dump(mode="json"),
-        "scenarios_sha256": results.sha256([results.resolved(each) for each in scenarios]),
+        "scenarios_sha256": files.sha256([files.resolved(each) for each in scenarios]),
         "cells": len(found),
         "finished": sum(each.verdict is not None for each in found),
-        "calibration": results.calibration_of(sorted(used)),
-        "verdicts": dict(outcomes.counts(found)),
+        "calibration": files.calibration_of(sorted(used)),
+        "verdicts": dict(verdicts.counts(found)),
     }
 
     def fill(target: Path) -> None:
-        results.write_table(target / "study", points.columns(outcomes.rows(study, found)))
-        mechanisms = outcomes.mechanism_rows(found)
+        files.write_table(target / "study", points.columns(verdicts.rows(study, found)))
+        mechanisms = verdicts.mechanism_rows(found)
         if mechanisms:
-            results.write_table(target / "mechanisms", points.columns(mechanisms))
-        results.write_json(target / "run.json", described)
-        study_report.write(target, study, found, described)
+            files.write_table(target / "mechanisms", points.columns(mechanisms))
+        files.write_json(target / "run.json", described)
+        study_page.write(target, study, found, described)
 
-    results.replace_files(folder, fill)
+    files.replace_files(folder, fill)
 
 
 def _print(study: Study, found: list[Outcome]) -> None:
-    from sim.cautions import SCOPE
-    from sim.outcomes import described_shape
+    from sim.metrics.cautions import SCOPE
+    from sim.study.verdicts import described_shape
 
     first, second = study.sides
     columns = [*study.dimensions, "verdict", f"{first} over {second}", "±", first, second]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim import json_text, signals
 from sim.cli.text import (
     AsJson,
     Settings,
@@ -23,16 +22,18 @@ from sim.cli.text import (
     width,
 )
 from sim.cli.textplot import pareto_text
-from sim.errors import EXIT_FAILED_POINTS, EXIT_INFEASIBLE, EXIT_OK
+from sim.foundation import json_text
+from sim.foundation.errors import EXIT_FAILED_POINTS, EXIT_INFEASIBLE, EXIT_OK
+from sim.parallel import signals
 
 # Rows of a front in the terminal; sweep.csv has them all.
 _SHOWN_PER_FAMILY = 10
 
 if TYPE_CHECKING:
-    from sim.points import Outcome, Point, Row
-    from sim.session import Session
-    from sim.sweeps import Loaded, Sweep
-    from sim.workers import Workers
+    from sim.parallel.processes import Workers
+    from sim.sweeps.points import Outcome, Point, Row
+    from sim.sweeps.session import Session
+    from sim.sweeps.sweep import Loaded, Sweep
 
 
 def sweep(
@@ -65,12 +66,12 @@ def sweep(
 
     Example: afdsim sweep step3-vs-dsv3
     """
-    from sim import sweeps
-    from sim.cautions import SCOPE, about_points
-    from sim.naming import folder_name
-    from sim.results import RUNS
-    from sim.session import Session
-    from sim.store import Store
+    from sim.inputs.naming import folder_name
+    from sim.metrics.cautions import SCOPE, about_points
+    from sim.results.files import RUNS
+    from sim.sweeps import sweep as sweeps
+    from sim.sweeps.session import Session
+    from sim.sweeps.store import Store
 
     if workers and scheduler:
         raise typer.BadParameter("give --workers or --scheduler", param_hint="--scheduler")
@@ -114,7 +115,7 @@ def sweep(
 def _workers(processes: int | None, scheduler: str | None) -> Workers:
     import os
 
-    from sim import workers
+    from sim.parallel import processes as workers
 
     if scheduler:
         return workers.cluster(scheduler)
@@ -139,8 +140,8 @@ def _run(
 def _explore(
     loaded: Loaded, session: Session, pool: Workers, why: Callable[[Point], str] | None
 ) -> list[Point]:
-    from sim import refine
-    from sim.workers import Failure
+    from sim.parallel.processes import Failure
+    from sim.sweeps import refine
 
     def screen(points: Sequence[Point]) -> list[refine.Place | None]:
         found = {point.index: place for point, place in pool.run(refine.bound_place, points)}
@@ -210,9 +211,11 @@ class _Progress:
 def _save_sweep(
     loaded: Loaded, ran: Sequence[Point], rows: list[Row], warnings: list[str], folder: Path
 ) -> None:
-    from sim import points, report, results
-    from sim.cautions import SCOPE
-    from sim.search import with_batch
+    from sim.experiments.largest_batch import with_batch
+    from sim.metrics.cautions import SCOPE
+    from sim.pictures import sweep_page
+    from sim.results import files as results
+    from sim.sweeps import points
 
     sweep: Sweep = loaded.sweep
 
@@ -234,21 +237,21 @@ def _save_sweep(
             "scope": SCOPE,
             "warnings": warnings,
             "calibration": results.calibration_of(sorted(used)),
-            "best": report.best_scenarios(rows, scenarios),
+            "best": sweep_page.best_scenarios(rows, scenarios),
         }
         results.write_json(target / "run.json", described)
-        pipelines = report.pipelines(rows, scenarios)
-        report.write_pipelines(target, pipelines)
-        source = report.Source(sweep.name, rows, sweep.published, described, pipelines)
-        report.write(target / "report.html", [source])
+        pipelines = sweep_page.pipelines(rows, scenarios)
+        sweep_page.write_pipelines(target, pipelines)
+        source = sweep_page.Source(sweep.name, rows, sweep.published, described, pipelines)
+        sweep_page.write(target / "report.html", [source])
 
     results.replace_files(folder, fill)
 
 
 def _print_front(rows: list[dict[str, Any]]) -> None:
-    from sim.cautions import SCOPE
-    from sim.points import front
-    from sim.swept import differences
+    from sim.metrics.cautions import SCOPE
+    from sim.sweeps.labels import differences
+    from sim.sweeps.points import front
 
     families = dict.fromkeys(row["family"] for row in rows if row["status"] == "ok")
     best = {row["point"] for row in front(rows)}
@@ -295,9 +298,9 @@ def plot(
 
     Example: afdsim plot results/runs/step3-vs-dsv3 --out both.html
     """
-    from sim import report
-    from sim.results import replace_file
+    from sim.pictures import sweep_page
+    from sim.results.files import replace_file
 
-    sources = [report.read(folder) for folder in results]
-    replace_file(out, lambda path: report.write(path, sources))
+    sources = [sweep_page.read(folder) for folder in results]
+    replace_file(out, lambda path: sweep_page.write(path, sources))
     say(f"wrote {out}")

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.text import Text
 
-    from sim.workers import Workers
-    from sim.workload import Workload
+    from sim.inputs.workload import Workload
+    from sim.parallel.processes import Workers
 
 Settings = Annotated[
     list[str] | None,
@@ -55,11 +55,12 @@ def say_notes(workloads: Iterable[Workload]) -> None:
 @contextmanager
 def pool_of(count: int) -> Iterator[Workers | None]:
     """Give `count` worker processes; none for one, since this process is one already."""
-    from sim import loops, workers
+    from sim.decoding import loops
+    from sim.parallel import processes
 
     if count > 1:
         loops.compile_all()  # else each of them would, and none would say so
-        with workers.local(count) as pool:
+        with processes.local(count) as pool:
             yield pool
     else:
         yield None

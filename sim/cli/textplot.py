@@ -7,12 +7,12 @@ from itertools import cycle
 from string import ascii_letters
 from typing import TYPE_CHECKING
 
-from sim.printable import printable
+from sim.foundation.printable import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from sim.points import Row
+    from sim.sweeps.points import Row
 
 _LINES = 22
 _TICKS = 5
@@ -28,7 +28,7 @@ def pareto_text(rows: Sequence[Row], columns: int) -> Text:
     """
     from rich.text import Text
 
-    from sim.points import front
+    from sim.sweeps.points import front
 
     families = dict.fromkeys(row["family"] for row in rows if row["status"] == "ok")
     fronts = {family: best for family in families if (best := front(list(rows), family))}

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sim import json_text
 from sim.cli.text import AsJson, Table, number, show, usd
-from sim.spreadsheets import inert, inert_value
+from sim.foundation import json_text
+from sim.foundation.spreadsheets import inert, inert_value
 
 
 def theory(
@@ -26,8 +26,8 @@ def theory(
 
     Example: afdsim theory step3 deepseek-v3 --context 8192,32768 --accelerator h800,h20
     """
-    from sim import cards
-    from sim.theory import theory as tabulate
+    from sim.explain.theory import theory as tabulate
+    from sim.inputs import cards
 
     contexts = []
     for text in context.split(","):

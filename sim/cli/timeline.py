@@ -31,9 +31,9 @@ def timeline(
 
     Example: afdsim timeline step3-2a2f --steps 4:5 --out trace.json.gz
     """
-    from sim import timeline as trace
-    from sim.naming import folder_name
-    from sim.scenario import load
+    from sim.inputs.naming import folder_name
+    from sim.inputs.scenario import load
+    from sim.pictures import perfetto as trace
 
     wanted = span(steps, "--steps")
     chosen = None if layers is None else span(layers, "--layers")

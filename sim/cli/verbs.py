@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from sim import calibrate_cli, measure_cli
-from sim.cli import capacity, cards, compare, explain, simulate, studies, sweeps, theory, timeline
+from sim.cli import (
+    calibrate,
+    capacity,
+    cards,
+    compare,
+    explain,
+    measure,
+    simulate,
+    studies,
+    sweeps,
+    theory,
+    timeline,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -17,9 +28,9 @@ app = typer.Typer(
 for verb in (
     *(simulate.run, explain.explain, compare.compare, capacity.capacity, simulate.validate),
     *(theory.theory, sweeps.sweep, sweeps.plot, studies.study),
-    *(timeline.timeline, simulate.schema, simulate.new, measure_cli.measure),
+    *(timeline.timeline, simulate.schema, simulate.new, measure.measure),
 ):
     app.command()(verb)
 app.add_typer(cards.models_app, name="models")
 app.add_typer(cards.hardware_app, name="hardware")
-app.add_typer(calibrate_cli.app, name="calibrate")
+app.add_typer(calibrate.app, name="calibrate")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from sim.deployments.afd import AfdDeployment
+from sim.deployments.deployment import Site
 from sim.deployments.ep import EpDeployment
-from sim.deployments.site import Site
-from sim.scenario import Scenario
-from sim.shapes import Afd
+from sim.inputs.deployment import Afd
+from sim.inputs.scenario import Scenario
 
 
 def compile_deployment(scenario: Scenario) -> Site:

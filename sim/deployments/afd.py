@@ -10,23 +10,24 @@ from typing import ClassVar
 
 import numpy as np
 
-from sim import cards, ops
 from sim.deployments.afd_ring import Shape, choose_lags, program
+from sim.deployments.deployment import Site
+from sim.deployments.kvcache import GpuMemory
+from sim.deployments.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us
 from sim.deployments.links import check_transfers, payload_bytes_per_s
-from sim.deployments.site import Site
 from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
-from sim.errors import InfeasibleError, together
-from sim.expert_load import Loads, visits
-from sim.kvcache import GpuMemory
-from sim.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us
-from sim.model import DenseFfn, Layer, MoeFfn
-from sim.nanoseconds import from_us, whole_ns
-from sim.noise import ServerKind
-from sim.program import Program
-from sim.scenario import Scenario
-from sim.shapes import Afd, AttentionSide, FfnSide
-from sim.software import Compute
-from sim.units import DTYPE_BYTES, NS_PER_S
+from sim.engines.program import Program
+from sim.foundation.errors import InfeasibleError, together
+from sim.foundation.nanoseconds import from_us, whole_ns
+from sim.foundation.units import DTYPE_BYTES, NS_PER_S
+from sim.inputs import cards
+from sim.inputs.deployment import Afd, AttentionSide, FfnSide
+from sim.inputs.model import DenseFfn, Layer, MoeFfn
+from sim.inputs.noise import ServerKind
+from sim.inputs.scenario import Scenario
+from sim.inputs.software import Compute
+from sim.kernels import ops
+from sim.variation.expert_loads import Loads, visits
 
 
 class AfdDeployment(Site):

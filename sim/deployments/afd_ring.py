@@ -19,7 +19,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Literal, NamedTuple
 
-from sim.program import KEPT, Link, Program, ProgramBuilder
+from sim.engines.program import KEPT, Link, Program, ProgramBuilder
 
 Key = tuple[str, int, int]
 

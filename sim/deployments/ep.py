@@ -9,25 +9,26 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sim import cards, ops
+from sim.deployments.deployment import Site
 from sim.deployments.ep_schedule import Shape, program
+from sim.deployments.kvcache import GpuMemory
+from sim.deployments.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us
 from sim.deployments.links import check_domain
-from sim.deployments.site import Site
 from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
-from sim.errors import InfeasibleError, together
-from sim.expert_load import Loads
-from sim.experts import hottest_factor
-from sim.kernels import bytes_per_s
-from sim.kvcache import GpuMemory
-from sim.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us
-from sim.model import DenseFfn, Layer, MoeFfn
-from sim.nanoseconds import from_us, whole_ns
-from sim.noise import ServerKind
-from sim.program import Program
-from sim.scenario import Scenario
-from sim.shapes import Ep
-from sim.software import Compute
-from sim.units import DTYPE_BYTES, NS_PER_S, NS_PER_US
+from sim.engines.program import Program
+from sim.foundation.errors import InfeasibleError, together
+from sim.foundation.nanoseconds import from_us, whole_ns
+from sim.foundation.units import DTYPE_BYTES, NS_PER_S, NS_PER_US
+from sim.inputs import cards
+from sim.inputs.deployment import Ep
+from sim.inputs.model import DenseFfn, Layer, MoeFfn
+from sim.inputs.noise import ServerKind
+from sim.inputs.scenario import Scenario
+from sim.inputs.software import Compute
+from sim.kernels import ops
+from sim.kernels.hottest_rank import hottest_factor
+from sim.kernels.kernel_table import bytes_per_s
+from sim.variation.expert_loads import Loads
 
 
 class EpDeployment(Site):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sim.program import KEPT, Link, Program, ProgramBuilder
+from sim.engines.program import KEPT, Link, Program, ProgramBuilder
 
 Key = tuple[str, int, int]
 

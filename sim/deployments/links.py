@@ -8,9 +8,9 @@ twice.
 
 from __future__ import annotations
 
-from sim.errors import InfeasibleError
-from sim.hardware import Accelerator, Fabric
-from sim.shapes import Afd
+from sim.foundation.errors import InfeasibleError
+from sim.inputs.deployment import Afd
+from sim.inputs.hardware import Accelerator, Fabric
 
 
 def payload_bytes_per_s(accelerator: Accelerator, fabric: Fabric) -> float:

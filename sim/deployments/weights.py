@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.model import DenseFfn, ModelCard, MoeFfn
-from sim.scenario import Precision
-from sim.units import DTYPE_BYTES
+from sim.foundation.units import DTYPE_BYTES
+from sim.inputs.model import DenseFfn, ModelCard, MoeFfn
+from sim.inputs.scenario import Precision
 
 
 def moe_ffns(model: ModelCard) -> list[MoeFfn]:

@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engines.circuits import TaskGraph, positive_circuit, task_graph
-from sim.engines.graph import Ints
-from sim.engines.plan import plan
-from sim.program import Program, Times
+from sim.engines.maxplus.circuits import TaskGraph, positive_circuit, task_graph
+from sim.engines.maxplus.graph import Ints
+from sim.engines.maxplus.plan import plan
+from sim.engines.program import Program, Times
 
 
 class Part(NamedTuple):

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import simpy
 from simpy.events import NORMAL, EventPriority
 
-from sim.program import Link, Node, Program, Times
+from sim.engines.program import Link, Node, Program, Times
 
 # Boundaries come after all other events of their instant, in the order of the micro-batches, so
 # that a tie is decided by rule.

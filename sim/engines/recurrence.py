@@ -19,10 +19,10 @@ from __future__ import annotations
 import numpy as np
 
 from sim.engines.event import Controller, Wait
-from sim.engines.plan import plan
-from sim.engines.tables import PHI, InexactError
-from sim.engines.walk import advance
-from sim.program import Program, Times
+from sim.engines.maxplus.plan import plan
+from sim.engines.maxplus.tables import PHI, InexactError
+from sim.engines.maxplus.walk import advance
+from sim.engines.program import Program, Times
 
 __all__ = ["InexactError", "RecurrenceEngine", "run"]
 

@@ -12,9 +12,9 @@ from time import process_time
 import pytest
 import simpy
 
-from sim import scenario
 from sim.deployments import compile_deployment
 from sim.engines import event
+from sim.inputs import scenario
 from tests.driving import Scripted, always
 
 pytestmark = pytest.mark.bench

@@ -19,16 +19,17 @@ import numba
 import numpy as np
 import pytest
 
-from sim import scenario
+from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
-from sim.deployments.site import Site
-from sim.engines import event, recurrence, walk
+from sim.deployments.deployment import Site
+from sim.engines import event, recurrence
 from sim.engines.bound import BoundEngine
-from sim.engines.tables import KIND, PLAIN, WIDTH
-from sim.metrics import summary
-from sim.program import Times
-from sim.results import save_run
-from sim.run import simulate
+from sim.engines.maxplus import walk
+from sim.engines.maxplus.tables import KIND, PLAIN, WIDTH
+from sim.engines.program import Times
+from sim.inputs import scenario
+from sim.metrics.summary import summary
+from sim.results.files import save_run
 
 pytestmark = pytest.mark.bench
 

@@ -14,8 +14,9 @@ from time import process_time
 import numpy as np
 import pytest
 
-from sim import scenario, traces
-from sim.run import simulate
+from sim.decoding.run import simulate
+from sim.inputs import scenario
+from sim.inputs.traces import recorded
 
 pytestmark = pytest.mark.bench
 
@@ -45,7 +46,7 @@ def test_a_trace_of_100_000_requests_on_128_gpus(requests_per_s: float, tmp_path
     path = tmp_path / "azure.csv"
     azure_like(path, requests_per_s)
     begun = process_time()
-    assert len(traces.read(str(path), timed=True).prompt) == ROWS
+    assert len(recorded.read(str(path), timed=True).prompt) == ROWS
     read_s = process_time() - begun
     loaded = scenario.load("dsv3-ep128", [f"workload={{arrivals: {{kind: trace, path: {path}}}}}"])
     begun = process_time()
@@ -64,8 +65,8 @@ def test_a_trace_of_100_000_requests_on_128_gpus(requests_per_s: float, tmp_path
 
 MILLION = """
 import resource
-from sim import scenario
-from sim.run import simulate
+from sim.inputs import scenario
+from sim.decoding.run import simulate
 run = simulate(scenario.load("{name}", [
     "workload.arrivals={{kind: poisson, requests_per_s: {rate}, requests: 1000000}}",
     "workload.lengths={{kind: drawn, "

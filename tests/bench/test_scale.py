@@ -14,9 +14,10 @@ from time import process_time
 import numpy as np
 import pytest
 
-from sim import scenario, sweeps
-from sim.points import outcome
-from sim.run import simulate
+from sim.decoding.run import simulate
+from sim.inputs import scenario
+from sim.sweeps import sweep
+from sim.sweeps.points import outcome
 
 pytestmark = pytest.mark.bench
 
@@ -38,9 +39,9 @@ families:
 def test_shapes_screened_on_one_core(tmp_path: Path) -> None:
     path = tmp_path / "shapes.yaml"
     path.write_text(SHAPES)
-    outcome(sweeps.load(path).points[0])
+    outcome(sweep.load(path).points[0])
     begun = process_time()
-    points = sweeps.load(path).points
+    points = sweep.load(path).points
     loaded_s = process_time() - begun
     found = [outcome(point) for point in points]
     spent_s = process_time() - begun

@@ -13,7 +13,7 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
-from sim import report
+from sim.pictures import sweep_page
 from tests.browser import pages
 
 FLAGS = (
@@ -55,5 +55,5 @@ def small_page(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Pa
 def large_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a page of 2,000 made-up points."""
     path = tmp_path_factory.mktemp("large") / "report.html"
-    report.write(path, [pages.large_source(2000)])
+    sweep_page.write(path, [pages.large_source(2000)])
     return path

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sim.catalogue import METRICS
-from sim.points import Row
-from sim.report import Source
-from sim.sweeps import Published
+from sim.metrics.catalogue import METRICS
+from sim.pictures.sweep_page import Source
+from sim.sweeps.points import Row
+from sim.sweeps.sweep import Published
 
 # A name that would break a page that does not escape it.
 ODD = "<b>odd</b> & 'quoted'</script>"

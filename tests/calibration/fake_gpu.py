@@ -8,10 +8,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from sim import cards, families, measure
-from sim.kernels import KernelTable
-from sim.measure import Case
-from sim.measurement_files import read
+from sim.calibration import families, measure
+from sim.calibration.forms import read
+from sim.calibration.measure import Case
+from sim.inputs import cards
+from sim.kernels.kernel_table import KernelTable
 
 OVERHEAD_US, SLOWNESS = 4.0, 1.4  # against the card's peak
 

@@ -7,14 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import cards, experts, kernels
-from sim.errors import CalibrationError
+from sim.foundation.errors import CalibrationError
+from sim.inputs import cards
+from sim.kernels import hottest_rank, kernel_table
 
 LOADS = ("uniform", "balanced", "power_law_0.6", "power_law_1.01", "power_law_1.2", "power_law_1")
 
 
-def table(name: str) -> kernels.KernelTable:
-    return kernels.load(cards.accelerator(name), cards.calibration(name))
+def table(name: str) -> kernel_table.KernelTable:
+    return kernel_table.load(cards.accelerator(name), cards.calibration(name))
 
 
 @given(
@@ -27,7 +28,7 @@ def table(name: str) -> kernels.KernelTable:
 def test_every_pair_lands_on_an_expert(
     load: str, tokens: int, count: int, top_k: int, seed: int
 ) -> None:
-    drawn = experts.draw(load, tokens, count, top_k, np.random.default_rng(seed))
+    drawn = hottest_rank.draw(load, tokens, count, top_k, np.random.default_rng(seed))
     assert drawn.sum() == tokens * top_k
     assert drawn.min() >= 0
     if load.startswith("power_law"):
@@ -36,12 +37,12 @@ def test_every_pair_lands_on_an_expert(
 
 def test_an_unknown_load_is_refused() -> None:
     with pytest.raises(CalibrationError, match=r"load should be uniform.*'zipf'"):
-        experts.draw("zipf", 10, 16, 2, np.random.default_rng(0))
+        hottest_rank.draw("zipf", 10, 16, 2, np.random.default_rng(0))
 
 
 def test_uniform_routing_is_uneven_by_its_own_spread() -> None:
-    even = experts.hottest_factor("balanced", 4096, 256, 8, 32)
-    uniform = experts.hottest_factor("uniform", 4096, 256, 8, 32)
+    even = hottest_rank.hottest_factor("balanced", 4096, 256, 8, 32)
+    uniform = hottest_rank.hottest_factor("uniform", 4096, 256, 8, 32)
     # The largest of 32 sums of 1,024 Poisson counts: about 2.07 deviations above the mean.
     assert even == 1
     assert uniform == pytest.approx(1 + 2.07 / 1024**0.5, abs=0.02)
@@ -50,7 +51,7 @@ def test_uniform_routing_is_uneven_by_its_own_spread() -> None:
 def test_a_load_vector_gives_the_time_of_each_rank() -> None:
     h100 = table("h100-sxm")
     loads = np.array([[64, 64, 64, 64], [256, 0, 0, 0], [0, 0, 0, 0], [65, 64, 64, 63]])
-    times = experts.ranks_ns(h100, "fp8", 7168, 2048, loads)
+    times = hottest_rank.ranks_ns(h100, "fp8", 7168, 2048, loads)
     assert times.shape == (4,)
     assert times[2] == 0
     assert times[1] < times[0] <= times[3]
@@ -77,7 +78,7 @@ def test_the_hottest_rank_is_slower_as_measured(
 ) -> None:
     card = table(name)
     local = 256 // ranks
-    hottest = experts.hottest_loads(load, 128 * ranks, 256, 8, ranks)
+    hottest = hottest_rank.hottest_loads(load, 128 * ranks, 256, 8, ranks)
     even = np.full((1, local), 128 * 8 / local)
-    hot = experts.ranks_ns(card, "fp8", 7168, 2048, hottest).mean()
-    assert low <= hot / experts.ranks_ns(card, "fp8", 7168, 2048, even)[0] <= high
+    hot = hottest_rank.ranks_ns(card, "fp8", 7168, 2048, hottest).mean()
+    assert low <= hot / hottest_rank.ranks_ns(card, "fp8", 7168, 2048, even)[0] <= high

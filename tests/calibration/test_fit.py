@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sim import calibration, cards
-from sim.calibrate_cli import app
-from sim.errors import CalibrationError
-from sim.kernels import KernelTable
-from sim.measurement_files import read_all
-from sim.measurements import Measurement
-from sim.regression import fit_constants, rising, roofline_us
-from sim.table import dump, read
+from sim.calibration import fit
+from sim.calibration.forms import read_all
+from sim.calibration.measurements import Measurement
+from sim.calibration.regression import fit_constants, rising, roofline_us
+from sim.cli.calibrate import app
+from sim.foundation.errors import CalibrationError
+from sim.inputs import cards
+from sim.kernels.kernel_table import KernelTable
+from sim.kernels.table_file import dump, read
 from tests import synthetic
 
 CARD = synthetic.CARD
@@ -40,8 +41,8 @@ def rows(files: list[Path]) -> list[Measurement]:
 
 
 @pytest.fixture(scope="module")
-def fitted(rows: list[Measurement]) -> calibration.Fit:
-    return calibration.fit(rows, CARD)
+def fitted(rows: list[Measurement]) -> fit.Fit:
+    return fit.fit(rows, CARD)
 
 
 def test_constants_are_found_again() -> None:
@@ -51,7 +52,7 @@ def test_constants_are_found_again() -> None:
     assert found == pytest.approx(tuple(np.exp(true)), rel=0.02)
 
 
-def test_held_out_error_is_near_the_noise(fitted: calibration.Fit) -> None:
+def test_held_out_error_is_near_the_noise(fitted: fit.Fit) -> None:
     for curve in fitted.curves:
         assert curve.mape < 2.5 * synthetic.NOISE, curve.identity
         assert curve.points > 20
@@ -59,7 +60,7 @@ def test_held_out_error_is_near_the_noise(fitted: calibration.Fit) -> None:
     assert {trial.row.op for trial in fitted.trials} == {"gemm", "attention_gqa", "collective"}
 
 
-def test_gemm_is_held_out_by_whole_shapes(fitted: calibration.Fit) -> None:
+def test_gemm_is_held_out_by_whole_shapes(fitted: fit.Fit) -> None:
     shapes = [
         (dict(trial.row.at)["n"], dict(trial.row.at)["k"])
         for trial in fitted.trials
@@ -70,10 +71,10 @@ def test_gemm_is_held_out_by_whole_shapes(fitted: calibration.Fit) -> None:
 
 
 def test_the_same_measurements_give_the_same_bytes(
-    rows: list[Measurement], fitted: calibration.Fit
+    rows: list[Measurement], fitted: fit.Fit
 ) -> None:
     gemms = [row for row in rows if row.op == "gemm"]
-    again = calibration.fit(gemms, CARD)
+    again = fit.fit(gemms, CARD)
     first = [curve for curve in fitted.curves if curve.op == "gemm"]
     assert dump(again.curves) == dump(first)
 
@@ -81,20 +82,20 @@ def test_the_same_measurements_give_the_same_bytes(
 def test_a_like_card_fills_what_was_not_measured(rows: list[Measurement]) -> None:
     mine = [replace(row, gpu="h800") for row in rows if row.op == "attention_gqa"]
     other = [row for row in rows if row.op != "gemm"]
-    found = calibration.fit([*mine, *other], cards.accelerator("h800"), CARD)
+    found = fit.fit([*mine, *other], cards.accelerator("h800"), CARD)
     derived = {curve.op for curve in found.curves if curve.source.startswith("derived from")}
     assert derived == {"collective"}
-    only = calibration.fit(rows, cards.accelerator("h800"), CARD, frozenset({"gemm"}))
+    only = fit.fit(rows, cards.accelerator("h800"), CARD, frozenset({"gemm"}))
     assert {curve.op for curve in only.curves} == {"gemm"}
 
 
 def test_an_outlier_does_not_move_its_neighbours(rows: list[Measurement]) -> None:
     attention = [row for row in rows if row.op == "attention_gqa"]
     wrong = [replace(attention[12], latency_us=40 * attention[12].latency_us), *attention[13:]]
-    group = calibration.groups([*attention[:12], *wrong])[0]
-    table = KernelTable(CARD, calibration.curves_of(group, CARD))
+    group = fit.groups([*attention[:12], *wrong])[0]
+    table = KernelTable(CARD, fit.curves_of(group, CARD))
     for kernel, members in group.members:
-        errors = np.abs(calibration.relative_errors(table, kernel, members))
+        errors = np.abs(fit.relative_errors(table, kernel, members))
         assert np.sort(errors)[-2] < 0.15
 
 

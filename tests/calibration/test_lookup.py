@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sim import cards, kernels, ops
-from sim.curve import Curve
-from sim.kernels import KernelTable
-from sim.scenario import load
-from sim.steady import steady_state
+from sim.inputs import cards
+from sim.inputs.scenario import load
+from sim.kernels import kernel_table, ops
+from sim.kernels.curve import Curve
+from sim.kernels.kernel_table import KernelTable
+from sim.steady.state import steady_state
 
 CARD = cards.accelerator("h100-sxm")
 TILE = float(CARD.gemm_tile_rows)
@@ -147,7 +148,7 @@ def test_a_value_costs_at_most_two_microseconds_in_batches() -> None:
 def test_attention_borrows_from_its_own_shape_before_its_own_format() -> None:
     # On H20 nobody measured MFA on an FP8 cache; the one FP8 curve has 4 query heads a KV head.
     card = cards.accelerator("h20")
-    table = kernels.load(card, cards.calibration("h20"))
+    table = kernel_table.load(card, cards.calibration("h20"))
     load = 64, 64 * 8192, float(card.query_tile_rows)
     narrow, wide = (ops.attention_gqa(dtype, 64, 1, 256, *load) for dtype in ("fp8", "bf16"))
     curve, own = table.serving(narrow)
@@ -159,7 +160,7 @@ def test_attention_borrows_from_its_own_shape_before_its_own_format() -> None:
 
 def test_experts_keep_their_number_format_before_their_kernel() -> None:
     """GB200 has no fused FP8 experts: the masked ones serve, and no NVFP4 curve is borrowed."""
-    table = kernels.load(cards.accelerator("gb200"), cards.calibration("gb200"))
+    table = kernel_table.load(cards.accelerator("gb200"), cards.calibration("gb200"))
     assert not table.has_format("moe", "fused", "fp8")
     assert table.has_format("moe", "masked", "fp8")
     on_gb200 = [

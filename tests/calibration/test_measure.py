@@ -10,11 +10,14 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from sim import measure, measure_cases, measure_cli, served
-from sim.errors import CalibrationError
-from sim.measure import Case
-from sim.measure_cli import measure as verb
-from sim.measurement_files import read
+from sim.calibration import measure
+from sim.calibration.forms import read
+from sim.calibration.measure import Case
+from sim.cli import measure as measure_cli
+from sim.cli.measure import measure as verb
+from sim.experiments import kernel_cases
+from sim.foundation.errors import CalibrationError
+from sim.kernels import served
 
 # Triton reads it when a kernel's module is imported, which the first test of torch does.
 os.environ["TRITON_INTERPRET"] = "1"
@@ -70,19 +73,19 @@ def test_an_impossible_time_is_refused(time: float) -> None:
 def test_a_wrong_kernel_is_not_timed() -> None:
     backend = FakeBackend(error=0.5)
     with pytest.raises(CalibrationError, match=r"gemm dense bfloat16 m=5 .* result is off by 0.5"):
-        list(measure.measure(backend, measure_cases.tiny_cases(["gemm"])))
+        list(measure.measure(backend, kernel_cases.tiny_cases(["gemm"])))
     assert backend.kernels[0].launches == 0
 
 
 def test_nan_results_are_wrong() -> None:
     with pytest.raises(CalibrationError, match="result is off by nan"):
-        list(measure.measure(FakeBackend(float("nan")), measure_cases.tiny_cases(["gemm"])))
+        list(measure.measure(FakeBackend(float("nan")), kernel_cases.tiny_cases(["gemm"])))
 
 
 def test_the_files_are_what_calibrate_reads(tmp_path: Path) -> None:
     said: list[str] = []
     backend = FakeBackend()
-    cases = measure_cases.tiny_cases()
+    cases = kernel_cases.tiny_cases()
     times = list(measure.measure(backend, cases, said.append, warm_up=1, repeats=5))
     left_out = [case for case in cases if case.dtype == "fp8_block"]
     assert [time for _, time in times] == [12.0] * (len(cases) - len(left_out))
@@ -105,7 +108,7 @@ def test_what_does_not_fit_is_left_out_and_told() -> None:
             raise MemoryError
 
     said: list[str] = []
-    assert list(measure.measure(Full(), measure_cases.tiny_cases(["moe"]), said.append)) == []
+    assert list(measure.measure(Full(), kernel_cases.tiny_cases(["moe"]), said.append)) == []
     assert any("does not fit" in text for text in said)
 
 
@@ -156,17 +159,17 @@ def test_without_torch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_torch_kernels_agree_with_their_references() -> None:
     pytest.importorskip("torch", reason="the extra [gpu] is not installed")
-    from sim.measure_torch import TorchBackend
+    from sim.calibration.measure_torch import TorchBackend
 
     backend = TorchBackend("cpu")
-    times = list(measure.measure(backend, measure_cases.tiny_cases(), warm_up=1, repeats=3))
+    times = list(measure.measure(backend, kernel_cases.tiny_cases(), warm_up=1, repeats=3))
     assert {case.op for case, _ in times} == set(measure.FORMS)
 
 
 def test_the_triton_kernel_reads_pages_as_the_reference_does() -> None:
     torch = pytest.importorskip("torch", reason="the extra [gpu] is not installed")
     pytest.importorskip("triton", reason="Triton is not installed")
-    from sim import measure_triton
+    from sim.calibration import measure_triton
 
     torch.manual_seed(0)
     for heads, kv_heads, dim, rope in ((8, 2, 64, 0), (64, 1, 256, 0), (16, 1, 512, 64)):
@@ -184,7 +187,7 @@ def test_the_triton_kernel_reads_pages_as_the_reference_does() -> None:
 def test_the_blockwise_kernels_agree_with_torch() -> None:
     torch = pytest.importorskip("torch", reason="the extra [gpu] is not installed")
     pytest.importorskip("triton", reason="Triton is not installed")
-    from sim import measure_blockwise as blockwise
+    from sim.calibration import measure_blockwise as blockwise
 
     torch.manual_seed(0)
     for experts, rows, outputs, columns in ((1, 5, 256, 128), (3, 70, 200, 320)):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sim import families, served
-from sim.errors import CalibrationError
-from sim.measurement_files import read
+from sim.calibration import families
+from sim.calibration.forms import read
+from sim.foundation.errors import CalibrationError
+from sim.kernels import served
 from tests import synthetic
 
 GEMM = "gpu,dtype,m,n,k,latency_us,source"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from sim.calibrate_cli import app
-from sim.calibration_merge import Change, changes, merge, narrower
-from sim.curve import Curve
-from sim.table import dump, read
+from sim.calibration.merge import Change, changes, merge, narrower
+from sim.cli.calibrate import app
+from sim.kernels.curve import Curve
+from sim.kernels.table_file import dump, read
 from tests import synthetic
 
 OLD = Curve(

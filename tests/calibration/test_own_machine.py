@@ -10,15 +10,20 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sim import cards, measure_cases, measure_cli, measurement_files, served, simulate
-from sim.calibration_merge import changes
+from sim import simulate
+from sim.calibration import forms
+from sim.calibration.families import FAMILIES
+from sim.calibration.measure import SOURCE, texts, write
+from sim.calibration.merge import changes
+from sim.cli import measure
 from sim.cli.verbs import app
-from sim.demand import demands
-from sim.families import FAMILIES
-from sim.kernels import Status
-from sim.measure import SOURCE, texts, write
-from sim.scenario import load
-from sim.table import dump, read
+from sim.experiments import kernel_cases
+from sim.experiments.kernel_demand import demands
+from sim.inputs import cards
+from sim.inputs.scenario import load
+from sim.kernels import served
+from sim.kernels.kernel_table import Status
+from sim.kernels.table_file import dump, read
 from tests.calibration.fake_gpu import FakeGpu
 
 SCENARIO = "dsv3-ep8-h200"
@@ -73,7 +78,7 @@ def test_measure_fit_run(
     if card == "mi300x":
         Path("hardware/mi300x.yaml").write_text(NEW_CARD.strip())
         assert len(NEW_CARD.strip().splitlines()) <= 20
-    monkeypatch.setattr(measure_cli, "_backend", lambda device, name, seed: FakeGpu(name, card))
+    monkeypatch.setattr(measure, "_backend", lambda device, name, seed: FakeGpu(name, card))
     on_card = f"deployment.accelerator={card}"
     old_path = cards.calibration(card)
     old = () if old_path is None else read(old_path)[0]
@@ -125,16 +130,16 @@ def test_what_is_fitted_is_on_the_list() -> None:
 
 def test_what_is_measured_is_asked_for(tmp_path: Path) -> None:
     """Each kernel of the list that one GPU can serve is measured in BF16 or FP8."""
-    measured = {(case.op, case.kernel) for case in measure_cases.tiny_cases()}
+    measured = {(case.op, case.kernel) for case in kernel_cases.tiny_cases()}
     assert measured == {
         (op, kernel)
         for op, kernels in served.SERVED.items()
         for kernel, known in kernels.items()
         if known.gpus == 1 and op not in UNMEASURED
     }
-    for case in measure_cases.tiny_cases():
+    for case in kernel_cases.tiny_cases():
         (path,) = write(texts(FakeGpu("h200_sxm", "h200-sxm"), [(case, 5.0)]), tmp_path)
-        for row in measurement_files.read(path):
+        for row in forms.read(path):
             assert served.is_served(row.op, row.kernel, row.dtype), case
 
 
@@ -143,9 +148,7 @@ def test_the_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     block = re.search(r"```\n(afdsim measure .*?)```", readme, flags=re.DOTALL)
     assert block is not None
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        measure_cli, "_backend", lambda device, name, seed: FakeGpu(name, "h200-sxm")
-    )
+    monkeypatch.setattr(measure, "_backend", lambda device, name, seed: FakeGpu(name, "h200-sxm"))
     for line in block[1].splitlines():
         _, *words = line.split()
         files = [str(path) for path in sorted(Path("measured").glob("*.csv"))]

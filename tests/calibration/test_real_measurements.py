@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim import calibration, cards, kernels, served
-from sim.calibration import Group
-from sim.calibration_check import compare
-from sim.kernels import KernelTable
-from sim.measurement_files import read
-from sim.measurements import Measurement
+from sim.calibration import fit
+from sim.calibration.check import compare
+from sim.calibration.fit import Group
+from sim.calibration.forms import read
+from sim.calibration.measurements import Measurement
+from sim.inputs import cards
+from sim.kernels import kernel_table, served
+from sim.kernels.kernel_table import KernelTable
 
 FOLDER = Path(__file__).parents[2].parent / "shared" / "measurements"
 pytestmark = pytest.mark.skipif(
@@ -35,16 +37,16 @@ def rows(file: str) -> tuple[Measurement, ...]:
 @cache
 def table(name: str) -> KernelTable | None:
     path = cards.calibration(name)
-    return None if path is None else kernels.load(cards.accelerator(name), path)
+    return None if path is None else kernel_table.load(cards.accelerator(name), path)
 
 
 def group(file: str, card: str, *name: str) -> Group:
     """Return the possible measurements of one group of kernels."""
     accelerator = cards.accelerator(card)
-    own = calibration.own(rows(file), card)
-    wrong = {index for _, index in calibration.impossible(own, accelerator)}
+    own = fit.own(rows(file), card)
+    wrong = {index for _, index in fit.impossible(own, accelerator)}
     possible = [row for index, row in enumerate(own) if index not in wrong]
-    (found,) = [one for one in calibration.groups(possible) if one.name == name]
+    (found,) = [one for one in fit.groups(possible) if one.name == name]
     return found
 
 
@@ -74,7 +76,7 @@ def test_held_out_error_stays_in_its_limit(
     file: str, card: str, name: tuple[str, ...], regime: str, limit: float
 ) -> None:
     one = group(file, card, *name)
-    tried = calibration.held_out(one, cards.accelerator(card))
+    tried = fit.held_out(one, cards.accelerator(card))
     errors = [
         abs(trial.error)
         for trials in tried.values()
@@ -112,9 +114,9 @@ def outside(
         (kernel, tuple(row for row in of if is_inside(dict(row.at)))) for kernel, of in one.members
     )
     training = replace(one, members=tuple((kernel, of) for kernel, of in members if of))
-    fitted = KernelTable(accelerator, calibration.curves_of(training, accelerator))
+    fitted = KernelTable(accelerator, fit.curves_of(training, accelerator))
     errors = [
-        calibration.relative_errors(fitted, kernel, beyond)
+        fit.relative_errors(fitted, kernel, beyond)
         for kernel, of in one.members
         if (
             beyond := [

@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import cards, families, kernels
-from sim.curve import Curve
-from sim.families import Kernel
-from sim.measurements import Fixed
+from sim.calibration import families
+from sim.calibration.families import Kernel
+from sim.calibration.measurements import Fixed
+from sim.inputs import cards
+from sim.kernels import kernel_table
+from sim.kernels.curve import Curve
 
 NAMES = sorted(path.stem for path in cards.packaged(cards.CALIBRATION).glob("*.csv"))
 RIPPLE = 0.02
@@ -23,8 +25,8 @@ _GIVEN = ("ep", "gpus", "experts", "n", "k", "intermediate")
 
 
 @cache
-def table(name: str) -> kernels.KernelTable:
-    return kernels.load(cards.accelerator(name), cards.calibration(name))
+def table(name: str) -> kernel_table.KernelTable:
+    return kernel_table.load(cards.accelerator(name), cards.calibration(name))
 
 
 def kernel_of(curve: Curve) -> Kernel:

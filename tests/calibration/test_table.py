@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sim import table
-from sim.curve import Curve
-from sim.errors import CalibrationError
+from sim.foundation.errors import CalibrationError
+from sim.kernels import table_file
+from sim.kernels.curve import Curve
 
 AXES = (("m", np.array([1.0, 2.0, 8.0])), ("n", np.array([512.0, 4096.0])))
 
@@ -47,25 +47,25 @@ def curve(**changes: object) -> Curve:
 def test_what_is_written_is_read(residual: np.ndarray, overhead_us: float, e_c: float) -> None:
     overhead_us, e_c = (float(f"{value:.5g}") for value in (overhead_us, e_c))
     made = curve(residual=residual, overhead_us=overhead_us, e_c=e_c)
-    text = table.dump([made, curve(key="other", axes=(), residual=np.zeros(()))])
-    found = table.parse(text, "card.csv")
+    text = table_file.dump([made, curve(key="other", axes=(), residual=np.zeros(()))])
+    found = table_file.parse(text, "card.csv")
     assert [one.identity for one in found] == [made.identity, ("gemm", "dense", "bf16", "other")]
     assert np.array_equal(found[0].residual, residual)
     assert (found[0].overhead_us, found[0].e_c) == (overhead_us, e_c)
     assert found[0].source == made.source
-    assert table.dump(found) == text
+    assert table_file.dump(found) == text
 
 
 def test_a_file_gives_its_hash(tmp_path: Path) -> None:
     path = tmp_path / "card.csv"
-    table.write([curve()], path)
-    curves, sha256 = table.read(path)
+    table_file.write([curve()], path)
+    curves, sha256 = table_file.read(path)
     assert len(curves) == 1
     assert len(sha256) == 64
     assert [file.name for file in tmp_path.iterdir()] == ["card.csv"]
 
 
-LINES = table.dump([curve()]).splitlines()
+LINES = table_file.dump([curve()]).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,10 @@ def test_a_wrong_line_is_named(
     path = tmp_path / "card.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with pytest.raises(CalibrationError, match=message) as caught:
-        table.read(path)
+        table_file.read(path)
     assert f"{path}{place}" in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="cannot be read"):
-        table.read(tmp_path / "absent.csv")
+        table_file.read(tmp_path / "absent.csv")

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from sim import cards
 from sim.cli import main
+from sim.inputs import cards
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,12 +1,12 @@
 from pathlib import Path
 
-from sim.scenario_doc import markdown
+from sim.cli.reference import markdown
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "scenario.md"
 
 
 def test_the_committed_page_is_what_the_schema_says() -> None:
-    remedy = "write it again: python -m sim.scenario_doc > docs/scenario.md"
+    remedy = "write it again: python -m sim.cli.reference > docs/scenario.md"
     assert PAGE.read_text(encoding="utf-8") == markdown(), remedy
 
 

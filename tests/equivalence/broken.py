@@ -9,7 +9,7 @@ import numpy as np
 
 from sim.engines import recurrence
 from sim.engines.event import Wait
-from sim.program import Link, Program, Times
+from sim.engines.program import Link, Program, Times
 
 
 def without(program: Program, node: int, link: int) -> Program:

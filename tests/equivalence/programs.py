@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sim.deployments import afd_ring, ep_schedule
 from sim.engines.event import Wait
-from sim.program import Link, Program, ProgramBuilder, Times, When, Wiring
+from sim.engines.program import Link, Program, ProgramBuilder, Times, When, Wiring
 
 WHENS: tuple[When, ...] = ("end", "end", "start")
 WIRINGS: tuple[Wiring, ...] = ("each", "all")

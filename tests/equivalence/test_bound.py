@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from sim.deployments import afd_ring
 from sim.engines import event, recurrence
 from sim.engines.bound import BoundEngine
-from sim.program import Program, Times
+from sim.engines.program import Program, Times
 from tests import oracles
 from tests.driving import ring, schedule
 from tests.equivalence.programs import programs, random_times

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sim.deployments import afd_ring, ep_schedule
 from sim.engines import event as event_engine
 from sim.engines import recurrence
-from sim.program import Link, Program, ProgramBuilder
+from sim.engines.program import Link, Program, ProgramBuilder
 from tests.equivalence.broken import Early, Forgetful, Late, relinked, reordered, without
 from tests.equivalence.programs import Script, afd_programs, ep_programs, pipelines, scripts
 

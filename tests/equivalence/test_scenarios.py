@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import cards, scenario
-from sim.admission import Balancing
+from sim.decoding.run import Run, simulate
 from sim.deployments import compile_deployment
-from sim.engines.plan import plan
+from sim.engines.maxplus.plan import plan
+from sim.engines.program import Link
 from sim.engines.recurrence import RecurrenceEngine
-from sim.errors import InfeasibleError
-from sim.program import Link
-from sim.run import Run, simulate
+from sim.foundation.errors import InfeasibleError
+from sim.inputs import cards, scenario
+from sim.inputs.admission import Balancing
 from tests.equivalence.broken import Early, Late, all_relinked
 
 AFD = "step3-2a2f"
@@ -303,7 +303,10 @@ def compare(name: str, settings: list[str], scarce_bytes: float | None = None) -
     with ExitStack() as patched:
         if scarce_bytes is not None:
             patched.enter_context(
-                patch("sim.kvcache.GpuMemory.kv_capacity_bytes", lambda _self: scarce_bytes)
+                patch(
+                    "sim.deployments.kvcache.GpuMemory.kv_capacity_bytes",
+                    lambda _self: scarce_bytes,
+                )
             )
         fast, reference = run(name, settings, "recurrence"), run(name, settings, "event")
     if isinstance(fast, str) or isinstance(reference, str):
@@ -365,7 +368,7 @@ def test_requests_that_give_way_do_so_alike(
 ) -> None:
     settings = [*SCARCE, *SHORT[name], "simulation.min_steps=60"]
     settings += [f"workload.arrivals={arrivals}"] if arrivals else []
-    with patch("sim.kvcache.GpuMemory.check_kv"):
+    with patch("sim.deployments.kvcache.GpuMemory.check_kv"):
         seen = compare(name, settings, scarce_bytes)
     assert seen is not None
     assert seen.preemptions is not None

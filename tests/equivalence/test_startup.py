@@ -12,8 +12,9 @@ from unittest.mock import patch
 import numba
 import pytest
 
-from sim import loops
-from sim.compiled import compiled
+import sim
+from sim.decoding import loops
+from sim.engines.jit import compiled
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,7 +46,7 @@ finally:
     return set(python(code).splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("module", ["sim", "sim.cli", "sim.run", "sim.engines.event"])
+@pytest.mark.parametrize("module", ["sim", "sim.cli", "sim.decoding.run", "sim.engines.event"])
 def test_importing_does_not_import_numba(module: str) -> None:
     assert python(f"import sys, {module}; print('numba' in sys.modules)") == "False\n"
 
@@ -60,7 +61,7 @@ def test_verbs_that_run_nothing_import_no_engine(verb: tuple[str, ...]) -> None:
 def test_a_run_compiles_the_loops_that_it_runs() -> None:
     code = """
 import sim
-from sim import loops
+from sim.decoding import loops
 limits = ["simulation.min_steps=20", "simulation.max_steps=20"]
 sim.simulate(sim.load("step3-2a2f", limits))
 print(*(loop.__name__ for loop in loops.loops() if "dispatcher" in vars(loop)))
@@ -72,7 +73,7 @@ print(*(loop.__name__ for loop in loops.loops() if "dispatcher" in vars(loop)))
 
 def test_what_is_said_before_a_loop_is_compiled_is_said_once(tmp_path: Path) -> None:
     code = """
-from sim.compiled import compiled, on_compiling
+from sim.engines.jit import compiled, on_compiling
 on_compiling(lambda: print("compiling"))
 @compiled("int64(int64)")
 def one(x): return x + 1
@@ -86,7 +87,7 @@ print(two(1))
 
 def test_every_loop_is_compiled_at_installation() -> None:
     homes = {sys.modules[loop.__module__] for loop in loops.loops()}
-    package = Path(loops.__file__).parent
+    package = Path(sim.__file__).parent
     users = {path for path in package.rglob("*.py") if "@compiled(" in path.read_text()}
     assert {Path(str(home.__file__)) for home in homes} >= users
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.admission import share_of
+from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
-from sim.deployments.site import Site
+from sim.deployments.deployment import Site
 from sim.engines.bound import BoundEngine
-from sim.metrics import summary
-from sim.run import simulate
-from sim.steady import fullest, largest, steady
-from sim.units import NS_PER_MS
+from sim.foundation.units import NS_PER_MS
+from sim.inputs.admission import share_of
+from sim.metrics.summary import summary
+from sim.steady.state import fullest, largest, steady
 from tests import tiny
 
 # Every draft is accepted and no output ends, so that nothing varies.

@@ -16,9 +16,9 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from sim import sweeps
-from sim.session import Session
-from sim.store import Store
+from sim.sweeps import sweep as sweeps
+from sim.sweeps.session import Session
+from sim.sweeps.store import Store
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]

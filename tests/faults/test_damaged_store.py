@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sim.errors import EXIT_NOT_KEPT, StoreError
-from sim.points import Outcome
-from sim.results import sha256
-from sim.store import FILE, Inputs, Store
+from sim.foundation.errors import EXIT_NOT_KEPT, StoreError
+from sim.results.files import sha256
+from sim.sweeps.points import Outcome
+from sim.sweeps.store import FILE, Inputs, Store
 
 POINTS = 40
 Damage = Callable[[Path], None]

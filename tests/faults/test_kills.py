@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sim import sweeps, workers
-from sim.points import Outcome
-from sim.session import Session
-from sim.store import Store
+from sim.parallel import processes
+from sim.sweeps import sweep
+from sim.sweeps.points import Outcome
+from sim.sweeps.session import Session
+from sim.sweeps.store import Store
 from tests.faults import shaken
 from tests.faults.halving import halve
 
@@ -39,10 +40,10 @@ def test_killed_workers_cost_nothing(tmp_path: Path) -> None:
             shaken.kill(min(child.pid or 0 for child in multiprocessing.active_children()))
             killed += 1
 
-    points = sweeps.load(shaken.sweep_file()).points
+    points = sweep.load(shaken.sweep_file()).points
     assert len(points) == shaken.POINTS
     folder = tmp_path / "shaken"
-    with Store(folder, shaken.NAME) as store, workers.local(2) as pool:
+    with Store(folder, shaken.NAME) as store, processes.local(2) as pool:
         rows = Session(store).run(points, pool, kill_one)
     assert killed == WORKER_KILLS
     assert [row["point"] for row in rows] == list(range(shaken.POINTS))
@@ -85,23 +86,23 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_call_that_kills_its_workers_is_given_up_and_the_rest_goes_on() -> None:
-    with workers.local(2) as pool:
+    with processes.local(2) as pool:
         for start in (0, 100):  # a second round with the same workers
             numbers = [*range(start, start + 10), 13, *range(start + 20, start + 30)]
             results = dict(pool.run(halve, numbers))
             assert set(results) == set(numbers)
             for number, result in results.items():
                 if number == 13:
-                    assert isinstance(result, workers.Failure)
+                    assert isinstance(result, processes.Failure)
                     assert "died 2 times" in result.reason
                 elif number % 2:
-                    assert result == workers.Failure(f"ValueError: {number} is odd")
+                    assert result == processes.Failure(f"ValueError: {number} is odd")
                 else:
                     assert result == number // 2
 
 
 def test_workers_killed_between_two_rounds_are_replaced() -> None:
-    with workers.local(2) as pool:
+    with processes.local(2) as pool:
         for _ in range(3):
             numbers = list(range(0, 20, 2))
             assert dict(pool.run(halve, numbers)) == {number: number // 2 for number in numbers}
@@ -119,7 +120,7 @@ def test_items_wait_in_their_iterable_until_a_worker_is_near() -> None:
             taken += 1
             yield number
 
-    with workers.local(1) as pool:
+    with processes.local(1) as pool:
         for finished, _ in enumerate(pool.run(halve, numbers())):
             assert taken <= finished + 3
     assert taken == 100

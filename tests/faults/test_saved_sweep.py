@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from sim import report
-from sim.errors import EXIT_BAD_INPUT, ScenarioError
+from sim.foundation.errors import EXIT_BAD_INPUT, ScenarioError
+from sim.pictures import sweep_page
 from tests.faults import shaken
 
 Damage = Callable[[Path], object]
@@ -31,8 +31,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_page_is_made_again_as_it_was(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "again.html"
-    source = report.read(folder)
-    report.write(page, [source._replace(name=shaken.NAME)])
+    source = sweep_page.read(folder)
+    sweep_page.write(page, [source._replace(name=shaken.NAME)])
     assert page.read_bytes() == (folder / "report.html").read_bytes()
 
 
@@ -134,7 +134,11 @@ TABLE: dict[str, Damage] = {
 DAMAGES = [
     *(("run.json", *each) for each in (ANY_FILE | RUN_JSON).items()),
     *(("sweep.parquet", *each) for each in (ANY_FILE | TABLE).items()),
-    *((report.PIPELINES, *each) for each in (ANY_FILE | PIPELINES).items() if each[0] != "missing"),
+    *(
+        (sweep_page.PIPELINES, *each)
+        for each in (ANY_FILE | PIPELINES).items()
+        if each[0] != "missing"
+    ),
 ]
 
 
@@ -146,7 +150,7 @@ DAMAGES = [
 def test_a_damaged_directory_is_told_with_the_file(name: str, damage: Damage, folder: Path) -> None:
     damage(folder / name)
     with pytest.raises(ScenarioError) as told:
-        report.read(folder)
+        sweep_page.read(folder)
     assert told.value.exit_code == EXIT_BAD_INPUT
     (problem,) = told.value.problems
     assert problem.startswith(f"{folder / name}: ")

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import cards, scenario, sweeps
 from sim.deployments import compile_deployment
-from sim.errors import EXIT_BAD_INPUT, ScenarioError
-from sim.hardware import Accelerator
-from sim.lengths import CsvLengths
-from sim.scenario import Scenario
-from sim.yaml_loader import parse, read
+from sim.foundation.errors import EXIT_BAD_INPUT, ScenarioError
+from sim.inputs import cards, scenario
+from sim.inputs.documents.document import parse, read
+from sim.inputs.hardware import Accelerator
+from sim.inputs.lengths import CsvLengths
+from sim.inputs.scenario import Scenario
+from sim.sweeps import sweep
 from tests.strategies import assignments, csv_texts, mangled
 
 SHIPPED = {
@@ -368,7 +369,7 @@ def test_any_csv_is_read_or_told(tmp_path_factory: pytest.TempPathFactory, text:
     [
         ("sweeps/afd-ratio.yaml", scenario.load, "a sweep", "a scenario"),
         ("models/step3.yaml", scenario.load, "a model card", "a scenario"),
-        ("step3-2a2f.yaml", sweeps.load, "a scenario", "a sweep"),
+        ("step3-2a2f.yaml", sweep.load, "a scenario", "a sweep"),
     ],
 )
 def test_a_file_of_another_kind_is_told_by_its_kind(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sim import scenario
-from sim.errors import ScenarioError
+from sim.foundation.errors import ScenarioError
+from sim.inputs import scenario
 
 TASK = "noise={{tasks: [{{server: gpu, law: {}}}]}}"
 FIGURE = "{{value: {}, source: test}}"

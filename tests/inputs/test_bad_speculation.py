@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sim import scenario
-from sim.errors import ScenarioError
-from sim.speculation import read_accepted
+from sim.foundation.errors import ScenarioError
+from sim.inputs import scenario
+from sim.inputs.speculation import read_accepted
 
 LAYER = "{attention: mfa, ffn: moe}"
 

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from sim import cards, figure, scenario
-from sim.errors import ScenarioError
-from sim.figure import Figure
-from sim.hardware import Accelerator, Fabric
-from sim.model import ModelCard
-from sim.software import Software
-from sim.yaml_loader import parse, read
+from sim.foundation.errors import ScenarioError
+from sim.inputs import cards, figure, scenario
+from sim.inputs.documents.document import parse, read
+from sim.inputs.figure import Figure
+from sim.inputs.hardware import Accelerator, Fabric
+from sim.inputs.model import ModelCard
+from sim.inputs.software import Software
 
 SHIPPED = [
     (folder, name)

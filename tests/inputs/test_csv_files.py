@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from sim import csv_rows, measurement_files, table
-from sim.arrivals import Trace
-from sim.errors import EXIT_BAD_INPUT, CalibrationError, ScenarioError
-from sim.lengths import CsvLengths
-from sim.noise import read_factors
-from sim.routing import read_profiles
-from sim.speculation import read_accepted
+from sim.calibration import forms
+from sim.foundation.errors import EXIT_BAD_INPUT, CalibrationError, ScenarioError
+from sim.inputs import columns
+from sim.inputs.arrivals import Trace
+from sim.inputs.lengths import CsvLengths
+from sim.inputs.noise import read_factors
+from sim.inputs.routing import read_profiles
+from sim.inputs.speculation import read_accepted
+from sim.kernels import table_file
 
 CALIBRATION = """# afdsim-calibration 2
 op,kernel,dtype,key,field,at,values
@@ -37,11 +39,11 @@ KINDS: dict[str, tuple[Callable[[str], object], str]] = {
     "factors": (read_factors, "factor\n0.9\n7\n1.1\n"),
     "accepted": (lambda path: read_accepted(path, 9), "accepted\n1\n7\n"),
     "calibration": (
-        lambda path: table.read(Path(path)),
+        lambda path: table_file.read(Path(path)),
         CALIBRATION.replace(" p=3.5", " p=7"),
     ),
     "measurements": (
-        lambda path: measurement_files.read(Path(path)),
+        lambda path: forms.read(Path(path)),
         "gpu,dtype,m,n,k,latency_us,source\nh800,bfloat16,1,2,3,5,here\n"
         "h800,bfloat16,7,2,3,5,here\n",
     ),
@@ -159,6 +161,6 @@ def test_columns_are_found_in_any_order_and_case(tmp_path: Path) -> None:
 def test_rows_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "factors.csv"
     path.write_text("factor\n1\n1\n1\n")
-    monkeypatch.setattr(csv_rows, "_MOST_ROWS", 2)
+    monkeypatch.setattr(columns, "_MOST_ROWS", 2)
     with pytest.raises(ScenarioError, match=r"factors\.csv:4: has more than 2 rows; shorten it"):
         read_factors(str(path))

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sim.cli.verbs import app
-from sim.errors import CalibrationError, ScenarioError
-from sim.files import MOST_LINE_BYTES, lines, read_text
+from sim.foundation.errors import CalibrationError, ScenarioError
+from sim.foundation.files import MOST_LINE_BYTES, lines, read_text
 
 MOST = 1 << 22
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sim import scenario
 from sim.cli.verbs import app
-from sim.errors import ScenarioError, StoreError
-from sim.results import fresh_directory, replace_file
+from sim.foundation.errors import ScenarioError, StoreError
+from sim.inputs import scenario
+from sim.results.files import fresh_directory, replace_file
 
 HUGE = "1" + "0" * 80
 

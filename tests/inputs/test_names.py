@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from sim import cards, cells, scenario, sweeps
-from sim.errors import ScenarioError
-from sim.naming import Label, Name, folder_name
-from sim.results import RUNS, run_directory
+from sim.foundation.errors import ScenarioError
+from sim.inputs import cards, scenario
+from sim.inputs.naming import Label, Name, folder_name
+from sim.results.files import RUNS, run_directory
+from sim.study import cells
+from sim.sweeps import sweep as sweeps
 from tests import studying, tiny
 
 PATHS = ["../../../../escaped", "/abs", ".", "..", "a/../b", "a/..", "..\\x", "\\\\host\\x", "//"]

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import cards, ops, scenario
-from sim.curve import Curve
-from sim.errors import EXIT_BAD_INPUT, ScenarioError
-from sim.kernels import Ints, KernelTable
-from sim.nanoseconds import MOST_TASK_NS, from_us, whole_ns
-from sim.run import simulate
+from sim.decoding.run import simulate
+from sim.foundation.errors import EXIT_BAD_INPUT, ScenarioError
+from sim.foundation.nanoseconds import MOST_TASK_NS, from_us, whole_ns
+from sim.inputs import cards, scenario
+from sim.kernels import ops
+from sim.kernels.curve import Curve
+from sim.kernels.kernel_table import Ints, KernelTable
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True), st.integers(0, 3))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.cli.text import say
-from sim.printable import excerpt, printable
+from sim.foundation.printable import excerpt, printable
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sim import cards, cells, scenario, sweeps
-from sim.axes import Axis
-from sim.constraints import holds
-from sim.errors import ScenarioError
-from sim.model import MOST_LAYERS, Layer
-from sim.yaml_loader import parse
+from sim.foundation.errors import ScenarioError
+from sim.inputs import cards, scenario
+from sim.inputs.documents.document import parse
+from sim.inputs.model import MOST_LAYERS, Layer
+from sim.study import cells
+from sim.sweeps import sweep
+from sim.sweeps.axes import Axis
+from sim.sweeps.constraints import holds
 from tests import studying, tiny
 
 
@@ -42,7 +44,7 @@ def test_aliases_are_counted_and_not_written_out(levels: int, tmp_path: Path) ->
     assert "write fewer aliases" in str(caught.value)
     path = tmp_path / "bomb.yaml"
     path.write_text(text)
-    for load in (scenario.load, sweeps.load, cells.load, lambda p: cards.model(str(p))):
+    for load in (scenario.load, sweep.load, cells.load, lambda p: cards.model(str(p))):
         with pytest.raises(ScenarioError, match="fewer aliases"):
             load(path)
 
@@ -126,16 +128,16 @@ def test_points_are_counted_before_any_is_made(tmp_path: Path) -> None:
     path = tmp_path / "many.yaml"
     path.write_text(SWEEP.format(most=40, to=90_000))
     with pytest.raises(ScenarioError) as caught:
-        sweeps.load(path)
+        sweep.load(path)
     assert str(caught.value) == (
         f"{path}:4:1: families: 180,001 combinations of the axes, of max_points 40 at most; take "
         "fewer values, or write a larger max_points in the sweep"
     )
     path.write_text(SWEEP.format(most=5, to=2))
-    assert len(sweeps.load(path).points) == 5
+    assert len(sweep.load(path).points) == 5
     path.write_text(SWEEP.format(most=4, to=2))
     with pytest.raises(ScenarioError, match="5 combinations"):
-        sweeps.load(path)
+        sweep.load(path)
 
 
 def test_shapes_of_a_study_are_counted_before_any_is_made(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sim import cells
-from sim.cells import with_settings
-from sim.errors import ScenarioError
+from sim.foundation.errors import ScenarioError
+from sim.study import cells
+from sim.study.cells import with_settings
 from tests import studying
 
 

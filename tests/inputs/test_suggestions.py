@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sim import cards
-from sim.errors import did_you_mean
-from sim.suggestions import nearest
+from sim.foundation.errors import did_you_mean
+from sim.foundation.suggestions import nearest
+from sim.inputs import cards
 
 ACCELERATORS = cards.names(cards.ACCELERATORS)
 

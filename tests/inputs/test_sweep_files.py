@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import sweeps
-from sim.axes import Axis, crossed
-from sim.constraints import UnknownPathError, holds
-from sim.errors import ScenarioError
-from sim.points import shape_name
-from sim.sweeps import Loaded
+from sim.foundation.errors import ScenarioError
+from sim.sweeps import sweep
+from sim.sweeps.axes import Axis, crossed
+from sim.sweeps.constraints import UnknownPathError, holds
+from sim.sweeps.points import shape_name
+from sim.sweeps.sweep import Loaded
 
 BOTH = "deployment.attention.instances + deployment.ffn.instances"
 
@@ -161,7 +161,7 @@ def load(folder: Path, constraints: str = "", of_family: str = "", extra: str = 
         "      - deployment.ffn.instances: [1, 2, 4]\n"
         f"{extra}"
     )
-    return sweeps.load(path)
+    return sweep.load(path)
 
 
 def shapes(loaded: Loaded) -> list[str]:

@@ -15,16 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from sim import scenario, traces
-from sim.arrivals import Trace
 from sim.cli import main
 from sim.cli.verbs import app
-from sim.errors import EXIT_BAD_INPUT, ScenarioError
-from sim.lengths import BLOCK, CsvLengths
-from sim.points import Point
-from sim.store import inputs
-from sim.traces import read
-from sim.workload import Requests, Workload
+from sim.foundation.errors import EXIT_BAD_INPUT, ScenarioError
+from sim.inputs import scenario
+from sim.inputs.arrivals import Trace
+from sim.inputs.lengths import BLOCK, CsvLengths
+from sim.inputs.traces import recorded as traces
+from sim.inputs.traces.recorded import read
+from sim.inputs.workload import Requests, Workload
+from sim.sweeps.points import Point
+from sim.sweeps.store import inputs
 from tests.strategies import csv_texts
 
 # Headers as they stand in the published files; all rows are made up.

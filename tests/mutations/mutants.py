@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from sim import cards
+from sim.inputs import cards
 from tests import studying, tiny
 
 # Traces and tables of a few lines, in the forms that are published.

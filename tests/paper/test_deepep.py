@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sim import cards, kernels, ops
-from sim.units import NS_PER_US
+from sim.foundation.units import NS_PER_US
+from sim.inputs import cards
+from sim.kernels import kernel_table, ops
 
 # 128 tokens per rank, hidden 7168, top-8, FP8 dispatch, BF16 combine, one 400 Gbit/s NIC a GPU.
 EP = (8, 16, 32, 64, 128, 256)
@@ -27,7 +28,7 @@ OUTSIDE = {
 def look_up(direction: ops.Direction, dtype: str, ep: int) -> tuple[float, bool]:
     """Return µs, and whether they count as calibrated."""
     accelerator = cards.accelerator("h800")
-    table = kernels.load(accelerator, cards.calibration("h800"))
+    table = kernel_table.load(accelerator, cards.calibration("h800"))
     domain = accelerator.node.scale_up_domain_gpus
     us = float(table.duration_ns(ops.a2a(direction, dtype, ep, domain, 128, 7168, 8))) / NS_PER_US
     return us, table.usage_ns["calibrated"] == us * NS_PER_US

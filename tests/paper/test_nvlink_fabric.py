@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sim import cards, kernels, ops
 from sim.deployments.links import payload_bytes_per_s
-from sim.units import NS_PER_S, NS_PER_US
+from sim.foundation.units import NS_PER_S, NS_PER_US
+from sim.inputs import cards
+from sim.kernels import kernel_table, ops
 
 
 @pytest.mark.parametrize(
@@ -14,7 +15,7 @@ from sim.units import NS_PER_S, NS_PER_US
 )
 def test_there_and_back_take_as_long_as_dispatch_and_combine(tokens: int, within: float) -> None:
     card, fabric = cards.accelerator("gb200"), cards.fabric("nvlink")
-    table = kernels.load(card, cards.calibration("gb200"))
+    table = kernel_table.load(card, cards.calibration("gb200"))
     domain = card.node.scale_up_domain_gpus
     there = ops.a2a("dispatch", "fp8", 32, domain, tokens, 7168, 8)
     back = ops.a2a("combine", "bf16", 32, domain, tokens, 7168, 8)

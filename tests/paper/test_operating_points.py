@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from sim import metrics, scenario
-from sim.run import simulate
+from sim.decoding.run import simulate
+from sim.inputs import scenario
+from sim.metrics import summary
 
 
 def tgs(name: str, *overrides: str) -> float:
     run = simulate(scenario.load(name, ["simulation.engine=event", *overrides]))
-    return float(metrics.summary(run)["tgs"])
+    return float(summary.summary(run)["tgs"])
 
 
 # Tokens per second and GPU over all GPUs: Step-3 report, table 8; deepseek-ai/profile-data.

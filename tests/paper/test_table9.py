@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import pytest
 
-from sim import cards, kernels, ops
-from sim.kernels import KernelTable
-from sim.model import Projection
-from sim.units import NS_PER_US
+from sim.foundation.units import NS_PER_US
+from sim.inputs import cards
+from sim.inputs.model import Projection
+from sim.kernels import kernel_table, ops
+from sim.kernels.kernel_table import KernelTable
 
 CONTEXT = 8192
 GPUS = 4
@@ -34,7 +35,7 @@ CELLS = [
 
 def layer_us(card: str, model_name: str) -> float:
     accelerator = cards.accelerator(card)
-    table = kernels.load(accelerator, cards.calibration(card))
+    table = kernel_table.load(accelerator, cards.calibration(card))
     model = cards.model(model_name)
     (attention,) = model.attention.values()
     tp = GPUS if attention.kind == "gqa" else 1

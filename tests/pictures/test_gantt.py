@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from sim import gantt, scenario
+from sim.decoding.run import FILL_STEPS
 from sim.deployments import compile_deployment
 from sim.engines.bound import BoundEngine
-from sim.run import FILL_STEPS
+from sim.inputs import scenario
+from sim.pictures import gantt
 from tests import tiny
 
 BASES = ("step3-2a2f", "dsv3-ep128")

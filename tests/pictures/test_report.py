@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from sim import plots, report, saved
-from sim.points import Row
-from sim.scenario import Scenario
+from sim.inputs.scenario import Scenario
+from sim.pictures import pareto_figure, sweep_page
+from sim.sweeps import saved
+from sim.sweeps.points import Row
 from tests import tiny
 
 
 def row(point: int, tpot_ms: float, tgs: float, **others: Any) -> Row:
-    figures = {shown.column: 1.0 for shown in plots.FIGURES}
+    figures = {shown.column: 1.0 for shown in pareto_figure.FIGURES}
     return {
         "point": point,
         "family": "one",
@@ -49,29 +50,33 @@ def trace(figure: Any, name: str) -> list[tuple[float, float]]:
 
 
 def test_best_is_the_highest_throughput_under_the_slo() -> None:
-    assert report.best(ROWS) is ROWS[1]
-    assert report.best([*ROWS[3:4], row(7, 55, 10), REFUSED]) == row(7, 55, 10)
-    assert report.best([REFUSED, row(8, 1, 1, tpot_ms_mean=None)]) is None
+    assert sweep_page.best(ROWS) is ROWS[1]
+    assert sweep_page.best([*ROWS[3:4], row(7, 55, 10), REFUSED]) == row(7, 55, 10)
+    assert sweep_page.best([REFUSED, row(8, 1, 1, tpot_ms_mean=None)]) is None
 
 
 def test_cost_has_a_front_of_its_own() -> None:
-    figure = plots.cost_figure([*ROWS, row(5, 20, 900, usd_per_1m_tokens=None)])
+    figure = pareto_figure.cost_figure([*ROWS, row(5, 20, 900, usd_per_1m_tokens=None)])
     assert trace(figure, "one") == [(30, 0.5), (40, 0.25), (60, 500 / 3000)]
     assert len(trace(figure, "one: points")) == 5
 
 
 def test_throughput_and_interactivity_are_both_better_when_larger() -> None:
-    figure = plots.pareto_figure(ROWS, [])
+    figure = pareto_figure.pareto_figure(ROWS, [])
     assert trace(figure, "one") == [(1e3 / 60, 3000), (25, 2000), (1e3 / 30, 1000)]
     (points,) = (one for one in figure.data if one.name == "one: points")
     assert [point[0] for point in points.customdata] == [0, 1, 2, 3, 4]
     # Label lines: the name, the figures that matter, and what the sweep sets.
-    assert points.hovertemplate.count("<br>") == len(plots.FIGURES) + 1
+    assert points.hovertemplate.count("<br>") == len(pareto_figure.FIGURES) + 1
     assert [point[-1] for point in points.customdata] == ["–", "–", "step3", "–", "–"]
 
 
-def page(tmp_path: Path, rows: list[Row], pipelines: dict[str, report.Kept] | None = None) -> str:
-    report.write(tmp_path / "page.html", [report.Source("s", rows, [], {}, pipelines or {})])
+def page(
+    tmp_path: Path, rows: list[Row], pipelines: dict[str, sweep_page.Kept] | None = None
+) -> str:
+    sweep_page.write(
+        tmp_path / "page.html", [sweep_page.Source("s", rows, [], {}, pipelines or {})]
+    )
     return (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
@@ -81,20 +86,20 @@ def scenario(tiny_model: Path) -> Scenario:
 
 
 def test_the_pipeline_is_drawn_again_from_what_is_kept(tmp_path: Path, scenario: Scenario) -> None:
-    kept = report.pipelines(ROWS, dict.fromkeys(range(10), scenario))
+    kept = sweep_page.pipelines(ROWS, dict.fromkeys(range(10), scenario))
     assert list(kept) == ["one"]
     made = page(tmp_path, ROWS, kept)
     assert 'id="pipeline-1"' in made
     assert "layers 0 and 1" in made
     assert "No picture: no point of this family was simulated" in made
-    report.write_pipelines(tmp_path, kept)
-    again = saved.read(tmp_path / report.PIPELINES, report._KEPT)
+    sweep_page.write_pipelines(tmp_path, kept)
+    again = saved.read(tmp_path / sweep_page.PIPELINES, sweep_page._KEPT)
     assert page(tmp_path, ROWS, again) == made
 
 
 def test_a_pipeline_that_cannot_be_drawn_says_why(tmp_path: Path, scenario: Scenario) -> None:
     lost = scenario.model_copy(update={"model": "nowhere"})
-    made = page(tmp_path, ROWS, report.pipelines(ROWS, {1: lost}))
+    made = page(tmp_path, ROWS, sweep_page.pipelines(ROWS, {1: lost}))
     assert "No picture: ScenarioError: unknown model &#39;nowhere&#39;" in made
     assert "without the pipeline of this point" in page(tmp_path, ROWS)
 

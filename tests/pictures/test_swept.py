@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim import plots
-from sim.swept import differences
+from sim.pictures import pareto_figure
+from sim.sweeps.labels import differences
 from tests.pictures.test_report import ROWS, row
 
 
@@ -59,7 +59,7 @@ def test_a_setting_that_is_off_at_some_points_is_told_at_all() -> None:
 
 def test_sixteen_families_look_unlike() -> None:
     rows = [row(n, 20 + n, 1000, family=f"family {n}") for n in range(16)]
-    figure = plots.pareto_figure(rows, [])
+    figure = pareto_figure.pareto_figure(rows, [])
     looks = {
         trace.name: (trace.line.color, trace.line.dash, trace.marker.symbol)
         for trace in figure.data
@@ -82,7 +82,7 @@ def test_sixteen_families_look_unlike() -> None:
 
 def test_markup_of_families_is_text_in_the_figure() -> None:
     rows = [{**one, "family": "<b>x</b>", "reason": ""} for one in ROWS[:2]]
-    for figure in (plots.pareto_figure(rows, []), plots.cost_figure(rows)):
+    for figure in (pareto_figure.pareto_figure(rows, []), pareto_figure.cost_figure(rows)):
         drawn = [t for t in figure.data if t.name and "x" in t.name]
         assert drawn
         assert all("<b>x" not in (t.name + (t.hovertemplate or "")) for t in drawn)

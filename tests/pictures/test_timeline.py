@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sim import timeline
-from sim.run import Run, simulate
-from sim.scenario import Scenario
+from sim.decoding.run import Run, simulate
+from sim.inputs.scenario import Scenario
+from sim.pictures import perfetto
 from tests import tiny
 
 Event = dict[str, Any]
@@ -53,8 +53,8 @@ def traced(
 ) -> tuple[Scenario, Run, list[Event]]:
     """Return a scenario, its run with STEPS recorded, and the trace that was written of it."""
     scenario = scenario_of(request.param, tiny_model)
-    run = timeline.record(scenario, STEPS)
-    timeline.write(run, tmp_path / "trace.json.gz")
+    run = perfetto.record(scenario, STEPS)
+    perfetto.write(run, tmp_path / "trace.json.gz")
     return scenario, run, parsed(tmp_path / "trace.json.gz")
 
 
@@ -164,12 +164,12 @@ def test_a_window_is_a_part_of_the_whole_run(traced: Traced) -> None:
     whole = simulate(scenario, lambda _node, step: step in STEPS)
     assert whole.steps["step"].max() > STEPS[-1] + 1
     assert run.records == whole.records
-    assert timeline.trace_events(run) == timeline.trace_events(whole)
+    assert perfetto.trace_events(run) == perfetto.trace_events(whole)
 
 
 def test_layers_can_be_chosen(tiny_model: Path) -> None:
-    run = timeline.record(scenario_of("afd", tiny_model), range(2, 3), range(1, 2))
-    events = timeline.trace_events(run)
+    run = perfetto.record(scenario_of("afd", tiny_model), range(2, 3), range(1, 2))
+    events = perfetto.trace_events(run)
     assert {event["args"]["layer"] for event in of_phase(events, "X")} == {1}
     # The next layer is not there: the way ends where the answer has come in.
     slices = {(e["tid"], e["ts"]): e["name"] for e in of_phase(events, "X")}
@@ -181,7 +181,7 @@ def test_layers_can_be_chosen(tiny_model: Path) -> None:
 @pytest.mark.parametrize("kind", ["afd", "ep"])
 def test_the_same_bytes_again(kind: str, tiny_model: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        timeline.write(timeline.record(scenario_of(kind, tiny_model), STEPS), tmp_path / name)
+        perfetto.write(perfetto.record(scenario_of(kind, tiny_model), STEPS), tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
@@ -197,5 +197,5 @@ def test_the_same_bytes_again(kind: str, tiny_model: Path, tmp_path: Path) -> No
 def test_windows_outside_the_run_are_refused(
     steps: range, layers: range | None, said: str, tiny_model: Path
 ) -> None:
-    with pytest.raises(timeline.WindowError, match=said):
-        timeline.record(scenario_of("afd", tiny_model), steps, layers)
+    with pytest.raises(perfetto.WindowError, match=said):
+        perfetto.record(scenario_of("afd", tiny_model), steps, layers)

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import metrics
-from sim.admission import Admission, Recompute, Watermark
-from sim.goodput import _tokens
-from sim.run import at_once, requests_of, simulate
-from sim.scheduler import Scheduler
-from sim.speculation import Speculation
-from sim.units import NS_PER_S
+from sim.decoding.run import at_once, requests_of, simulate
+from sim.decoding.scheduler import Scheduler
+from sim.foundation.units import NS_PER_S
+from sim.inputs.admission import Admission, Recompute, Watermark
+from sim.inputs.speculation import Speculation
+from sim.metrics import summary
+from sim.metrics.goodput import _tokens
 from tests import tiny
 from tests.admitting import open_loop
 from tests.strategies import Arrival, arrivals
@@ -141,7 +141,7 @@ def test_repeated_draws_are_those_of_the_run(
 @pytest.mark.parametrize("base", ["step3-2a2f", "dsv3-ep128"])
 def test_tpot_is_that_of_tokens(tiny_model: Path, base: str) -> None:
     run = simulate(tiny.load(tiny_model, base, DRAFTED, VARIED, POISSON))
-    figures = metrics.summary(run)
+    figures = summary.summary(run)
     tokens, requests = run.steps["tokens"], requests_of(run.steps)
     assert run.requests["tokens_in_run"].sum() == tokens.sum()
     assert run.requests["tokens_in_run"].tolist() == run.requests["output_tokens"].tolist()
@@ -164,7 +164,7 @@ def test_outputs_of_one_step_have_no_tpot_to_miss(tiny_model: Path) -> None:
     run = simulate(
         tiny.load(tiny_model, "step3-2a2f", drafted, short, POISSON, "slo.tpot_ms=0.000001")
     )
-    figures = metrics.summary(run)
+    figures = summary.summary(run)
     assert figures["tpot_ms_mean"] is None
     assert figures["slo_attainment"] == 1
     assert figures["slo_met"]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from sim.arrivals import Bursts, Diurnal, Gamma, Poisson, TimesNs
-from sim.lengths import BLOCK
-from sim.units import NS_PER_S
+from sim.foundation.units import NS_PER_S
+from sim.inputs.arrivals import Bursts, Diurnal, Gamma, Poisson, TimesNs
+from sim.inputs.lengths import BLOCK
 
 Open = Poisson | Gamma | Bursts | Diurnal
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim import ops, scenario
 from sim.deployments import compile_deployment
 from sim.deployments.afd import AfdDeployment
-from sim.layers import Batch
-from sim.units import NS_PER_S
+from sim.deployments.layers import Batch
+from sim.foundation.units import NS_PER_S
+from sim.inputs import scenario
+from sim.kernels import ops
 from tests import tiny
 
 # 400 Gbit/s per GPU of which 80 % carry payload (hardware/h800.yaml, hardware/fabrics/rdma.yaml).

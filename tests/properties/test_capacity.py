@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim import capacity as search
-from sim.arrivals import Gamma, Poisson, at_rate
-from sim.capacity import capacity
-from sim.errors import InfeasibleError, ScenarioError
-from sim.scenario import Scenario
-from sim.stability import offered_load
+from sim.experiments import capacity as search
+from sim.experiments.capacity import capacity
+from sim.foundation.errors import InfeasibleError, ScenarioError
+from sim.inputs.arrivals import Gamma, Poisson, at_rate
+from sim.inputs.scenario import Scenario
+from sim.metrics.stability import offered_load
 from tests import tiny
 
 OPEN = (

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim import metrics
+from sim.decoding.run import Run, simulate
 from sim.deployments import compile_deployment
-from sim.deployments.site import Site
-from sim.layers import Batch
-from sim.program import Program, Times
-from sim.run import Run, simulate
-from sim.units import NS_PER_MS
+from sim.deployments.deployment import Site
+from sim.deployments.layers import Batch
+from sim.engines.program import Program, Times
+from sim.foundation.units import NS_PER_MS
+from sim.metrics import summary
 from tests import tiny
 from tests.oracles import (
     EpTimes,
@@ -115,7 +115,7 @@ def test_tpot_is_the_closed_form(
     run = simulate(scenario)
     site = compile_deployment(scenario)
     step_ns = expected_ns(site, 24 // site.attention_gpus // micro_batches)
-    figures = metrics.summary(run)
+    figures = summary.summary(run)
     assert figures["tpot_ms_mean"] * NS_PER_MS == pytest.approx(step_ns, rel=1e-12)
     # All requests are in flight all the time, on all GPUs of the deployment.
     tgs = 24 / step_ns * 1e9 / scenario.gpu_count()
@@ -143,5 +143,5 @@ def test_the_same_scenario_and_seed_give_the_same_bytes(
         for seed in (5, 5, 6)
     )
     assert everything(first) == everything(again)
-    assert metrics.summary(first) == metrics.summary(again)
+    assert summary.summary(first) == summary.summary(again)
     assert everything(first) != everything(other)

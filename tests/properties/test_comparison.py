@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim import comparison, metrics
-from sim.comparison import PILOT, Difference, compare
-from sim.replications import replication
-from sim.run import simulate
-from sim.scenario import Scenario
+from sim.decoding.run import simulate
+from sim.experiments import comparison
+from sim.experiments.comparison import PILOT, Difference, compare
+from sim.experiments.replications import replication
+from sim.inputs.scenario import Scenario
+from sim.metrics import summary
 from tests import tiny
 
 NOISY = (
@@ -45,7 +46,7 @@ def test_constant_steps_differ_by_their_ratio(tiny_model: Path) -> None:
             "software.host_gap_us_per_step={value: 500, source: test}",
         )
     )
-    tpot_a, tpot_b = (metrics.summary(simulate(each))["tpot_ms_mean"] for each in (a, b))
+    tpot_a, tpot_b = (summary.summary(simulate(each))["tpot_ms_mean"] for each in (a, b))
     assert tpot_b - tpot_a == pytest.approx(0.5, rel=1e-9)
     tpot, tgs, usd = compare(a, b, 0.01, 50).differences
     assert tpot.relative == pytest.approx(tpot_a / tpot_b - 1, rel=1e-9)
@@ -64,7 +65,7 @@ def test_common_random_numbers_show_what_single_runs_hide(loaded_model: Path) ->
     tpot = compare(a, b, 0.01, 50).differences[0]
     assert tpot.is_certain()
     assert tpot.relative < 0
-    runs = [metrics.summary(simulate(replication(a, n)))["tpot_ms_mean"] for n in range(PILOT)]
+    runs = [summary.summary(simulate(replication(a, n)))["tpot_ms_mean"] for n in range(PILOT)]
     apart = np.std(runs, ddof=1) / np.mean(runs) * np.sqrt(2 / PILOT) * 2.262
     assert tpot.half_width < apart / 2
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import metrics
-from sim.program import Program
-from sim.run import Run, simulate
+from sim.decoding.run import Run, simulate
+from sim.engines.program import Program
+from sim.metrics import summary
 from tests import tiny
 from tests.driving import play, ring
 from tests.strategies import programs, scripts
@@ -77,7 +77,7 @@ def test_no_server_works_more_than_the_time_there_is(run: Run) -> None:
 
 def test_littles_law_of_a_closed_loop(tiny_model: Path) -> None:
     for base in BASES:
-        figures = metrics.summary(simulate(tiny.load(tiny_model, base)))
+        figures = summary.summary(simulate(tiny.load(tiny_model, base)))
         rate_per_ms = figures["tgs"] * figures["gpus"] / 1e3
         assert figures["requests_in_flight"] == 24
         assert rate_per_ms * figures["tpot_ms_mean"] == pytest.approx(24, rel=1e-9)
@@ -97,12 +97,12 @@ def test_littles_law_of_poisson_arrivals(tiny_model: Path) -> None:
         in_flight = (steps["tokens"] * (steps["end_ns"] - steps["start_ns"])).sum()
         assert in_flight / (ended - begun) == pytest.approx(rate * residence_ns, rel=1e-12)
         # The figure is taken after the warm-up, while requests still arrive: count them there.
-        measured = metrics.measured_steps(run, metrics.cut_steps(run))
+        measured = summary.measured_steps(run, summary.cut_steps(run))
         first, last = steps["start_ns"][measured].min(), steps["end_ns"][measured].max()
         lived = np.minimum(requests["last_token_ns"], last)
         lived -= np.maximum(requests["admitted_ns"], first)
         counted = np.maximum(lived, 0).sum() / (last - first)
-        figure = metrics.summary(run)["requests_in_flight"]
+        figure = summary.summary(run)["requests_in_flight"]
         assert figure == pytest.approx(counted, rel=0.02)
 
 

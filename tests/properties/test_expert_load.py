@@ -11,15 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from sim import cards, experts, kernels, scenario
+from sim.decoding.run import simulate
+from sim.decoding.step_times import DrawnTimes
 from sim.deployments import compile_deployment
-from sim.drawn import DrawnTimes
-from sim.errors import ScenarioError
-from sim.expert_load import ExpertLoads, Ints, Shape, draw, visits
-from sim.metrics import summary
-from sim.routing import Groups, Routing, at_most
-from sim.run import simulate
-from sim.unfolding import unfold
+from sim.foundation.errors import ScenarioError
+from sim.inputs import cards, scenario
+from sim.inputs.routing import Groups, Routing, at_most
+from sim.kernels import hottest_rank, kernel_table
+from sim.metrics.summary import summary
+from sim.variation.expert_loads import ExpertLoads, Ints, Shape, draw, visits
+from sim.variation.unfold import unfold
 
 CONTIGUOUS: dict[str, Any] = {"kind": "contiguous"}
 
@@ -140,21 +141,21 @@ def test_fullest_rank_of_deepseek(ranks: int, per_gpu: int, published: float) ->
 def test_the_hottest_rank_is_slower_as_measured(
     alpha: float, ranks: int, low: float, high: float
 ) -> None:
-    table = kernels.load(cards.accelerator("h100-sxm"), cards.calibration("h100-sxm"))
+    table = kernel_table.load(cards.accelerator("h100-sxm"), cards.calibration("h100-sxm"))
     routing = routing_of("power_law", alpha=alpha)
     (drawn,) = loads_of(routing, deepseek(ranks), ranks * 128)
     shape = "fp8", 7168, 2048
-    times = experts.ranks_ns(table, *shape, drawn.reshape(-1, drawn.shape[-1]))
+    times = hottest_rank.ranks_ns(table, *shape, drawn.reshape(-1, drawn.shape[-1]))
     hottest = times.reshape(drawn.shape[:2]).max(axis=1).mean()
     even = np.full((1, 256 // ranks), 128 * 8 / (256 // ranks))
-    assert low <= hottest / experts.ranks_ns(table, *shape, even)[0] <= high
+    assert low <= hottest / hottest_rank.ranks_ns(table, *shape, even)[0] <= high
 
 
 def test_only_active_experts_are_read() -> None:
-    table = kernels.load(cards.accelerator("h100-sxm"), cards.calibration("h100-sxm"))
+    table = kernel_table.load(cards.accelerator("h100-sxm"), cards.calibration("h100-sxm"))
     one = np.array([[64, 0, 0, 0, 0, 0, 0, 0]])
-    op = experts.rank_op("fp8", 7168, 2048, one)
-    all_of_them = experts.rank_op("fp8", 7168, 2048, np.full((1, 8), 8))
+    op = hottest_rank.rank_op("fp8", 7168, 2048, one)
+    all_of_them = hottest_rank.rank_op("fp8", 7168, 2048, np.full((1, 8), 8))
     weights = 3 * 7168 * 2048
     assert op.bytes[0] < 1.1 * weights
     assert all_of_them.bytes[0] > 8 * weights

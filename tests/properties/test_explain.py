@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim import scenario
-from sim.balance import AfdBalance, EpBalance, Shape, balance, bounded, present
-from sim.errors import InfeasibleError
-from sim.explain import Explanation, explain, sentences
-from sim.explain_page import marked_tasks
-from sim.frozen import Frozen
-from sim.metrics import summary
-from sim.run import simulate
-from sim.scenario import Scenario
-from sim.sensitivity import Part, card_sensitivities, faster
+from sim.decoding.run import simulate
+from sim.explain.balance import AfdBalance, EpBalance, Shape, balance, bounded, present
+from sim.explain.explanation import Explanation, explain, sentences
+from sim.explain.sensitivity import Part, card_sensitivities, faster
+from sim.foundation.errors import InfeasibleError
+from sim.inputs import scenario
+from sim.inputs.scenario import Scenario
+from sim.metrics.summary import summary
+from sim.pictures.explain_page import marked_tasks
+from sim.steady.frozen import Frozen
 from tests import tiny
 
 SCENARIOS = ("step3-2a2f", "step3-h20-h800", "dsv3-ep128", "poisson-example")

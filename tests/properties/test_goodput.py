@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim import goodput, metrics
-from sim.run import Run, simulate
-from sim.scenario import Slo
-from sim.units import NS_PER_MS, NS_PER_S
+from sim.decoding.run import Run, simulate
+from sim.foundation.units import NS_PER_MS, NS_PER_S
+from sim.inputs.scenario import Slo
+from sim.metrics import goodput, summary
 from tests import tiny
 
 VARIED = (
@@ -33,15 +33,15 @@ def run_with(model: Path, base: str, slo: str, *settings: str) -> Run:
 def middling(base: str, tiny_model: Path) -> Run:
     """A run whose targets are the medians of what its requests saw."""
     run = run_with(tiny_model, base, "{tpot_ms: 1000}")
-    tpot, queue = goodput.tpot_ms(run, metrics.cut_steps(run)), goodput.queue_ms(run)
+    tpot, queue = goodput.tpot_ms(run, summary.cut_steps(run)), goodput.queue_ms(run)
     slo = f"{{tpot_ms: {np.nanmedian(tpot)!s}, queue_ms: {np.nanmedian(queue)!s}}}"
     return run_with(tiny_model, base, slo.replace("np.float64", ""))
 
 
 def counted(run: Run) -> dict[int, tuple[bool, int, int]]:
     """Return, by request, whether it met its targets, its tokens in measured steps, its output."""
-    cut, slo = metrics.cut_steps(run), run.scenario.slo
-    measured = metrics.measured_steps(run, cut)
+    cut, slo = summary.cut_steps(run), run.scenario.slo
+    measured = summary.measured_steps(run, cut)
     found = {}
     for row in range(len(run.requests["request"])):
         of = {name: int(values[row]) for name, values in run.requests.items()}
@@ -62,7 +62,7 @@ def counted(run: Run) -> dict[int, tuple[bool, int, int]]:
 
 def test_attainment_is_the_share_of_requests_within_all_targets(middling: Run) -> None:
     requests, steps = middling.requests, middling.steps
-    warm_up = steps["step"] < metrics.cut_steps(middling)
+    warm_up = steps["step"] < summary.cut_steps(middling)
     late = requests["arrival_ns"] >= max(steps["end_ns"][warm_up], default=0)
     assert late.sum() > 50
     slo, met = middling.scenario.slo, []
@@ -71,14 +71,14 @@ def test_attainment_is_the_share_of_requests_within_all_targets(middling: Run) -
         gaps_ns = (of["last_token_ns"] - of["first_token_ns"]) / max(of["output_tokens"] - 1, 1)
         queue_ms = (of["admitted_ns"] - of["arrival_ns"]) / NS_PER_MS
         met.append(gaps_ns / NS_PER_MS <= slo.tpot_ms and queue_ms <= (slo.queue_ms or 0))
-    figures = metrics.summary(middling)
+    figures = summary.summary(middling)
     assert figures["slo_attainment"] == pytest.approx(np.mean(met), rel=1e-12)
     assert 0.05 < figures["slo_attainment"] < 0.6
 
 
 def test_goodput_is_the_work_of_requests_that_met_their_targets(middling: Run) -> None:
-    steps, cut = middling.steps, metrics.cut_steps(middling)
-    measured = metrics.measured_steps(middling, cut)
+    steps, cut = middling.steps, summary.cut_steps(middling)
+    measured = summary.measured_steps(middling, cut)
     requests_per_s = tokens_per_s = 0.0
     home = dict(zip(middling.requests["request"], middling.requests["micro_batch"], strict=True))
     for micro_batch in range(middling.program.micro_batches):
@@ -88,7 +88,7 @@ def test_goodput_is_the_work_of_requests_that_met_their_targets(middling: Run) -
             if met and home[request] == micro_batch:
                 tokens_per_s += tokens / span_s
                 requests_per_s += tokens / output / span_s
-    figures = metrics.summary(middling)
+    figures = summary.summary(middling)
     assert figures["goodput_requests_per_s"] == pytest.approx(requests_per_s, rel=1e-9)
     assert figures["goodput_tgs"] * figures["gpus"] == pytest.approx(tokens_per_s, rel=1e-9)
 
@@ -101,10 +101,10 @@ def test_targets_that_all_meet_make_goodput_throughput(
         f"workload.arrivals={arrivals}",
         "workload.lengths.output={kind: uniform, low: 2, high: 40}",
     )
-    figures = metrics.summary(run_with(tiny_model, base, "{tpot_ms: 1000}", *settings))
+    figures = summary.summary(run_with(tiny_model, base, "{tpot_ms: 1000}", *settings))
     assert figures["slo_attainment"] == 1
     assert figures["goodput_tgs"] == pytest.approx(figures["tgs"], rel=1e-12)
-    none = metrics.summary(run_with(tiny_model, base, "{tpot_ms: 0.0001}", *settings))
+    none = summary.summary(run_with(tiny_model, base, "{tpot_ms: 0.0001}", *settings))
     assert (none["slo_attainment"], none["goodput_tgs"]) == (0, 0)
     assert none["tgs"] == figures["tgs"]
 
@@ -112,7 +112,7 @@ def test_targets_that_all_meet_make_goodput_throughput(
 def test_a_closed_loop_serves_one_request_per_mean_output(base: str, tiny_model: Path) -> None:
     # Fixed outputs of 40 tokens: whatever part of them a run sees, 40 tokens are a request.
     scenario = tiny.load(tiny_model, base, "slo={tpot_ms: 1000}")
-    figures = metrics.summary(simulate(scenario))
+    figures = summary.summary(simulate(scenario))
     per_s = figures["goodput_tgs"] * figures["gpus"]
     assert figures["goodput_requests_per_s"] == pytest.approx(per_s / 40, rel=1e-12)
     # Every step takes the same time: there is nothing to be unsure of.
@@ -151,10 +151,10 @@ def test_the_verdict_is_of_what_the_slo_asks_for(
 
 
 def test_a_percentile_is_that_of_the_requests(base: str, tiny_model: Path) -> None:
-    loose = metrics.summary(run_with(tiny_model, base, "{tpot_ms: 1000}"))
+    loose = summary.summary(run_with(tiny_model, base, "{tpot_ms: 1000}"))
     mean, tail = loose["tpot_ms_mean"], loose["tpot_ms_p99"]
     between = (mean + tail) / 2
     assert mean < between < tail
-    assert metrics.summary(run_with(tiny_model, base, f"{{tpot_ms: {between}}}"))["slo_met"]
+    assert summary.summary(run_with(tiny_model, base, f"{{tpot_ms: {between}}}"))["slo_met"]
     strict = f"{{tpot_ms: {between}, tpot_percentile: 99}}"
-    assert not metrics.summary(run_with(tiny_model, base, strict))["slo_met"]
+    assert not summary.summary(run_with(tiny_model, base, strict))["slo_met"]

@@ -8,10 +8,10 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from sim import metrics
-from sim.cards import packaged
+from sim.decoding.run import Run, simulate
 from sim.deployments import compile_deployment
-from sim.run import Run, simulate
+from sim.inputs.cards import packaged
+from sim.metrics import summary
 from tests import tiny
 from tests.admitting import open_loop
 from tests.strategies import Arrival
@@ -81,7 +81,10 @@ def test_rows_of_busy_time_are_shared_when_there_are_many(base: str, tiny_model:
     arrivals = "workload.arrivals={kind: poisson, requests_per_s: 800, requests: 200}"
     scenario = tiny.load(tiny_model, base, arrivals, "simulation.engine=recurrence")
     whole = simulate(scenario)
-    with patch("sim.work_log._MOST_ROWS", 16), patch("sim.work_log._MOST_VALUES", 2000):
+    with (
+        patch("sim.decoding.work_log._MOST_ROWS", 16),
+        patch("sim.decoding.work_log._MOST_VALUES", 2000),
+    ):
         shared = simulate(scenario)
     assert (whole.busy_steps, len(shared.busy_ns)) == (1, len(shared.busy_ns))
     assert shared.busy_steps > 1
@@ -91,8 +94,8 @@ def test_rows_of_busy_time_are_shared_when_there_are_many(base: str, tiny_model:
     folded = padded.reshape(-1, width, padded.shape[1]).sum(axis=1)
     assert np.array_equal(shared.busy_ns, folded[: len(shared.busy_ns)])
     assert not folded[len(shared.busy_ns) :].any()
-    cut = metrics.cut_steps(whole)
-    exact, near = (metrics.server_utilisation(run, cut) for run in (whole, shared))
+    cut = summary.cut_steps(whole)
+    exact, near = (summary.server_utilisation(run, cut) for run in (whole, shared))
     assert near == pytest.approx(exact, rel=0.1, abs=0.02)
     for name, column in whole.steps.items():
         assert np.array_equal(column, shared.steps[name])

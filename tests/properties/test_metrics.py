@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim import metrics
+from sim.decoding.run import Run, simulate
 from sim.deployments import compile_deployment
-from sim.layers import Batch
-from sim.run import Run, simulate
-from sim.units import NS_PER_MS
+from sim.deployments.layers import Batch
+from sim.foundation.units import NS_PER_MS
+from sim.metrics import summary
 from tests import tiny
 
 VARIED = (
@@ -49,13 +49,13 @@ def test_tpot_is_last_minus_first_over_the_tokens_between(poisson: Run) -> None:
         for times in token_times(poisson).values()
         if len(times) > 1
     ]
-    found = metrics.request_tpot_ms(poisson, 0)
+    found = summary.request_tpot_ms(poisson, 0)
     assert sorted(found) == pytest.approx(sorted(expected), rel=1e-12)
 
 
 def test_itl_is_the_distribution_of_the_gaps(poisson: Run) -> None:
     steps = poisson.steps
-    measured = metrics.measured_steps(poisson, metrics.cut_steps(poisson))
+    measured = summary.measured_steps(poisson, summary.cut_steps(poisson))
     counted = {
         (int(steps["micro_batch"][row]), int(steps["end_ns"][row]))
         for row in np.flatnonzero(measured)
@@ -67,7 +67,7 @@ def test_itl_is_the_distribution_of_the_gaps(poisson: Run) -> None:
         for k in range(1, len(times))
         if (home[request], times[k]) in counted
     )
-    figures = metrics.summary(poisson)
+    figures = summary.summary(poisson)
     for percent in (50, 99):
         expected = gaps[ceil(percent / 100 * len(gaps)) - 1] / NS_PER_MS
         assert figures[f"itl_ms_p{percent}"] == pytest.approx(expected, rel=1e-12)
@@ -76,7 +76,7 @@ def test_itl_is_the_distribution_of_the_gaps(poisson: Run) -> None:
 def test_queueing_is_from_arrival_to_admission(poisson: Run) -> None:
     waits = poisson.requests["admitted_ns"] - poisson.requests["arrival_ns"]
     assert (waits >= 0).all()
-    figures = metrics.summary(poisson)
+    figures = summary.summary(poisson)
     assert figures["queue_ms_mean"] == pytest.approx(waits.mean() / NS_PER_MS)
     # An arrival waits for the next boundary of a micro-batch with room, and no longer than a step.
     longest = (poisson.steps["end_ns"] - poisson.steps["start_ns"]).max()
@@ -86,7 +86,7 @@ def test_queueing_is_from_arrival_to_admission(poisson: Run) -> None:
 @pytest.mark.parametrize("base", ["step3-2a2f", "dsv3-ep128"])
 def test_utilisation_and_cost_of_a_steady_loop(base: str, tiny_model: Path) -> None:
     scenario = tiny.load(tiny_model, base)
-    figures = metrics.summary(simulate(scenario))
+    figures = summary.summary(simulate(scenario))
     site = compile_deployment(scenario)
     program = site.program
     each = np.full(site.attention_gpus, 24 // site.attention_gpus // program.micro_batches)

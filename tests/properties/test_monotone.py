@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import cards, metrics
+from sim.decoding.run import simulate
 from sim.deployments import afd_ring
-from sim.program import Program, Times
-from sim.run import simulate
+from sim.engines.program import Program, Times
+from sim.inputs import cards
+from sim.metrics import summary
 from tests import tiny
 from tests.driving import play
 from tests.oracles import Floats, RingTimes
@@ -130,7 +131,7 @@ def test_more_bandwidth_is_never_slower(
         )
         load = "workload.arrivals={kind: closed, concurrency: 4800}"
         scenario = tiny.load(tiny_model, base, load, *accelerators, *size)
-        steps.append(metrics.summary(simulate(scenario))["t_step_ms"])
+        steps.append(summary.summary(simulate(scenario))["t_step_ms"])
     assert all(slow >= fast for slow, fast in pairwise(steps))
     matters = not (base == "dsv3-ep128" and figure == "scale_up_bytes_per_s")
     assert (steps[0] > steps[-1]) == matters

@@ -13,19 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from sim import scenario
+from sim.decoding.run import Run, simulate
+from sim.decoding.step_times import DrawnTimes
 from sim.deployments import afd_ring, compile_deployment
-from sim.deployments.site import Site
-from sim.drawn import DrawnTimes
-from sim.jitter import Jitter
-from sim.metrics import summary
-from sim.noise import Law, Noise, ServerKind
-from sim.program import Program, Times
-from sim.run import Run, simulate
-from sim.steady import steady_state
-from sim.streams import stream
-from sim.unfolding import unfold
-from sim.units import NS_PER_MS
+from sim.deployments.deployment import Site
+from sim.engines.program import Program, Times
+from sim.foundation.streams import stream
+from sim.foundation.units import NS_PER_MS
+from sim.inputs import scenario
+from sim.inputs.noise import Law, Noise, ServerKind
+from sim.metrics.summary import summary
+from sim.steady.state import steady_state
+from sim.variation.jitter import Jitter
+from sim.variation.unfold import unfold
 from tests import tiny
 from tests.driving import play, play_boundaries
 from tests.strategies import programs, scripts

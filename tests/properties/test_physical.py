@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import cards, json_text, scenario
-from sim.errors import EXIT_BUG, ImpossibleFigureError, InfeasibleError
-from sim.metrics import summary
-from sim.physical import check_run, check_step, checked, floor
-from sim.run import simulate
-from sim.steady import steady_state
+from sim.decoding.run import simulate
+from sim.foundation import json_text
+from sim.foundation.errors import EXIT_BUG, ImpossibleFigureError, InfeasibleError
+from sim.inputs import cards, scenario
+from sim.metrics.physical import check_run, check_step, checked, floor
+from sim.metrics.summary import summary
+from sim.steady.state import steady_state
 from tests import tiny
 
 SHORT = ["simulation.min_steps=20", "simulation.max_steps=20"]

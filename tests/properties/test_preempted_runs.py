@@ -8,11 +8,11 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from sim import metrics
+from sim.decoding.run import Run, simulate
 from sim.deployments import compile_deployment
-from sim.metrics import request_tpot_ms, summary
-from sim.results import save_run
-from sim.run import Run, simulate
+from sim.metrics import summary as metrics
+from sim.metrics.summary import request_tpot_ms, summary
+from sim.results.files import save_run
 from tests import tiny
 
 BASES = ("step3-2a2f", "dsv3-ep128")
@@ -39,7 +39,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         "simulation.engine=recurrence",
     )
     one = float(compile_deployment(scenario).layout.request_bytes(1000))
-    with patch("sim.kvcache.GpuMemory.kv_capacity_bytes", lambda _self: 2 * one):
+    with patch("sim.deployments.kvcache.GpuMemory.kv_capacity_bytes", lambda _self: 2 * one):
         return simulate(scenario)
 
 

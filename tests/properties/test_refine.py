@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim import sweeps
-from sim.errors import ScenarioError
-from sim.pareto import pareto_front
-from sim.points import Point, Row, front, row
-from sim.refine import Place, bound_place, explore
-from sim.steady import steady_state
+from sim.foundation.errors import ScenarioError
+from sim.foundation.pareto import pareto_front
+from sim.steady.state import steady_state
+from sim.sweeps import sweep
+from sim.sweeps.points import Point, Row, front, row
+from sim.sweeps.refine import Place, bound_place, explore
 
 BATCH = "workload.arrivals.requests_per_gpu"
 ONE = "  - family: one\n"
@@ -38,10 +38,10 @@ families:
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> sweeps.Loaded:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> sweep.Loaded:
     path = tmp_path_factory.mktemp("refine") / "made.yaml"
     path.write_text(FILE)
-    return sweeps.load(path)
+    return sweep.load(path)
 
 
 class Made:
@@ -83,11 +83,11 @@ coordinates = st.tuples(st.integers(1, 12), st.integers(1, 12))
     st.lists(st.floats(0, 2), min_size=16, max_size=16),
 )
 def test_no_point_of_the_front_is_left_out(
-    loaded: sweeps.Loaded, places: list[tuple[int, int]], above: list[float]
+    loaded: sweep.Loaded, places: list[tuple[int, int]], above: list[float]
 ) -> None:
     truth = {i: (float(x), float(y)) for i, (x, y) in enumerate(places)}
-    coarse = loaded.sweep.model_copy(update={"refine": sweeps.Refine(pareto=0.999_999)})
-    grid = sweeps.Loaded(coarse, loaded.points, 0, loaded.document, loaded.bases, ())
+    coarse = loaded.sweep.model_copy(update={"refine": sweep.Refine(pareto=0.999_999)})
+    grid = sweep.Loaded(coarse, loaded.points, 0, loaded.document, loaded.bases, ())
     made = Made(truth)
 
     def screen(points: Sequence[Point]) -> list[Place | None]:
@@ -107,7 +107,7 @@ def test_no_point_of_the_front_is_left_out(
         assert {truth[i] for i in found} == {truth[i] for i in best}
 
 
-def test_the_steps_of_the_front_become_small(loaded: sweeps.Loaded) -> None:
+def test_the_steps_of_the_front_become_small(loaded: sweep.Loaded) -> None:
     made = Made()
     points = explore(loaded, lambda points: [None] * len(points), made.simulate)
     rows = Made().simulate(points)
@@ -127,7 +127,7 @@ def test_the_steps_of_the_front_become_small(loaded: sweeps.Loaded) -> None:
     assert [(p.index, p.settings) for p in again] == [(p.index, p.settings) for p in points]
 
 
-def test_the_bound_places_a_point_a_little_above_its_steady_state(loaded: sweeps.Loaded) -> None:
+def test_the_bound_places_a_point_a_little_above_its_steady_state(loaded: sweep.Loaded) -> None:
     point = loaded.points[0]
     place = bound_place(point)
     assert place is not None
@@ -144,9 +144,9 @@ def test_the_bound_places_a_point_a_little_above_its_steady_state(loaded: sweeps
         "routing={kind: uniform, per_step: {placement: {kind: contiguous}}}",
     ],
 )
-def test_the_bound_places_only_what_it_sees_whole(loaded: sweeps.Loaded, effect: str) -> None:
+def test_the_bound_places_only_what_it_sees_whole(loaded: sweep.Loaded, effect: str) -> None:
     path = loaded.document.name
-    point = sweeps.load(path, [effect]).points[0]
+    point = sweep.load(path, [effect]).points[0]
     assert (bound_place(point) is None) == ("engine" not in effect)
 
 
@@ -170,5 +170,5 @@ def test_mistakes(tmp_path: Path, change: tuple[str, str], said: str) -> None:
     path = tmp_path / "made.yaml"
     path.write_text(text)
     with pytest.raises(ScenarioError, match=r"made\.yaml:") as caught:
-        sweeps.load(path)
+        sweep.load(path)
     assert said in str(caught.value)

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim import metrics, workers
-from sim.errors import InfeasibleError
-from sim.replications import combined, replicated, replication, run_all
-from sim.run import simulate
-from sim.scenario import Scenario
+from sim.decoding.run import simulate
+from sim.experiments.replications import combined, replicated, replication, run_all
+from sim.foundation.errors import InfeasibleError
+from sim.inputs.scenario import Scenario
+from sim.metrics import summary
+from sim.parallel import processes
 from tests import tiny
 
 NOISY = (
@@ -37,13 +38,13 @@ def test_each_has_a_seed_of_its_own_and_the_first_that_of_the_scenario(loaded_mo
 
 def test_one_replication_is_the_run(loaded_model: Path) -> None:
     scenario = noisy(loaded_model)
-    assert replicated(scenario) == metrics.summary(simulate(scenario))
+    assert replicated(scenario) == summary.summary(simulate(scenario))
 
 
 def test_figures_are_means_over_replications(loaded_model: Path) -> None:
     slo = "slo={tpot_ms: 0.6, tpot_percentile: 90, attainment: 0.5}"
     scenario = noisy(loaded_model, slo, "simulation.replications=4")
-    runs = [metrics.summary(simulate(replication(scenario, number))) for number in range(4)]
+    runs = [summary.summary(simulate(replication(scenario, number))) for number in range(4)]
     figures = replicated(scenario)
     assert figures["replications"] == 4
     for name in ("tpot_ms_mean", "tpot_ms_p99", "tgs", "slo_attainment", "usd_per_1m_tokens"):
@@ -59,7 +60,7 @@ def test_figures_are_means_over_replications(loaded_model: Path) -> None:
 def test_workers_change_nothing(loaded_model: Path) -> None:
     scenarios = [replication(noisy(loaded_model), number) for number in range(4)]
     alone = run_all(scenarios)
-    with workers.local(2) as pool:
+    with processes.local(2) as pool:
         assert run_all(scenarios, pool) == alone
         refused = noisy(loaded_model, "workload.arrivals.concurrency=100000")
         with pytest.raises(InfeasibleError, match="lower the batch"):

@@ -11,15 +11,15 @@ from math import prod
 import numpy as np
 import pytest
 
-from sim import scenario
+from sim.decoding.step_times import DrawnTimes
 from sim.deployments import compile_deployment
 from sim.deployments.afd import AfdDeployment
-from sim.deployments.site import Site
-from sim.drawn import DrawnTimes
-from sim.errors import InfeasibleError
-from sim.frozen import Frozen
-from sim.ratio import stochastic_ratio
-from sim.unfolding import unfold
+from sim.deployments.deployment import Site
+from sim.explain.ratio import stochastic_ratio
+from sim.foundation.errors import InfeasibleError
+from sim.inputs import scenario
+from sim.steady.frozen import Frozen
+from sim.variation.unfold import unfold
 
 BASE = "dsv3-afd-gb200"
 # Of DeepSeek-V3: hidden size, experts, experts of a token.

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from sim import explain, metrics, scenario
-from sim.balance import EpBalance
-from sim.champions import entry
+from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
-from sim.deployments.site import Site
-from sim.errors import InfeasibleError
-from sim.run import simulate
-from sim.search import max_batch_under_slo, with_batch
-from sim.steady import fullest, most_fitting
+from sim.deployments.deployment import Site
+from sim.experiments.largest_batch import max_batch_under_slo, with_batch
+from sim.explain import explanation
+from sim.explain.balance import EpBalance
+from sim.foundation.errors import InfeasibleError
+from sim.inputs import scenario
+from sim.metrics import summary
+from sim.steady.state import fullest, most_fitting
+from sim.study.best_shapes import entry
 from tests import tiny
 
 BASES = ("step3-2a2f", "dsv3-ep128")
@@ -44,12 +46,12 @@ def test_stated_kv_takes_the_place_of_what_the_shares_leave(
 def test_a_load_fits_into_exactly_the_kv_stated(loaded_model: Path, base: str) -> None:
     # 24 requests on 4 GPUs.
     needed = 6 * WHOLE_TOKENS
-    figures = metrics.summary(
+    figures = summary.summary(
         simulate(tiny.load(loaded_model, base, BF16_KV, f"memory.kv_tokens={needed}"))
     )
     assert figures["requests_in_flight"] == 24
     assert 100 / 192 < figures["kv_occupancy"] < 1
-    ample = metrics.summary(
+    ample = summary.summary(
         simulate(tiny.load(loaded_model, base, BF16_KV, f"memory.kv_tokens={4 * needed}"))
     )
     assert figures["kv_occupancy"] == 4 * ample["kv_occupancy"]
@@ -81,8 +83,8 @@ def test_further_requests_of_an_open_loop_wait(
     settings = (BF16_KV, arrivals, f"memory.{limit}", f"simulation.engine={engine}")
     run = simulate(tiny.load(loaded_model, base, *settings))
     assert run.steps["tokens"].max() <= 4 * most
-    in_flight = metrics.summary(run)["requests_in_flight"]
-    free = metrics.summary(simulate(tiny.load(loaded_model, base, BF16_KV, arrivals)))
+    in_flight = summary.summary(run)["requests_in_flight"]
+    free = summary.summary(simulate(tiny.load(loaded_model, base, BF16_KV, arrivals)))
     assert in_flight <= 4 * most < free["requests_in_flight"]
     assert (run.requests["finished"] == 1).all()
 
@@ -117,7 +119,7 @@ def test_explain_says_how_many_run(limit: str, most: int) -> None:
         "dsv3-ep128",
         [f"memory.{limit}", f"{lengths}output: {{kind: fixed, tokens: 8}}}}"],
     )
-    found = explain.explain(held).balance
+    found = explanation.explain(held).balance
     assert isinstance(found, EpBalance)
     assert found.most_requests == most
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.statistics import (
+from sim.foundation.statistics import (
     half_width,
     independent_half_width,
     percentile_interval,

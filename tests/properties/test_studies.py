@@ -12,19 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import cells, outcomes, workers
-from sim.cells import Loaded
-from sim.champions import champion
-from sim.contests import Contests, Job, Result
 from sim.deployments import compile_deployment
-from sim.duels import TIE, changed, duel, fitting, loaded, verdict
-from sim.errors import InfeasibleError
-from sim.outcomes import Moved
-from sim.replications import replication
-from sim.search import with_batch
-from sim.signals import Stopped
-from sim.store import Store
-from sim.studies import Changed, Shortlist
+from sim.experiments.largest_batch import with_batch
+from sim.experiments.replications import replication
+from sim.foundation.errors import InfeasibleError
+from sim.parallel import processes
+from sim.parallel.signals import Stopped
+from sim.study import cells, verdicts
+from sim.study.best_shapes import champion
+from sim.study.cells import Loaded
+from sim.study.jobs import Contests, Job, Result
+from sim.study.paired_runs import TIE, changed, duel, fitting, loaded, verdict
+from sim.study.schema import Changed, Shortlist
+from sim.study.verdicts import Moved
+from sim.sweeps.store import Store
 from tests import studying, tiny
 
 SIDES = ("AFD", "EP")
@@ -116,10 +117,10 @@ def test_verdicts_of_cells(study: Loaded) -> None:
         ([None, slow], None),
     ]
     for champions, said in cases:
-        found = outcomes.outcome(of, Result(cell, champions))
+        found = verdicts.outcome(of, Result(cell, champions))
         assert found.verdict == said
         assert found.margin is None
-    assert outcomes.outcome(of, Result(cell, [full, slow])).whys == (
+    assert verdicts.outcome(of, Result(cell, [full, slow])).whys == (
         "no shape fits in memory",
         "least TPOT 3 ms, the SLO is 0.9 ms",
     )
@@ -136,7 +137,7 @@ def test_what_decides_is_what_the_winner_could_not_do_without(study: Loaded) -> 
         "d": [0.0, 1.0],
     }
     result = Result(study.cells[0], [entry(1.2), entry(1.0)], met, dict(yields))
-    found = outcomes.outcome(study.study, result)
+    found = verdicts.outcome(study.study, result)
     assert found.decides is not None
     assert found.decides.name == "d"
     assert found.edges == (("deployment.attention.instances",), ("deployment.gpus",))
@@ -186,14 +187,14 @@ def test_the_same_bytes_by_any_number_of_workers_and_after_an_interruption(
             raise Stopped(signal.SIGTERM)
 
     loaded = cells.load(path)
-    with Store(tmp_path / "three", "small") as store, workers.local(1) as pool:
+    with Store(tmp_path / "three", "small") as store, processes.local(1) as pool:
         contests = Contests(loaded, store)
         with pytest.raises(Stopped):
             contests.run(contests.champions(), pool, stop)
         (_unfinished, second) = contests.results()
         assert None not in contests.results()[0].champions
         assert None in second.champions
-    with Store(tmp_path / "three", "small") as store, workers.local(1) as pool:
+    with Store(tmp_path / "three", "small") as store, processes.local(1) as pool:
         contests, taken = Contests(loaded, store), list[Job]()
         jobs = contests.champions()
         contests.run(

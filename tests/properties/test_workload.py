@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.arrivals import ClosedLoop, Poisson
-from sim.lengths import (
+from sim.foundation.streams import stream
+from sim.inputs.arrivals import ClosedLoop, Poisson
+from sim.inputs.lengths import (
     BLOCK,
     Bimodal,
     CsvLengths,
@@ -23,8 +24,7 @@ from sim.lengths import (
     Uniform,
     stationary_sample,
 )
-from sim.streams import stream
-from sim.workload import Requests, Workload
+from sim.inputs.workload import Requests, Workload
 
 FAR = 10**9
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.admission import Admission, Balancing
-from sim.errors import InfeasibleError
-from sim.scheduler import Scheduler
+from sim.decoding.scheduler import Scheduler
+from sim.foundation.errors import InfeasibleError
+from sim.inputs.admission import Admission, Balancing
 from tests.admitting import closed_loop, dealt, open_loop
 from tests.strategies import Arrival, arrivals
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.admission import Admission, Balancing
-from sim.flight_loops import BALANCINGS
-from sim.kvcache import Transfer
-from sim.scheduler import Scheduler
-from sim.units import NS_PER_S
+from sim.decoding.micro_batch_loops import BALANCINGS
+from sim.decoding.scheduler import Scheduler
+from sim.deployments.kvcache import Transfer
+from sim.foundation.units import NS_PER_S
+from sim.inputs.admission import Admission, Balancing
 from tests.admitting import closed_loop, dealt, open_loop
 from tests.strategies import Arrival, arrivals
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.decoding.run import Run, simulate
 from sim.deployments import compile_deployment
+from sim.deployments.layers import Batch
 from sim.engines import event
 from sim.engines.event import Wait
-from sim.layers import Batch
-from sim.program import Program, Times
-from sim.run import Run, simulate
+from sim.engines.program import Program, Times
 from tests import tiny
 from tests.driving import NO_LAGS, period_ns, play, ring
 from tests.strategies import durations, layer_counts

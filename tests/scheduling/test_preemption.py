@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.admission import Admission, Recompute, Swap, Watermark
-from sim.errors import InfeasibleError
-from sim.scheduler import PREEMPTIONS, Scheduler
-from sim.units import NS_PER_S
+from sim.decoding.scheduler import PREEMPTIONS, Scheduler
+from sim.foundation.errors import InfeasibleError
+from sim.foundation.units import NS_PER_S
+from sim.inputs.admission import Admission, Recompute, Swap, Watermark
 from tests.admitting import closed_loop, open_loop
 from tests.strategies import Arrival, arrivals
 

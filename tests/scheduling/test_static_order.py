@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.deployments import afd_ring, ep_schedule
-from sim.program import Link, Program
+from sim.engines.program import Link, Program
 from tests.driving import NO_LAGS, Script, Timeline, play
 from tests.strategies import ep_shapes, feasible_lags, programs, ring_shapes, scripts
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from sim import cards, scenario
-from sim.cautions import cautions, counted
-from sim.errors import ScenarioError
-from sim.steady import steady_state
+from sim.foundation.errors import ScenarioError
+from sim.inputs import cards, scenario
+from sim.metrics.cautions import cautions, counted
+from sim.steady.state import steady_state
 
 # Figures that nothing is to be said about.
 SOUND: dict[str, Any] = {

@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import metrics
-from sim.replications import combined, replication, run_all
-from sim.run import simulate
-from sim.statistics import percentile_interval
+from sim.decoding.run import simulate
+from sim.experiments.replications import combined, replication, run_all
+from sim.foundation.statistics import percentile_interval
+from sim.metrics import summary
 from tests import tiny
 
 NOISY = (
@@ -46,7 +46,7 @@ def test_answers_of_one_token_meet_their_slo_as_their_attainment_says(loaded_mod
                      "{kind: poisson, requests_per_s: 10, requests: 50}"):  # fmt: skip
         given_ = (*NOISY, one, f"workload.arrivals={arrivals}", "simulation.replications=2")
         scenario = tiny.load(loaded_model, "dsv3-ep128", *given_)
-        runs = [metrics.summary(simulate(replication(scenario, number))) for number in range(2)]
+        runs = [summary.summary(simulate(replication(scenario, number))) for number in range(2)]
         for figures in (*runs, combined(scenario, runs)):
             assert figures["tpot_ms_mean"] is None
             assert figures["slo_attainment"] == 1

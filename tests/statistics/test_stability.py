@@ -8,12 +8,13 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from sim import scenario, stability
-from sim.metrics import summary
-from sim.replications import replicated
-from sim.run import Run, simulate
-from sim.scenario import Scenario
-from sim.units import NS_PER_S
+from sim.decoding.run import Run, simulate
+from sim.experiments.replications import replicated
+from sim.foundation.units import NS_PER_S
+from sim.inputs import scenario
+from sim.inputs.scenario import Scenario
+from sim.metrics import stability
+from sim.metrics.summary import summary
 from tests import tiny
 
 OUTPUT = 3
@@ -49,7 +50,7 @@ def poisson(load: float, service_s: float, requests: int) -> str:
 
 def falls_behind(run: Run) -> bool:
     """Return what the run alone shows: the offered load left out."""
-    with patch("sim.stability.offered_load", return_value=0.0):
+    with patch("sim.metrics.stability.offered_load", return_value=0.0):
         return stability.is_stable(run) is False
 
 

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from sim import cards, theory
-from sim.figure import Figure
-from sim.hardware import Accelerator, Fabric
-from sim.model import Mfa, ModelCard, attention_weights
-from sim.units import DTYPE_BYTES
-from sim.yaml_loader import read
+from sim.explain import theory
+from sim.foundation.units import DTYPE_BYTES
+from sim.inputs import cards
+from sim.inputs.documents.document import read
+from sim.inputs.figure import Figure
+from sim.inputs.hardware import Accelerator, Fabric
+from sim.inputs.model import Mfa, ModelCard, attention_weights
 
 MODELS = [path.stem for path in sorted(cards.packaged(cards.MODELS).glob("*.yaml"))]
 ACCELERATORS = [path.stem for path in sorted(cards.packaged(cards.ACCELERATORS).glob("*.yaml"))]

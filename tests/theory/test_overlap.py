@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sim import scenario
 from sim.deployments import compile_deployment
-from sim.errors import ScenarioError
-from sim.layers import Ns
-from sim.software import BESIDE, Compute
+from sim.deployments.layers import Ns
+from sim.foundation.errors import ScenarioError
+from sim.inputs import scenario
+from sim.inputs.software import BESIDE, Compute
 
 BASES = {"ep": "dsv3-ep128", "afd": "step3-4a2f-8k"}
 

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sim.arrivals import Poisson, TimesNs
+from sim.decoding.run import Run, simulate
 from sim.deployments import compile_deployment
-from sim.run import Run, simulate
-from sim.units import NS_PER_S
+from sim.foundation.units import NS_PER_S
+from sim.inputs.arrivals import Poisson, TimesNs
 from tests import tiny
 
 OUTPUT = 3
@@ -39,7 +39,7 @@ def served(model: Path, arrivals: str) -> Run:
     """Return a run on a GPU with KV for one request."""
     scenario = tiny.load(model, "step3-2a2f", *ALONE, f"workload.arrivals={arrivals}")
     one = float(compile_deployment(scenario).layout.request_bytes(100 + OUTPUT))
-    with patch("sim.kvcache.GpuMemory.kv_capacity_bytes", lambda _self: 1.9 * one):
+    with patch("sim.deployments.kvcache.GpuMemory.kv_capacity_bytes", lambda _self: 1.9 * one):
         return simulate(scenario)
 
 

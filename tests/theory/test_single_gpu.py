@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim import scenario
+from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
-from sim.metrics import summary
-from sim.run import simulate
+from sim.inputs import scenario
+from sim.metrics.summary import summary
 
 ONE = (
     "deployment.gpus=1",
@@ -96,8 +96,8 @@ def test_a_dense_model_on_one_gpu() -> None:
 
 
 def test_a_query_without_low_rank_has_the_weights_of_its_projection(lite: str) -> None:
-    from sim import cards
-    from sim.model import attention_weights
+    from sim.inputs import cards
+    from sim.inputs.model import attention_weights
 
     model = cards.model(lite)
     mla = model.attention["mla"]

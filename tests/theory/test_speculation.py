@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import cards, scenario, theory
-from sim.acceptance import emitted, law_of
+from sim.decoding.acceptance import emitted, law_of
+from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
-from sim.deployments.site import Site
-from sim.layers import Batch
-from sim.metrics import summary
-from sim.model import Layer
-from sim.run import simulate
-from sim.speculation import Speculation
+from sim.deployments.deployment import Site
+from sim.deployments.layers import Batch
+from sim.explain import theory
+from sim.inputs import cards, scenario
+from sim.inputs.model import Layer
+from sim.inputs.speculation import Speculation
+from sim.metrics.summary import summary
 from tests import tiny
 
 probabilities = st.floats(0, 1)

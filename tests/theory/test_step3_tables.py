@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import pytest
 
-from sim import cards, theory
-from sim.hardware import Accelerator
-from sim.model import Attention, Mfa, ModelCard, MoeFfn, attention_weights
-from sim.units import DTYPE_BYTES
+from sim.explain import theory
+from sim.foundation.units import DTYPE_BYTES
+from sim.inputs import cards
+from sim.inputs.hardware import Accelerator
+from sim.inputs.model import Attention, Mfa, ModelCard, MoeFfn, attention_weights
 
 K8, K32 = 8 * 1024, 32 * 1024
 TPOT_S = 50e-3  # the report's target, section 3

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import cards, theory
-from sim.model import DenseFfn, Gqa, Layer, LayerGroup, LinearAttention, ModelCard
+from sim.explain import theory
+from sim.inputs import cards
+from sim.inputs.model import DenseFfn, Gqa, Layer, LayerGroup, LinearAttention, ModelCard
 
 NAMES = [path.stem for path in sorted(cards.packaged(cards.MODELS).glob("*.yaml"))]
 SHIPPED = {name: cards.model(name) for name in NAMES}

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 
-from sim.balance import EpBalance, balance, exposed_ns, ideal_micro_batches
-from sim.bottleneck import critical_circuit
 from sim.deployments import compile_deployment
-from sim.deployments.site import Site
+from sim.deployments.deployment import Site
 from sim.engines.bound import BoundEngine
-from sim.frozen import Frozen
-from sim.sensitivity import CHANGE, stage_sensitivities
+from sim.explain.balance import EpBalance, balance, exposed_ns, ideal_micro_batches
+from sim.explain.bottleneck import critical_circuit
+from sim.explain.sensitivity import CHANGE, stage_sensitivities
+from sim.steady.frozen import Frozen
 from tests import oracles, tiny
 from tests.strategies import durations
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sim.deployments import afd_ring
-from sim.program import Program, Times
+from sim.engines.program import Program, Times
 from tests.driving import NO_LAGS, period_ns, play, ring, schedule
 from tests.oracles import (
     first_step_ns,

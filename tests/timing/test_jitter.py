@@ -11,16 +11,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sim import scenario
+from sim.decoding.run import simulate, step_gaps_ns
 from sim.deployments import afd_ring
 from sim.engines import recurrence
-from sim.jitter import Jitter
-from sim.metrics import summary
-from sim.noise import Noise
-from sim.program import Times
-from sim.run import simulate, step_gaps_ns
-from sim.streams import stream
-from sim.unfolding import unfold
+from sim.engines.program import Times
+from sim.foundation.streams import stream
+from sim.inputs import scenario
+from sim.inputs.noise import Noise
+from sim.metrics.summary import summary
+from sim.variation.jitter import Jitter
+from sim.variation.unfold import unfold
 from tests.driving import NO_LAGS, Scripted, play_boundaries
 
 UNIT_NS = 100_000

@@ -8,16 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from sim.arrivals import ClosedLoop
+from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
-from sim.errors import ScenarioError
-from sim.frozen import Frozen
-from sim.lengths import DrawnLengths, Fixed, Geometric, Length, stationary_sample
-from sim.metrics import summary
-from sim.ratio import slot_load, stochastic_ratio, with_barrier, work_ns
-from sim.run import simulate
-from sim.scenario import Scenario, load
-from sim.workload import Workload
+from sim.explain.ratio import slot_load, stochastic_ratio, with_barrier, work_ns
+from sim.foundation.errors import ScenarioError
+from sim.inputs.arrivals import ClosedLoop
+from sim.inputs.lengths import DrawnLengths, Fixed, Geometric, Length, stationary_sample
+from sim.inputs.scenario import Scenario, load
+from sim.inputs.workload import Workload
+from sim.metrics.summary import summary
+from sim.steady.frozen import Frozen
 from tests import tiny
 
 SLOTS, MICRO_BATCHES = 32, 3

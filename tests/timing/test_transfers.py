@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.program import Program, Times
+from sim.engines.program import Program, Times
 from tests.driving import play, ring
 from tests.oracles import RingTimes
 from tests.strategies import ring_cases

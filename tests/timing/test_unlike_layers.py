@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.deployments import afd_ring, ep_schedule
-from sim.program import Program, Times
+from sim.engines.program import Program, Times
 from tests.driving import period_ns
 from tests.oracles import (
     EpTimes,

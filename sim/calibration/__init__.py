@@ -1,0 +1,1 @@
+"""From measured kernels to calibration tables: measure, fit, check."""

@@ -1,0 +1,141 @@
+"""How well tables predict measurements: modelled against measured, grouped for a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.calibration import families
+from sim.calibration.measurements import GPUS, Measurement
+from sim.kernels import hottest_rank
+from sim.kernels.kernel_table import KernelTable
+from sim.kernels.ops import Floats
+
+TableOf = Callable[[str], KernelTable | None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Measurements of one kernel in one file, and what the table says for each."""
+
+    file: str
+    gpu: str
+    op: str
+    dtype: str
+    kernel: str
+    regime: str
+    points: int
+    in_range: int
+    """Points inside the range in which the curve is calibrated."""
+    mape: float | None
+    """Mean absolute error, a fraction; None if the card has no curve for the kernel."""
+    p50: float | None
+    p90: float | None
+    bias: float | None
+    """Mean signed error, a fraction: positive if the model is slower than measured."""
+    measured_us: Floats = field(repr=False)
+    modelled_us: Floats = field(repr=False)
+    """NaN where no curve is known."""
+    peak_us: Floats = field(repr=False)
+    """What the card's physical peak would take."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures of the report, without the points."""
+        return {name: value for name, value in asdict(self).items() if not name.endswith("_us")}
+
+
+def compare(measurements: Sequence[Measurement], table_of: TableOf) -> list[Comparison]:
+    """Return one comparison per file, GPU, operation, format, kernel and regime, in file order."""
+    found: dict[tuple[str, ...], list[Measurement]] = {}
+    for row in measurements:
+        kernel = row.measured_kernel or row.kernel
+        place = (Path(row.path).name, row.gpu, row.form, row.label, kernel, row.regime)
+        found.setdefault(place, []).append(row)
+    return [_comparison(place, rows, table_of) for place, rows in found.items()]
+
+
+def _comparison(
+    place: tuple[str, ...], rows: Sequence[Measurement], table_of: TableOf
+) -> Comparison:
+    cards = GPUS.get(rows[0].gpu, (rows[0].gpu,))
+    table = table_of(cards[0])
+    measured = np.array([row.latency_us for row in rows])
+    modelled = np.full(len(rows), np.nan)
+    peak = np.full(len(rows), np.nan)
+    inside = np.zeros(len(rows), dtype=np.bool_)
+    if table is not None:
+        by_kernel: dict[families.Kernel, list[int]] = {}
+        for index, row in enumerate(rows):
+            by_kernel.setdefault(families.kernel_of(row), []).append(index)
+        for kernel, at in by_kernel.items():
+            predicted = predict(table, kernel, [rows[index] for index in at])
+            modelled[at], inside[at], peak[at] = predicted
+    known = np.isfinite(modelled)
+    error = modelled[known] / measured[known] - 1
+    size = np.abs(error) if known.any() else None
+    file, gpu, op, dtype, name, regime = place
+    return Comparison(
+        file=file,
+        gpu=gpu,
+        op="moe" if op == "moe_hottest" else op,
+        dtype=dtype,
+        kernel=name,
+        regime=regime,
+        points=len(rows),
+        in_range=int(inside.sum()),
+        mape=None if size is None else float(size.mean()),
+        p50=None if size is None else float(np.median(size)),
+        p90=None if size is None else float(np.quantile(size, 0.9)),
+        bias=None if size is None else float(error.mean()),
+        measured_us=measured,
+        modelled_us=modelled,
+        peak_us=peak,
+    )
+
+
+def predict(
+    table: KernelTable, kernel: families.Kernel, rows: Sequence[Measurement]
+) -> tuple[Floats, NDArray[np.bool_], Floats]:
+    """Return modelled µs (NaN: no curve), whether in range, and µs at the card's peak."""
+    if kernel.op == "moe_hottest":
+        return _hottest(table, kernel, rows)
+    if kernel.op not in families.FAMILIES:
+        nothing = np.full(len(rows), np.nan)
+        return nothing, np.zeros(len(rows), dtype=np.bool_), nothing
+    op = families.build(table.accelerator, kernel, families.coordinates(rows))
+    peak = np.maximum(*table.peak_us(op))
+    curve, exact = table.serving(op)
+    if curve is None or (op.medium != "hbm" and not exact):
+        return np.full(len(rows), np.nan), np.zeros(len(rows), dtype=np.bool_), peak
+    time, inside = table.time_us(op, curve)
+    return time, inside & exact, peak
+
+
+def _hottest(
+    table: KernelTable, kernel: families.Kernel, rows: Sequence[Measurement]
+) -> tuple[Floats, NDArray[np.bool_], Floats]:
+    """Return the time of the hottest rank under a drawn load, on the kernel of even loads."""
+    fixed = dict(kernel.fixed)
+    hidden, intermediate = int(float(fixed["hidden"])), float(fixed["intermediate"])
+    modelled, inside, peak = [], [], []
+    for row in rows:
+        at = {name: int(value) for name, value in row.at}
+        loads = hottest_rank.hottest_loads(
+            str(fixed["load"]), at["tokens"], at["experts"], int(float(fixed["topk"])), at["ep"]
+        )
+        op = hottest_rank.rank_op(kernel.dtype, hidden, intermediate, loads, kernel.kernel)
+        curve, exact = table.serving(op)
+        peak.append(float(np.maximum(*table.peak_us(op)).mean()))
+        if curve is None:
+            modelled.append(np.nan)
+            inside.append(False)
+            continue
+        time, within = table.time_us(op, curve)
+        modelled.append(float(time.mean()))
+        inside.append(bool(within.all()) and exact)
+    return np.array(modelled), np.array(inside), np.array(peak)

@@ -1,0 +1,247 @@
+"""Kernel families: how the measurements of one operation are turned into an `Op` and a grid.
+
+A family says which part of a shape selects a curve, along which axes a curve interpolates, how
+far a measurement speaks for its neighbours along each, and along which axes time never falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from sim.calibration.measurements import Fixed, Measurement
+from sim.foundation.errors import CalibrationError
+from sim.inputs.hardware import Accelerator
+from sim.kernels import ops, served
+from sim.kernels.ops import Floats, Op
+
+# Pairs that reach a new expert, against pairs spread at random, under a power law near 1.
+_SKEWED_HITS = 0.5
+# GPUs of one server behind the RDMA measurements of DeepEP.
+_RDMA_DOMAIN = 8
+# Width of a scale-up domain that holds every all-to-all measured over NVLink (NVL72).
+_NVLINK_DOMAIN = 72
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What selects a curve: kernel, number format and the fixed part of the shape."""
+
+    op: str
+    kernel: str
+    dtype: str
+    fixed: Fixed
+
+
+Build = Callable[[Accelerator, Kernel, Mapping[str, Floats]], Op]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one operation is calibrated."""
+
+    build: Build
+    """Returns the Op of a kernel at coordinates."""
+    reach: Mapping[str, float]
+    """Doublings over which measurements are related, per axis and numeric fixed part."""
+    axes: tuple[str, ...]
+    """Axes of the residual grid; the first runs along a row of the table."""
+    rising: tuple[str, ...]
+    """Axes along which time never falls."""
+    noise: float = 0.03
+    """Log spread of repeated measurements."""
+    block: tuple[str, ...] = ()
+    """Coordinates held out together in validation; none: single rows."""
+    pooled: bool = False
+    """Whether a like card's rows are fitted together with the card's own."""
+    across: tuple[str, ...] = ()
+    """Text parts of the shape (and "dtype") whose kernels are fitted together."""
+
+    def group(self, kernel: Kernel) -> tuple[str, ...]:
+        """Return what kernels must share to be fitted together."""
+        dtype = "" if "dtype" in self.across else kernel.dtype
+        texts = [
+            f"{name}={_related(value)}" for name, value in kernel.fixed if isinstance(value, str)
+        ]
+        return (kernel.op, kernel.kernel, dtype, *texts)
+
+    def features(self, kernel: Kernel, at: Mapping[str, Floats]) -> Floats:
+        """Return coordinates (points × features) in units of each one's reach."""
+        columns = [np.log2(at[name]) / self.reach[name] for name in self.axes]
+        one = np.ones_like(columns[0])
+        for name, value in kernel.fixed:
+            if isinstance(value, float):
+                columns.append(one * np.log2(value) / self.reach[name])
+            else:
+                columns.append(one * (value in _SECOND_OF_PAIR) / self.reach.get(name, 1.0))
+        if "dtype" in self.across:
+            columns.append(one * (kernel.dtype == "int8") / self.reach["dtype"])
+        return np.stack(columns, axis=1)
+
+
+# Gather and scatter are one algorithm run either way: their measurements speak for each other.
+_SECOND_OF_PAIR = ("reduce_scatter",)
+
+
+def _related(value: str) -> str:
+    return "gather" if value in ("all_gather", "reduce_scatter") else value
+
+
+def kernel_of(one: Measurement) -> Kernel:
+    """Return the kernel that a measurement timed."""
+    return Kernel(one.op, one.kernel, one.dtype, one.fixed)
+
+
+def coordinates(rows: Sequence[Measurement]) -> dict[str, Floats]:
+    """Return the coordinates of measurements of one kernel, an array per axis."""
+    names = [name for name, _ in rows[0].at]
+    return {name: np.array([dict(row.at)[name] for row in rows]) for name in names}
+
+
+def build(accelerator: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
+    """Return the Op of `kernel` at coordinates. Raises CalibrationError for an unknown op."""
+    if kernel.op not in FAMILIES:
+        raise CalibrationError(f"no calibration for op {kernel.op!r}")
+    return FAMILIES[kernel.op].build(accelerator, kernel, at)
+
+
+def _sizes(kernel: Kernel, *names: str) -> list[int]:
+    fixed = dict(kernel.fixed)
+    return [int(float(fixed[name])) for name in names]
+
+
+def _gemm(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
+    tile = card.gemm_tile_rows
+    return ops.gemm(kernel.dtype, at["m"], at["n"], at["k"], tile, kernel.kernel)
+
+
+def _gqa(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
+    query, kv, dim = _sizes(kernel, "n_q_heads", "n_kv_heads", "head_dim")
+    tokens = at["batch"] * at["kv_len"]
+    dtype = kernel.dtype
+    return ops.attention_gqa(dtype, query, kv, dim, at["batch"], tokens, card.query_tile_rows)
+
+
+def _mla(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
+    heads, lora, rope = _sizes(kernel, "n_q_heads", "kv_lora", "rope")
+    tokens = at["batch"] * at["kv_len"]
+    dtype = kernel.dtype
+    return ops.attention_mla(dtype, heads, lora, rope, at["batch"], tokens, card.query_tile_rows)
+
+
+def _moe(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
+    (hidden,) = _sizes(kernel, "hidden")
+    experts = at["experts"]
+    if kernel.kernel == served.MASKED:
+        columns: Floats = np.asarray(float(_sizes(kernel, "intermediate")[0]))
+        active = np.minimum(at["active"], experts)
+        pairs = at["rows"] * active
+    else:
+        pairs = at["rows"] * experts
+        active = np.minimum(hit_experts(kernel.kernel, experts, pairs), np.maximum(pairs, 1.0))
+        columns = at["intermediate"]
+    tile = card.gemm_tile_rows
+    return ops.moe(kernel.dtype, hidden, columns, active, pairs, tile, kernel.kernel, experts)
+
+
+def hit_experts(kernel: str, experts: Floats, pairs: Floats) -> Floats:
+    """Return how many experts the measured load reaches: all, or fewer under a skewed load."""
+    reachable = experts / 2 if kernel.endswith("/grouped") else experts
+    skewed = "/power_law" in kernel
+    if not skewed and not kernel.endswith("/grouped"):
+        return experts
+    spread = pairs / reachable * (_SKEWED_HITS if skewed else 1.0)
+    return np.maximum(reachable * -np.expm1(-spread), 1.0)
+
+
+def _a2a(_card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
+    hidden, top_k = _sizes(kernel, "hidden", "topk")
+    domain = _RDMA_DOMAIN if kernel.kernel.endswith("_rdma") else _NVLINK_DOMAIN
+    direction: ops.Direction = "dispatch" if kernel.op == "a2a_dispatch" else "combine"
+    return ops.a2a(
+        direction,
+        kernel.dtype,
+        at["ep"],
+        domain,
+        at["tokens"],
+        hidden,
+        top_k,
+        at["experts"],
+        kernel.kernel,
+    )
+
+
+def _collective(_card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
+    name = cast(ops.Collective, dict(kernel.fixed)["name"])
+    return ops.collective(name, kernel.dtype, at["gpus"], at["bytes"], kernel.kernel)
+
+
+_ATTENTION_REACH = {
+    "batch": 4.0,
+    "kv_len": 4.0,
+    "n_q_heads": 4.0,
+    "n_kv_heads": 4.0,
+    "head_dim": 4.0,
+    "kv_lora": 4.0,
+    "rope": 4.0,
+}
+_CACHE_AXES = ("kv_len", "batch")
+_A2A_REACH = {"tokens": 4.0, "ep": 4.0, "experts": 4.0, "hidden": 4.0, "topk": 4.0}
+
+FAMILIES: dict[str, Family] = {
+    "gemm": Family(
+        _gemm,
+        {"m": 2.0, "n": 2.0, "k": 3.0},
+        ("m", "n", "k"),
+        ("m",),
+        block=("n", "k"),
+        pooled=True,
+    ),
+    "attention_gqa": Family(_gqa, _ATTENTION_REACH, _CACHE_AXES, _CACHE_AXES),
+    "attention_mla": Family(_mla, _ATTENTION_REACH, _CACHE_AXES, _CACHE_AXES),
+    "moe": Family(
+        _moe,
+        {
+            "rows": 8.0,
+            "experts": 6.0,
+            "hidden": 1.0,
+            "intermediate": 6.0,
+        },
+        ("rows", "experts", "intermediate"),
+        ("rows",),
+        noise=0.02,
+    ),
+    "a2a_dispatch": Family(
+        _a2a, _A2A_REACH, ("tokens", "ep", "experts"), ("tokens",), noise=0.02, pooled=True
+    ),
+    "a2a_combine": Family(
+        _a2a, _A2A_REACH, ("tokens", "ep", "experts"), ("tokens",), noise=0.02, pooled=True
+    ),
+    "collective": Family(
+        _collective,
+        {"bytes": 4.0, "gpus": 4.0, "name": 8.0, "dtype": 20.0},
+        ("bytes", "gpus"),
+        ("bytes",),
+        noise=0.02,
+        across=("dtype",),
+    ),
+}
+
+_MASKED_MOE = Family(
+    _moe,
+    {"rows": 6.0, "active": 4.0, "experts": 6.0, "hidden": 4.0, "intermediate": 4.0},
+    ("rows", "active", "experts"),
+    ("rows", "active"),
+    noise=0.01,
+)
+
+
+def family(kernel: Kernel) -> Family:
+    """Return the family of a kernel. Raises CalibrationError for an unknown op."""
+    if kernel.op not in FAMILIES:
+        raise CalibrationError(f"no calibration for op {kernel.op!r}")
+    is_masked = (kernel.op, kernel.kernel) == ("moe", served.MASKED)
+    return _MASKED_MOE if is_masked else FAMILIES[kernel.op]

@@ -1,0 +1,220 @@
+"""The verbs about calibration: fit a table, check tables, draw them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sim.foundation import json_text
+from sim.foundation.printable import printable
+
+if TYPE_CHECKING:
+    from sim.calibration.fit import Fit, Trial
+    from sim.calibration.measurements import Measurement
+    from sim.calibration.merge import Change
+    from sim.kernels.kernel_table import KernelTable
+
+app = typer.Typer(
+    help="Fit kernel latencies to measurements, and check tables against them.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+
+Files = Annotated[
+    list[Path], typer.Argument(metavar="MEASUREMENTS…", help="CSV files of the shared form.")
+]
+Tables = Annotated[
+    Path | None,
+    typer.Option("--tables", metavar="DIR", help="Tables to check; default: those shipped."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+@app.command()
+def fit(
+    measurements: Files,
+    accelerator: Annotated[str, typer.Option("--accelerator", help="Card to calibrate.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Table to write.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Write only what is fitted; keep no other curve.")
+    ] = False,
+    like: Annotated[
+        str | None, typer.Option("--like", help="Card whose kernels fill what was not measured.")
+    ] = None,
+    like_op: Annotated[
+        list[str] | None, typer.Option("--like-op", help="Fill only this op; may be repeated.")
+    ] = None,
+    skip_impossible: Annotated[
+        bool, typer.Option(help="Leave out, and name, points faster than the card's peak.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit kernels of one accelerator, and report their held-out error.
+
+    The curves are merged into the table at --out, or, where there is none, into the accelerator's
+    own: kernels that were measured anew replace theirs, the others stay.
+
+    Example: afdsim calibrate fit gemm.csv moe.csv --accelerator h100-sxm --out h100-sxm.csv
+    """
+    from sim.calibration import fit as calibration
+    from sim.calibration.merge import changes, merge, narrower
+    from sim.foundation.errors import CalibrationError
+    from sim.inputs import cards
+    from sim.kernels.table_file import read, write
+
+    card = cards.accelerator(accelerator)
+    other = None if like is None else cards.accelerator(like)
+    rows = _possible(_read(measurements), [card, other], skip_impossible)
+    base = None if replace else out if out.is_file() else cards.calibration(card.name)
+    old = () if base is None else read(base)[0]
+    fitted = calibration.fit(rows, card, other, frozenset(like_op or ()))
+    if not fitted.curves:
+        raise CalibrationError("\n".join(["nothing could be fitted", *fitted.left_out]))
+    curves = merge(old, fitted.curves)
+    write(curves, out)
+    _report(fitted, as_json)
+    for text in fitted.left_out:
+        _say(f"left out: {text}")
+    for text in narrower(old, curves):
+        _say(f"measured less widely than before, the rest is extrapolated: {text}")
+    _tell(changes(old, curves))
+    _say(f"{out}: {len(curves)} curves" + ("" if base is None else f", merged with {base}"))
+
+
+def _tell(found: Sequence[Change]) -> None:
+    """Print what became of the curves of a table on stderr."""
+    lines = [("", "op", "kernel", "dtype", "curves", "points")]
+    for one in found:
+        points = f"{one.points_before} → {one.points}" if one.what == "replaced" else one.points
+        lines.append((one.what, one.op, one.kernel, one.dtype, str(one.curves), str(points)))
+    for line in _aligned(lines):
+        _say(line)
+
+
+@app.command()
+def check(measurements: Files, tables: Tables = None, as_json: AsJson = False) -> None:
+    """Compare tables with measurement files: error per file, GPU, op, dtype, kernel and regime.
+
+    Example: afdsim calibrate check gemm.csv --json
+    """
+    from sim.calibration.check import compare
+
+    found = [one.as_dict() for one in compare(_read(measurements), _table_of(tables))]
+    _print(found, as_json)
+
+
+@app.command()
+def plot(
+    measurements: Files,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="HTML page to write.")],
+    tables: Tables = None,
+) -> None:
+    """Draw modelled against measured times and the roofline, per card and op, as HTML.
+
+    Example: afdsim calibrate plot gemm.csv --out gemm.html
+    """
+    from sim.calibration.check import compare
+    from sim.pictures.check_page import write
+
+    write(compare(_read(measurements), _table_of(tables)), out)
+    _say(f"{out}: written")
+
+
+def _read(paths: Sequence[Path]) -> list[Measurement]:
+    from sim.calibration.forms import read_all
+
+    return read_all(paths)
+
+
+def _table_of(folder: Path | None) -> Any:
+    """Return a function that loads the kernel table of a card by its name, None without one."""
+    from functools import cache
+
+    from sim.inputs import cards
+    from sim.kernels import kernel_table
+
+    @cache
+    def table(name: str) -> KernelTable | None:
+        path = cards.calibration(name) if folder is None else folder / f"{name}.csv"
+        if path is None or not path.is_file() or name not in cards.names(cards.ACCELERATORS):
+            return None
+        return kernel_table.load(cards.accelerator(name), path)
+
+    return table
+
+
+def _possible(
+    rows: Sequence[Measurement], accelerators: Sequence[Any], skip: bool
+) -> list[Measurement]:
+    """Return the rows that obey the peak of their card; otherwise raise, or `skip` and say so."""
+    from sim.calibration import fit as calibration
+    from sim.foundation.errors import CalibrationError
+
+    wrong: dict[str, str] = {}
+    for card in accelerators:
+        members = [] if card is None else calibration.own(rows, card.name)
+        for times, index in calibration.impossible(members, card) if members else ():
+            row = members[index]
+            wrong[row.place] = (
+                f"{row.place}: {row.latency_us:g} µs is {times:.2f} times faster than the peak of"
+                f" {card.name} ({row.op}, {row.source})"
+            )
+    if wrong and not skip:
+        raise CalibrationError("\n".join(wrong.values()))
+    for text in wrong.values():
+        _say(f"left out: {text}")
+    return [row for row in rows if row.place not in wrong]
+
+
+def _report(fitted: Fit, as_json: bool) -> None:
+    """Print the held-out error per op, number format, kernel and regime."""
+    import numpy as np
+
+    found: dict[tuple[str, ...], list[Trial]] = {}
+    for trial in fitted.trials:
+        row = trial.row
+        place = (row.op, row.label or row.dtype, row.kernel, row.regime)
+        found.setdefault(place, []).append(trial)
+    records = []
+    for (op, dtype, kernel, regime), trials in sorted(found.items()):
+        error = np.array([trial.error for trial in trials])
+        size = np.abs(error)
+        record: dict[str, Any] = {"op": op, "dtype": dtype, "kernel": kernel, "regime": regime}
+        record |= {"held_out": len(trials), "mape": float(size.mean())}
+        record |= {"p50": float(np.median(size)), "p90": float(np.quantile(size, 0.9))}
+        records.append(record | {"bias": float(error.mean())})
+    _print(records, as_json)
+
+
+def _print(records: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Print records on stdout: as JSON, or as aligned text with errors in percent."""
+    if as_json:
+        print(json_text.dumps(json_text.without_nan(records), indent=2))
+        return
+    if not records:
+        return
+    lines = [list(records[0])]
+    lines += [[_cell(value) for value in record.values()] for record in records]
+    print(*_aligned(lines), sep="\n")
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return [
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} %" if isinstance(value, float) else str(value)
+
+
+def _say(text: str) -> None:
+    print(printable(text), file=sys.stderr)

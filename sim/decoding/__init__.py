@@ -1,0 +1,1 @@
+"""The decode loop: requests enter, grow and leave at step boundaries."""

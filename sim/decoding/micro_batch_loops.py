@@ -1,0 +1,309 @@
+"""Flight loops: what is compiled of a step boundary, over the requests of one micro-batch.
+
+Importing this module imports Numba.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.decoding.request_table import (
+    ADMITTED,
+    AGE,
+    ENTERED,
+    FINISHED,
+    HOME,
+    KEPT,
+    LAST_TOKEN,
+    MICRO_BATCH,
+    OUTPUT,
+    PROMPT,
+    TURNS,
+    WHOLE,
+)
+from sim.deployments.kvcache import KvLayout
+from sim.engines.jit import compiled
+from sim.inputs.admission import Balancing
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+# Rows of a flight, one column a request, in the order in which they were admitted.
+REQUEST, GPU, CTX_AT_START, LAST_STEP, HELD_BYTES = range(5)
+
+TOO_LARGE = -1
+
+_NO_WINDOW = np.iinfo(np.int64).max
+
+# Windows, bytes a token by window, bytes of states, tokens a block, tokens a step writes.
+_LAYOUT = "Tuple((int64[::1], float64[::1], float64, int64, int64))"
+Sizes = tuple[Ints, Floats, float, int, int]
+
+
+def sizes_of(layout: KvLayout) -> Sizes:
+    """Return a layout of KV as the compiled loops read it."""
+    bytes_per_token, state_bytes = layout.counted()
+    windows = [_NO_WINDOW if window is None else window for window in bytes_per_token]
+    each = np.array(list(bytes_per_token.values()), dtype=np.float64)
+    tokens = layout.block_tokens, layout.step_tokens
+    return np.array(windows, dtype=np.int64), each, state_bytes, *tokens
+
+
+# What bounds an admission: requests of the micro-batch on a GPU; KV of a GPU up to which requests
+# are let in, and all of its KV, bytes; whether a request claims KV as it grows; the balancing's
+# code, and the key of its draws.
+_LIMITS = "Tuple((int64, float64, float64, boolean, int64, uint64))"
+Limits = tuple[int, float, float, bool, int, np.uint64]
+
+KV_AND_REQUESTS, LEAST_KV, LEAST_REQUESTS, ROUND_ROBIN, POWER_OF_TWO = range(5)
+BALANCINGS: dict[Balancing, int] = {
+    "kv_and_requests": KV_AND_REQUESTS,
+    "least_kv": LEAST_KV,
+    "least_requests": LEAST_REQUESTS,
+    "round_robin": ROUND_ROBIN,
+    "power_of_two": POWER_OF_TWO,
+}
+
+
+@compiled(f"float64(int64, {_LAYOUT})")
+def _kv_bytes(ctx: int, layout: Sizes) -> float:
+    """Return the bytes of a request of `ctx` tokens in whole blocks, as KvLayout has it."""
+    windows, bytes_per_token, state_bytes, block_tokens, _step_tokens = layout
+    total = state_bytes
+    for w in range(len(windows)):
+        blocks = (min(ctx, windows[w]) + block_tokens - 1) // block_tokens
+        total += blocks * block_tokens * bytes_per_token[w]
+    return total
+
+
+@compiled("int64(int64[:, ::1], int64, int64, int64, int64[::1], int64[::1], int64[::1], "
+          "int64[:, ::1], int64[::1])")  # fmt: skip
+def leave(
+    flight: Ints,
+    count: int,
+    step: int,
+    now_ns: int,
+    held: Ints,
+    ctx: Ints,
+    used_bytes: Ints,
+    ledger: Ints,
+    gone: Ints,
+) -> int:
+    """Take out the requests whose last step has ended, note them in `gone`; return how many."""
+    kept = left = 0
+    for i in range(count):
+        request, gpu = flight[REQUEST, i], flight[GPU, i]
+        if flight[LAST_STEP, i] == step:
+            held[gpu] -= 1
+            ctx[gpu] -= flight[CTX_AT_START, i] + step
+            used_bytes[gpu] -= flight[HELD_BYTES, i]
+            ledger[LAST_TOKEN, request] = now_ns
+            ledger[FINISHED, request] = 1
+            gone[left] = request
+            left += 1
+        else:
+            if left:
+                for row in range(5):
+                    flight[row, kept] = flight[row, i]
+            kept += 1
+    return left
+
+
+@compiled(f"void(int64[:, ::1], int64, int64, {_LAYOUT}, int64[::1])")
+def grow(flight: Ints, count: int, step: int, layout: Sizes, used_bytes: Ints) -> None:
+    """Let every request claim KV for the tokens that its next step writes."""
+    step_tokens = layout[4]
+    for i in range(count):
+        claimed = np.int64(_kv_bytes(flight[CTX_AT_START, i] + step + step_tokens, layout))
+        used_bytes[flight[GPU, i]] += claimed - flight[HELD_BYTES, i]
+        flight[HELD_BYTES, i] = claimed
+
+
+@compiled("int64(int64[:, ::1], int64, int64, int64, float64, int64[::1], int64[::1], "
+          "int64[::1], int64[:, ::1], int64[::1])")  # fmt: skip
+def give_way(
+    flight: Ints,
+    count: int,
+    step: int,
+    now_ns: int,
+    capacity_bytes: float,
+    held: Ints,
+    ctx: Ints,
+    used_bytes: Ints,
+    ledger: Ints,
+    gone: Ints,
+) -> int:
+    """Take out the youngest requests of GPUs without room for all, note them; return how many."""
+    youngest = np.empty(len(held), dtype=np.int64)
+    left = 0
+    while True:
+        youngest[:] = -1
+        found = False
+        for i in range(count - left):
+            gpu = flight[GPU, i]
+            if used_bytes[gpu] > capacity_bytes and flight[REQUEST, i] > youngest[gpu]:
+                youngest[gpu] = flight[REQUEST, i]
+                found = True
+        if not found:
+            return left
+        kept = 0
+        for i in range(count - left):
+            request, gpu = flight[REQUEST, i], flight[GPU, i]
+            if youngest[gpu] == request:
+                held[gpu] -= 1
+                ctx[gpu] -= flight[CTX_AT_START, i] + step
+                used_bytes[gpu] -= flight[HELD_BYTES, i]
+                ledger[KEPT, request] += step - ledger[ENTERED, request]
+                ledger[TURNS, request] += step - ledger[ENTERED, request]
+                ledger[ENTERED, request] = -1
+                ledger[LAST_TOKEN, request] = now_ns
+                gone[left + i - kept] = request
+            else:
+                for row in range(5):
+                    flight[row, kept] = flight[row, i]
+                kept += 1
+        left = count - kept
+
+
+@compiled("uint64(uint64, uint64)")
+def drawn(key: np.uint64, counter: np.uint64) -> np.uint64:
+    """Return 64 random bits that depend on nothing but key and counter (SplitMix64)."""
+    z = key + (counter + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@compiled("Tuple((int64, int64))(uint64, int64, int64)")
+def _drawn_pair(key: np.uint64, request: int, count: int) -> tuple[np.int64, np.int64]:
+    """Return two different numbers below `count`, drawn for a request; twice 0 if it is 1."""
+    counter = np.uint64(2 * request)
+    one = np.int64(drawn(key, counter) % np.uint64(count))
+    if count == 1:
+        return one, one
+    away = drawn(key, counter + np.uint64(1)) % np.uint64(count - 1)
+    return one, (one + 1 + np.int64(away)) % count
+
+
+@compiled("boolean(int64, int64, float64, float64)")
+def _has_room(used_bytes: int, need: int, limit_bytes: float, capacity_bytes: float) -> bool:
+    """Return whether a GPU with `used_bytes` of KV lets a request in that claims `need` more.
+
+    An empty GPU goes beyond the limit, up to its capacity: else a long request would never enter.
+    """
+    return used_bytes + need <= limit_bytes or (used_bytes == 0 and need <= capacity_bytes)
+
+
+@compiled("int64(int64, uint64, int64, int64, boolean[::1], int64[::1], int64[::1], int64)")
+def _chosen_gpu(
+    balancing: int,
+    key: np.uint64,
+    request: int,
+    rooms: int,
+    open_to: NDArray[np.bool_],
+    held: Ints,
+    ctx: Ints,
+    turn: int,
+) -> int:
+    """Return which of the `rooms` GPUs that are open to a request takes it.
+
+    `held` and `ctx` are requests and context tokens of the micro-batch on each GPU, `turn` is the
+    GPU after the last one chosen. Of equals the first is taken.
+    """
+    gpus = len(held)
+    one = other = np.int64(0)
+    if balancing == POWER_OF_TWO:
+        one, other = _drawn_pair(key, request, rooms)
+    load = held if balancing == LEAST_REQUESTS else ctx
+    best, seen = -1, -1
+    for step in range(gpus):
+        gpu = (turn + step) % gpus if balancing == ROUND_ROBIN else step
+        if not open_to[gpu]:
+            continue
+        seen += 1
+        if balancing == ROUND_ROBIN:
+            return gpu
+        if balancing == POWER_OF_TWO and seen not in (one, other):
+            continue
+        if best < 0 or load[gpu] < load[best]:
+            best = gpu
+    return best
+
+
+@compiled("int64(int64[:, ::1], int64, int64, int64, int64[::1], int64, "
+          f"{_LIMITS}, {_LAYOUT}, int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], "
+          "int64[:, ::1])")  # fmt: skip
+def enter(
+    flight: Ints,
+    count: int,
+    step: int,
+    micro_batch: int,
+    requests: Ints,
+    now_ns: int,
+    limits: Limits,
+    layout: Sizes,
+    turn: Ints,
+    held: Ints,
+    ctx: Ints,
+    used_bytes: Ints,
+    slots: Ints,
+    ledger: Ints,
+) -> int:
+    """Let requests in, in order, as far as there is room; return how many entered.
+
+    `slots` are the further requests that each GPU may run, over all micro-batches. Returns
+    TOO_LARGE if one that comes to the head would not fit on an empty GPU.
+    """
+    most_per_gpu, limit_bytes, capacity_bytes, grows, balancing, key = limits
+    even = balancing == KV_AND_REQUESTS
+    open_to = np.empty(len(held), dtype=np.bool_)
+    for place in range(len(requests)):
+        request = requests[place]
+        need = ledger[WHOLE, request]
+        if need > capacity_bytes:
+            return TOO_LARGE
+        age = ledger[AGE, request] + ledger[KEPT, request]
+        context = ledger[PROMPT, request] + age
+        if grows:
+            need = np.int64(_kv_bytes(context + layout[4], layout))
+        rooms = 0
+        for gpu in range(len(held)):
+            open_to[gpu] = (
+                slots[gpu] > 0
+                and (not even or held[gpu] < most_per_gpu)
+                and _has_room(used_bytes[gpu], need, limit_bytes, capacity_bytes)
+            )
+            rooms += open_to[gpu]
+        if rooms == 0:
+            return place
+        home = _chosen_gpu(balancing, key, request, rooms, open_to, held, ctx, turn[0])
+        turn[0] = (home + 1) % len(held)
+        held[home] += 1
+        ctx[home] += context
+        used_bytes[home] += need
+        slots[home] -= 1
+        at = count + place
+        flight[REQUEST, at], flight[GPU, at] = request, home
+        flight[CTX_AT_START, at] = context - step
+        flight[LAST_STEP, at] = step + ledger[OUTPUT, request] - age
+        flight[HELD_BYTES, at] = need
+        if ledger[ADMITTED, request] < 0:
+            ledger[ADMITTED, request] = now_ns
+        ledger[MICRO_BATCH, request], ledger[HOME, request] = micro_batch, home
+        ledger[ENTERED, request], ledger[FINISHED, request] = step, 0
+    return len(requests)
+
+
+@compiled(f"void(int64[:, ::1], int64, int64, {_LAYOUT}, float64[::1])")
+def add_kv_bytes(flight: Ints, count: int, step: int, layout: Sizes, used: Floats) -> None:
+    """Add the bytes of the KV blocks of every request to those of its GPU."""
+    for i in range(count):
+        used[flight[GPU, i]] += _kv_bytes(flight[CTX_AT_START, i] + step, layout)
+
+
+@compiled("void(int64[:, ::1], int64, int64, int64, int64[::1])")
+def add_seen(flight: Ints, count: int, step: int, window: int, seen: Ints) -> None:
+    """Add the context tokens of every request inside `window` to those of its GPU."""
+    for i in range(count):
+        seen[flight[GPU, i]] += min(flight[CTX_AT_START, i] + step, window)

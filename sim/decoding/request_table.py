@@ -1,0 +1,53 @@
+"""Ledger: what is known of every request, one column a request, by number."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.deployments.kvcache import KvLayout
+
+Ints = NDArray[np.int64]
+
+# −1 where nothing is known yet.
+LEDGER = (
+    *("micro_batch", "gpu", "arrival_ns", "admitted_ns", "first_token_ns", "last_token_ns"),
+    *("prompt", "output", "age", "kept", "entered", "finished", "whole_bytes", "turns"),
+)
+MICRO_BATCH, HOME, ARRIVAL, ADMITTED, FIRST_TOKEN, LAST_TOKEN = range(6)
+PROMPT, OUTPUT, AGE, KEPT, ENTERED, FINISHED, WHOLE, TURNS = range(6, 14)
+# Age: tokens decoded before the run. Kept: those decoded in this run before the request last gave
+# way, and all accepted drafts. Entered: steps that its micro-batch had ended when it last came in,
+# −1 while it is out. Whole: KV with all of its output. Turns: steps it had before it gave way.
+
+
+class Ledger:
+    """A table that grows with the requests that are drawn."""
+
+    def __init__(self, layout: KvLayout) -> None:
+        self._layout = layout
+        self.table = np.full((len(LEDGER), 1024), -1, dtype=np.int64)
+        self.count = 0
+        """Requests drawn."""
+
+    def write(self, prompt: Ints, output: Ints, age: Ints) -> None:
+        """Note the sizes of the next requests."""
+        first, last = self.count, self.count + len(prompt)
+        width = self.table.shape[1]
+        if last > width:
+            table = np.full((len(LEDGER), max(last, 2 * width)), -1, dtype=np.int64)
+            table[:, :first] = self.table[:, :first]
+            self.table = table
+        new = self.table[:, first:last]
+        new[PROMPT], new[OUTPUT], new[AGE] = prompt, output, age
+        new[KEPT] = new[TURNS] = 0
+        new[WHOLE] = self._layout.whole_bytes(prompt, output)
+        self.count = last
+
+    def column(self, name: str) -> Ints:
+        """Return one column by request."""
+        return self.table[LEDGER.index(name), : self.count]
+
+    def columns(self, requests: Ints) -> dict[str, Ints]:
+        """Return all that is known of some requests."""
+        return dict(zip(LEDGER, self.table[:, requests], strict=True))

@@ -1,0 +1,99 @@
+"""Expected load: what a deployment will hold, before anything is simulated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sim.deployments.kvcache import KvLayout
+from sim.deployments.layers import Batch
+from sim.inputs.arrivals import ClosedLoop
+from sim.inputs.lengths import DrawnLengths, Tokens, stationary_sample
+from sim.inputs.scenario import Scenario
+
+# Enough requests that their mean context is within 1 % of the slot load for any length law.
+_SAMPLE = 4096
+
+
+@dataclass(frozen=True)
+class ExpectedLoad:
+    """The mean load of a scenario on the attention GPUs of its deployment."""
+
+    scenario: Scenario
+    layout: KvLayout
+    gpus: int
+    """GPUs that hold KV."""
+    micro_batches: int
+
+    def in_flight(self) -> int | None:
+        """Return the concurrency of a closed loop; None for an open one."""
+        arrivals = self.scenario.workload.arrivals
+        if not isinstance(arrivals, ClosedLoop):
+            return None
+        return arrivals.requests_in_flight(self.scenario.gpu_count())
+
+    def requests(self) -> float:
+        """Return the requests in flight to expect.
+
+        In an open loop they follow from Little's law at the latency target: the load that the
+        deployment should carry, as far as its engine runs so many at once.
+        """
+        in_flight = self.in_flight()
+        if in_flight is not None:
+            return in_flight
+        workload = self.scenario.workload
+        assert not isinstance(workload.arrivals, ClosedLoop)
+        per_request_ms = workload.law.mean_output_tokens() * self.scenario.slo.tpot_ms
+        requests = workload.arrivals.requests_per_s * per_request_ms / 1e3
+        running = self.scenario.memory.max_running_requests
+        return requests if running is None else min(requests, running * self.gpus)
+
+    def batch(self) -> Batch:
+        """Return the micro-batch to expect: an even share of the mean load."""
+        each = max(1, round(self.requests() / (self.gpus * self.micro_batches)))
+        return self.batch_of(each * self.gpus)
+
+    def batch_of(self, requests: int) -> Batch:
+        """Return a micro-batch of `requests` requests of mean context."""
+        prompt, _output, age = self._sample()
+        ctx = float((prompt + age).mean())
+        return Batch.spread(self.gpus, requests, ctx, self.layout.bytes_per_token)
+
+    def held_bytes(self) -> float:
+        """Return the mean KV of a request in flight, bytes."""
+        prompt, _output, age = self._sample()
+        return float(self.layout.request_bytes(prompt + age).mean())
+
+    def reserved_bytes(self) -> float:
+        """Return the mean KV of a request with its whole output, bytes."""
+        prompt, output, _age = self._sample()
+        return float(self.layout.whole_bytes(prompt, output).mean())
+
+    def claimed_bytes(self) -> float:
+        """Return the mean KV that a request in flight claims under the admission policy, bytes."""
+        reserves = self.scenario.admission.kv.kind == "reserve"
+        return self.reserved_bytes() if reserves else self.held_bytes()
+
+    def output_tokens(self) -> float:
+        """Return the mean output tokens of a request that arrives."""
+        _prompt, output, _age = self._sample()
+        # Requests are found in flight in proportion to their output, which this undoes.
+        return 1 / float((1 / output).mean())
+
+    def are_alike(self) -> bool:
+        """Return whether all requests have the same lengths."""
+        prompt, output, _age = self._sample()
+        return bool((prompt == prompt[0]).all() and (output == output[0]).all())
+
+    def _sample(self) -> tuple[Tokens, Tokens, Tokens]:
+        """Return prompt, output and age of requests as they are found in flight."""
+        law, seed = self.scenario.workload.law, self.scenario.simulation.seed
+        if isinstance(law, DrawnLengths):
+            return _drawn_sample(law, seed)
+        return stationary_sample(law, seed, _SAMPLE)
+
+
+@lru_cache(maxsize=8)
+def _drawn_sample(lengths: DrawnLengths, seed: int) -> tuple[Tokens, Tokens, Tokens]:
+    """Return the sample of a law of lengths, which all shapes of a sweep share."""
+    return stationary_sample(lengths, seed, _SAMPLE)

@@ -1,0 +1,304 @@
+"""Layer times: what the layers of a model cost on a card, as the kernel table has it (DESIGN §3).
+
+The deployments put these together; all results are whole nanoseconds, one value per GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sim.calibration.families import hit_experts
+from sim.deployments.kvcache import kv_dtype
+from sim.foundation.errors import InfeasibleError
+from sim.foundation.nanoseconds import from_us
+from sim.foundation.units import DTYPE_BYTES
+from sim.inputs.model import Layer, LinearAttention, Mla, ModelCard, MoeFfn
+from sim.inputs.scenario import Precision
+from sim.inputs.speculation import Speculation
+from sim.kernels import ops, served
+from sim.kernels.hottest_rank import hottest_factor, rank_op
+from sim.kernels.kernel_table import KernelTable
+
+Ns = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a micro-batch holds at a step boundary, per attention GPU."""
+
+    requests: NDArray[np.int64]
+    """Requests on each GPU."""
+    kv_tokens: Mapping[int | None, NDArray[np.int64]]
+    """Context tokens on each GPU that a layer with this attention window reads."""
+
+    @classmethod
+    def spread(cls, gpus: int, requests: int, ctx: float, windows: Iterable[int | None]) -> Batch:
+        """Return a batch of like requests of `ctx` context tokens, as even as can be on `gpus`."""
+        each = requests // gpus + (np.arange(gpus) < requests % gpus)
+        seen = {w: round(ctx if w is None else min(ctx, w)) for w in {None, *windows}}
+        return cls(each, {window: each * tokens for window, tokens in seen.items()})
+
+    def is_empty(self) -> bool:
+        """Return whether no request is in the micro-batch."""
+        return not self.requests.any()
+
+
+class Core(NamedTuple):
+    """The attention cores of one kind of layer on all GPUs, for the requests that they hold."""
+
+    window: int | None
+    """Context that it reads of a request; None: all of it."""
+    time: Callable[[Ns], Ns]
+    """From context tokens on each GPU to ns on each GPU."""
+
+
+class Pass(NamedTuple):
+    """A layer as a step goes through it."""
+
+    layer: Layer
+    positions: int = 1
+    """Tokens of each request that go through it at once."""
+    drafts_after: int = 0
+    """Tokens of each request whose LM head comes before it: the layer drafts. 0: it does not."""
+
+
+def passes(model: ModelCard, speculation: Speculation | None) -> tuple[Pass, ...]:
+    """Return what a step of `model` goes through, in order, the last LM head left out.
+
+    The drafting layer runs once a draft. The first time it takes all tokens that the model has
+    verified, for their KV; after that one token, the draft before.
+    """
+    if speculation is None:
+        return tuple(Pass(layer) for layer in model.layer_sequence)
+    verified, drafting = speculation.positions, speculation.draft_layer
+    through = [Pass(layer, verified) for layer in model.layer_sequence]
+    if drafting is not None:
+        through.append(Pass(drafting, verified, drafts_after=verified))
+        through += [Pass(drafting, drafts_after=1)] * (speculation.drafts - 1)
+    return tuple(through)
+
+
+class Spread(NamedTuple):
+    """How routed experts lie on ranks (EP GPUs, or FFN instances that slice each expert)."""
+
+    copies: int
+    """Physical experts, redundant ones included."""
+    ranks: int
+    slices: int
+    """Parts that each expert of a rank is cut into, one a GPU."""
+
+
+@dataclass(frozen=True)
+class LayerTimer:
+    """Times the parts of a model's layers on one kind of GPU."""
+
+    model: ModelCard
+    precision: Precision
+    load: str
+    """Expert load, in the words of `sim.kernels.hottest_rank`: balanced, uniform, power_law_α."""
+    moe_kernel: str
+    """Kernel of the routed experts: masked or fused."""
+    table: KernelTable
+
+    @cached_property
+    def _experts_kernel(self) -> str:
+        """Return `moe_kernel`, or the other one if it alone was measured in the number format."""
+        others = (kernel for kernel in served.SERVED["moe"] if kernel != self.moe_kernel)
+        for kernel in (self.moe_kernel, *others):
+            if self.table.has_format("moe", kernel, self.precision.gemm):
+                return kernel
+        return self.moe_kernel
+
+    def _gemms(
+        self, projections: Iterable[tuple[float, float, int]], m: ArrayLike, uses: int
+    ) -> Ns:
+        """Return the time of projections one after the other."""
+        tile, dtype = self.table.accelerator.gemm_tile_rows, self.precision.gemm
+        shapes = tuple(projections)
+
+        def time(rows: float) -> Ns:
+            total = np.zeros((), dtype=np.int64)
+            for n, k, groups in shapes:
+                op = ops.gemm(dtype, rows, n, k, tile, groups=groups)
+                total = total + self.table.duration_ns(op)
+            return total
+
+        return self.table.each_ns((dtype, shapes), m, time, uses)
+
+    def before_core(self, name: str, requests: ArrayLike, uses: int) -> Ns:
+        """Return the time of the projections before the core of attention `name`."""
+        projections = self.model.attention[name].before_core(self.model.hidden)
+        return self._gemms(projections, requests, uses)
+
+    def after_core(self, name: str, requests: ArrayLike, uses: int) -> Ns:
+        """Return the time between core and output projection (MLA's absorption of V)."""
+        *projections, _output = self.model.attention[name].after_core(self.model.hidden)
+        return self._gemms(projections, requests, uses)
+
+    def output(self, name: str, rows: ArrayLike, tp: int, uses: int) -> Ns:
+        """Return the time of the output projection of `rows`, its heads shared by `tp` GPUs."""
+        *_before, output = self.model.attention[name].after_core(self.model.hidden)
+        return self._gemms([output._replace(k=output.k // tp)], rows, uses)
+
+    def core(self, name: str, positions: int, requests: Ns, uses: int) -> Core:
+        """Return what times the cores of a layer with attention `name`, by the context they read.
+
+        `requests` are those of each GPU, each with `positions` tokens that attend to the same
+        context. Zero context takes the time of a launch.
+        """
+        attention = self.model.attention[name]
+        window = None if isinstance(attention, LinearAttention | Mla) else attention.window
+        line = self.table.line(
+            ("core", name, positions),
+            lambda b, tokens: self._core_op(name, positions, b, tokens),
+            requests,
+            uses,
+        )
+        if line is not None:
+            return Core(window, line)
+
+        def time(kv_tokens: Ns) -> Ns:
+            op = self._core_op(name, positions, requests, kv_tokens)
+            return self.table.duration_ns(op, uses)
+
+        return Core(window, time)
+
+    def _core_op(
+        self, name: str, positions: int, requests: ArrayLike, kv_tokens: ArrayLike
+    ) -> ops.Op:
+        attention = self.model.attention[name]
+        tile = self.table.accelerator.query_tile_rows
+        dtype = kv_dtype(self.model, name, self.precision.kv)
+        if isinstance(attention, LinearAttention):
+            state, flops = attention.state_elements(), attention.core_flops(0) * positions
+            return ops.attention_linear(dtype, state, flops, requests)
+        if isinstance(attention, Mla):
+            # Several tokens that read the same cache are so many times the query heads to a kernel.
+            heads, lora = attention.query_heads * positions, attention.kv_lora
+            rope = attention.rope
+            return ops.attention_mla(dtype, heads, lora, rope, requests, kv_tokens, tile)
+        heads, kv_heads = attention.query_heads * positions, attention.kv_heads
+        width = attention.head_dim
+        return ops.attention_gqa(dtype, heads, kv_heads, width, requests, kv_tokens, tile)
+
+    def dense(self, intermediate: float, tokens: ArrayLike, uses: int) -> Ns:
+        """Return the time of a gated FFN of `intermediate` columns over `tokens` rows."""
+        if intermediate == 0:
+            return np.zeros(np.shape(tokens), dtype=np.int64)
+        hidden = self.model.hidden
+        both = (2 * intermediate, hidden, 1), (hidden, intermediate, 1)
+        return self._gemms(both, tokens, uses)
+
+    def experts(
+        self, ffn: MoeFfn, spread: Spread, tokens: float, uses: int, shared: bool = False
+    ) -> Ns:
+        """Return the time of the experts on each rank; the first rank is the hottest.
+
+        `tokens` are all tokens of the micro-batch. Only routed experts that are hit are read: of
+        the `held` ones of a rank, held·(1 − (1 − k/copies)^tokens) are expected to be. With
+        `shared`, each rank also runs the shared experts for its share of the tokens: as further
+        experts of the same kernel where they have the same width, after it otherwise.
+        """
+        share = ffn.top_k / spread.copies
+        held = spread.copies // spread.ranks
+        active = held * -np.expm1(tokens * np.log1p(-min(share, 1 - 1e-12)))
+        pairs = tokens * share * held
+        fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
+
+        def launch(kernel: str, hit: float, hot: float) -> ops.Op:
+            return ops.moe(
+                self.precision.gemm,
+                self.model.hidden,
+                ffn.expert_intermediate / spread.slices,
+                np.full(2, hit + fused),
+                pairs * np.array([hot, 1.0]) + fused * tokens / spread.ranks,
+                self.table.accelerator.gemm_tile_rows,
+                kernel,
+                np.full(2, float(held + fused)),
+            )
+
+        hot = hottest_factor(self.load, tokens, spread.copies, ffn.top_k, spread.ranks)
+        op = launch(self._experts_kernel, active, hot)
+        curve, _own = self.table.serving(op)
+        if curve is not None:
+            # Where the slowest rank was itself measured under this load, no factor is needed.
+            name = f"{curve.kernel}/{self.load}"
+            hit = float(hit_experts(name, np.asarray(float(held)), np.asarray(pairs)))
+            measured = launch(name, hit, 1.0)
+            op = measured if self.table.serving(measured)[1] else op
+        hottest_ns, mean_ns = self.table.duration_ns(op, uses)
+        times = np.full(spread.ranks, mean_ns)
+        times[0] = hottest_ns
+        if shared and not fused:
+            columns = ffn.shared * ffn.shared_intermediate / spread.slices
+            times = times + self.dense(columns, tokens / spread.ranks, uses)
+        return times
+
+    def drawn_experts(
+        self, ffn: MoeFfn, spread: Spread, loads: Ns, tokens: float, shared: bool = False
+    ) -> Ns:
+        """Return the time of the experts on each rank (layers × ranks), given their loads.
+
+        `loads` are the tokens of each expert of a rank (layers × ranks × experts). Shared experts
+        are as in `experts`. All layers are counted as usage.
+        """
+        fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
+        share = np.full((*loads.shape[:-1], fused), tokens / spread.ranks)
+        held = np.concatenate([loads, share], axis=-1)
+        kernel = self._experts_kernel
+        op = rank_op(
+            self.precision.gemm,
+            self.model.hidden,
+            ffn.expert_intermediate / spread.slices,
+            held.reshape(-1, held.shape[-1]),
+            kernel,
+            ops.MASKED_TILE_ROWS
+            if kernel == served.MASKED
+            else self.table.accelerator.gemm_tile_rows,
+        )
+        times = self.table.duration_ns(op, spread.slices).reshape(loads.shape[:-1])
+        if shared and not fused:
+            columns = ffn.shared * ffn.shared_intermediate / spread.slices
+            gpus = spread.ranks * spread.slices * len(loads)
+            times = times + self.dense(columns, tokens / spread.ranks, gpus)
+        return times
+
+    def draft_projection(self, tokens: ArrayLike, uses: int) -> Ns:
+        """Return the time of a drafting layer's projection of 2·hidden to hidden."""
+        hidden = self.model.hidden
+        return self._gemms([(hidden, 2 * hidden, 1)], tokens, uses)
+
+    def lm_head(self, tokens: NDArray[np.int64], tp: int, uses: int = 1) -> Ns:
+        """Return the time of the LM head shared by `tp` neighbouring GPUs, gathering included."""
+        dtype, vocab, hidden = self.precision.lm_head, self.model.vocab, self.model.hidden
+        tile = self.table.accelerator.gemm_tile_rows
+
+        def time(rows: float) -> Ns:
+            total = self.table.duration_ns(ops.gemm(dtype, rows, vocab / tp, hidden, tile))
+            if tp > 1:
+                full = rows * hidden * DTYPE_BYTES["bf16"]
+                gather = ops.collective("all_gather", "bf16", tp, full)
+                total = total + self.table.duration_ns(gather)
+            return total
+
+        rows = tokens.reshape(-1, tp).sum(axis=1)
+        shared = self.table.each_ns(("lm_head", dtype, vocab, hidden, tp), rows, time, tp * uses)
+        return np.repeat(shared, tp)
+
+
+def us(value: float, requests: NDArray[np.int64]) -> Ns:
+    """Return `value` µs as ns on every GPU that has requests, 0 elsewhere."""
+    return np.where(requests > 0, from_us(value, "glue of a layer"), 0)
+
+
+def split_evenly(total: int, parts: int, what: str, remedy: str) -> int:
+    """Return total/parts. Raises InfeasibleError with the remedy if it is no whole number."""
+    if total % parts:
+        raise InfeasibleError(f"{total} {what} do not divide over {parts} GPUs: {remedy}")
+    return total // parts

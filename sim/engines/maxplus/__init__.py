@@ -1,0 +1,1 @@
+"""Max-plus algebra of a program: its graph, its tables, its critical circuit."""

@@ -1,0 +1,213 @@
+"""Capacity: the highest rate of arrivals at which enough requests are within their targets.
+
+Every rate is tried with the same replications, whose arrivals are the same draws, closer together
+or further apart. Rates lie on a geometric grid, so that a search for another limit finds what was
+tried before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from math import ceil, log, log2
+from typing import Any
+
+import numpy as np
+
+from sim.experiments.replications import Figures, all_stable, replication, run_all
+from sim.foundation.errors import InfeasibleError, ScenarioError
+from sim.foundation.statistics import independent_half_width
+from sim.inputs.arrivals import at_rate, rate_field
+from sim.inputs.scenario import Scenario
+from sim.metrics.stability import offered_load
+from sim.parallel.processes import Workers
+
+# So often the rate is doubled or halved to find one that is too high or low enough.
+_MOST_DOUBLINGS = 12
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of one rate."""
+
+    rate: float
+    attainment: float
+    """Mean over the replications."""
+    half_width: float
+    """Of its 95 % interval."""
+    stable: bool
+    """Whether all replications keep up with their requests. Those that do not have none within
+    their targets, however many the beginning of a run shows."""
+
+    def met(self, share: float) -> bool:
+        """Return whether the mean is enough."""
+        return self.attainment >= share
+
+    def surely_met(self, share: float) -> bool:
+        """Return whether the whole interval is enough."""
+        return self.attainment - self.half_width >= share
+
+    def perhaps_met(self, share: float) -> bool:
+        """Return whether a part of the interval is enough."""
+        return self.attainment + self.half_width >= share
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A rate that is about to be tried."""
+
+    rate: float
+    low: float | None
+    """Highest rate known to be enough, None before there is one."""
+    high: float | None
+    """Lowest rate above it known to be too high."""
+    left: int | None
+    """Rates still to try, about, this one included; None before both ends are known."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The highest rate that meets the targets, and how sure it is."""
+
+    scenario: str
+    of: str
+    """Field of workload.arrivals that the rates are values of."""
+    share: float
+    """Share of requests that must be within their targets."""
+    replications: int
+    rate: float
+    """Highest rate tried at which they are, in the mean of the replications."""
+    low: float
+    """Highest rate tried at which they surely are (95 %)."""
+    high: float
+    """Lowest rate tried at which they surely are not."""
+    trials: tuple[Trial, ...]
+    """By rate."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain data, ready for JSON."""
+        return asdict(self)
+
+
+def capacity(
+    scenario: Scenario,
+    share: float,
+    precision: float,
+    replications: int,
+    workers: Workers | None = None,
+    ahead: Callable[[Attempt], None] = lambda attempt: None,
+    tell: Callable[[Trial], None] = lambda trial: None,
+) -> Capacity:
+    """Return the highest rate at which `share` of the requests are within their targets.
+
+    Neighbouring rates differ by `precision`. The search starts from the scenario's own rate. Each
+    rate is told `ahead` of its runs, and its trial after them. A rate that brings more than can be
+    emitted is too high without a run.
+    Raises ScenarioError for arrivals without a rate, InfeasibleError if every rate will do or
+    none, and what a run raises.
+    """
+    workload = scenario.workload
+    field = rate_field(workload.arrivals)
+    if field is None:
+        raise ScenarioError(
+            "workload.arrivals of kind closed has no rate to search: its requests are replaced as "
+            "they finish; write kind poisson with requests_per_s"
+        )
+    seeds = [replication(scenario, number) for number in range(replications)]
+    begun = float(getattr(workload.arrivals, field))
+    tried: dict[int, Trial] = {}
+
+    def trial(place: int) -> Trial:
+        if place not in tried:
+            rate = begun * (1 + precision) ** place
+            ahead(_attempt(rate, tried, share))
+            arrivals = {"arrivals": at_rate(workload.arrivals, rate)}
+            changed = {"workload": workload.model_copy(update=arrivals)}
+            scenarios = [each.model_copy(update=changed) for each in seeds]
+            if offered_load(scenarios[0]) > 1:
+                tried[place] = Trial(rate, 0.0, 0.0, stable=False)
+            else:
+                tried[place] = _judged(rate, run_all(scenarios, workers))
+            tell(tried[place])
+        return tried[place]
+
+    _bracket(trial, share, stride=max(1, round(log(2) / log(1 + precision))))
+    rate, low, high = (
+        _highest(trial, tried, partial(is_met, share=share))
+        for is_met in (Trial.met, Trial.surely_met, Trial.perhaps_met)
+    )
+    return Capacity(
+        scenario=scenario.name,
+        of=field,
+        share=share,
+        replications=replications,
+        rate=tried[rate].rate,
+        low=tried[low].rate,
+        high=tried[high + 1].rate,
+        trials=tuple(tried[place] for place in sorted(tried)),
+    )
+
+
+def _judged(rate: float, runs: Sequence[Figures]) -> Trial:
+    """Return what the replications at a rate say of it."""
+    shares = np.array([run["slo_attainment"] or 0.0 for run in runs])
+    doubt = independent_half_width(shares)
+    return Trial(rate, float(shares.mean()), doubt, all_stable(runs) is not False)
+
+
+def _attempt(rate: float, tried: dict[int, Trial], share: float) -> Attempt:
+    """Return the attempt at a rate, with what the trials before it have shown."""
+    high = min((p for p, found in tried.items() if not found.met(share)), default=None)
+    below = [p for p in tried if (high is None or p < high) and tried[p].met(share)]
+    low = max(below, default=None)
+    left = None
+    if low is not None and high is not None:
+        left = max(ceil(log2(high - low)), 1)
+    ends = [None if end is None else tried[end].rate for end in (low, high)]
+    return Attempt(rate, ends[0], ends[1], left)
+
+
+def _bracket(trial: Callable[[int], Trial], share: float, stride: int) -> None:
+    """Try rates further and further apart until one surely meets the share and one surely not."""
+    place, doublings = 0, 0
+    while trial(place).perhaps_met(share):
+        place += stride
+        doublings += 1
+        if doublings > _MOST_DOUBLINGS:
+            last = trial(place - stride)
+            what = "give slo.queue_ms a value, or simulate more requests, so that there is a queue"
+            if not last.met(share):
+                what = (
+                    "too few replications to be sure that this is not enough: raise --replications"
+                )
+            raise InfeasibleError(
+                f"at {last.rate:.4g}, {2**_MOST_DOUBLINGS:,} times the rate of the scenario, "
+                f"{last.attainment:.1%} ± {last.half_width:.1%} of the requests are within their "
+                f"targets: {what}"
+            )
+    place, doublings = place - stride, 0
+    while not trial(place).surely_met(share):
+        place -= stride
+        doublings += 1
+        if doublings > _MOST_DOUBLINGS:
+            raise InfeasibleError(
+                f"even at a rate of {trial(place + stride).rate:.4g} only "
+                f"{trial(place + stride).attainment:.1%} of the requests are within their targets: "
+                "loosen slo.tpot_ms or choose another shape"
+            )
+
+
+def _highest(
+    trial: Callable[[int], Trial], tried: dict[int, Trial], holds: Callable[[Trial], bool]
+) -> int:
+    """Return the highest place at which it `holds`, by bisection between places tried before."""
+    high = min(place for place, found in tried.items() if not holds(found))
+    low = max(place for place, found in tried.items() if holds(found) and place < high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if holds(trial(middle)):
+            low = middle
+        else:
+            high = middle
+    return low

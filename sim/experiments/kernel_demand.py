@@ -1,0 +1,108 @@
+"""Demand: the kernels that a scenario asks for, by running it on tables that note each look-up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.decoding.run import Decoder
+from sim.deployments import compile_deployment
+from sim.engines import event, recurrence
+from sim.inputs.hardware import Accelerator
+from sim.inputs.model import Mla, ModelCard
+from sim.inputs.scenario import Scenario
+from sim.kernels.kernel_table import KernelTable
+from sim.kernels.ops import Op
+
+# Coordinates that the deployment fixes; the others change with the load.
+_SIZES = ("n", "k", "experts", "intermediate", "ep", "gpus")
+
+# Steps of a closed loop: it starts from its stationary state. A run has at least these.
+_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel at the sizes that a deployment fixes."""
+
+    op: str
+    kernel: str
+    dtype: str
+    key: str
+    """The part of the shape that selects a curve, as calibration tables write it."""
+    sizes: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass
+class Demand:
+    """What one card is asked for in a run."""
+
+    accelerator: Accelerator
+    model: ModelCard
+    ranges: dict[Kernel, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    """Smallest and largest value of each coordinate that changes with the load."""
+
+    def note(self, op: Op) -> None:
+        """Widen the ranges of a kernel by one look-up; launches without work do not count."""
+        works = np.broadcast_to(op.bytes > 0, np.broadcast_shapes(op.bytes.shape))
+        if not works.any():
+            return
+        sizes = tuple((name, float(at.flat[0])) for name, at in op.axes.items() if name in _SIZES)
+        known = self.ranges.setdefault(Kernel(op.name, op.kernel, op.dtype, op.key, sizes), {})
+        for name, at in op.axes.items():
+            if name not in _SIZES:
+                values = np.broadcast_to(at, works.shape)[works]
+                low, high = known.get(name, (np.inf, 0.0))
+                known[name] = min(low, float(values.min())), max(high, float(values.max()))
+
+    def mla(self) -> Mla:
+        """Return the latent attention of the model."""
+        return next(one for one in self.model.attention.values() if isinstance(one, Mla))
+
+
+class NotingTable(KernelTable):
+    """A table without curves that notes what it is asked."""
+
+    def __init__(self, demand: Demand) -> None:
+        super().__init__(demand.accelerator)
+        self._demand = demand
+
+    def duration_ns(self, op: Op, uses: int = 1) -> NDArray[np.int64]:
+        """Note the look-up; return the time at the card's default efficiency, ns."""
+        self._demand.note(op)
+        return super().duration_ns(op, uses)
+
+    def line(
+        self,
+        what: Hashable,
+        core: Callable[[NDArray[np.int64], NDArray[np.int64]], Op],
+        requests: NDArray[np.int64],
+        uses: int,
+    ) -> None:
+        """Return None: attention cores are looked up one by one, with their context."""
+
+
+def demands(scenario: Scenario) -> list[Demand]:
+    """Return what each card of `scenario` is asked for, closed loops for a few steps only.
+
+    Raises InfeasibleError if the shape cannot run.
+    """
+    short = scenario.simulation.model_copy(
+        update={"engine": "recurrence", "min_steps": _STEPS, "max_steps": _STEPS}
+    )
+    site = compile_deployment(scenario.model_copy(update={"simulation": short}))
+    found: dict[str, Demand] = {}
+
+    def noting(_side: str, table: KernelTable) -> KernelTable:
+        card = table.accelerator
+        return NotingTable(found.setdefault(card.name, Demand(card, site.model)))
+
+    decoder = Decoder(site.with_tables(noting))
+    try:
+        recurrence.run(decoder.drawn.program, decoder)
+    except recurrence.InexactError:
+        event.EventEngine(decoder.drawn.program, decoder).run()
+    return list(found.values())

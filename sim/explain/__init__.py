@@ -1,0 +1,1 @@
+"""What limits a deployment, and by how much."""

@@ -1,0 +1,320 @@
+"""Balance: what would have to change for no part of a deployment to wait for another.
+
+The questions are answered twice: by a fraction, from the times of the frozen state alone, and by
+whole shapes near it, each compiled and bounded anew with the same requests in flight.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
+
+import numpy as np
+
+from sim.deployments.afd import AfdDeployment
+from sim.deployments.layers import Batch
+from sim.engines.program import Times
+from sim.explain.bottleneck import critical_circuit
+from sim.explain.sensitivity import scaled
+from sim.foundation.errors import InfeasibleError
+from sim.foundation.units import NS_PER_MS
+from sim.inputs.arrivals import ClosedLoop, at_rate, rate_field
+from sim.inputs.deployment import Afd, Ep
+from sim.inputs.scenario import Scenario
+from sim.steady.frozen import Figures, Frozen
+
+# An all-to-all counts as hidden when what is left of it is below this share of the step.
+_HIDDEN = 1e-3
+
+_MOST_MICRO_BATCHES = 8
+
+# More FFN instances are tried up to this many times the present ones.
+_MOST_TIMES_FFN = 8
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A whole shape, bounded: the present one or one that may be better balanced."""
+
+    shape: str
+    """xAyF or EPn."""
+    micro_batches: int
+    gpus: int
+    requests_in_flight: float | None
+    figures: Figures | None
+    kind: str | None
+    """Kind of its critical circuit."""
+    busy: dict[str, float]
+    """Share of the step that the busiest server of each pool works."""
+    ideal_micro_batches: float | None
+    """Its own loop time over its own longest work."""
+    refused: str | None
+    """Why it cannot run; the fields of its figures are None then."""
+
+
+@dataclass(frozen=True)
+class AfdBalance:
+    """What a balanced AFD deployment needs."""
+
+    present_ratio: float
+    """Attention instances over FFN instances."""
+    ratio: float | None
+    """The same, such that attention GPUs and FFN GPUs work equally long on these micro-batches:
+    more attention GPUs hold fewer requests each, while the FFN sees the same tokens. None if not
+    even one request a GPU, or all on one, would do."""
+    ideal_micro_batches: float
+    """Time of a micro-batch alone over the longest work of a server on it: with as many, the
+    longest-working server always has one to work on."""
+    shapes: tuple[Shape, ...]
+    """The present shape, those with the whole numbers of attention instances around the ratio, and
+    those with other numbers of FFN instances between which attention and FFN change places; each
+    with the present number of micro-batches and with its own ideal number, rounded."""
+
+
+@dataclass(frozen=True)
+class EpBalance:
+    """How far an EP deployment hides its all-to-all behind computation."""
+
+    all_to_all_ms: float
+    """Dispatch and combine of all micro-batches in a step."""
+    exposed_ms: float
+    """By how much the step would be shorter if both took no time."""
+    hidden_share: float
+    """Share of the all-to-all that is not exposed."""
+    hides_up_to: int | None
+    """Largest requests per GPU in flight, around the present number and up to `most_requests`, at
+    which two overlapping micro-batches hide all of it; None if they never do."""
+    most_requests: int
+    """Requests per GPU that the KV capacity holds and the engine runs."""
+    ideal_micro_batches: float
+    """Time of a micro-batch alone over the longest work of a server on it."""
+    shapes: tuple[Shape, ...]
+    """The present shape, the other overlap, and half and double the GPUs at the same load each."""
+
+
+def balance(frozen: Frozen) -> AfdBalance | EpBalance:
+    """Return what a balanced deployment of the same kind needs."""
+    if isinstance(frozen.site, AfdDeployment):
+        return _afd(frozen, frozen.site.afd)
+    deployment = frozen.site.scenario.deployment
+    assert isinstance(deployment, Ep)
+    return _ep(frozen, deployment)
+
+
+def bounded(scenario: Scenario) -> Shape:
+    """Return the shape of `scenario` with its figures, or why it cannot run."""
+    try:
+        return present(Frozen.of(scenario))
+    except InfeasibleError as error:
+        name, m = shape_name(scenario.deployment), scenario.deployment.micro_batches
+        return Shape(name, m, scenario.gpu_count(), None, None, None, {}, None, str(error))
+
+
+def present(frozen: Frozen) -> Shape:
+    """Return the shape of a frozen state with its figures."""
+    deployment = frozen.site.scenario.deployment
+    return Shape(
+        shape=shape_name(deployment),
+        micro_batches=frozen.micro_batches,
+        gpus=frozen.gpus,
+        requests_in_flight=frozen.requests_in_flight,
+        figures=frozen.figures(),
+        kind=critical_circuit(frozen).kind,
+        busy={pool.name: frozen.busy(i) for i, pool in enumerate(frozen.site.program.pools)},
+        ideal_micro_batches=ideal_micro_batches(frozen),
+        refused=None,
+    )
+
+
+def shape_name(deployment: Afd | Ep) -> str:
+    """Return xAyF or EPn."""
+    if isinstance(deployment, Ep):
+        return f"EP{deployment.gpus}"
+    return f"{deployment.attention.instances}A{deployment.ffn.instances}F"
+
+
+def ideal_micro_batches(frozen: Frozen) -> float:
+    """Return the time of a micro-batch alone over the longest work of a server on it."""
+    return float(frozen.loop_ns() / int(frozen.work_ns.max()))
+
+
+def changed(frozen: Frozen, deployment: Afd | Ep, load: float = 1.0) -> Scenario:
+    """Return the scenario with another deployment and `load` times the requests in flight."""
+    scenario = frozen.site.scenario
+    arrivals = scenario.workload.arrivals
+    if isinstance(arrivals, ClosedLoop):
+        in_flight = max(1, round(frozen.requests_in_flight * load))
+        arrivals = ClosedLoop(kind="closed", concurrency=in_flight)
+    else:
+        field = rate_field(arrivals)
+        assert field is not None
+        arrivals = at_rate(arrivals, getattr(arrivals, field) * load)
+    workload = scenario.workload.model_copy(update={"arrivals": arrivals})
+    return scenario.model_copy(update={"deployment": deployment, "workload": workload})
+
+
+def with_micro_batches(frozen: Frozen, count: int) -> Shape | None:
+    """Return the present deployment with another number of micro-batches, None if it has none.
+
+    One micro-batch of an EP deployment is no overlap, two are DeepSeek's.
+    """
+    deployment = frozen.site.scenario.deployment
+    if isinstance(deployment, Afd):
+        if not 1 <= count <= _MOST_MICRO_BATCHES:
+            return None
+        return bounded(changed(frozen, deployment.model_copy(update={"micro_batches": count})))
+    if count not in (1, 2):
+        return None
+    overlap = "none" if count == 1 else "two_batch"
+    return bounded(changed(frozen, deployment.model_copy(update={"overlap": overlap})))
+
+
+def _afd(frozen: Frozen, afd: Afd) -> AfdBalance:
+    x, y = afd.attention.instances, afd.ffn.instances
+    ratio = _balanced_ratio(frozen, afd)
+    shapes = [(x, y)]
+    if ratio is not None:
+        shapes += [(whole(ratio * y), y) for whole in (floor, ceil)]
+    shapes += [(x, count) for count in _ffn_around_balance(frozen, afd)]
+    rows = []
+    for a, f in dict.fromkeys(shapes):
+        if a:
+            rows += _with_ideal_micro_batches(frozen, resized(afd, a, f))
+    return AfdBalance(x / y, ratio, ideal_micro_batches(frozen), tuple(rows))
+
+
+def _ffn_around_balance(frozen: Frozen, afd: Afd) -> list[int]:
+    """Return the numbers of FFN instances between which attention and FFN change places.
+
+    Where they do not, that is the last number that can run and the first that cannot.
+    """
+    now = afd.ffn.instances
+    attention_leads = _attention_leads(present(frozen))
+    counts = range(now - 1, 0, -1) if attention_leads else range(now + 1, _MOST_TIMES_FFN * now + 1)
+    last, refused = now, []
+    for count in counts:
+        shape = bounded(changed(frozen, resized(afd, afd.attention.instances, count)))
+        if shape.refused:
+            refused.append(count)
+        elif _attention_leads(shape) != attention_leads:
+            return [last, count]
+        else:
+            last = count
+    return [last, *refused[:1]]
+
+
+def _attention_leads(shape: Shape) -> bool:
+    return shape.busy["attention"] > shape.busy["ffn"]
+
+
+def resized(afd: Afd, attention: int, ffn: int) -> Afd:
+    """Return the deployment with other numbers of attention and FFN instances."""
+    sides = {"attention": afd.attention, "ffn": afd.ffn}
+    counts = {"attention": attention, "ffn": ffn}
+    return afd.model_copy(
+        update={
+            name: side.model_copy(update={"instances": counts[name]})
+            for name, side in sides.items()
+        }
+    )
+
+
+def _with_ideal_micro_batches(frozen: Frozen, afd: Afd) -> list[Shape]:
+    """Return a shape with the present number of micro-batches, and with its own ideal number."""
+    shape = bounded(changed(frozen, afd))
+    if shape.ideal_micro_batches is None:
+        return [shape]
+    ideal = min(max(1, round(shape.ideal_micro_batches)), _MOST_MICRO_BATCHES)
+    if ideal == shape.micro_batches:
+        return [shape]
+    return [shape, bounded(changed(frozen, afd.model_copy(update={"micro_batches": ideal})))]
+
+
+def _balanced_ratio(frozen: Frozen, afd: Afd) -> float | None:
+    program = frozen.site.program
+    pools = [pool.name for pool in program.pools]
+    attention, ffn = pools.index("attention"), pools.index("ffn")
+    tokens, ffn_ns = int(frozen.batch.requests.sum()), int(frozen.work_of(ffn).max())
+    first = sum(pool.servers for pool in program.pools[:attention])
+
+    def attention_ns(each: int) -> int:
+        times = frozen.site.times(_with_requests(frozen.batch, each))
+        return int(program.busy_ns(times)[first])
+
+    each = bisect_right(range(1, tokens + 1), ffn_ns, key=attention_ns)
+    if not 1 <= each < tokens:
+        return None
+    fits_ns, exceeds_ns = attention_ns(each), attention_ns(each + 1)
+    requests = each + (ffn_ns - fits_ns) / (exceeds_ns - fits_ns)
+    return tokens / requests / afd.attention.gpus_per_instance / afd.ffn.instances
+
+
+def _with_requests(batch: Batch, each: int) -> Batch:
+    """Return an even batch with another number of like requests on every GPU."""
+    kv_tokens = {of: tokens // batch.requests * each for of, tokens in batch.kv_tokens.items()}
+    return Batch(np.full_like(batch.requests, each), kv_tokens)
+
+
+def _ep(frozen: Frozen, ep: Ep) -> EpBalance:
+    network = [pool.name for pool in frozen.site.program.pools].index("network")
+    spent_ns = frozen.micro_batches * int(frozen.work_of(network).sum())
+    exposed = float(exposed_ns(frozen, frozen.times))
+    site = frozen.site
+    fitting = int(site.kv_memory().kv_capacity_bytes() / site.expected.reserved_bytes())
+    limit = min(fitting, site.scenario.memory.max_running_requests or fitting)
+    rows = [present(frozen), with_micro_batches(frozen, 3 - frozen.micro_batches)]
+    for gpus in (ep.gpus // 2, ep.gpus * 2):
+        if gpus > 1 and gpus % ep.lm_head_tp == 0:
+            wider = ep.model_copy(update={"gpus": gpus})
+            rows.append(bounded(changed(frozen, wider, gpus / ep.gpus)))
+    return EpBalance(
+        all_to_all_ms=spent_ns / NS_PER_MS,
+        exposed_ms=exposed / NS_PER_MS,
+        hidden_share=1 - exposed / spent_ns if spent_ns else 1.0,
+        hides_up_to=_hides_up_to(frozen, ep, limit),
+        most_requests=limit,
+        ideal_micro_batches=ideal_micro_batches(frozen),
+        shapes=tuple(row for row in rows if row is not None),
+    )
+
+
+def exposed_ns(frozen: Frozen, times: Times) -> Fraction:
+    """Return by how much a step is longer for its all-to-all."""
+    program, without = frozen.site.program, times
+    for stage in program.stages:
+        if program.pools[stage.pool].kind == "network":
+            without = scaled(program, without, stage.name, Fraction(0))
+    return frozen.step_ns_with(times) - frozen.step_ns_with(without)
+
+
+def _hides_up_to(frozen: Frozen, ep: Ep, limit: int) -> int | None:
+    """Return the largest load at which two micro-batches hide the all-to-all, requests a GPU."""
+    if frozen.micro_batches == 1:
+        frozen = Frozen.of(changed(frozen, ep.model_copy(update={"overlap": "two_batch"})))
+
+    def hidden(each: int) -> bool:
+        times = frozen.site.times(_with_requests(frozen.batch, each))
+        return exposed_ns(frozen, times) < _HIDDEN * frozen.step_ns_with(times)
+
+    largest = _turning_point(hidden, int(frozen.batch.requests[0]), limit // 2)
+    return largest and 2 * largest
+
+
+def _turning_point(holds: Callable[[int], bool], start: int, limit: int) -> int | None:
+    """Return the largest count up to `limit` at which `holds`, looked for around `start`.
+
+    From `start` on upwards in doublings while it holds, or downwards in halves until it does.
+    """
+    good, bad = 0, limit + 1
+    trial = min(start, limit)
+    while 0 < trial < bad and trial > good:
+        if holds(trial):
+            good = trial
+            trial = min(2 * trial, bad - 1) if bad > limit else (good + bad) // 2
+        else:
+            bad = trial
+            trial = trial // 2 if not good else (good + bad) // 2
+    return good or None

@@ -1,0 +1,250 @@
+"""What a decoded token costs on paper: the closed-form tables of the Step-3 report.
+
+Bytes, FLOPs and USD per decoded token follow from a model card's shapes and an accelerator
+card's peaks alone (arXiv 2507.19427, tables 2 to 7); no kernel is less than perfect here. The
+tables leave out router, embedding and LM head; parameter counts include them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sim.foundation.units import DTYPE_BYTES
+from sim.inputs.hardware import Accelerator
+from sim.inputs.model import ModelCard, MoeFfn, attention_weights
+
+FLOPS_PER_WEIGHT = 2
+"""One multiply and one add per weight and token."""
+TRAINING_PASSES = 3
+"""FLOPs of a training step in forward passes: one forward, and a backward of two."""
+TOKENS_PRICED = 1_000_000
+"""Costs are USD per this many output tokens."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the two parts of a model cost on one accelerator, USD per 1M tokens; None: no price."""
+
+    accelerator: str
+    attention_usd_per_1m: float | None
+    ffn_usd_per_1m: float | None
+
+
+@dataclass(frozen=True)
+class TheoryRow:
+    """One model at one context: bytes and FLOPs per decoded token, parameters and costs."""
+
+    model: str
+    context: int
+    kv_bytes: float
+    attention_flops: float
+    linear_flops: float
+    ffn_flops: float
+    total_params: int
+    active_params: int
+    arithmetic_intensity: float
+    sparsity: float | None
+    costs: tuple[Cost, ...]
+    afd_usd_per_1m: float | None
+    afd_attention_accelerator: str | None
+    afd_ffn_accelerator: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain values, `costs` as a list of mappings."""
+        return {**asdict(self), "costs": [asdict(cost) for cost in self.costs]}
+
+
+def theory(
+    models: Sequence[ModelCard], contexts: Sequence[int], accelerators: Sequence[Accelerator]
+) -> list[TheoryRow]:
+    """Return one row per model and context, with the costs on every accelerator."""
+    return [_row(model, ctx, accelerators) for model in models for ctx in contexts]
+
+
+def _row(model: ModelCard, ctx: int, accelerators: Sequence[Accelerator]) -> TheoryRow:
+    costs = tuple(
+        Cost(
+            accelerator=accelerator.name,
+            attention_usd_per_1m=attention_usd_per_1m(model, ctx, accelerator),
+            ffn_usd_per_1m=ffn_usd_per_1m(model, accelerator),
+        )
+        for accelerator in accelerators
+    )
+    attention = _cheapest(costs, lambda cost: cost.attention_usd_per_1m)
+    ffn = _cheapest(costs, lambda cost: cost.ffn_usd_per_1m)
+    return TheoryRow(
+        model=model.name,
+        context=ctx,
+        kv_bytes=kv_bytes(model, ctx),
+        attention_flops=attention_flops(model, ctx),
+        linear_flops=linear_flops(model),
+        ffn_flops=ffn_flops(model),
+        total_params=total_params(model),
+        active_params=active_params(model),
+        arithmetic_intensity=arithmetic_intensity(model, ctx),
+        sparsity=sparsity(model),
+        costs=costs,
+        afd_usd_per_1m=None if attention is None or ffn is None else attention[0] + ffn[0],
+        afd_attention_accelerator=None if attention is None else attention[1],
+        afd_ffn_accelerator=None if ffn is None else ffn[1],
+    )
+
+
+def _cheapest(
+    costs: Sequence[Cost], part: Callable[[Cost], float | None]
+) -> tuple[float, str] | None:
+    """Return the lowest price of a part and its accelerator; the first named wins a tie."""
+    priced = [(usd, cost.accelerator) for cost in costs if (usd := part(cost)) is not None]
+    return min(priced, key=lambda item: item[0], default=None)
+
+
+def kv_bytes(model: ModelCard, ctx: float) -> float:
+    """Return bytes of KV read for one token, plus constant states read and written (table 2)."""
+    total = 0.0
+    for layer, count in model.layer_counts.items():
+        attention = model.attention[layer.attention]
+        total += count * 2 * attention.state_bytes()
+        if attention.kind != "linear":
+            elements = attention.kv_elements_per_token() * attention.attended_tokens(ctx)
+            total += count * elements * DTYPE_BYTES[attention.kv_dtype]
+    return total
+
+
+def attention_flops(model: ModelCard, ctx: float) -> float:
+    """Return FLOPs of the attention cores for one token, MLA as the report counts it (table 2)."""
+    flops = (
+        count * model.attention[layer.attention].core_flops(ctx)
+        for layer, count in model.layer_counts.items()
+    )
+    return float(sum(flops))
+
+
+def linear_params(model: ModelCard) -> int:
+    """Return weights of the projections before and after the attention cores."""
+    return sum(
+        count * attention_weights(model.attention[layer.attention], model.hidden)
+        for layer, count in model.layer_counts.items()
+    )
+
+
+def linear_flops(model: ModelCard) -> float:
+    """Return FLOPs of the attention projections for one token (table 2)."""
+    return float(FLOPS_PER_WEIGHT * linear_params(model))
+
+
+def ffn_params(model: ModelCard) -> int:
+    """Return weights of all dense FFNs and experts, routers left out."""
+    return sum(
+        count * model.ffn[layer.ffn].weights(model.hidden)
+        for layer, count in model.layer_counts.items()
+    )
+
+
+def active_ffn_params(model: ModelCard) -> int:
+    """Return FFN weights that one token multiplies with, routers left out."""
+    return sum(
+        count * model.ffn[layer.ffn].active_weights(model.hidden)
+        for layer, count in model.layer_counts.items()
+    )
+
+
+def ffn_flops(model: ModelCard) -> float:
+    """Return FLOPs of the FFNs for one token (table 2)."""
+    return float(FLOPS_PER_WEIGHT * active_ffn_params(model))
+
+
+def router_params(model: ModelCard) -> int:
+    """Return weights of the routers: hidden × experts per MoE layer."""
+    return sum(count * model.hidden * ffn.experts for ffn, count in _moe_layers(model))
+
+
+def embedding_params(model: ModelCard) -> int:
+    """Return weights of the embedding; an untied LM head has as many again."""
+    return model.vocab * model.hidden
+
+
+def total_params(model: ModelCard) -> int:
+    """Return all weights: attention, FFN, router, embedding, LM head (norms left out; table 1)."""
+    layers = linear_params(model) + ffn_params(model) + router_params(model)
+    return layers + 2 * embedding_params(model)
+
+
+def active_params(model: ModelCard) -> int:
+    """Return weights one token multiplies with: as `total_params`, active experts, no embedding."""
+    layers = linear_params(model) + active_ffn_params(model) + router_params(model)
+    return layers + embedding_params(model)
+
+
+def arithmetic_intensity(model: ModelCard, ctx: float) -> float:
+    """Return core attention FLOPs per byte of KV and state moved."""
+    return attention_flops(model, ctx) / kv_bytes(model, ctx)
+
+
+def sparsity(model: ModelCard) -> float | None:
+    """Return S = (top_k + shared)/(E + shared), mean over the MoE layers; None if none is MoE."""
+    layers = _moe_layers(model)
+    if not layers:
+        return None
+    return sum(ffn.sparsity() * count for ffn, count in layers) / sum(n for _, n in layers)
+
+
+def _moe_layers(model: ModelCard) -> list[tuple[MoeFfn, int]]:
+    pairs = [(model.ffn[layer.ffn], count) for layer, count in model.layer_counts.items()]
+    return [(ffn, count) for ffn, count in pairs if isinstance(ffn, MoeFfn)]
+
+
+def attention_usd_per_1m(model: ModelCard, ctx: float, accelerator: Accelerator) -> float | None:
+    """Return USD per 1M tokens of attention: max(core FLOPs, KV bytes) + projections (table 6)."""
+    per_flop, per_byte = accelerator.usd_per_flop(), accelerator.usd_per_byte()
+    if per_flop is None or per_byte is None:
+        return None
+    core = max(attention_flops(model, ctx) * per_flop, kv_bytes(model, ctx) * per_byte)
+    return TOKENS_PRICED * (core + linear_flops(model) * per_flop)
+
+
+def ffn_usd_per_1m(model: ModelCard, accelerator: Accelerator) -> float | None:
+    """Return USD per 1M tokens of the FFNs, limited by FLOPs at a large batch (table 6)."""
+    per_flop = accelerator.usd_per_flop()
+    return None if per_flop is None else TOKENS_PRICED * ffn_flops(model) * per_flop
+
+
+def training_usd_per_1m(model: ModelCard, ctx: float, accelerator: Accelerator) -> float | None:
+    """Return USD per 1M trained tokens at full FLOPs, as the report's figure 4 counts them."""
+    per_flop = accelerator.usd_per_flop()
+    if per_flop is None:
+        return None
+    forward = attention_flops(model, ctx) + linear_flops(model) + ffn_flops(model)
+    return TOKENS_PRICED * TRAINING_PASSES * forward * per_flop
+
+
+def roofline_ratio(accelerator: Accelerator) -> float:
+    """Return FLOP per byte of HBM at which the accelerator is balanced (table 4)."""
+    return accelerator.cost_flops_per_s() / accelerator.hbm_bytes_per_s
+
+
+def stage_budget_s(tpot_s: float, stages: int) -> float:
+    """Return the seconds that each stage of an AFD pipeline has per token (section 3)."""
+    return tpot_s / stages
+
+
+def combine_budget_s(stage_s: float) -> float:
+    """Return F→A's part of the network stage: BF16 back, FP8 out, hence 2/3 (table 7)."""
+    back, out = DTYPE_BYTES["bf16"], DTYPE_BYTES["fp8"]
+    return stage_s * back / (back + out)
+
+
+def minimum_sparsity(
+    hidden: int, layers: int, accelerator: Accelerator, combine_s: float
+) -> float | None:
+    """Return the S below which the network starves the FFN; None without NICs (table 7).
+
+    An expert of one-byte weights needs batch·S ≥ FLOPs / (2·bandwidth) tokens to be compute-bound;
+    a node's NICs bring back at most batch = Net·combine_s / (2·hidden·layers) tokens in BF16.
+    """
+    node = accelerator.node
+    if node.nics is None or node.nic_bytes_per_s is None:
+        return None
+    node_bytes_per_s = node.nics * node.nic_bytes_per_s
+    return hidden * layers * roofline_ratio(accelerator) / (node_bytes_per_s * combine_s)

@@ -1,0 +1,1 @@
+"""What a user writes: scenarios, cards and traces, read and validated."""

@@ -1,0 +1,293 @@
+"""YAML with a memory of where every value stood, so that each mistake names file, line, column.
+
+`read` parses, refuses duplicate keys, and keeps marks; `Document.validate` turns the tree into a
+pydantic model and reports *all* mistakes of the file at once.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sim.foundation.errors import ScenarioError, did_you_mean
+from sim.foundation.files import read_text
+from sim.foundation.printable import excerpt
+from sim.inputs.documents import limits
+from sim.inputs.documents.kinds import other_kind
+from sim.inputs.documents.mistakes import expected, in_words
+from sim.inputs.documents.scalars import Loader, how_to_write
+
+Model = TypeVar("Model", bound=BaseModel)
+Loc = tuple[str | int, ...]
+
+MOST_BYTES = 2 << 20
+
+_TOO_DEEP = "the YAML is nested too deep or refers to itself"
+# What PyYAML raises for a scalar that is not what its tag says: !!float x, !!bool x, !!int ''.
+_BAD_SCALARS = (ValueError, LookupError, AttributeError)
+# Digits of other scripts are no places, and no list is longer.
+_PLACE_IN_LIST = re.compile("[0-9]{1,9}")
+
+
+class Document:
+    """A parsed YAML file: `data` (plain Python values) and the place of every value in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.data: Any = None
+        self.problems: list[str] = []
+        self._places: dict[Loc, str] = {}
+        self._overwritten: dict[Loc, str] = {}
+
+    def place(self, loc: Loc) -> str:
+        """Return `file:line:col` of the value at `loc`, or of its nearest known parent."""
+        while loc not in self._places and loc:
+            loc = loc[:-1]
+        return self._places.get(loc, f"{self.name}:1:1")
+
+    def problem(self, loc: Loc, message: str) -> str:
+        """Return `file:line:col: path: message` for the value at `loc`."""
+        path = _dotted(loc)
+        return f"{self.place(loc)}: {path}: {message}" if path else f"{self.place(loc)}: {message}"
+
+    def problem_together(self, loc: Loc, message: str) -> str:
+        """Return the same for values under `loc` that do not go together.
+
+        Those that were set are the ones to look at.
+        """
+        found = [o for at, o in self._overwritten.items() if at[: len(loc)] == loc]
+        places = ", ".join(dict.fromkeys(found)) or self.place(loc)
+        path = [_dotted(loc)] if loc else []
+        return ": ".join([places, *path, message])
+
+    def get(self, loc: Loc) -> Any:
+        """Return the value at `loc`, None if there is none."""
+        node = self.data
+        for part in loc:
+            try:
+                node = node[part]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return node
+
+    def set(self, assignment: str) -> None:
+        """Overwrite one value with `path=value` (value in YAML), as `--set` does.
+
+        Raises ScenarioError if the text is not an assignment to a place in the tree.
+        """
+        path, equals, text = assignment.partition("=")
+        parts = loc_of(path.strip())
+        origin = f"--set {excerpt(path.strip())}"
+        if not equals or "" in parts:
+            shown = excerpt(assignment)
+            raise ScenarioError(f"--set {shown}: write path=value, e.g. simulation.seed=3")
+        value = _parse(text, origin)
+        if value.problems:
+            raise ScenarioError(value.problems)
+        self.put(parts, value.data, origin)
+
+    def put(self, loc: Loc, value: Any, origin: str) -> None:
+        """Overwrite the value at `loc`; later mistakes in it are reported at `origin`."""
+        node, made = self.data, list[Loc]()
+        for depth, part in enumerate(loc):
+            last = depth == len(loc) - 1
+            if isinstance(node, list) and isinstance(part, int) and part < len(node):
+                child = node[part]
+            elif isinstance(node, dict) and isinstance(part, str):
+                child = node.get(part)
+            else:
+                where = _dotted(loc[: depth + 1])
+                raise ScenarioError(f"{origin}: there is no {where} to set")
+            if not last and child is None:
+                child = node[part] = {}
+                made.append(loc[: depth + 1])
+            if last:
+                node[part] = value
+            node = child
+        self._places = {
+            known: place for known, place in self._places.items() if known[: len(loc)] != loc
+        }
+        self._places |= dict.fromkeys([*made, loc], origin)
+        self._overwritten[loc] = origin
+
+    def validate(self, model: type[Model]) -> Model:
+        """Return `model` filled from this document.
+
+        Raises ScenarioError with every mistake, duplicate keys included.
+        """
+        problems = list(self.problems)
+        stranger = other_kind(self.data, model)
+        if stranger:
+            raise ScenarioError([*problems, self.problem(("kind",), stranger)])
+        try:
+            result = model.model_validate(self.data)
+        except ValidationError as error:
+            schema = model.model_json_schema()
+            problems += [self._explain(dict(item), schema) for item in error.errors()]
+        if problems:
+            raise ScenarioError(problems)
+        return result
+
+    def _explain(self, item: dict[str, Any], schema: dict[str, Any]) -> str:
+        loc, kind, got = item["loc"], item["type"], item.get("input")
+        known = self._known_loc(loc)
+        ctx = item.get("ctx", {})
+        if kind == "extra_forbidden":
+            remedy = did_you_mean(loc[-1], _keys_at(schema, loc[:-1]))
+            return self.problem(known, f"unknown key; {remedy}")
+        if kind == "missing":
+            return self.problem((*known, loc[-1]), "missing; add this key")
+        if kind == "value_error":
+            return self.problem_together(known, str(ctx["error"]))
+        if kind == "union_tag_invalid":
+            tags = [tag.strip(" '") for tag in str(ctx["expected_tags"]).split(",")]
+            field = str(ctx["discriminator"]).strip("'")
+            remedy = did_you_mean(ctx["tag"], tags)
+            return self.problem((*known, field), f"unknown kind (got {ctx['tag']!r}); {remedy}")
+        if kind == "union_tag_not_found":
+            field = str(ctx["discriminator"]).strip("'")
+            return self.problem(known, f"missing key {field!r} that names the kind")
+        message = expected(kind, ctx) or str(item["msg"]).replace("Input should be", "should be")
+        if kind == "literal_error":
+            options = [word.strip(" '") for word in ctx["expected"].replace(" or ", ",").split(",")]
+            message = f"{message}; {did_you_mean(got, options)}"
+        if isinstance(got, str) and kind in ("int_type", "float_type", "bool_type"):
+            message += how_to_write(got, kind)
+        return self.problem(known, f"{message} (got {_short(got)})")
+
+    def _known_loc(self, loc: Loc) -> Loc:
+        """Drop the parts that pydantic adds for union members, which stand in no file."""
+        known: Loc = ()
+        for part in loc:
+            if self.get((*known, part)) is not None or (*known, part) in self._places:
+                known = (*known, part)
+        return known
+
+
+def _dotted(loc: Loc) -> str:
+    return ".".join(excerpt(str(part)) for part in loc)
+
+
+def loc_of(path: str) -> Loc:
+    """Return the place that a dotted path names; a part of digits is a place in a list."""
+    return tuple(int(part) if _PLACE_IN_LIST.fullmatch(part) else part for part in path.split("."))
+
+
+def read(path: Path) -> Document:
+    """Return the parsed file at `path`; duplicate keys wait in `.problems` for `validate`.
+
+    Raises ScenarioError if the file cannot be read or is not YAML.
+    """
+    return parse(read_text(path, MOST_BYTES), str(path))
+
+
+def parse(text: str, name: str) -> Document:
+    """Return the document in `text`, reported as `name` in messages. Raises as `read` does."""
+    document = _parse(text, name)
+    if document.data is None:
+        raise ScenarioError(f"{name}: the file is empty")
+    if not isinstance(document.data, dict):
+        raise ScenarioError(f"{name}:1:1: should be a mapping of keys to values")
+    return document
+
+
+def _parse(text: str, name: str) -> Document:
+    """Return whatever value is in `text`. Raises ScenarioError if it is not YAML."""
+    document = Document(name)
+    try:
+        loader = Loader(text)
+        root = loader.get_single_node()
+        if root is not None:
+            limits.check(root)
+            document.data = _construct(loader, root, (), document)
+    except RecursionError:
+        raise ScenarioError(f"{name}: {_TOO_DEEP}") from None
+    except yaml.YAMLError as error:
+        if limits.is_too_deep(text):
+            raise ScenarioError(f"{name}: {_TOO_DEEP}") from None
+        mark = getattr(error, "problem_mark", None)
+        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise ScenarioError(f"{place}: not valid YAML: {in_words(error, text)}") from None
+    return document
+
+
+def _construct(loader: Any, node: yaml.Node, loc: Loc, document: Document) -> Any:
+    mark = node.start_mark
+    document._places.setdefault(loc, f"{document.name}:{mark.line + 1}:{mark.column + 1}")
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(loader, item, (*loc, i), document) for i, item in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return _scalar(loader, node)
+    mapping: dict[Any, Any] = {}
+    first_lines: dict[Any, int] = {}
+    for key_node, value_node in node.value:
+        place = f"{document.name}:{key_node.start_mark.line + 1}:{key_node.start_mark.column + 1}"
+        if not isinstance(key_node, yaml.ScalarNode) or key_node.tag.endswith(":merge"):
+            document.problems.append(f"{place}: a key should be plain text")
+            continue
+        key = _scalar(loader, key_node)
+        if not isinstance(key, str):
+            document.problems.append(f"{place}: a key should be text (got {_short(key)}); quote it")
+            continue
+        if key in mapping:
+            path = _dotted((*loc, key))
+            first = first_lines[key]
+            document.problems.append(
+                f"{place}: {path}: duplicate key, first at line {first}; keep one"
+            )
+            continue
+        first_lines[key] = key_node.start_mark.line + 1
+        document._places[(*loc, key)] = place
+        mapping[key] = _construct(loader, value_node, (*loc, key), document)
+    return mapping
+
+
+def _scalar(loader: Any, node: yaml.Node) -> Any:
+    limits.check_number(node)
+    try:
+        return loader.construct_object(node)
+    except _BAD_SCALARS:
+        kind = node.tag.rsplit(":", 1)[-1]
+        reason = f"{_short(node.value)} is no {kind}"
+        raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark) from None
+
+
+def _keys_at(schema: dict[str, Any], loc: Loc) -> set[str]:
+    """Return the keys that the JSON schema allows at `loc` (a pydantic error location)."""
+    definitions = schema.get("$defs", {})
+    nodes = [schema]
+    for part in loc:
+        nodes = [child for node in nodes for child in _children(node, part, definitions)]
+    nodes += [option for node in nodes for option in node.get("anyOf", [])]
+    return {key for node in nodes for key in _resolve(node, definitions).get("properties", {})}
+
+
+def _resolve(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    reference = node.get("$ref")
+    return definitions[reference.rsplit("/", 1)[-1]] if reference else node
+
+
+def _children(
+    node: dict[str, Any], part: str | int, definitions: dict[str, Any]
+) -> list[dict[str, Any]]:
+    node = _resolve(node, definitions)
+    tagged = node.get("discriminator", {}).get("mapping", {})
+    if part in tagged:
+        return [{"$ref": tagged[part]}]
+    if part in node.get("properties", {}):
+        return [node["properties"][part]]
+    if isinstance(part, int) and "items" in node:
+        return [node["items"]]
+    if isinstance(node.get("additionalProperties"), dict):
+        return [node["additionalProperties"]]
+    options = [option for key in ("anyOf", "oneOf") for option in node.get(key, [])]
+    return [child for option in options for child in _children(option, part, definitions)]
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

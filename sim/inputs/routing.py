@@ -1,0 +1,274 @@
+"""Routing: how tokens choose experts, and where the experts lie (schema and laws).
+
+By itself a routing gives an expected load (`sim/kernels/hottest_rank.py`). With `per_step` the
+tokens of every expert are drawn in each layer and step (`sim/variation/expert_loads.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, PositiveInt, model_validator
+
+from sim.foundation.errors import ScenarioError
+from sim.foundation.printable import excerpt
+from sim.foundation.streams import stream
+from sim.inputs import columns
+from sim.inputs.base import Strict
+from sim.kernels.hottest_rank import power_law_weights
+
+Floats = NDArray[np.float64]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+_REDRAWS = 64  # popularities that give an expert more than every token are drawn again
+
+
+class Groups(Strict):
+    """Group-limited routing: the experts of a token lie in few groups, one a node or so."""
+
+    count: PositiveInt
+    """Groups of experts (8 in DeepSeek-V3)."""
+    chosen: PositiveInt
+    """Groups that a token chooses (4 in DeepSeek-V3)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Groups:
+        if self.chosen > self.count:
+            raise ValueError(f"chosen {self.chosen} exceeds count {self.count}")
+        return self
+
+
+class Drift(Strict):
+    """How popularities move from expert to expert while the workload changes."""
+
+    every_steps: PositiveInt
+    """Steps after which some experts of each layer change places in popularity."""
+    share: Share
+    """Share of the experts that do."""
+
+
+class Contiguous(Strict):
+    """Experts in order of their number, as many on each rank; the first ones get the replicas."""
+
+    kind: Literal["contiguous"]
+
+
+class RoundRobin(Strict):
+    """Expert i on rank i modulo ranks; the first ones get the replicas."""
+
+    kind: Literal["round_robin"]
+
+
+class EplbPlacement(Strict):
+    """DeepSeek's expert-parallel load balancer: replicas of hot experts, packed evenly.
+
+    A run starts as balanced by the window before it. Ranks that get other experts load their
+    weights over the network before they go on.
+    """
+
+    kind: Literal["eplb"]
+    every_steps: PositiveInt
+    """Steps from one rebalancing to the next."""
+    window_steps: PositiveInt
+    """Steps before it whose loads are added up."""
+    hierarchical: bool
+    """Whether expert groups stay on one node; where they do not divide over the nodes, replicas
+    are packed on all ranks at once."""
+
+
+Placement = Annotated[Contiguous | RoundRobin | EplbPlacement, Field(discriminator="kind")]
+
+
+class PerStep(Strict):
+    """Expert loads drawn in each layer, step and micro-batch instead of expected."""
+
+    placement: Placement
+    """Which rank holds which expert."""
+    groups: Groups | None = None
+    """Group-limited routing; absent: a token chooses among all experts."""
+    drift: Drift | None = None
+    """Changing popularities; absent: they stay."""
+
+
+class Drawable(Strict):
+    """What every kind of routing has."""
+
+    per_step: PerStep | None = None
+    """Draw loads step by step; absent: the expected load of the hottest rank, in every step."""
+
+
+class Balanced(Drawable):
+    """Every expert gets the same tokens, as in profiles with simulated routing."""
+
+    kind: Literal["balanced"]
+
+    def load(self) -> str:
+        """Return the load in the words of `sim.kernels.hottest_rank`."""
+        return "balanced"
+
+
+class UniformRouting(Drawable):
+    """Every token picks its experts at random, all alike: uneven by its own spread only."""
+
+    kind: Literal["uniform"]
+
+    def load(self) -> str:
+        """Return the load in the words of `sim.kernels.hottest_rank`."""
+        return "uniform"
+
+
+class PowerLaw(Drawable):
+    """Popularities of experts drawn from a truncated power law."""
+
+    kind: Literal["power_law"]
+    alpha: Positive
+    """Exponent; 1.01 is the strong skew that kernels were measured under."""
+
+    def load(self) -> str:
+        """Return the load in the words of `sim.kernels.hottest_rank`."""
+        return f"power_law_{self.alpha:g}"
+
+
+class DirichletRouting(Drawable):
+    """Popularities of experts drawn from a symmetric Dirichlet law."""
+
+    kind: Literal["dirichlet"]
+    concentration: Positive
+    """Large: nearly even (coefficient of variation 1/√concentration); below 1: few hot experts."""
+
+    def load(self) -> str:
+        """Return the load in the words of `sim.kernels.hottest_rank`."""
+        return f"dirichlet_{self.concentration:g}"
+
+
+class MeasuredRouting(Drawable):
+    """Popularities measured in a served model.
+
+    Needs `per_step`. What expects a load before it is drawn (the static order, the bound engine)
+    takes a uniform one.
+    """
+
+    kind: Literal["measured"]
+    path: str
+    """CSV file from the working directory with the columns layer (of the model, from 0), expert
+    and share, and perhaps step, from which on a row holds: a file with several steps drifts."""
+    source: Annotated[str, Field(min_length=3)]
+    """Where the shares were measured."""
+
+    @model_validator(mode="after")
+    def _check(self) -> MeasuredRouting:
+        if self.per_step is None:
+            raise ValueError("measured shares are drawn step by step: add per_step")
+        return self
+
+    def load(self) -> str:
+        """Return the load in the words of `sim.kernels.hottest_rank`."""
+        return "uniform"
+
+    def shares(self, layers: Sequence[int], experts: int) -> dict[int, Floats]:
+        """Return the share of each expert in some layers (layers × experts), by first step.
+
+        Raises ScenarioError if the file has no expert of a layer, or one that the model lacks.
+        """
+        rows = {layer: row for row, layer in enumerate(layers)}
+        found = {}
+        for step, profile in sorted(read_profiles(self.path).items()):
+            shares = found[step] = np.zeros((len(layers), experts))
+            for (layer, expert), share in profile.items():
+                if expert >= experts:
+                    raise ScenarioError(
+                        f"{self.path}: layer {layer} has an expert {expert}; the model's are 0 "
+                        f"to {experts - 1}"
+                    )
+                if layer in rows:
+                    shares[rows[layer], expert] = share
+            total = shares.sum(axis=1, keepdims=True)
+            if not total.all():
+                layer = layers[int(np.argmin(total))]
+                raise ScenarioError(f"{self.path}: no expert of layer {layer} has a share")
+            shares /= total
+        return found
+
+
+Routing = Annotated[
+    Balanced | UniformRouting | PowerLaw | DirichletRouting | MeasuredRouting,
+    Field(discriminator="kind"),
+]
+
+
+def popularity(
+    routing: Routing, layers: Sequence[int], experts: int, top_k: int, tokens: int, seed: int
+) -> dict[int, Floats]:
+    """Return the share of each expert in each layer (layers × experts), by first step.
+
+    `tokens` are those of a usual micro-batch, by which a power law is truncated. No expert has a
+    larger share than one of `top_k` choices of every token.
+    """
+    if isinstance(routing, MeasuredRouting):
+        measured = routing.shares(layers, experts)
+        first = min(measured)
+        found = {step * (step != first): shares for step, shares in measured.items()}
+        return {step: at_most(shares, 1 / top_k) for step, shares in found.items()}
+    shares = np.full((len(layers), experts), 1 / experts)
+    if isinstance(routing, DirichletRouting):
+        rng = stream(seed, "expert-popularity", *layers)
+        drawn = rng.standard_gamma(routing.concentration, shares.shape) + np.finfo(float).tiny
+        shares = drawn / drawn.sum(axis=1, keepdims=True)
+    elif isinstance(routing, PowerLaw):
+        for row, layer in enumerate(layers):
+            rng = stream(seed, "expert-popularity", layer)
+            for _ in range(_REDRAWS):
+                weights = power_law_weights(routing.alpha, tokens, experts, top_k, rng)
+                shares[row] = weights / weights.sum()
+                if shares[row].max() <= 1 / top_k:
+                    break
+    return {0: at_most(shares, 1 / top_k)}
+
+
+def at_most(shares: Floats, most: float) -> Floats:
+    """Return shares of which none exceeds `most`: the others take over, in proportion."""
+    shares = shares + np.finfo(float).tiny
+    for _ in range(shares.shape[1]):
+        full = shares >= most
+        if not (shares > most * (1 + 1e-12)).any():
+            break
+        rest = np.where(full, 0, shares)
+        left = 1 - most * full.sum(axis=1, keepdims=True)
+        shares = np.where(full, most, rest * (left / rest.sum(axis=1, keepdims=True)))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+Profiles = dict[int, dict[tuple[int, int], float]]
+
+
+def read_profiles(path: str) -> Profiles:
+    """Return the shares in a CSV file by (layer, expert), by the step from which they hold.
+
+    Raises ScenarioError naming every bad line.
+    """
+    profiles: Profiles = {}
+    problems: list[str] = []
+    for place, row in columns.rows(path, ("layer", "expert", "share"), problems):
+        layer, expert, step = (
+            columns.whole(text) for text in (row["layer"], row["expert"], row.get("step") or "0")
+        )
+        share = columns.number(row["share"])
+        if layer is None or expert is None or step is None or math.isnan(share):
+            got = excerpt(", ".join(row.values()))
+            problems.append(f"{place}: should be whole numbers and a share (got {got})")
+            continue
+        profile = profiles.setdefault(step, {})
+        if min(layer, expert, step, share) < 0:
+            problems.append(f"{place}: nothing may be negative")
+        elif (layer, expert) in profile:
+            problems.append(f"{place}: layer {layer}, expert {expert} is there already")
+        profile[layer, expert] = share
+    if not profiles and not problems:
+        problems.append(f"{path}:2: the file has no rows")
+    columns.raise_any(path, problems)
+    return profiles

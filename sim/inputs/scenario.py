@@ -1,0 +1,325 @@
+"""The scenario schema: one frozen, validated description of a run.
+
+The docstring under a field is its help in `afdsim schema`, in editors and in docs/scenario.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+
+from sim.foundation.errors import ScenarioError, SimError, did_you_mean
+from sim.foundation.units import DType
+from sim.inputs import cards
+from sim.inputs.admission import Admission
+from sim.inputs.arrivals import Trace
+from sim.inputs.base import Strict
+from sim.inputs.deployment import UNDIVIDED, Deployment, Ep
+from sim.inputs.documents.document import Document, Loc, read
+from sim.inputs.lengths import CsvLengths
+from sim.inputs.naming import Name
+from sim.inputs.noise import EmpiricalNoise, Noise, read_factors
+from sim.inputs.routing import MeasuredRouting, Routing, read_profiles
+from sim.inputs.software import Software
+from sim.inputs.speculation import RecordedAcceptance, Speculation, read_accepted
+from sim.inputs.workload import Workload
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Percentile = Annotated[float, Field(gt=0, lt=100)]
+
+
+class Precision(Strict):
+    """Number formats of weights and KV."""
+
+    gemm: DType
+    """Format of projections and experts."""
+    kv: Literal["card", "bf16", "fp8", "int8"]
+    """Format of the KV cache and of the attention core; card: as the model card says."""
+    lm_head: DType
+    """Format of embedding, router and LM head."""
+
+
+class Memory(Strict):
+    """How the memory of a GPU is shared out, and the limits that an engine states itself."""
+
+    utilisation: Share
+    """Share of the memory that may be used at all. The memory is what the device reports
+    (`hbm_bytes` of its card, as nvidia-smi prints it), not the gigabytes of the data sheet. What
+    the driver and the CUDA context keep is part of what this share leaves out."""
+    activation_reserve_gb: Annotated[float, Field(ge=0)]
+    """Activations, workspaces and communication buffers per GPU, GB."""
+    kv_block_tokens: PositiveInt
+    """Tokens of one KV block."""
+    kv_tokens: PositiveInt | None = None
+    """KV of an attention GPU as its engine prints it, tokens, instead of what the shares leave:
+    vLLM's `GPU KV cache size` and SGLang's `max_total_num_tokens`, each of one data-parallel rank.
+    Counted are tokens of the layers that see the whole context; windows and constant states then
+    have room of their own. Refused only if these tokens and the weights exceed the memory."""
+    kv_blocks: PositiveInt | None = None
+    """The same in blocks of `kv_block_tokens` (vLLM's `# GPU blocks`); instead of `kv_tokens`."""
+    max_running_requests: PositiveInt | None = None
+    """Requests that an attention GPU decodes at most, over all micro-batches; further ones wait.
+    vLLM's `max_num_seqs` and TensorRT-LLM's `max_batch_size` are of one data-parallel rank, which
+    is an attention GPU here, and so is the `max_running_requests` that SGLang prints.
+    `--max-running-requests` of SGLang is of all ranks together: divide by `--dp-size`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Memory:
+        if self.kv_tokens is not None and self.kv_blocks is not None:
+            raise ValueError("kv_tokens and kv_blocks say the same: leave one of them out")
+        return self
+
+    def stated_kv_tokens(self) -> int | None:
+        """Return the KV of an attention GPU that the engine states; None if it does not."""
+        if self.kv_blocks is not None:
+            return self.kv_blocks * self.kv_block_tokens
+        return self.kv_tokens
+
+
+TpotOf = Literal["mean", "p50", "p90", "p99"]
+"""Which TPOT of the requests is meant: their mean or a percentile."""
+
+
+class Slo(Strict):
+    """Latency targets. They are met when every one that is given is."""
+
+    tpot_ms: Positive
+    """Time per output token that users are promised, ms."""
+    tpot_percentile: Percentile | None = None
+    """Percentile of the requests' TPOT that must be within `tpot_ms`; by default their mean."""
+    queue_ms: Positive | None = None
+    """Wait from arrival to admission that users are promised, ms; by default none is."""
+    queue_percentile: Percentile | None = None
+    """Percentile of the waits that must be within `queue_ms`; by default their mean."""
+    attainment: Share | None = None
+    """Share of requests each of which must be within `tpot_ms` and `queue_ms`; by default none."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Slo:
+        if self.queue_percentile is not None and self.queue_ms is None:
+            raise ValueError("queue_percentile needs queue_ms")
+        return self
+
+
+class Simulation(Strict):
+    """How the run is made and when it stops."""
+
+    seed: NonNegativeInt
+    """Seed of every random stream."""
+    engine: Literal["event", "recurrence", "bound"] = "recurrence"
+    """recurrence: the same times without an event list, much faster; event: SimPy, the reference,
+    which also runs where the recurrence cannot; bound: no simulation, but the steady state of a
+    load that never changes (closed loops only)."""
+    precision: Share = 0.01
+    """A closed loop stops when the 95 % half-width of TPOT is below this share of TPOT."""
+    min_steps: Annotated[int, Field(ge=20, le=10**6)] = 20
+    """Decode steps of each micro-batch that a closed loop runs at least."""
+    max_steps: Annotated[int, Field(ge=20, le=10**6)] = 2000
+    """Decode steps of each micro-batch after which a closed loop stops in any case."""
+    replications: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Runs with seeds of their own, derived from `seed`. From two on, figures are their means and
+    intervals come from their spread."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Simulation:
+        if self.engine == "bound" and self.replications > 1:
+            raise ValueError("engine bound draws nothing: write replications 1")
+        if self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps {self.min_steps} exceeds max_steps {self.max_steps}")
+        return self
+
+
+class Scenario(Strict):
+    """One deployment of one model under one workload."""
+
+    name: Name
+    """Name of the scenario in tables and of its folder of results."""
+    description: str = ""
+    """What the scenario stands for and where its numbers come from."""
+    model: str
+    """Model card, a file in scenarios/models/."""
+    deployment: Deployment
+    """Where attention and experts run."""
+    routing: Routing
+    """How evenly tokens choose experts; the rank with most tokens sets the pace."""
+    precision: Precision
+    software: Software
+    memory: Memory
+    workload: Workload
+    admission: Admission = Admission()
+    """How requests are let in."""
+    slo: Slo
+    simulation: Simulation
+    noise: Noise | None = None
+    """What disturbs the calibrated times; absent: nothing."""
+    speculation: Speculation | None = None
+    """Tokens drafted ahead (multi-token prediction); absent: one token a request and step."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Scenario:
+        if self.simulation.engine == "bound" and self.workload.arrivals.kind != "closed":
+            raise ValueError(
+                "simulation.engine bound knows no arrivals: write workload.arrivals of kind closed"
+            )
+        strangers = self.software.strangers(self.deployment.kind)
+        if strangers:
+            raise ValueError("; ".join(strangers))
+        places = self.noise.places() if self.noise is not None else []
+        if isinstance(self.deployment, Ep) and any(place.side != "all" for place in places):
+            raise ValueError("noise: side attention or ffn is of AFD; leave it out under EP")
+        return self
+
+    def gpu_count(self) -> int:
+        """Return all GPUs of the deployment."""
+        return self.deployment.gpu_count()
+
+    def tokens_per_step(self) -> float:
+        """Return the tokens that a request emits in a step, in the mean."""
+        return 1.0 if self.speculation is None else self.speculation.tokens_per_step()
+
+    def measured_files(self) -> list[str]:
+        """Return the CSV files of measured noise, routing and acceptance that it names."""
+        laws = [task.law for task in self.noise.tasks] if self.noise is not None else []
+        named = [law.path for law in laws if isinstance(law, EmpiricalNoise)]
+        if isinstance(self.routing, MeasuredRouting):
+            named.append(self.routing.path)
+        if self.speculation is not None:
+            law = self.speculation.acceptance
+            named += [law.path] if isinstance(law, RecordedAcceptance) else []
+        return [path for path in named if path is not None]
+
+
+Fits = Callable[["Scenario"], object]
+
+
+def load(name: str | Path, overrides: Iterable[str] = (), fits: Fits | None = None) -> Scenario:
+    """Return the scenario at a path, or of a name in scenarios/ (one's own first, then packaged).
+
+    `overrides` are `path=value` assignments made before validation. Raises ScenarioError with
+    every mistake of the scenario and of the names it refers to.
+    """
+    document = read(cards.find(cards.SCENARIOS, str(name), "scenario"))
+    for assignment in overrides:
+        document.set(assignment)
+    return from_document(document, fits)
+
+
+def from_document(document: Document, fits: Fits | None = None) -> Scenario:
+    """Return the scenario of a parsed document. Raises ScenarioError with every mistake.
+
+    `fits` raises SimError for a shape that cannot run. It is asked only where the numbers of a
+    deployment do not divide, so that all that is wrong with its shape is told at once.
+    """
+    problems: list[str] = []
+    scenario: Scenario | None = None
+    try:
+        scenario = document.validate(Scenario)
+    except ScenarioError as error:
+        problems += error.problems
+    bad_references = _bad_references(document)
+    problems += bad_references
+    if scenario is None and not bad_references and fits is not None:
+        problems += _misfits(document, fits)
+    if scenario is None or problems:
+        raise ScenarioError(problems)
+    return scenario
+
+
+def _misfits(document: Document, fits: Fits) -> list[str]:
+    """Return what else is wrong with a deployment whose own numbers do not divide.
+
+    Nothing where more than that is wrong with the scenario.
+    """
+    try:
+        fits(Scenario.model_validate(document.data, context=UNDIVIDED))
+    except ValidationError:
+        return []
+    except SimError as error:
+        lines = str(error).splitlines()
+        return [document.problem_together(("deployment",), line) for line in lines]
+    return []
+
+
+_REFERENCES: dict[Loc, tuple[str, str]] = {
+    ("model",): (cards.MODELS, "model"),
+    ("software", "measured_on"): (cards.MODELS, "model"),
+    ("deployment", "accelerator"): (cards.ACCELERATORS, "accelerator"),
+    ("deployment", "attention", "accelerator"): (cards.ACCELERATORS, "accelerator"),
+    ("deployment", "ffn", "accelerator"): (cards.ACCELERATORS, "accelerator"),
+    ("deployment", "fabric"): (cards.FABRICS, "fabric"),
+}
+
+
+def _bad_references(document: Document) -> list[str]:
+    """Return a problem for every card or file that is named and missing or wrong."""
+    problems = []
+    for loc, (folder, what) in _REFERENCES.items():
+        name = document.get(loc)
+        if isinstance(name, str):
+            try:
+                cards.check(folder, name, what)
+            except SimError as error:
+                problems += [document.problem(loc, line) for line in str(error).splitlines()]
+    tables: list[tuple[Loc, Callable[[str], object]]] = [(("routing", "path"), read_profiles)]
+    tasks = document.get(("noise", "tasks"))
+    for number in range(len(tasks) if isinstance(tasks, list) else 0):
+        tables.append((("noise", "tasks", number, "law", "path"), read_factors))
+    drafts = document.get(("speculation", "drafts"))
+    if isinstance(drafts, int):
+        recorded = partial(read_accepted, drafts=drafts)
+        tables.append((("speculation", "acceptance", "path"), recorded))
+    problems += _bad_tables(document, tables)
+    problems += _bad_draft_layer(document)
+    return problems + _bad_recordings(document)
+
+
+def _bad_draft_layer(document: Document) -> list[str]:
+    """Return a problem for each name of the drafting layer that the model card does not have."""
+    try:
+        model = cards.model(str(document.get(("model",))))
+    except SimError:
+        return []  # told already
+    known: dict[str, Iterable[str]] = {"attention": model.attention, "ffn": model.ffn}
+    problems = []
+    for part, names in known.items():
+        loc = ("speculation", "draft_layer", part)
+        name = document.get(loc)
+        if isinstance(name, str) and name not in names:
+            remedy = did_you_mean(name, names)
+            problems.append(document.problem(loc, f"{model.name} has no such {part}: {remedy}"))
+    return problems
+
+
+def _bad_tables(
+    document: Document, tables: Iterable[tuple[Loc, Callable[[str], object]]]
+) -> list[str]:
+    """Return a problem for every bad line of the files that are named, each with its reader."""
+    problems = []
+    for loc, read_table in tables:
+        path = document.get(loc)
+        if isinstance(path, str):
+            try:
+                read_table(path)
+            except ScenarioError as error:
+                problems += [document.problem(loc, problem) for problem in error.problems]
+    return problems
+
+
+def _bad_recordings(document: Document) -> list[str]:
+    """Return a problem for every bad line of the lengths or trace that are named."""
+    problems = []
+    for loc, kind in (("workload", "lengths"), CsvLengths), (("workload", "arrivals"), Trace):
+        described = document.get(loc)
+        if isinstance(described, dict) and isinstance(described.get("path"), str):
+            try:
+                kind.model_validate(described).read()
+            except ValidationError:
+                continue  # told by the schema
+            except ScenarioError as error:
+                problems += [document.problem((*loc, "path"), p) for p in error.problems]
+    return problems

@@ -1,0 +1,96 @@
+"""Workload: the requests that arrive, and how long their prompts and outputs are.
+
+Requests arrive prefilled: a request brings `prompt` tokens of KV and decodes `output` tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import model_validator
+
+from sim.inputs.arrivals import Arrivals, ClosedLoop, TimesNs, Trace
+from sim.inputs.base import Strict
+from sim.inputs.lengths import BLOCK, CsvLengths, DrawnLengths, Lengths, Tokens
+
+
+class Workload(Strict):
+    """Arrivals and lengths of the requests."""
+
+    arrivals: Arrivals
+    """When requests arrive."""
+    lengths: Lengths | None = None
+    """How long their prompts and outputs are; a trace brings its own."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Workload:
+        if isinstance(self.arrivals, Trace) and self.lengths is not None:
+            raise ValueError("a trace brings its own lengths: leave lengths out")
+        if not isinstance(self.arrivals, Trace) and self.lengths is None:
+            raise ValueError(f"arrivals of kind {self.arrivals.kind} need lengths: add this key")
+        return self
+
+    @property
+    def law(self) -> DrawnLengths | CsvLengths | Trace:
+        """What draws lengths that requests of this workload may have."""
+        if isinstance(self.arrivals, Trace):
+            return self.arrivals
+        assert self.lengths is not None
+        return self.lengths
+
+    def recording(self) -> CsvLengths | Trace | None:
+        """Return what is read from a file, None if nothing is."""
+        return None if isinstance(self.law, DrawnLengths) else self.law
+
+    def notes(self) -> list[str]:
+        """Return how its file is read where that is not plain. Raises ScenarioError."""
+        recording = self.recording()
+        if recording is None:
+            return []
+        recorded, path = recording.read(), recording.path
+        notes = [recorded.unit_note] if recorded.unit_note else []
+        if recorded.bad_rows:
+            notes += [*recorded.bad, f"{path}: bad rows left out: {recorded.bad_rows:,}"]
+        if recorded.clipped_rows:
+            notes.append(f"{path}: requests cut to the longest context: {recorded.clipped_rows:,}")
+        return notes
+
+
+class Requests:
+    """The line of requests of a workload, drawn block by block; endless in a closed loop."""
+
+    def __init__(self, workload: Workload, seed: int) -> None:
+        self._law = workload.law
+        self._seed = seed
+        arrivals = workload.arrivals
+        self._times: Iterator[TimesNs] | None = None
+        self._requests = 0
+        """Requests of an open loop."""
+        if isinstance(arrivals, Trace):
+            recorded = arrivals.read()
+            self._recorded, self._requests = recorded, len(recorded.prompt)
+        elif not isinstance(arrivals, ClosedLoop):
+            self._times, self._requests = arrivals.blocks_ns(seed), arrivals.requests
+
+    def block(self, first: int) -> tuple[Tokens, Tokens, TimesNs | None] | None:
+        """Return prompt, output and arrival (ns) of request `first` and the rest of its block.
+
+        The arrivals of a closed loop are its scheduler's: None. Returns None past the last request
+        of an open workload, whose blocks must be asked for in order and whole.
+        """
+        if isinstance(self._law, Trace):
+            return self._replayed(first)
+        number, offset = divmod(first, BLOCK)
+        prompt, output = self._law.draw(self._seed, "request", number)
+        if self._times is None:
+            return prompt[offset:], output[offset:], None
+        count = min(self._requests - first, BLOCK)
+        if count <= 0:
+            return None
+        return prompt[:count], output[:count], next(self._times)[:count]
+
+    def _replayed(self, first: int) -> tuple[Tokens, Tokens, TimesNs] | None:
+        recorded, rows = self._recorded, slice(first, first + BLOCK)
+        if first >= len(recorded.prompt):
+            return None
+        return recorded.prompt[rows], recorded.output[rows], recorded.arrival_ns[rows]

@@ -1,0 +1,1 @@
+"""How long one launch of a kernel takes on a card."""

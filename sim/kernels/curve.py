@@ -1,0 +1,158 @@
+"""Curve: one calibrated kernel, a smooth-max roofline and the residual of measurements on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.kernels.ops import Floats
+
+# Axes along which a residual fades beyond the last node: more work fills the machine, and the
+# smooth roofline alone takes over. Along the others (context, bytes) an efficiency persists.
+# Slowly enough that no time falls: the roofline grows faster than the residual fades.
+_FADING = frozenset({"m", "batch"})
+_FADE_E_FOLD = 6 * float(np.log(2))  # natural-log units of the coordinate: six doublings
+
+# Axes whose product is the work of a launch.
+_WORK = frozenset({"m", "batch", "kv_len", "rows", "groups", "active"})
+
+# The slope of attention past its largest measurement is taken at this share of the longest measured
+# context: there several requests make up the most work, as in serving, and the points lie close.
+_TYPICAL_CONTEXT = 0.25
+
+Identity = tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One calibrated kernel: a smooth-max roofline and the log residual of measurements on it."""
+
+    op: str
+    kernel: str
+    dtype: str
+    key: str
+    overhead_us: float
+    """Latency of a launch with no work, µs."""
+    e_c: float
+    """Share of the compute peak that large work reaches."""
+    e_m: float
+    """Share of the medium's bandwidth that large transfers reach."""
+    p: float
+    """Smoothness of the maximum of compute and memory time: 1 adds them, ∞ takes the larger."""
+    source: str
+    """Measurements the curve was fitted to, with their numbers of points."""
+    licence: str
+    points: int
+    """Measured points of this curve."""
+    mape: float
+    """Mean absolute error on held-out points by the same procedure, a fraction; NaN if unknown."""
+    p90: float
+    """90th percentile of that error; NaN if unknown."""
+    most_work: float = np.inf
+    """Largest product of M, batch, context, rows, groups and experts in one measurement."""
+    axes: tuple[tuple[str, Floats], ...] = ()
+    """Names and ascending nodes of the residual grid."""
+    residual: Floats = field(default_factory=lambda: np.zeros(()))
+    """Log of measured over roofline time at the nodes, one dimension per axis."""
+
+    @property
+    def identity(self) -> Identity:
+        """Return what selects this curve: op, kernel, dtype, key."""
+        return self.op, self.kernel, self.dtype, self.key
+
+    def times_us(
+        self, compute_us: Floats, memory_us: Floats, least_us: Floats, at: Mapping[str, Floats]
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return the time of launches at the coordinates `at`, µs, and whether each was measured.
+
+        The first three are times at physical peak: of the FLOPs executed, of the bytes, and of
+        the FLOPs that no kernel can save. The residual is multilinear in the logarithms of the
+        coordinates. Beyond the nodes the edge holds, and past the last node of M and batch it
+        fades; past the longest context the batch counts that has the same work at the longest
+        context. A curve without axes holds everywhere; where an axis has no coordinate, the
+        residual is 0 and out of range.
+
+        Attention over more context tokens than the largest measurement goes on in a straight
+        line: past the last overheads, time grows by bytes or FLOPs alone, at the slope that the
+        curve has where it was measured to the most work.
+        """
+        from sim.kernels.curve_loops import times_us
+
+        lacks = any(name not in at for name, _ in self.axes)
+        arrays = (compute_us, memory_us, least_us, *(() if lacks else at.values()))
+        together = np.broadcast(*arrays)
+        shape, launches = together.shape, together.size
+        work_us = np.empty((3, *shape))
+        work_us[0], work_us[1], work_us[2] = compute_us, memory_us, least_us
+        described = _Described(self, ()) if lacks else self._described
+        coordinates = np.empty((len(described.names), *shape))
+        for row, name in enumerate(described.names):
+            coordinates[row] = at[name]
+        times, inside = np.empty(launches), np.empty(launches, dtype=np.bool_)
+        times_us(
+            work_us.reshape(3, launches),
+            coordinates.reshape(-1, launches),
+            *described.arrays,
+            times,
+            inside,
+        )
+        if lacks:
+            inside[:] = False
+        return times.reshape(shape), inside.reshape(shape)
+
+    def is_of_attention(self) -> bool:
+        """Return whether the axes are the batch and the context of an attention core."""
+        return {name for name, _ in self.axes} == {"batch", "kv_len"}
+
+    def line_ns(
+        self, fixed_us: Floats, per_token_us: Floats, requests: Floats, kv_tokens: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], int, int]:
+        """Return the time of attention cores, ns, their sum, and the sum of the measured ones.
+
+        `requests` and `kv_tokens` are those of each GPU; the work of a core at physical peak is
+        `fixed_us` + `kv_tokens` · `per_token_us`, with rows as the first arguments of `times_us`.
+        """
+        from sim.kernels.curve_loops import line_ns
+
+        times = np.empty(len(kv_tokens), dtype=np.int64)
+        arrays = self._described.arrays
+        total, measured = line_ns(fixed_us, per_token_us, requests, kv_tokens, *arrays, times)
+        return times, total, measured
+
+    @cached_property
+    def _described(self) -> _Described:
+        return _Described(self, self.axes)
+
+
+class _Described:
+    """A curve as the arrays of `sim.kernels.curve_loops`."""
+
+    def __init__(self, curve: Curve, axes: tuple[tuple[str, Floats], ...]) -> None:
+        self.names = [name for name, _ in axes]
+        counts = [len(nodes) for _, nodes in axes]
+        strides = [int(np.prod(counts[a + 1 :])) for a in range(len(counts))]
+        rates = [(float(n in _FADING) / _FADE_E_FOLD, float(n in _WORK)) for n in self.names]
+        attention = set(self.names) >= {"kv_len", "batch"}
+        context, batch = (self.names.index(n) if attention else -1 for n in ("kv_len", "batch"))
+        longest = float(axes[context][1][-1]) if attention else 1.0
+        constants = [curve.overhead_us, curve.e_c, curve.e_m, curve.p]
+        constants += [float(np.log(curve.most_work)), float(np.log(longest * _TYPICAL_CONTEXT))]
+        firsts = np.cumsum([0, *counts])[:-1]
+        self.arrays = (
+            np.array(constants),
+            np.log(np.concatenate([np.empty(0), *(nodes for _, nodes in axes)])),
+            np.ascontiguousarray(curve.residual if axes else np.zeros(1)).ravel(),
+            np.array([firsts, counts, strides], dtype=np.int64).reshape(3, -1),
+            np.array(rates).reshape(-1, 2).T.copy(),
+            context,
+            batch,
+        )
+
+
+def work_of(axes: Mapping[str, Floats]) -> Floats:
+    """Return the product of the coordinates that make up the work of a launch."""
+    return np.asarray(np.prod([axes[name] for name in sorted(_WORK & axes.keys())], axis=0))

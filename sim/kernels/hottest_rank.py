@@ -1,0 +1,159 @@
+"""Expert loads: how many tokens each expert gets, and what that does to each rank's time.
+
+Skewed routing is no efficiency of a kernel: the hottest rank runs the even kernel on more
+tokens, and everyone waits for it. Uniform routing is uneven as well, by its own spread.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sim.foundation.errors import CalibrationError
+from sim.kernels import ops, served
+from sim.kernels.kernel_table import KernelTable
+from sim.kernels.ops import Floats, Op
+
+Counts = NDArray[np.int64]
+
+_POWER_LAW = re.compile(r"power_law_(\d+(?:\.\d+)?)")
+_DIRICHLET = re.compile(r"dirichlet_([0-9.e+-]+)")
+# Share of all tokens that one expert may get, and the range of weights when there are fewer
+# pairs than experts, as aiconfigurator draws the loads it measures.
+_MOST_OF_TOKENS = 0.8
+_SPARSE_WEIGHTS = (0.01, 2.0)
+_REDRAWS = 64  # a draw that gives an expert more than every token is drawn again
+_DRAWS = 64
+
+
+def draw(load: str, tokens: int, experts: int, top_k: int, rng: np.random.Generator) -> Counts:
+    """Return the tokens of each expert in one draw of `load`; they sum to tokens · top_k.
+
+    "uniform" draws every (token, expert) pair alike; "balanced" gives each expert the same;
+    "power_law_α" and "dirichlet_c" draw popularities from a truncated power law or a symmetric
+    Dirichlet law. Raises CalibrationError for another load.
+    """
+    pairs = tokens * top_k
+    if load == "uniform":
+        return np.asarray(rng.multinomial(pairs, np.full(experts, 1 / experts)), dtype=np.int64)
+    if load == "balanced":
+        return np.asarray(np.bincount(np.arange(pairs) % experts, minlength=experts))
+    if law := _DIRICHLET.fullmatch(load):
+        popularity = rng.dirichlet(np.full(experts, float(law[1])))
+        return np.asarray(rng.multinomial(pairs, popularity), dtype=np.int64)
+    law = _POWER_LAW.fullmatch(load)
+    if law is None:
+        known = "uniform, balanced, power_law_α or dirichlet_c"
+        raise CalibrationError(f"load should be {known} (got {load!r})")
+    return _power_law(float(law[1]), tokens, experts, top_k, rng)
+
+
+def _power_law(
+    alpha: float, tokens: int, experts: int, top_k: int, rng: np.random.Generator
+) -> Counts:
+    """Return loads proportional to draws from x^−α, none above the number of tokens."""
+    pairs = tokens * top_k
+    for _ in range(_REDRAWS):
+        weights = power_law_weights(alpha, tokens, experts, top_k, rng)
+        wanted = np.rint(weights / weights.sum() * pairs)
+        if wanted.max() <= tokens:
+            break
+    loads = np.minimum(wanted, tokens).astype(np.int64)
+    order = np.argsort(-loads, kind="stable")
+    turn = 0
+    while (missing := pairs - int(loads.sum())) != 0:
+        expert = order[turn % experts] if missing > 0 else order[-1 - turn % experts]
+        if missing > 0 and loads[expert] < tokens:
+            loads[expert] += 1
+        elif missing < 0 and loads[expert] > 0:
+            loads[expert] -= 1
+        turn += 1
+    return np.asarray(loads, dtype=np.int64)
+
+
+def power_law_weights(
+    alpha: float, tokens: int, experts: int, top_k: int, rng: np.random.Generator
+) -> Floats:
+    """Return draws from x^−α, truncated as the loads that were measured are, one an expert."""
+    dense = tokens * top_k > experts
+    low, high = (1.0, tokens * _MOST_OF_TOKENS) if dense else _SPARSE_WEIGHTS
+    flat = rng.random(experts)
+    if abs(alpha - 1) < 1e-9:
+        return np.asarray(low * (high / low) ** flat)
+    power = 1 - alpha
+    return np.asarray(((high**power - low**power) * flat + low**power) ** (1 / power))
+
+
+def rank_op(
+    dtype: str,
+    hidden: int,
+    intermediate: float,
+    loads: ArrayLike,
+    kernel: str = served.MASKED,
+    tile_rows: float = ops.MASKED_TILE_ROWS,
+) -> Op:
+    """Return the grouped FFN of each rank, given tokens per rank and expert (ranks × experts).
+
+    `tile_rows` are those that `kernel` pads each expert to; the masked kernel's are given.
+    """
+    tokens = np.atleast_2d(np.asarray(loads, dtype=np.float64))
+    return ops.moe(
+        dtype,
+        hidden,
+        intermediate,
+        (tokens > 0).sum(axis=-1),
+        tokens.sum(axis=-1),
+        tile_rows,
+        kernel,
+        np.full(tokens.shape[:-1], float(tokens.shape[-1])),
+        ops.padded(tokens, tile_rows).sum(axis=-1),
+    )
+
+
+def ranks_ns(
+    table: KernelTable,
+    dtype: str,
+    hidden: int,
+    intermediate: float,
+    loads: ArrayLike,
+    kernel: str = served.MASKED,
+    uses: int = 1,
+) -> NDArray[np.int64]:
+    """Return the time of each rank in ns, given tokens per rank and expert (ranks × experts).
+
+    The largest sets the pace of the layer.
+    """
+    return table.duration_ns(rank_op(dtype, hidden, intermediate, loads, kernel), uses)
+
+
+@cache
+def hottest_loads(
+    load: str, tokens: int, experts: int, top_k: int, ranks: int, draws: int = _DRAWS, seed: int = 0
+) -> Floats:
+    """Return the loads of the hottest rank's experts in several draws (draws × experts a rank).
+
+    Experts are spread over `ranks` in order; the hottest rank is the one with most tokens.
+    """
+    rng = np.random.default_rng([seed, tokens, experts, top_k, ranks])
+    found = []
+    for _ in range(draws):
+        by_rank = draw(load, tokens, experts, top_k, rng).reshape(ranks, experts // ranks)
+        found.append(by_rank[by_rank.sum(axis=1).argmax()])
+    hottest = np.array(found, dtype=np.float64)
+    hottest.flags.writeable = False
+    return hottest
+
+
+def hottest_factor(load: str, tokens: float, experts: int, top_k: int, ranks: int) -> float:
+    """Return the tokens of the hottest rank over the mean rank's, expected over draws.
+
+    The factor changes slowly with `tokens`, so it is drawn on a grid of eighths of a doubling.
+    """
+    if load == "balanced" or ranks == 1 or tokens <= 0:
+        return 1.0
+    on_grid = max(1, round(2 ** (round(8 * np.log2(tokens)) / 8)))
+    hottest = hottest_loads(load, on_grid, experts, top_k, ranks)
+    return float(hottest.sum(axis=1).mean() * ranks / (on_grid * top_k))

@@ -1,0 +1,307 @@
+"""Kernels as the roofline sees them: an operation's FLOPs, bytes, medium and shape (DESIGN §3).
+
+Each function returns one `Op`. Its quantities may be numbers or NumPy arrays of one shape: one
+value per GPU. Zero work (no tokens) stays zero, so that an empty micro-batch takes no time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sim.foundation.units import DTYPE_BYTES
+from sim.kernels import served
+
+Floats = NDArray[np.float64]
+Medium = Literal["hbm", "scale_up", "nic"]
+Direction = Literal["dispatch", "combine"]
+Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all"]
+
+# One FP32 scale for every 128 FP8 activations, as DeepSeek-V3 and DeepEP quantise (DeepSeek-V3
+# technical report, §3.3.2).
+SCALE_BLOCK = 128
+SCALE_BYTES = 4
+
+# Rows to which serving engines pad M before they launch a GEMM: powers of two up to 32, then
+# these, then whole tiles of 128 (measured: M = 129 and 257 cost a tile more, 17 and 65 do not).
+_ROW_LADDER = np.array([0, 1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256], dtype=np.float64)
+_ROW_TILE = 128
+
+# Rows to which DeepGEMM's masked kernels pad each expert, on Hopper and on Blackwell.
+MASKED_TILE_ROWS = 64.0
+
+# The widest expert parallelism for which DeepEP's kernels over NVLink were measured; wider
+# scale-up domains run the all-to-all of TensorRT-LLM.
+_DEEPEP_NVLINK_GPUS = 8
+
+
+@dataclass(frozen=True)
+class Op:
+    """One kernel launch (or, in arrays, the same kernel on several GPUs)."""
+
+    name: str
+    """Operation of the calibration table: gemm, attention_gqa, a2a_dispatch…"""
+    dtype: str
+    """Number format that the operation computes in or moves."""
+    key: str
+    """The part of the shape that selects a kernel; empty where one kernel serves all shapes."""
+    flops: Floats
+    """FLOPs executed, tile padding included."""
+    bytes: Floats
+    """Bytes moved through `medium`."""
+    medium: Medium
+    axes: Mapping[str, Floats]
+    """Shape coordinates along which a calibration table interpolates."""
+    kernel: str = ""
+    """Implementation of the operation, as calibration tables name it."""
+    needed_flops: Floats | None = None
+    """FLOPs of the rows that were launched, where `flops` includes padding to tiles."""
+
+    def least_flops(self) -> Floats:
+        """Return the FLOPs that no kernel can save: those without padding to tiles."""
+        return self.flops if self.needed_flops is None else self.needed_flops
+
+
+def _floats(value: ArrayLike) -> Floats:
+    return np.asarray(value, dtype=np.float64)
+
+
+def _per(total: Floats, parts: Floats) -> Floats:
+    """Return total / parts, 0 where there are no parts."""
+    return np.divide(total, parts, out=np.zeros_like(total + parts), where=parts > 0)
+
+
+def padded(rows: ArrayLike, tile: float) -> Floats:
+    """Return `rows` rounded up to whole tensor-core tiles."""
+    return np.ceil(_floats(rows) / tile) * tile
+
+
+def padded_rows(rows: ArrayLike) -> Floats:
+    """Return `rows` rounded up to the M that serving engines launch a GEMM with."""
+    exact = _floats(rows)
+    step = np.searchsorted(_ROW_LADDER, np.minimum(exact, _ROW_LADDER[-1]))
+    return np.where(exact > _ROW_LADDER[-1], padded(exact, _ROW_TILE), _ROW_LADDER[step])
+
+
+def activation_bytes(hidden: ArrayLike, dtype: str) -> Floats:
+    """Return bytes of one token's activations on a wire; FP8 and INT8 carry block scales."""
+    elements = _floats(hidden)
+    scales = elements / SCALE_BLOCK * SCALE_BYTES if dtype in ("fp8", "int8") else 0.0
+    return elements * DTYPE_BYTES[dtype] + scales
+
+
+def gemm(
+    dtype: str,
+    m: ArrayLike,
+    n: ArrayLike,
+    k: ArrayLike,
+    tile_rows: float,
+    kernel: str = "",
+    groups: int = 1,
+) -> Op:
+    """Return an (m×k)·(k×n) product: weights in `dtype` read once, BF16 in and out.
+
+    M is padded as serving engines do, and in `flops` to whole tiles of the card besides.
+    `n` and `k` may be fractional where they stand for a sum of several projections. FP8 is
+    quantised in blocks of 128, as DeepSeek-V3 does, unless `kernel` says "rowwise". `groups` such
+    products side by side (MLA's absorbed projections, one a head) are looked up as one of
+    `groups`·n columns.
+    """
+    rows, columns, depth = padded_rows(m), _floats(n) * groups, _floats(k)
+    elements = columns * depth
+    weights = np.where(rows > 0, elements * DTYPE_BYTES[dtype], 0.0)
+    moved = groups * depth * DTYPE_BYTES[dtype] + columns * DTYPE_BYTES["bf16"]
+    traffic = weights + rows * moved
+    return Op(
+        "gemm",
+        dtype,
+        "",
+        2 * padded(rows, tile_rows) * elements,
+        traffic,
+        "hbm",
+        {"m": rows, "n": columns, "k": depth},
+        kernel or served.gemm_kernel(dtype),
+        2 * rows * elements,
+    )
+
+
+def attention_gqa(
+    dtype: str,
+    query_heads: int,
+    kv_heads: int,
+    head_dim: int,
+    batch: ArrayLike,
+    kv_tokens: ArrayLike,
+    tile_rows: float,
+) -> Op:
+    """Return grouped-query decode attention over `kv_tokens` cached tokens in all.
+
+    The query heads of one KV head are padded to a tile of `tile_rows`; MFA is the case of 64
+    query heads on one KV head of 256.
+    """
+    tokens, requests = _floats(kv_tokens), _floats(batch)
+    needed = query_heads * head_dim * 4 * tokens
+    group = query_heads / kv_heads
+    traffic = kv_heads * 2 * head_dim * tokens * DTYPE_BYTES[dtype]
+    traffic = traffic + requests * 2 * query_heads * head_dim * DTYPE_BYTES["bf16"]
+    return Op(
+        "attention_gqa",
+        dtype,
+        f"q{query_heads}kv{kv_heads}d{head_dim}",
+        needed * padded(group, tile_rows) / group,
+        traffic,
+        "hbm",
+        {"batch": requests, "kv_len": _per(tokens, requests)},
+        served.FASTEST,
+        needed,
+    )
+
+
+def attention_mla(
+    dtype: str,
+    query_heads: int,
+    kv_lora: int,
+    rope: int,
+    batch: ArrayLike,
+    kv_tokens: ArrayLike,
+    tile_rows: float,
+) -> Op:
+    """Return absorbed multi-head latent attention: QKᵀ over kv_lora + rope, PV over kv_lora."""
+    tokens, requests = _floats(kv_tokens), _floats(batch)
+    needed = query_heads * 2 * (2 * kv_lora + rope) * tokens
+    traffic = (kv_lora + rope) * tokens * DTYPE_BYTES[dtype]
+    traffic = traffic + requests * query_heads * (2 * kv_lora + rope) * DTYPE_BYTES["bf16"]
+    return Op(
+        "attention_mla",
+        dtype,
+        f"h{query_heads}",
+        needed * padded(query_heads, tile_rows) / query_heads,
+        traffic,
+        "hbm",
+        {"batch": requests, "kv_len": _per(tokens, requests)},
+        served.FASTEST,
+        needed,
+    )
+
+
+def attention_linear(dtype: str, state_elements: int, flops: float, batch: ArrayLike) -> Op:
+    """Return linear attention: each request's state is read and written once (lightning)."""
+    requests = _floats(batch)
+    traffic = 2 * state_elements * DTYPE_BYTES[dtype] * requests
+    axes = {"batch": requests}
+    return Op("attention_linear", dtype, "", flops * requests, traffic, "hbm", axes)
+
+
+def moe(
+    dtype: str,
+    hidden: int,
+    intermediate: ArrayLike,
+    active_experts: ArrayLike,
+    expert_tokens: ArrayLike,
+    tile_rows: float,
+    kernel: str = served.MASKED,
+    local_experts: ArrayLike | None = None,
+    tile_tokens: ArrayLike | None = None,
+) -> Op:
+    """Return a grouped FFN: up, gate, activation and down of the experts on one GPU.
+
+    `active_experts` of the `local_experts` (default: those) hold at least one of the
+    `expert_tokens` (token, expert) pairs; only their weights are read. The masked kernel pads
+    each to 64 rows, others to `tile_rows`: `tile_tokens` are the padded rows where the loads
+    are known, otherwise they are taken as equal. A fused kernel ("fused", or an engine's by
+    name) also permutes and sums the tokens; "NAME/power_law_1.01" is one measured under that skew.
+    """
+    active, tokens = _floats(active_experts), _floats(expert_tokens)
+    experts = active if local_experts is None else _floats(local_experts)
+    per_active = _per(tokens, active)
+    masked = kernel == served.MASKED
+    tile = MASKED_TILE_ROWS if masked else tile_rows
+    rows = active * padded(per_active, tile) if tile_tokens is None else _floats(tile_tokens)
+    columns = _floats(intermediate)
+    weights = 3 * hidden * columns
+    launched = _per(rows, active)
+    tiles = np.where(launched > tile, launched, per_active)
+    # The masked kernel moves whole tiles; up to one, it was measured at every count of rows.
+    moved = active * tiles if masked else tokens
+    traffic = active * weights * DTYPE_BYTES[dtype]
+    traffic = traffic + moved * (hidden * (DTYPE_BYTES[dtype] + DTYPE_BYTES["bf16"]))
+    traffic = traffic + moved * 2 * columns * DTYPE_BYTES["bf16"]
+    axes = {"experts": experts, "active": active, "rows": tiles}
+    if not masked:
+        axes = {
+            "intermediate": columns,
+            "experts": experts,
+            "rows": _per(tokens, experts),
+        }
+    return Op(
+        "moe",
+        dtype,
+        f"h{hidden}i{float(columns):g}" if masked else f"h{hidden}",
+        2 * rows * weights,
+        traffic,
+        "hbm",
+        axes,
+        kernel,
+        2 * tokens * weights,
+    )
+
+
+def a2a(
+    direction: Direction,
+    dtype: str,
+    ep: ArrayLike,
+    domain_gpus: int,
+    tokens_per_rank: ArrayLike,
+    hidden: int,
+    top_k: int,
+    experts: ArrayLike = 256,
+    kernel: str = "",
+) -> Op:
+    """Return one direction of the EP all-to-all: every (token, expert) pair is one message.
+
+    Under uniform routing (EP − domain)/EP of the pairs leave the scale-up domain and cross the
+    NIC; inside one domain (EP − 1)/EP of them cross the scale-up link (DeepEP low latency).
+    TensorRT-LLM sends a token once to each of the ranks that host its experts.
+    """
+    tokens, ranks = _floats(tokens_per_rank), _floats(ep)
+    widest = float(ranks.max())
+    inside = widest <= domain_gpus
+    over_nvlink = served.DEEPEP_NVLINK if widest <= _DEEPEP_NVLINK_GPUS else served.TRTLLM_NVLINK
+    served_by = kernel or (over_nvlink if inside else served.DEEPEP_RDMA)
+    messages = top_k * ((ranks - 1) / ranks if inside else (ranks - domain_gpus) / ranks)
+    if served_by.startswith("trtllm"):
+        messages = (ranks - 1) * (1 - (1 - 1 / ranks) ** top_k)
+    sent = tokens * messages * activation_bytes(hidden, dtype)
+    return Op(
+        f"a2a_{direction}",
+        dtype,
+        f"h{hidden}k{top_k}",
+        np.zeros_like(sent),
+        sent,
+        "scale_up" if inside else "nic",
+        {"ep": ranks, "tokens": tokens, "experts": _floats(experts)},
+        served_by,
+    )
+
+
+def collective(
+    name: Collective,
+    dtype: str,
+    gpus: ArrayLike,
+    full_bytes: ArrayLike,
+    kernel: str = served.NCCL,
+) -> Op:
+    """Return a collective inside a scale-up domain: each GPU moves (gpus − 1)/gpus of the buffer.
+
+    So does an all-reduce that is summed in the switch; a ring moves twice that, which is then
+    its efficiency. For an all-to-all the full buffer is what one GPU sends, its own part
+    included.
+    """
+    full, ranks = _floats(full_bytes), _floats(gpus)
+    moved = full * (ranks - 1) / ranks
+    axes = {"gpus": ranks, "bytes": full}
+    return Op("collective", dtype, name, np.zeros_like(moved), moved, "scale_up", axes, kernel)

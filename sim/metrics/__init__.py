@@ -1,0 +1,1 @@
+"""What a run means: TPOT, throughput, goodput."""

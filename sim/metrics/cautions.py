@@ -1,0 +1,107 @@
+"""Cautions: what to know before trusting the figures of a scenario, a sentence each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from sim.inputs import cards
+from sim.inputs.scenario import Scenario
+from sim.sweeps.points import Point, Row
+
+# What every figure leaves out; said once wherever figures size something.
+SCOPE = "decoding only; prefill is not included"
+
+# A tail that is so near to the mean, relatively, has nothing random in it.
+_NO_TAIL = 1e-3
+
+
+def cautions(
+    scenario: Scenario, figures: Mapping[str, Any], asks_percentile: bool = False
+) -> list[str]:
+    """Return the cautions about a scenario and its figures, always in the same order.
+
+    `asks_percentile` says that a search asked for a percentile of TPOT, if the scenario does not.
+    """
+    asks_percentile |= scenario.slo.tpot_percentile is not None
+    return [
+        *_overload(figures),
+        *_tail(scenario, figures, asks_percentile),
+        *_guessed(figures),
+        *_software(scenario),
+        *_context(scenario),
+    ]
+
+
+def about_points(points: Iterable[Point], rows: Iterable[Row]) -> list[str]:
+    """Return the cautions about the rows of a sweep's points, each once with their number."""
+    by_index = {point.index: point for point in points}
+    ran = ((by_index[row["point"]], row) for row in rows if row["status"] == "ok")
+    return counted(
+        cautions(point.scenario, row, asks_percentile=point.search not in (None, "mean"))
+        for point, row in ran
+    )
+
+
+def counted(every: Iterable[Iterable[str]]) -> list[str]:
+    """Return the cautions about many points, each once with the number of points it is about."""
+    counts = Counter(caution for of_point in every for caution in of_point)
+    return [f"{count:,} point{'s' * (count > 1)}: {text}" for text, count in counts.items()]
+
+
+def _overload(figures: Mapping[str, Any]) -> Iterator[str]:
+    if figures["stable"] is False:
+        yield (
+            "unstable: more requests arrive than can be served, so the line of waiting ones grows "
+            "through the run; lower the rate or serve with more GPUs"
+        )
+
+
+def _tail(scenario: Scenario, figures: Mapping[str, Any], asks_percentile: bool) -> Iterator[str]:
+    mean, p99 = figures["tpot_ms_mean"], figures["tpot_ms_p99"]
+    if figures["engine"] == "bound":
+        alike = asks_percentile
+    else:
+        alike = p99 is not None and p99 <= mean * (1 + _NO_TAIL) and _is_calm(scenario)
+    if alike:
+        yield (
+            "p99 TPOT equals the mean: nothing in the scenario is random that changes a step; "
+            "noise or arrivals of an open loop give a tail"
+        )
+
+
+def _is_calm(scenario: Scenario) -> bool:
+    """Return whether neither arrivals, noise, routing nor drafts make one step unlike another."""
+    return (
+        scenario.workload.arrivals.kind == "closed"
+        and scenario.noise is None
+        and scenario.speculation is None
+        and scenario.routing.per_step is None
+    )
+
+
+def _guessed(figures: Mapping[str, Any]) -> Iterator[str]:
+    if figures["extrapolated_share"] + figures["uncalibrated_share"] > 0.5:
+        yield (
+            "more than half of the kernel time is extrapolated or uncalibrated: the times are "
+            "rough until these kernels are measured"
+        )
+
+
+def _software(scenario: Scenario) -> Iterator[str]:
+    measured_on = scenario.software.measured_on
+    if measured_on is None or measured_on == scenario.model:
+        return
+    model = cards.model(scenario.model)
+    if cards.model(measured_on).name != model.name:
+        yield f"the software figures were measured on {measured_on}, the model is {model.name}"
+
+
+def _context(scenario: Scenario) -> Iterator[str]:
+    model, longest = cards.model(scenario.model), scenario.workload.law.longest_context()
+    if model.max_context_tokens is not None and longest > model.max_context_tokens:
+        yield (
+            f"contexts of up to {longest:,} tokens are longer than the {model.max_context_tokens:,}"
+            f" of {model.name}"
+        )

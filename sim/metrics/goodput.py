@@ -1,0 +1,218 @@
+"""Goodput: what each request saw, which of them met their targets, and what work they were.
+
+A request meets its targets on its own: its TPOT is within `slo.tpot_ms` and, where one is given,
+its wait within `slo.queue_ms`. Whether a scenario meets its SLO is another question (`verdict`):
+of the mean or a percentile, and of the share of requests that met their targets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.decoding.run import Run
+from sim.foundation.units import NS_PER_MS, NS_PER_S
+from sim.inputs.scenario import Slo
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Chosen = NDArray[np.bool_]
+
+# Figures that say what was in time. A deployment that falls further and further behind has none:
+# they would tell how long it was watched.
+IN_TIME = ("slo_attainment", "goodput_requests_per_s", "goodput_tgs")
+
+UNSTABLE = "more requests arrive than can be served"
+
+_NEEDED = ("request", "tokens_in_run", "first_token_ns")
+
+
+class Goodput(NamedTuple):
+    """The share and the rate of work that was in time."""
+
+    attainment: float | None
+    """Share of requests that met all targets; None if none was judged."""
+    requests_per_s: float
+    """Requests that met all targets, per second."""
+    tokens_per_s: float
+    """Output tokens of these requests, per second."""
+
+
+def tpot_ms(run: Run, cut: int) -> Floats:
+    """Return the TPOT of every row of `run.requests` over its tokens after the warm-up, ms.
+
+    A closed loop is watched for a while in which long requests neither begin nor end: their TPOT
+    is that of the tokens seen. NaN for requests with fewer than two tokens after the cut. With
+    speculation, all tokens of its first step are a request's first one: a gap has to end. One that
+    gave way has the TPOT of all of its tokens, the pauses between them included.
+    """
+    result = np.full(len(run.requests["request"]), np.nan)
+    paused = np.zeros(len(result), dtype=np.bool_)
+    if run.preemptions is not None:
+        paused = np.isin(run.requests["request"], run.preemptions["request"])
+        lived = (run.requests["last_token_ns"] - run.requests["first_token_ns"])[paused]
+        gaps = run.requests["tokens_in_run"][paused] - 1
+        result[paused] = lived / np.where(gaps > 0, gaps, np.nan) / NS_PER_MS
+    for micro_batch in range(run.program.micro_batches):
+        ends = run.steps["end_ns"][run.steps["micro_batch"] == micro_batch]
+        if len(ends) <= cut:
+            continue
+        chosen = (run.requests["micro_batch"] == micro_batch) & ~paused
+        first = np.maximum(run.requests["first_token_ns"][chosen], ends[max(cut - 1, 0)])
+        last = run.requests["last_token_ns"][chosen]
+        steps = np.searchsorted(ends, first) + 1, np.searchsorted(ends, last) + 1
+        tokens = _tokens(run, chosen, ends, *steps)
+        gaps = np.where(tokens > 0, tokens, np.nan)
+        result[chosen] = (last - first) / gaps / NS_PER_MS
+    return result
+
+
+def queue_ms(run: Run) -> Floats:
+    """Return the wait of every row of `run.requests` from arrival to admission, ms.
+
+    NaN for the requests that a closed loop starts with: they are found in flight.
+    """
+    wait = (run.requests["admitted_ns"] - run.requests["arrival_ns"]) / NS_PER_MS
+    return np.where(run.requests["arrival_ns"] > 0, wait, np.nan)
+
+
+def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
+    """Return what the requests that met their targets are of the rows of `run.steps` `measured`.
+
+    `cut` is how many leading steps of each micro-batch are warm-up. Attainment is that of the
+    requests seen in these steps; in an open loop, of all that arrived after the warm-up.
+
+    A request counts for the share of its output that it emitted in these steps: of a long request,
+    of which a short run sees a part, that part. Requests whose second token is still to come are
+    not judged; their tokens count like those that are. A target that does not apply to a request
+    (TPOT of one token, the wait of one found in flight) is met.
+    """
+    slo, steps, requests = run.scenario.slo, run.steps, run.requests
+    tpot, output = tpot_ms(run, cut if run.is_closed() else 0), requests["output_tokens"]
+    met = ~(tpot > slo.tpot_ms)
+    if slo.queue_ms is not None:
+        met &= ~(queue_ms(run) > slo.queue_ms)
+    judged = ~np.isnan(tpot) | _without_gap(run)
+    tokens_per_s = requests_per_s = 0.0
+    for micro_batch in range(run.program.micro_batches):
+        mine = requests["micro_batch"] == micro_batch
+        counted = measured & (steps["micro_batch"] == micro_batch)
+        if not counted.any():
+            judged[mine] = False
+            continue
+        every, ends = (steps["end_ns"][of] for of in (steps["micro_batch"] == micro_batch, counted))
+        span_s = (ends[-1] - steps["start_ns"][counted][0]) / NS_PER_S
+        first = np.searchsorted(ends, requests["first_token_ns"][mine])
+        last = np.searchsorted(ends, requests["last_token_ns"][mine], side="right")
+        before = np.searchsorted(every, ends[0])
+        tokens = _tokens(run, mine, every, before + first, before + last)
+        # One that gave way was elsewhere, or nowhere, in some of these steps.
+        tokens = np.minimum(tokens, requests["tokens_in_run"][mine])
+        judged[mine] &= tokens > 0
+        good = met[mine][judged[mine]]
+        tokens_per_s += _good(tokens, judged[mine], good) / span_s
+        requests_per_s += _good(tokens / output[mine], judged[mine], good) / span_s
+    if not run.is_closed():
+        judged = late_arrivals(run, cut) & (~np.isnan(tpot) | _without_gap(run))
+    attainment = float(met[judged].mean()) if judged.any() else None
+    return Goodput(attainment, requests_per_s, tokens_per_s)
+
+
+def _without_gap(run: Run) -> Chosen:
+    """Return which requests have no gap between tokens, so that no TPOT can be asked of them."""
+    requests = run.requests
+    alone: Chosen = requests["output_tokens"] == 1
+    if run.scenario.speculation is not None:
+        at_once = requests["first_token_ns"] == requests["last_token_ns"]
+        alone = alone | ((requests["finished"] == 1) & at_once)
+    return alone
+
+
+def _tokens(run: Run, chosen: Chosen, ends: Ints, first: Ints, last: Ints) -> Ints:
+    """Return the tokens of requests of a micro-batch in its steps `first` up to before `last`.
+
+    `ends` are the ends of all of its steps. With speculation the draws of acceptance are repeated:
+    no run keeps what every request emitted in every step.
+    """
+    if run.scenario.speculation is None:
+        return last - first
+    from sim.decoding.acceptance import emitted, law_of
+
+    law = law_of(run.scenario.speculation, run.scenario.simulation.seed)
+    requests = {name: run.requests[name][chosen] for name in _NEEDED}
+    begun = np.searchsorted(ends, requests["first_token_ns"])
+    turns = [np.maximum(of - begun, 0) for of in (first, last)]
+    tokens = np.empty(len(begun), dtype=np.int64)
+    emitted(requests["request"], requests["tokens_in_run"], turns[0], turns[1], law, tokens)
+    return tokens
+
+
+def late_arrivals(run: Run, cut: int) -> Chosen:
+    """Return which requests of an open loop arrived after the warm-up; at least the later half.
+
+    They are known by when they arrive, since those that wait until the last arrival is over are
+    just the ones that a loaded deployment fails.
+    """
+    arrival_ns, steps = run.requests["arrival_ns"], run.steps
+    warm_ns = steps["end_ns"][steps["step"] < cut].max(initial=0)
+    late: Chosen = arrival_ns >= min(warm_ns, arrival_ns.max() // 2)
+    return late
+
+
+def _good(work: NDArray[Any], judged: Chosen, good: Chosen) -> float:
+    """Return all work, times the share of the judged part that is good."""
+    known = work[judged].sum()
+    return float(work.sum() * work[judged][good].sum() / known) if known else 0.0
+
+
+def verdict(
+    slo: Slo,
+    tpot: float | None,
+    queue: float | None,
+    attainment: float | None,
+    stable: bool | None = None,
+) -> dict[str, Any]:
+    """Return the latency target, the figures it is held against, and whether and why not it is met.
+
+    `tpot` and `queue` are the figures that the SLO asks for, mean or percentile, ms. A queue that
+    does not exist is no wait; an unknown TPOT meets nothing, but for answers of one token. Nothing
+    is met by a deployment that is not `stable` (None: one of a closed loop).
+    """
+    of = named(slo.tpot_percentile)
+    missed = [UNSTABLE] * (stable is False)
+    if tpot is not None:
+        missed += [f"{of}TPOT {tpot:.1f} ms exceeds {slo.tpot_ms:g} ms"] * (tpot > slo.tpot_ms)
+    elif attainment is None and not missed:
+        # Where requests were judged without one, none had a gap between tokens: nothing to miss.
+        missed.append(f"no {of}TPOT")
+    if slo.queue_ms is not None and queue is not None and queue > slo.queue_ms:
+        of = named(slo.queue_percentile)
+        missed.append(f"{of}queueing {queue:.1f} ms exceeds {slo.queue_ms:g} ms")
+    share = attainment or 0.0
+    if slo.attainment is not None and share < slo.attainment and stable is not False:
+        missed.append(f"attainment {share:.4g} is below {slo.attainment:g}")
+    return {
+        "slo_tpot_ms": slo.tpot_ms,
+        "slo_tpot_found_ms": tpot,
+        "slo_queue_found_ms": queue,
+        "slo_met": not missed,
+        "slo_missed": "; ".join(missed),
+    }
+
+
+def criterion(slo: Slo) -> str:
+    """Return in words what the SLO asks for."""
+    asked = [f"{named(slo.tpot_percentile) or 'mean '}TPOT within {slo.tpot_ms:g} ms"]
+    if slo.queue_ms is not None:
+        of = named(slo.queue_percentile) or "mean "
+        asked.append(f"{of}queueing within {slo.queue_ms:g} ms")
+    if slo.attainment is not None:
+        asked.append(f"{slo.attainment:.4g} of the requests each within their targets")
+    return ", ".join(asked)
+
+
+def named(percentile: float | None) -> str:
+    """Return a percentile as a word before what it is of; nothing for the mean."""
+    return "" if percentile is None else f"p{percentile:g} "

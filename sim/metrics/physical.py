@@ -1,0 +1,152 @@
+"""Physical: what no deployment can beat, and the check that no figure of a run does.
+
+A step of a micro-batch reads the attention weights of a GPU and the KV of its requests, and
+multiplies every token with the weights that are active for it. No kernel is timed below the peak
+of its card, so no step is shorter than that. Whatever a run says against it is a mistake of the
+simulator or of its input, and must not leave as a result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sim.decoding.run import Run, requests_of
+from sim.deployments.kvcache import kv_layout
+from sim.foundation.errors import ImpossibleFigureError
+from sim.foundation.units import DTYPE_BYTES, NS_PER_S
+from sim.inputs import cards
+from sim.inputs.deployment import Afd
+from sim.inputs.hardware import Accelerator
+from sim.inputs.model import ModelCard, attention_weights
+from sim.inputs.scenario import Scenario
+
+# Figures that are a part of a whole; the names of all others say their unit.
+_SHARES = ("slo_attainment", "preempted_share", "drafts_of_use_share")
+_ABOVE_ONE = 1 + 1e-9
+# Each kernel rounds to whole ns; so many at most are timed in a layer, and as many around it.
+_KERNELS_OF_A_LAYER = 32
+
+
+class Floor(NamedTuple):
+    """Lower bounds on the time of a step of one micro-batch, ns."""
+
+    any_ns: float
+    """Of a step that holds a request: attention weights of a GPU through its memory."""
+    request_ns: float
+    """For each request: FLOPs of a token on all GPUs, or KV through all attention memory."""
+    rounding_ns: float
+    """What whole nanoseconds may take off a step."""
+
+
+def floor(scenario: Scenario, ctx: float) -> Floor:
+    """Return what no step can beat whose requests have at least `ctx` context tokens each."""
+    model, precision = cards.model(scenario.model), scenario.precision
+    attention, gpus, o_proj_tp, peak_flops_per_s = _machines(scenario)
+    hidden, elements, macs = model.hidden, 0.0, float(model.vocab * model.hidden)
+    for layer, count in model.layer_counts.items():
+        kind = model.attention[layer.attention]
+        *whole, output = (*kind.before_core(hidden), *kind.after_core(hidden))
+        shared = output._replace(k=output.k // o_proj_tp)
+        elements += count * sum(each.weights() for each in (*whole, shared))
+        macs += count * attention_weights(kind, hidden)
+        macs += count * model.ffn[layer.ffn].active_weights(hidden)
+    layout = kv_layout(model, precision.kv, scenario.memory.kv_block_tokens)
+    kv_bytes = sum(
+        size * (ctx if window is None else min(ctx, window))
+        for window, size in layout.bytes_per_token.items()
+    )
+    hbm = float(attention.hbm_bytes_per_s)
+    request_s = max(2 * macs / peak_flops_per_s, kv_bytes / (gpus * hbm))
+    return Floor(
+        elements * DTYPE_BYTES[precision.gemm] / hbm * NS_PER_S,
+        request_s * NS_PER_S,
+        _rounding_ns(model, scenario),
+    )
+
+
+def _machines(scenario: Scenario) -> tuple[Accelerator, int, int, float]:
+    """Return attention card, attention GPUs, GPUs that share an output projection, all FLOP/s."""
+    deployment = scenario.deployment
+    if isinstance(deployment, Afd):
+        sides = deployment.attention, deployment.ffn
+        peak = sum(_peak(cards.accelerator(s.accelerator)) * s.gpu_count() for s in sides)
+        card = cards.accelerator(deployment.attention.accelerator)
+        return card, deployment.attention.gpu_count(), deployment.attention.o_proj_tp, peak
+    card = cards.accelerator(deployment.accelerator)
+    return card, deployment.gpus, 1, _peak(card) * deployment.gpus
+
+
+def _peak(card: Accelerator) -> float:
+    return max(float(peak) for peak in card.flops_per_s.values())
+
+
+def _rounding_ns(model: ModelCard, scenario: Scenario) -> float:
+    drafts = scenario.speculation.drafts if scenario.speculation is not None else 0
+    return 0.5 * _KERNELS_OF_A_LAYER * (len(model.layer_sequence) + drafts + 1)
+
+
+def check_step(scenario: Scenario, step_ns: float, requests: int, micro_batches: int) -> None:
+    """Raise ImpossibleFigureError if a steady step of all micro-batches beats the hardware."""
+    least = floor(scenario, 0)
+    least_ns = max(least.any_ns, requests * least.request_ns) - micro_batches * least.rounding_ns
+    if least_ns > step_ns * _ABOVE_ONE:
+        _refuse("t_step_ms", step_ns / 1e6, f"at least {least_ns / 1e6:.6g}")
+
+
+def check_run(run: Run) -> None:
+    """Raise ImpossibleFigureError if a step took less than the hardware allows.
+
+    Nor may all steps together: micro-batches share GPUs. With noise on tasks nothing is checked,
+    since its factors are the user's.
+    """
+    scenario, steps = run.scenario, run.steps
+    if scenario.noise is not None and scenario.noise.tasks:
+        return
+    least = floor(scenario, float(run.requests["prompt_tokens"].min()))
+    requests = requests_of(steps)
+    took_ns = (steps["end_ns"] - steps["start_ns"]).astype(np.float64)
+    least_ns = np.where(requests > 0, np.maximum(least.any_ns, requests * least.request_ns), 0.0)
+    beaten = least_ns - least.rounding_ns > took_ns * _ABOVE_ONE
+    if beaten.any():
+        at = int(np.argmax(beaten))
+        _refuse("t_step_ms", took_ns[at] / 1e6, f"at least {least_ns[at] / 1e6:.6g}")
+    span_ns = float(steps["end_ns"].max() - steps["start_ns"].min())
+    work_ns = float(requests.sum() * least.request_ns) - len(requests) * least.rounding_ns
+    if work_ns > span_ns * _ABOVE_ONE:
+        most = requests.sum() / (work_ns / NS_PER_S) / scenario.gpu_count()
+        _refuse("tgs", requests.sum() / (span_ns / NS_PER_S), f"at most {most:.6g}")
+
+
+def checked(figures: dict[str, Any], signed: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Return `figures` if they are finite, and not negative but for those of names in `signed`.
+
+    Shares and utilisations are at most 1. Raises ImpossibleFigureError with the figure's name.
+    """
+    for name, value in _numbers(figures, ""):
+        if not math.isfinite(value):
+            _refuse(name, value, "finite")
+        if value < 0 and name not in signed:
+            _refuse(name, value, "at least 0")
+        is_share = name in _SHARES or name.startswith("utilisation.") or name.endswith("_share")
+        if is_share and value > _ABOVE_ONE:
+            _refuse(name, value, "at most 1")
+    return figures
+
+
+def _numbers(figures: Mapping[str, Any], front: str) -> Iterator[tuple[str, float]]:
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{front}{name}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{front}{name}", float(value)
+
+
+def _refuse(name: str, value: float, expected: str) -> None:
+    raise ImpossibleFigureError(
+        f"{name} is {value:.6g}, and no deployment of these GPUs has it: expected {expected}; this "
+        "is a bug of afdsim or a figure of a card far from the truth"
+    )

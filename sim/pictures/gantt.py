@@ -1,0 +1,260 @@
+"""Gantt: what the servers of a pipeline do in two layers of one step, as a picture.
+
+The step is that of the frozen state: every micro-batch always takes the times of the nominal batch,
+so the pipeline is steady after a few steps and a long run is not needed to see it.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, NamedTuple, Self
+
+import plotly.graph_objects as go
+from pydantic import Field, model_validator
+
+from sim.decoding.run import FILL_STEPS
+from sim.deployments.deployment import Site
+from sim.engines import event
+from sim.engines.event import Record
+from sim.engines.program import Node, Program, Times
+from sim.foundation.units import NS_PER_US
+from sim.inputs.base import Strict
+from sim.pictures.pareto_figure import COLOURS
+
+Marked = Collection[tuple[int, int]]
+"""Tasks by (node, server)."""
+
+# Up to this many servers each has a row of its own.
+_ALL_ROWS = 16
+
+_ROW_PX = 24
+_FRAME_PX = 130
+_PALE = 0.3
+_OUTLINE = {
+    "name": "critical circuit",
+    "marker": {"color": "rgba(0,0,0,0)", "line": {"color": "#000000", "width": 3}},
+    "hoverinfo": "skip",
+}
+
+
+class Row(NamedTuple):
+    """A line of the picture."""
+
+    pool: int
+    server: int
+
+
+Count = Annotated[int, Field(ge=0, le=10**18)]
+
+
+class Task(NamedTuple):
+    """A bar of the picture."""
+
+    row: Count
+    """Its place in `Picture.rows`."""
+    stage: str
+    layer: Count
+    micro_batch: Count
+    step: Count
+    start_ns: Count
+    end_ns: Count
+    is_marked: bool = False
+
+
+class Picture(Strict):
+    """What a picture of a pipeline shows, as plain data that is kept and drawn again."""
+
+    rows: Annotated[list[str], Field(min_length=1, max_length=10_000)]
+    """Names of the servers that have a row."""
+    servers: Count
+    """All servers, with a row or without."""
+    layers: Annotated[list[Count], Field(min_length=1, max_length=10_000)]
+    micro_batches: Annotated[int, Field(ge=1, le=10_000)]
+    tasks: list[Task]
+    """By start time. Those of other layers are pale."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not any(task.layer in self.layers for task in self.tasks):
+            raise ValueError("no task belongs to the layers that are shown")
+        if any(task.row >= len(self.rows) or task.end_ns < task.start_ns for task in self.tasks):
+            raise ValueError("a task has no row, or ends before it begins")
+        return self
+
+
+class Frozen:
+    """A controller that always answers the same, until every micro-batch has ended its steps."""
+
+    def __init__(self, times: Times, micro_batches: int, steps: int) -> None:
+        self.times = times
+        self.steps = steps
+        self.begun = [0] * micro_batches
+
+    def boundary(self, micro_batch: int, now_ns: int) -> Times | None:
+        """Return the frozen times; None when all micro-batches are through."""
+        self.begun[micro_batch] += 1
+        return self.times if min(self.begun) <= self.steps else None
+
+
+def middle_layers(program: Program) -> range:
+    """Return the two layers in the middle of the model, far from the ends of the step."""
+    layers = len(program.layer_kinds) - 1
+    first = max(0, layers // 2 - 1)
+    return range(first, min(first + 2, layers))
+
+
+def nominal_records(site: Site, layers: range) -> list[Record]:
+    """Return the tasks of `layers`, and of one layer on either side, in a steady step.
+
+    All micro-batches take the times of the nominal batch. No request is simulated.
+    """
+    program = site.program
+    micro_batches = program.micro_batches
+    times = site.times(site.expected.batch())
+    engine = event.EventEngine(program, Frozen(times, micro_batches, FILL_STEPS + 1))
+    around = range(layers.start - 1, layers.stop + 1)
+
+    def keep(node: Node, step: int) -> bool:
+        return step == FILL_STEPS and node.layer in around
+
+    records = event.record(engine, keep)
+    engine.run()
+    return records
+
+
+def pipeline_figure(
+    program: Program, records: Sequence[Record], layers: range, marked: Marked = frozenset()
+) -> go.Figure:
+    """Return the Plotly figure of `records`, which is that of their `picture`."""
+    return figure_of(picture(program, records, layers, marked))
+
+
+def picture(
+    program: Program, records: Sequence[Record], layers: range, marked: Marked = frozenset()
+) -> Picture:
+    """Return what the picture of `records` shows.
+
+    Of many servers, server 0 of each pool and those with `marked` tasks have a row. `marked` tasks,
+    such as those of the critical circuit, are outlined.
+    """
+    rows = {row: number for number, row in enumerate(_rows(program, marked))}
+    return Picture(
+        rows=[_label(program, row) for row in rows],
+        servers=sum(pool.servers for pool in program.pools),
+        layers=list(layers),
+        micro_batches=program.micro_batches,
+        tasks=[
+            _task(program, record, rows, marked)
+            for record in sorted(records, key=lambda r: (r.start_ns, r.node, r.server))
+            if _row(program, record) in rows and record.end_ns > record.start_ns
+        ],
+    )
+
+
+def _task(program: Program, record: Record, rows: Mapping[Row, int], marked: Marked) -> Task:
+    node = program.nodes[record.node]
+    return Task(
+        row=rows[_row(program, record)],
+        stage=program.stages[node.stage].name,
+        layer=node.layer,
+        micro_batch=node.micro_batch,
+        step=record.step,
+        start_ns=record.start_ns,
+        end_ns=record.end_ns,
+        is_marked=(record.node, record.server) in marked,
+    )
+
+
+def figure_of(shown: Picture) -> go.Figure:
+    """Return the Plotly figure of a picture: a row per server, a colour per micro-batch.
+
+    Tasks of other layers than those shown are pale, and it begins and ends with these.
+    """
+    rows, layers = shown.rows, shown.layers
+    inside = [task for task in shown.tasks if task.layer in layers]
+    begin_ns = min(task.start_ns for task in inside)
+    end_ns = max(task.end_ns for task in inside)
+    figure = go.Figure()
+    for micro_batch in range(shown.micro_batches):
+        mine = [task for task in shown.tasks if task.micro_batch == micro_batch]
+        figure.add_bar(**_bars(shown, mine, begin_ns, micro_batch), name=str(micro_batch))
+    outlined = [task for task in shown.tasks if task.is_marked]
+    if outlined:
+        figure.add_bar(**_places(shown, outlined, begin_ns), **_OUTLINE)
+    left_out = f": {len(rows)} of {shown.servers} servers" if len(rows) < shown.servers else ""
+    named = f"layers {layers[0]} and {layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
+    figure.update_layout(
+        title={"text": f"Pipeline, {named}{left_out}", "font": {"size": 14}},
+        template="plotly_white",
+        barmode="overlay",
+        height=_FRAME_PX + _ROW_PX * len(rows),
+        margin={"l": 10, "r": 10, "t": 70, "b": 40},
+        legend={"title": "micro-batch", "orientation": "h", "y": 1.0, "yanchor": "bottom"},
+        hoverlabel={"align": "left"},
+        uniformtext={"minsize": 9, "mode": "hide"},
+    )
+    labels = [html.escape(row) for row in rows]
+    figure.update_yaxes(
+        categoryorder="array", categoryarray=labels[::-1], automargin=True, ticksuffix=" "
+    )
+    figure.update_xaxes(range=[0, (end_ns - begin_ns) / NS_PER_US], title="µs")
+    return figure
+
+
+def _rows(program: Program, marked: Marked) -> list[Row]:
+    """Return the servers that have a row, in the order of the pools."""
+    every = [Row(i, s) for i, pool in enumerate(program.pools) for s in range(pool.servers)]
+    if len(every) <= _ALL_ROWS:
+        return every
+    stages = program.stages
+    wanted = {Row(stages[program.nodes[node].stage].pool, server) for node, server in marked}
+    return [row for row in every if row.server == 0 or row in wanted]
+
+
+def _row(program: Program, record: Record) -> Row:
+    return Row(program.stages[program.nodes[record.node].stage].pool, record.server)
+
+
+def _label(program: Program, row: Row) -> str:
+    pool = program.pools[row.pool]
+    return pool.name if pool.servers == 1 else f"{pool.name} {row.server}"
+
+
+def _places(shown: Picture, tasks: Sequence[Task], begin_ns: int) -> dict[str, object]:
+    """Return where the bars of `tasks` lie, as arguments of `add_bar`."""
+    return {
+        "orientation": "h",
+        "y": [html.escape(shown.rows[task.row]) for task in tasks],
+        "base": [(task.start_ns - begin_ns) / NS_PER_US for task in tasks],
+        "x": [(task.end_ns - task.start_ns) / NS_PER_US for task in tasks],
+    }
+
+
+def _bars(
+    shown: Picture, tasks: Sequence[Task], begin_ns: int, micro_batch: int
+) -> dict[str, object]:
+    """Return the bars of one micro-batch as arguments of `add_bar`."""
+    names = [html.escape(task.stage) for task in tasks]
+    inside = [task.layer in shown.layers for task in tasks]
+    return {
+        **_places(shown, tasks, begin_ns),
+        "text": names,
+        "textposition": "inside",
+        "insidetextanchor": "middle",
+        "textangle": 0,
+        "textfont": {"color": ["#ffffff" if chosen else "#444444" for chosen in inside]},
+        "marker": {
+            "color": COLOURS[micro_batch % len(COLOURS)],
+            "opacity": [1.0 if chosen else _PALE for chosen in inside],
+            "line": {"color": "#ffffff", "width": 0.5},
+        },
+        "customdata": [
+            (name, task.layer, task.step, (task.end_ns - begin_ns) / NS_PER_US)
+            for name, task in zip(names, tasks, strict=True)
+        ],
+        "hovertemplate": "<b>%{customdata[0]}</b>, layer %{customdata[1]}, "
+        f"micro-batch {micro_batch}, step %{{customdata[2]}}<br>%{{y}}<br>"
+        "start %{base:,.3f} µs, end %{customdata[3]:,.3f} µs<br>"
+        "takes %{x:,.3f} µs<extra></extra>",
+    }

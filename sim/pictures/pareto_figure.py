@@ -1,0 +1,256 @@
+"""Plots: throughput and cost of many points as Plotly figures. Draws rows, computes nothing."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import plotly.graph_objects as go
+
+from sim.foundation import json_text
+from sim.foundation.pareto import pareto_front
+from sim.sweeps.points import SETTING, Row, front
+from sim.sweeps.sweep import Published
+
+# Okabe and Ito's palette, distinct for colour-blind readers.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B4513", "#000000")
+
+# None of what is drawn beside families: dots of SLOs and of the front over all, crosses of
+# measurements, a ring around the chosen point.
+_DASHES = ("solid", "dash", "longdash", "dashdot", "longdashdot")
+_SYMBOLS = (
+    *("circle", "square", "diamond", "triangle-up", "triangle-down", "star", "hexagon"),
+    *("cross", "pentagon"),
+)
+
+CHOSEN = "chosen point"
+"""Name of the trace that rings the chosen point; the page moves it."""
+
+
+class Shown(NamedTuple):
+    """A column that people look at first."""
+
+    column: str
+    label: str
+    unit: str = ""
+
+
+# What a point is told apart by, in hover labels and tables.
+FIGURES = (
+    Shown("gpus", "GPUs"),
+    Shown("requests_in_flight", "in flight"),
+    Shown("tpot_ms_mean", "TPOT", "ms"),
+    Shown("tpot_ci95_ms", "TPOT ±", "ms"),
+    Shown("tokens_per_s_per_user", "tokens/s/user"),
+    Shown("tgs", "tokens/s/GPU"),
+    Shown("usd_per_1m_tokens", "USD/1M tokens"),
+    Shown("t_a_layer_us", "attention a layer", "µs"),
+    Shown("t_a2f_layer_us", "A→F a layer", "µs"),
+    Shown("t_f_layer_us", "FFN a layer", "µs"),
+    Shown("t_f2a_layer_us", "F→A a layer", "µs"),
+    Shown("calibrated_share", "calibrated share"),
+)
+
+
+class View(NamedTuple):
+    """Two columns against each other."""
+
+    x: Shown
+    y: Shown
+
+
+_PARETO = View(
+    Shown("tokens_per_s_per_user", "interactivity: tokens/s/user (1 / mean TPOT)"),
+    Shown("tgs", "throughput: output tokens/s/GPU"),
+)
+_COST = View(
+    Shown("tpot_ms_mean", "mean TPOT, ms"),
+    Shown("usd_per_1m_tokens", "USD per 1M output tokens"),
+)
+
+
+def families(rows: Iterable[Row]) -> list[str]:
+    """Return the families of `rows`, in the order in which they first appear."""
+    return list(dict.fromkeys(row["family"] for row in rows))
+
+
+def pareto_figure(rows: Sequence[Row], published: Sequence[Published]) -> go.Figure:
+    """Return the Pareto picture: points faint, fronts as steps, SLO line, measurements as crosses.
+
+    `rows` are points of one or more sweeps; only simulated ones are drawn. The first value of a
+    point's `customdata` is its place in `rows`.
+    """
+    drawn = _drawn(rows, _PARETO)
+    figure = _points(rows, drawn, _PARETO)
+    fronts = {family: front(drawn, family) for family in families(drawn)}
+    _add_fronts(figure, families(rows), fronts, front(drawn), _PARETO, "vh")
+    for slo_ms in sorted({row["slo_tpot_ms"] for row in drawn}):
+        _add_slo(figure, slo_ms, 1e3 / slo_ms)
+    if published:
+        figure.add_scatter(
+            x=[1e3 / point.tpot_ms for point in published],
+            y=[point.tgs for point in published],
+            mode="markers+text",
+            name="published",
+            marker={"symbol": "x", "size": 10, "color": "#000000"},
+            text=[html.escape(point.label) for point in published],
+            textposition="top center",
+            customdata=[
+                [None, html.escape(p.label), f"{p.tpot_ms:g}", f"{p.tgs:,g}", html.escape(p.source)]
+                for p in published
+            ],
+            hovertemplate="<b>%{customdata[1]}</b><br>TPOT %{customdata[2]} ms<br>"
+            "%{customdata[3]} tokens/s/GPU<br>%{customdata[4]}<extra></extra>",
+        )
+    return figure
+
+
+def cost_figure(rows: Sequence[Row]) -> go.Figure:
+    """Return the picture of cost against latency, with a front of its own.
+
+    Points on cards without a price are left out.
+    """
+    drawn = _drawn(rows, _COST)
+    figure = _points(rows, drawn, _COST)
+    fronts = {f: _cheapest([r for r in drawn if r["family"] == f]) for f in families(drawn)}
+    _add_fronts(figure, families(rows), fronts, _cheapest(drawn), _COST, "hv")
+    for slo_ms in sorted({row["slo_tpot_ms"] for row in drawn}):
+        _add_slo(figure, slo_ms, slo_ms)
+    # Small batches cost a hundred times as much as large ones.
+    figure.update_yaxes(type="log", rangemode="normal")
+    return figure
+
+
+def _cheapest(rows: list[Row]) -> list[Row]:
+    """Return the points that none beats in both TPOT and price."""
+    at = [(-row["tpot_ms_mean"], -row["usd_per_1m_tokens"]) for row in rows]
+    return [rows[index] for index in pareto_front(at)[::-1]]
+
+
+def _drawn(rows: Sequence[Row], view: View) -> list[Row]:
+    """Return the rows that have a place in a view."""
+    simulated = [row for row in rows if row["status"] == "ok"]
+    return [r for r in simulated if r[view.x.column] is not None and r[view.y.column] is not None]
+
+
+def _points(rows: Sequence[Row], drawn: Sequence[Row], view: View) -> go.Figure:
+    """Return a figure with a trace of points per family, and an empty one for the chosen point."""
+    place = {id(row): index for index, row in enumerate(rows)}
+    figure = go.Figure()
+    for number, family in enumerate(families(rows)):
+        mine = [row for row in drawn if row["family"] == family]
+        settings = [
+            name for name in _settings(mine) if any(row.get(name) is not None for row in mine)
+        ]
+        figure.add_scatter(
+            **_xy(mine, view),
+            mode="markers",
+            name=f"{html.escape(family)}: points",
+            legendgroup=family,
+            showlegend=False,
+            marker={**_style(number)[0], "size": 7, "opacity": 0.3},
+            customdata=[[place[id(row)], *_hover_values(row, settings)] for row in mine],
+            hovertemplate=_hover_template(family, settings),
+        )
+    figure.add_scatter(
+        x=[],
+        y=[],
+        mode="markers",
+        name=CHOSEN,
+        hoverinfo="skip",
+        legendrank=2000,
+        marker={"color": "#000000", "size": 16, "symbol": "circle-open", "line": {"width": 2.5}},
+    )
+    figure.update_layout(
+        xaxis={"title": view.x.label, "rangemode": "tozero"},
+        yaxis={"title": view.y.label, "rangemode": "tozero"},
+        template="plotly_white",
+        hovermode="closest",
+        hoverlabel={"align": "left", "font": {"size": 11}},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+    )
+    return figure
+
+
+def _add_fronts(
+    figure: go.Figure,
+    names: Sequence[str],
+    fronts: dict[str, list[Row]],
+    overall: list[Row],
+    view: View,
+    step: str,
+) -> None:
+    for number, family in enumerate(names):
+        marker, dash = _style(number)
+        if family in fronts:
+            figure.add_scatter(
+                **_xy(fronts[family], view),
+                mode="lines+markers",
+                name=html.escape(family),
+                legendgroup=family,
+                line={"color": marker["color"], "dash": dash, "shape": step, "width": 2},
+                marker={**marker, "size": 8},
+                hoverinfo="skip",
+            )
+    if len(fronts) > 1:
+        figure.add_scatter(
+            **_xy(overall, view),
+            mode="lines",
+            name="front over all",
+            line={"color": "#000000", "shape": step, "width": 1.5, "dash": "dot"},
+            hoverinfo="skip",
+        )
+
+
+def _add_slo(figure: go.Figure, slo_ms: float, x: float) -> None:
+    figure.add_vline(
+        x=x,
+        line={"color": "#888888", "dash": "dot"},
+        annotation_text=f"SLO: TPOT {slo_ms:g} ms",
+        annotation_position="bottom right",
+    )
+
+
+def _style(number: int) -> tuple[dict[str, str], str]:
+    """Return marker and dash of a family. Where colours begin again, dash and symbol differ."""
+    marker = {
+        "color": COLOURS[number % len(COLOURS)],
+        "symbol": _SYMBOLS[number % len(_SYMBOLS)],
+    }
+    return marker, _DASHES[number // len(COLOURS) % len(_DASHES)]
+
+
+def _xy(rows: Sequence[Row], view: View) -> dict[str, list[float]]:
+    return {
+        axis: [row[shown.column] for row in rows] for axis, shown in zip("xy", view, strict=True)
+    }
+
+
+def _settings(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row if name.startswith(SETTING)))
+
+
+def _hover_values(row: Row, settings: Sequence[str]) -> list[str]:
+    names = ["shape", *(shown.column for shown in FIGURES), *settings]
+    return [html.escape(_text(row.get(name))) for name in names]
+
+
+def _hover_template(family: str, settings: Sequence[str]) -> str:
+    """Return the label of a trace; 0 is the place of the point and 1 its shape."""
+    lines = [f"<b>{html.escape(family)} %{{customdata[1]}}</b>"]
+    for number, shown in enumerate(FIGURES, start=2):
+        lines.append(f"{shown.label}: %{{customdata[{number}]}} {shown.unit}".rstrip())
+    for number, name in enumerate(settings, start=2 + len(FIGURES)):
+        lines.append(f"{html.escape(name.removeprefix(SETTING))}: %{{customdata[{number}]}}")
+    return "<br>".join(lines) + "<extra></extra>"
+
+
+def _text(value: object) -> str:
+    """Return a value as people read it."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return json_text.dumps(value) if isinstance(value, dict | list) else str(value)

@@ -1,0 +1,271 @@
+"""Study report: the verdicts of a study as a page that opens offline and as Markdown.
+
+Both show the same sections: what they say is written once, here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from sim.foundation import json_text
+from sim.metrics.cautions import SCOPE
+from sim.pictures import page as pages
+from sim.pictures.verdict_map import verdict_map
+from sim.study.schema import Study
+from sim.study.verdicts import Outcome, counts, described_shape, percent, told
+
+
+class Section(NamedTuple):
+    """A table with what it says."""
+
+    title: str
+    text: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def write(
+    folder: Path, study: Study, outcomes: Sequence[Outcome], described: dict[str, Any]
+) -> None:
+    """Write report.md and report.html into `folder`."""
+    found = list(sections(study, outcomes))
+    (folder / "report.md").write_text(markdown(study, outcomes, found), encoding="utf-8")
+    figure = verdict_map(study, outcomes)
+    page = pages.rendered(
+        "study.html",
+        title=study.name,
+        description=study.description,
+        summary=summary(study, outcomes),
+        figure=json.loads(figure.to_json()),
+        height=figure.layout.height,
+        sections=found,
+        provenance=json_text.dumps(described, indent=2, ensure_ascii=False),
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def markdown(study: Study, outcomes: Sequence[Outcome], found: Sequence[Section]) -> str:
+    """Return the report as Markdown."""
+    head = [f"# {study.name}", "", study.description, "", summary(study, outcomes)]
+    lines = [_as_written(line) for line in head]
+    for section in found:
+        lines += ["", f"## {_as_written(section.title)}", "", _as_written(section.text), ""]
+        lines.append(_line(section.head))
+        lines.append("|" + "---|" * len(section.head))
+        lines += [_line(row) for row in section.rows]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(_as_written(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _as_written(text: str) -> str:
+    """Return text that Markdown shows as it is: no tags, no links."""
+    return text.replace("<", "&lt;").replace("[", "\\[")
+
+
+def summary(study: Study, outcomes: Sequence[Outcome]) -> str:
+    """Return the verdicts in a sentence."""
+    many = counts(outcomes)
+    said = ", ".join(f"{verdict}: {count}" for verdict, count in many.most_common())
+    unfinished = sum(each.verdict is None for each in outcomes)
+    more = f" {unfinished} cells are not finished." if unfinished else ""
+    return (
+        f"Of {len(outcomes)} cells, by verdict: {said or 'none yet'}.{more} {SCOPE.capitalize()}."
+    )
+
+
+def sections(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
+    """Yield the sections of the report."""
+    first, second = study.sides
+    yield from _verdicts(study, outcomes)
+    yield Section(
+        "Champions",
+        "The best shape of each side at the largest batch that meets the SLO in simulation. Batch: "
+        "requests on each attention GPU in each micro-batch, and what limits it. Bound by: the "
+        "critical circuit of the steady state, with its share. Measured: share of kernel time from "
+        "inside measured ranges, outside them, from no measurement. Left open: by how much a shape "
+        "that was never simulated would beat this one, if it lost as little to chance as the "
+        "one that lost least. At the end of: axes whose largest tried value it has.",
+        [
+            *study.dimensions,
+            "side",
+            "shape",
+            "GPUs",
+            "batch",
+            "limit",
+            "TPOT ms",
+            "tokens/s/GPU",
+            "USD/1M",
+            "bound by",
+            "GPUs busy",
+            "measured / outside / none",
+            "left open",
+            "at the end of",
+        ],
+        [
+            _champion(each, number, side)
+            for each in outcomes
+            for number, side in enumerate(study.sides)
+        ],
+    )
+    names = [each.name for each in study.counterfactuals]
+    if names:
+        yield Section(
+            "Mechanisms",
+            f"The margin of {first} over {second} with one mechanism switched off at a time, shape "
+            "and batch chosen anew; «→» where the verdict is another then. Last stands what the "
+            "winner owes most of its lead to; «–» where nothing takes 1 % of its yield.",
+            [*study.dimensions, "margin", *names, "decides"],
+            [_mechanisms(each, names) for each in outcomes if each.moved],
+        )
+        yield Section(
+            "Sensitivity",
+            "Cells by verdict, of those in which both sides can run, as they are and with one "
+            "mechanism switched off; how many verdicts that flips; and the median factor by which "
+            f"the yield of {first} relative to {second} changes.",
+            ["", first, second, "tie", "flips", "median factor"],
+            list(_sensitivity(study, outcomes, names)),
+        )
+        yield Section(
+            "Robustness",
+            "How many verdicts hold whatever single mechanism is switched off, how many of those "
+            "also with the known errors of prediction, and which mechanism decides how often.",
+            ["verdict", "cells", "no mechanism flips it", "nor a known error", "decides"],
+            list(_robustness(outcomes)),
+        )
+    yield Section(
+        "Sides",
+        "What ends the batch of the champions, and the median share of their kernel time from "
+        "inside measured ranges.",
+        ["side", "champions", "KV", "requests", "SLO", "measured"],
+        list(_sides(study, outcomes)),
+    )
+
+
+def _robustness(outcomes: Sequence[Outcome]) -> Iterator[list[str]]:
+    met = [each for each in outcomes if each.moved]
+    for verdict in dict.fromkeys(str(each.verdict) for each in met):
+        mine = [each for each in met if each.verdict == verdict]
+        decides = Counter(each.decides.name if each.decides else "–" for each in mine)
+        yield [
+            verdict,
+            str(len(mine)),
+            str(sum(not any(m.flips and m.is_mechanism for m in each.moved) for each in mine)),
+            str(sum(not any(m.flips for m in each.moved) for each in mine)),
+            ", ".join(f"{name} {count}" for name, count in decides.most_common()),
+        ]
+
+
+def _sides(study: Study, outcomes: Sequence[Outcome]) -> Iterator[list[str]]:
+    for number, side in enumerate(study.sides):
+        entries = [each.entries[number] for each in outcomes]
+        found = [entry for entry in entries if entry is not None]
+        limits = Counter(entry["limit"] for entry in found)
+        measured = [entry["figures"]["calibrated_share"] for entry in found]
+        share = f"{median(measured):.0%}" if measured else "–"
+        counts = [str(limits[each]) for each in ("KV", "requests", "SLO")]
+        yield [side, str(len(found)), *counts, share]
+
+
+def _verdicts(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
+    """Yield a table for each value of the first dimension: the last one across."""
+    first, _second = study.sides
+    *front, down, _across = study.dimensions
+    by_place = {tuple(each.cell.place.values()): each for each in outcomes}
+    fronts = dict.fromkeys(tuple(place[: len(front)]) for place in by_place)
+    for number, chosen in enumerate(fronts):
+        mine = {p[len(front) :]: each for p, each in by_place.items() if p[: len(front)] == chosen}
+        columns = list(dict.fromkeys(place[-1] for place in mine))
+        lines = list(dict.fromkeys(place[:-1] for place in mine))
+        text = (
+            f"Who yields more, by how much ({first} over the other side), and the 95 % interval of "
+            f"chance. Smaller margins than {100 * study.indifference:g} % are ties. The yield is "
+            "tokens per USD where all cards have a price, tokens/s/GPU elsewhere."
+        )
+        yield Section(
+            ", ".join(chosen) or study.name,
+            text if number == 0 else "",
+            [down, *columns],
+            [
+                [", ".join(line), *(told(mine.get((*line, column))) for column in columns)]
+                for line in lines
+            ],
+        )
+
+
+def _champion(outcome: Outcome, number: int, side: str) -> list[str]:
+    entry, limits, beyond = outcome.entries[number], outcome.limits[number], outcome.beyond[number]
+    place = [*outcome.cell.place.values(), side]
+    if entry is None:
+        return [*place, outcome.whys[number], *["–"] * 11]
+    figures = entry["figures"]
+    usd = figures["usd_per_1m_tokens"]
+    bound_by = busy = "–"
+    if limits:
+        kind = limits["kind"].removesuffix("-bound")
+        bound_by = f"{kind} {limits['spent'].get(kind, 0):.0%}"
+        busy = ", ".join(f"{pool} {share:.0%}" for pool, share in limits["busy"].items())
+    shares = [
+        figures[f"{status}_share"] for status in ("calibrated", "extrapolated", "uncalibrated")
+    ]
+    return [
+        *place,
+        described_shape(entry),
+        f"{figures['gpus']:.0f}",
+        f"{figures['batch']:.3g}",
+        entry["limit"],
+        f"{figures['tpot_ms_mean']:.1f}",
+        f"{figures['tgs']:,.0f}",
+        "–" if usd is None else f"{usd:.3f}",
+        bound_by,
+        busy,
+        " / ".join(f"{share:.0%}" for share in shares),
+        "–" if beyond is None else percent(beyond),
+        ", ".join(path.rsplit(".", 1)[-1] for path in outcome.edges[number]) or "–",
+    ]
+
+
+def _mechanisms(outcome: Outcome, names: Sequence[str]) -> list[str]:
+    moved = {each.name: each for each in outcome.moved}
+    cells = []
+    for name in names:
+        each = moved.get(name)
+        if each is None:
+            cells.append("–")
+            continue
+        margin = each.verdict if each.margin is None else percent(each.margin)
+        cells.append(f"{margin} → {each.verdict}" if each.flips else margin)
+    most = outcome.decides
+    return [
+        *outcome.cell.place.values(),
+        told(outcome),
+        *cells,
+        "–" if most is None else most.name,
+    ]
+
+
+def _sensitivity(
+    study: Study, outcomes: Sequence[Outcome], names: Sequence[str]
+) -> Iterator[list[str]]:
+    met = [each for each in outcomes if each.margin is not None]
+    kinds = [*study.sides, "tie"]
+    yield ["as it is", *(str(sum(each.verdict == kind for each in met)) for kind in kinds), "", ""]
+    for name in names:
+        there = [moved for each in met for moved in each.moved if moved.name == name]
+        factors = sorted(moved.factor for moved in there)
+        yield [
+            name,
+            *(
+                str(sum(moved.verdict.removeprefix("only ") == kind for moved in there))
+                for kind in kinds
+            ),
+            str(sum(moved.flips for moved in there)),
+            f"× {factors[len(factors) // 2]:.3f}" if factors else "–",
+        ]

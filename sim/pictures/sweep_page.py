@@ -1,0 +1,255 @@
+"""Report: one HTML page about one or more sweeps, which opens offline.
+
+The page holds the rows once, as JSON, and the figures; a small script (`templates/report.js`) fills
+in the table and the chosen point.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import plotly.graph_objects as go
+from pydantic import TypeAdapter
+
+from sim.deployments import compile_deployment
+from sim.foundation import json_text
+from sim.inputs.base import Strict
+from sim.inputs.scenario import Scenario
+from sim.metrics.catalogue import METRICS
+from sim.metrics.cautions import SCOPE
+from sim.pictures import gantt, pareto_figure
+from sim.pictures import page as pages
+from sim.results.files import resolved
+from sim.sweeps import saved
+from sim.sweeps.labels import differences
+from sim.sweeps.points import SETTING, Row
+from sim.sweeps.sweep import Published
+
+Described = dict[str, Any]
+"""What run.json says of a sweep."""
+
+
+# Stage times and intervals are for one point at a time, not for a table.
+_ONLY_IN_PANEL = (
+    *("t_a_layer_us", "t_a2f_layer_us", "t_f_layer_us", "t_f2a_layer_us"),
+    "tpot_ci95_ms",
+)
+
+
+class Kept(Strict):
+    """The pipeline of a family's best point, or why there is none, as it is kept with a sweep."""
+
+    picture: gantt.Picture | None
+    reason: str = ""
+
+
+class Source(NamedTuple):
+    """A finished sweep."""
+
+    name: str
+    rows: list[Row]
+    published: list[Published]
+    described: Described
+    pipelines: dict[str, Kept]
+    """By family."""
+
+
+_KEPT = TypeAdapter(dict[str, Kept])
+PIPELINES = "pipelines.json"
+
+
+class Pipeline(NamedTuple):
+    """A pipeline on the page."""
+
+    family: str
+    point: str
+    figure: go.Figure | None
+    reason: str
+
+
+def read(folder: Path) -> Source:
+    """Return a sweep from its directory. Raises ScenarioError if `folder` holds none.
+
+    Only files of `folder` are opened, none that they name: it may come from anyone.
+    """
+    rows, published, described = saved.sweep(folder)
+    path = folder / PIPELINES
+    pipelines = saved.read(path, _KEPT) if path.exists() else {}
+    return Source(folder.name, rows, published, described, pipelines)
+
+
+def best(rows: Sequence[Row]) -> Row | None:
+    """Return the row of the highest throughput under its SLO; if none meets it, of the least TPOT.
+
+    None if no row has a TPOT. Of equal rows the first is returned.
+    """
+    timed = [row for row in rows if row["status"] == "ok" and row["tpot_ms_mean"] is not None]
+    met = [row for row in timed if row["slo_met"]]
+    if met:
+        return max(met, key=lambda row: row["tgs"])
+    return min(timed, key=lambda row: row["tpot_ms_mean"], default=None)
+
+
+def best_scenarios(
+    rows: Sequence[Row], scenarios: Mapping[int, Scenario]
+) -> dict[str, dict[str, Any]]:
+    """Return the resolved scenario of each family's best point; `scenarios` are by point."""
+    found = {}
+    for family in pareto_figure.families(rows):
+        row = best([row for row in rows if row["family"] == family])
+        if row is not None:
+            found[family] = resolved(scenarios[row["point"]])
+    return found
+
+
+def pipelines(rows: Sequence[Row], scenarios: Mapping[int, Scenario]) -> dict[str, Kept]:
+    """Return what the page shows of each family's best point, so that it can be made again."""
+    found = {}
+    for family in pareto_figure.families(rows):
+        row = best([row for row in rows if row["family"] == family])
+        if row is not None:
+            found[family] = _pipeline(scenarios[row["point"]])
+    return found
+
+
+def _pipeline(scenario: Scenario) -> Kept:
+    try:
+        site = compile_deployment(scenario)
+        layers = gantt.middle_layers(site.program)
+        records = gantt.nominal_records(site, layers)
+        picture = gantt.picture(site.program, records, layers)
+    except Exception as error:
+        # One picture is not worth the page of a whole sweep, whatever is wrong with it.
+        return Kept(picture=None, reason=f"{type(error).__name__}: {error}")
+    return Kept(picture=picture)
+
+
+def write_pipelines(folder: Path, kept: Mapping[str, Kept]) -> None:
+    """Write the pipelines beside the tables of a sweep."""
+    (folder / PIPELINES).write_bytes(_KEPT.dump_json(dict(kept)) + b"\n")
+
+
+def write(path: Path, sources: Sequence[Source]) -> None:
+    """Write the page about `sources`. Families of several sweeps are told apart by their names."""
+    rows, published = _together(sources)
+    chosen = best(rows)
+    data = {
+        "columns": _columns(rows),
+        "rows": [list(row) for row in zip(*_values(rows), strict=True)],
+        "table": _table_columns(rows),
+        "metrics": [[metric.name, metric.unit, metric.definition] for metric in METRICS],
+        "chosen": None if chosen is None else rows.index(chosen),
+        "labels": _labels(rows),
+        "ring": pareto_figure.CHOSEN,
+    }
+    shown = [each for source in sources for each in _pipelines(source, prefix=len(sources) > 1)]
+    figures = {"pareto": pareto_figure.pareto_figure(rows, published)}
+    if any(row.get("usd_per_1m_tokens") is not None for row in rows):
+        figures["cost"] = pareto_figure.cost_figure(rows)
+    for number, pipeline in enumerate(shown, start=1):
+        if pipeline.figure is not None:
+            figures[f"pipeline-{number}"] = pipeline.figure
+    page = pages.rendered(
+        "report.html",
+        title=", ".join(source.name for source in sources),
+        descriptions=[s.described.get("sweep", {}).get("description", "") for s in sources],
+        scope=SCOPE,
+        warnings=_warnings(sources),
+        counts=Counter(_state(row) for row in rows),
+        families=pareto_figure.families(rows),
+        data=data,
+        figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
+        pipelines=shown,
+        provenance=[
+            (source.name, json_text.dumps(source.described, indent=2, ensure_ascii=False))
+            for source in sources
+        ],
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    """Return for each row its shape, and the swept values that differ among the rows."""
+    return [
+        ", ".join(filter(None, (row["shape"], told)))
+        for row, told in zip(rows, differences(rows), strict=True)
+    ]
+
+
+def _warnings(sources: Sequence[Source]) -> list[str]:
+    """Return the cautions that sweeps were saved with, under their names if there are several."""
+    return [
+        f"{source.name}: {text}" if len(sources) > 1 else text
+        for source in sources
+        for text in source.described.get("warnings", [])
+    ]
+
+
+def _together(sources: Sequence[Source]) -> tuple[list[Row], list[Published]]:
+    rows = [
+        row | {"family": _family(source, row["family"], len(sources) > 1)}
+        for source in sources
+        for row in source.rows
+    ]
+    published = {point.label: point for source in sources for point in source.published}
+    return rows, list(published.values())
+
+
+def _family(source: Source, family: str, prefix: bool) -> str:
+    return f"{source.name}: {family}" if prefix else family
+
+
+def _state(row: Row) -> str:
+    """Return what became of a point, in the words of the page's filter."""
+    if row["status"] != "ok":
+        return str(row["status"])
+    if row.get("stable") is False:
+        return "unstable"
+    return "SLO met" if row["slo_met"] else "SLO missed"
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    return ["state", *dict.fromkeys(name for row in rows for name in row)]
+
+
+def _values(rows: Sequence[Row]) -> list[list[Any]]:
+    names = _columns(rows)[1:]
+    return [[_state(row) for row in rows], *([row.get(name) for row in rows] for name in names)]
+
+
+def _table_columns(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Return what the table shows: which column under which head, and what it means."""
+    meaning = {metric.name: metric.definition for metric in METRICS}
+    heads = [pareto_figure.Shown(name, name) for name in ("family", "shape", "state")]
+    heads += [shown for shown in pareto_figure.FIGURES if shown.column not in _ONLY_IN_PANEL]
+    heads += [
+        pareto_figure.Shown(name, ".".join(name.split(".")[-2:]).removeprefix(SETTING))
+        for name in _columns(rows)
+        if name.startswith(SETTING)
+    ]
+    heads.append(pareto_figure.Shown("reason", "reason"))
+    known = set(_columns(rows))
+    return [
+        shown._asdict() | {"title": meaning.get(shown.column, shown.column)}
+        for shown in heads
+        if shown.column in known
+    ]
+
+
+def _pipelines(source: Source, *, prefix: bool) -> Iterator[Pipeline]:
+    labels = {id(row): label for row, label in zip(source.rows, _labels(source.rows), strict=True)}
+    for family in pareto_figure.families(source.rows):
+        row = best([row for row in source.rows if row["family"] == family])
+        name, kept = _family(source, family, prefix), source.pipelines.get(family)
+        if row is None:
+            yield Pipeline(name, "", None, "no point of this family was simulated")
+        elif kept is None:
+            reason = "the sweep was saved without the pipeline of this point; run it again"
+            yield Pipeline(name, labels[id(row)], None, reason)
+        else:
+            figure = kept.picture and gantt.figure_of(kept.picture)
+            yield Pipeline(name, labels[id(row)], figure, kept.reason)

@@ -1,0 +1,109 @@
+"""Verdict map: the margins of a study in a figure, a panel for each value of a dimension."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from sim.pictures.pareto_figure import COLOURS
+from sim.study.schema import Study
+from sim.study.verdicts import Outcome, described_shape, percent, told
+
+# Margins beyond this share have the full colour.
+_FULL = 0.5
+
+
+def verdict_map(study: Study, outcomes: Sequence[Outcome]) -> go.Figure:
+    """Return the map: a panel for each value of the first dimension, coloured by margin."""
+    first, second = study.sides
+    names = list(study.dimensions)
+    across, down = names[-1], names[-2]
+    panels = list(dict.fromkeys(tuple(each.cell.place.values())[:-2] for each in outcomes))
+    columns = min(len(panels), 2)
+    lines = -(-len(panels) // columns)
+    titles = [html.escape(", ".join(panel)) for panel in panels]
+    figure = make_subplots(
+        lines, columns, subplot_titles=titles, horizontal_spacing=0.12, vertical_spacing=0.14
+    )
+    for number, panel in enumerate(panels):
+        mine = [each for each in outcomes if tuple(each.cell.place.values())[:-2] == panel]
+        xs = list(dict.fromkeys(each.cell.place[across] for each in mine))
+        ys = list(dict.fromkeys(each.cell.place[down] for each in mine))
+        at = {(each.cell.place[down], each.cell.place[across]): each for each in mine}
+        grid = [[at.get((y, x)) for x in xs] for y in ys]
+        figure.add_trace(
+            go.Heatmap(
+                x=[html.escape(x) for x in xs],
+                y=[html.escape(y) for y in ys],
+                z=[[_colour(study, each) for each in line] for line in grid],
+                text=[[_short(each) for each in line] for line in grid],
+                hovertext=[[_hover(study, each) for each in line] for line in grid],
+                texttemplate="%{text}",
+                hoverinfo="text",
+                zmin=-_FULL,
+                zmax=_FULL,
+                colorscale=[[0, COLOURS[1]], [0.5, "#f7f7f7"], [1, COLOURS[0]]],
+                showscale=number == 0,
+                colorbar={
+                    "title": html.escape(f"{first} over {second}"),
+                    "tickformat": "+.0%",
+                    "len": 0.6,
+                },
+                xgap=3,
+                ygap=3,
+            ),
+            row=number // columns + 1,
+            col=number % columns + 1,
+        )
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_xaxes(type="category")
+    figure.update_layout(
+        height=120 + 290 * lines,
+        template="plotly_white",
+        margin={"l": 80, "r": 20, "t": 50, "b": 40},
+        font={"family": "system-ui, sans-serif", "size": 13},
+    )
+    return figure
+
+
+def _colour(study: Study, outcome: Outcome | None) -> float | None:
+    if outcome is None or outcome.verdict is None:
+        return None
+    if outcome.margin is not None:
+        return outcome.margin
+    first, second = study.sides
+    return {f"only {first}": _FULL, f"only {second}": -_FULL}.get(outcome.verdict)
+
+
+def _short(outcome: Outcome | None) -> str:
+    if outcome is None or outcome.verdict is None:
+        return "–"
+    if outcome.margin is None:
+        return html.escape(outcome.verdict)
+    return f"{html.escape(outcome.verdict)}<br>{percent(outcome.margin)}"
+
+
+def _hover(study: Study, outcome: Outcome | None) -> str:
+    if outcome is None:
+        return ""
+    lines = [f"<b>{html.escape(outcome.cell.name())}</b>: {html.escape(told(outcome))}"]
+    for number, side in enumerate(study.sides):
+        entry, limits = outcome.entries[number], outcome.limits[number]
+        if entry is None:
+            lines.append(f"{html.escape(side)}: {html.escape(outcome.whys[number])}")
+            continue
+        figures = entry["figures"]
+        lines.append(f"{html.escape(side)}: {html.escape(described_shape(entry))}")
+        lines.append(
+            f"  {figures['gpus']:.0f} GPUs, batch {figures['batch']:.3g} ({entry['limit']}), "
+            f"{figures['tgs']:,.0f} tokens/s/GPU, TPOT {figures['tpot_ms_mean']:.1f} ms"
+        )
+        if limits:
+            lines.append(f"  {limits['kind']}")
+    most = outcome.decides
+    if most is not None:
+        lines.append(f"decides: {html.escape(most.name)}")
+    return "<br>".join(lines)

@@ -1,0 +1,64 @@
+"""Sources: the modules that decide an outcome, found by following their imports.
+
+A stored outcome is used again as long as these do not change. Pages, pictures and verbs are not
+among them: they show what was simulated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parents[1]
+_ENTRIES = ("sim.sweeps.points", "sim.study.best_shapes", "sim.study.paired_runs")
+"""What a worker calls for a point of a sweep and for the jobs of a study."""
+_ALONE = ("sim.study.jobs",)
+"""Puts those jobs together; its other imports keep what came out."""
+
+# To parse the modules would take each worker a fifth of a second.
+_IMPORT = re.compile(
+    rb"^[ ]*(?:from|import) (sim(?:\.[\w.]+)?)\b(?: import (\([^)]*\)|[^\n]*))?", re.M
+)
+_NAME = re.compile(rb"\w+")
+
+
+@cache
+def digest() -> str:
+    """Return the SHA-256 of the modules that decide an outcome."""
+    found = hashlib.sha256()
+    for path in outcome_modules().values():
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def outcome_modules() -> dict[str, Path]:
+    """Return the modules that the outcome of a point or a job comes from, sorted by name."""
+    reached = {name: path for name in _ALONE if (path := _path(name))}
+    ahead = list(_ENTRIES)
+    while ahead:
+        name = ahead.pop()
+        path = None if name in reached else _path(name)
+        if path is not None:
+            reached[name] = path
+            ahead += [other for other in _imported(path.read_bytes()) if other != "sim"]
+    return dict(sorted(reached.items()))
+
+
+def _path(name: str) -> Path | None:
+    """Return the file of a module of the package, None if `name` is something else."""
+    stem = _PACKAGE.joinpath(*name.split(".")[1:])
+    places = (stem.with_suffix(".py"), stem / "__init__.py")
+    return next((path for path in places if path.is_file()), None)
+
+
+def _imported(source: bytes) -> Iterator[str]:
+    """Yield what may be modules of the package among the imports of a file, in functions as well.
+
+    The package itself only names what others may use; what it imports is no part of an outcome.
+    """
+    for origin, names in _IMPORT.findall(source):
+        yield origin.decode()
+        yield from (f"{origin.decode()}.{name.decode()}" for name in _NAME.findall(names))

@@ -1,0 +1,1 @@
+"""AFD against EP, cell by cell."""

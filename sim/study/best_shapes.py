@@ -1,0 +1,170 @@
+"""Champions: the best shape of one side of a study, and how surely it is the best.
+
+All shapes are screened by the bound engine, in milliseconds each. The best of them are simulated
+once at the batch that the bound found; of the best of those the largest batch is searched. What is
+drawn at random (noise, expert loads) thus decides among shapes that the bound cannot tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sim.deployments import compile_deployment
+from sim.experiments.largest_batch import max_batch_under_slo, with_batch
+from sim.experiments.replications import Figures, replicated
+from sim.foundation.errors import InfeasibleError
+from sim.inputs.scenario import Scenario
+from sim.steady.state import Steady, fullest, most_fitting
+from sim.study.cells import Shapes, meets, with_settings
+from sim.study.schema import Settings, Shortlist
+from sim.sweeps.axes import crossed
+from sim.sweeps.points import accelerators, shape_name
+
+
+def worth(figures: Figures, priced: bool) -> float:
+    """Return what a deployment yields: output tokens per USD, or per second and GPU."""
+    return 1e6 / figures["usd_per_1m_tokens"] if priced else float(figures["tgs"])
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A shape that was screened."""
+
+    number: int
+    """Place among the shapes that the constraints leave."""
+    settings: Settings
+    requests: int
+    """Requests in flight, as the bound finds them."""
+    worth: float
+
+
+def champion(
+    shapes: Shapes, screen: Settings, shortlist: Shortlist, priced: bool
+) -> dict[str, Any]:
+    """Return the best shape of a side under its SLO, as plain data.
+
+    `status` is ok, `slo` (some shapes fit in memory, none meets the SLO; `least_tpot_ms` is the
+    least found) or `memory` (none fits); `counts` says how many shapes were looked at how closely,
+    `searched` holds those whose batch was searched and met the SLO, the champion first, and
+    `reconsidered` the settings of those that a counterfactual chooses among.
+    `beyond` is by how much a shape that was never simulated would beat the champion if it lost no
+    more to chance than the shape that lost least (−0.1: it would be 10 % worse); None if all were
+    simulated.
+    """
+    counts = {"shapes": 0, "fit": 0, "screened": 0, "probed": 0, "searched": 0}
+    every = admitted(shapes)
+    found, counts["fit"], least_ms = screened(shapes.first, every, screen, priced)
+    counts["shapes"], counts["screened"] = len(every), len(found)
+    probed = found[: shortlist.probe]
+    kept, searched = contended(shapes.first, probed, shortlist.search, priced)
+    counts["probed"], counts["searched"] = len(probed), len(searched)
+    met = [each for each in searched if each["slo_met"]]
+    if not met:
+        slowest = [each["figures"]["tpot_ms_mean"] for each in searched if each["figures"]]
+        fastest = min(slowest, default=least_ms)
+        status, least = ("slo", fastest) if counts["fit"] else ("memory", None)
+        return {"status": status, "counts": counts, "least_tpot_ms": least, "searched": []}
+    rest = found[shortlist.probe :]
+    return {
+        "status": "ok",
+        "counts": counts,
+        "searched": met,
+        "reconsidered": [each.settings for each in found[: shortlist.reconsider]],
+        "beyond": kept * rest[0].worth / met[0]["worth"] - 1 if rest else None,
+    }
+
+
+def contended(
+    first: Scenario, candidates: Sequence[Candidate], search: int, priced: bool
+) -> tuple[float, list[dict[str, Any]]]:
+    """Simulate candidates once each and search the batches of the `search` best of them.
+
+    Returns the largest share of its bound that a candidate kept, and the entries of those searched,
+    the best first; of equal ones the first that was screened.
+    """
+    probed = [(probe(first, each, priced), each) for each in candidates]
+    probed.sort(key=lambda pair: (-pair[0], pair[1].number))
+    searched = [entry(first, each.settings, priced) for _estimate, each in probed[:search]]
+    searched.sort(key=lambda each: -each["worth"] * each["slo_met"])
+    return max((found / each.worth for found, each in probed), default=0.0), searched
+
+
+def admitted(shapes: Shapes) -> list[Settings]:
+    """Return the settings of every shape that is a scenario and meets the constraints."""
+    found = []
+    for settings in crossed(shapes.axes):
+        try:
+            scenario = with_settings(shapes.first, settings)
+        except ValueError:
+            continue
+        if meets(scenario, shapes.constraints):
+            found.append(settings)
+    return found
+
+
+def screened(
+    first: Scenario, every: Iterable[Settings], screen: Settings, priced: bool
+) -> tuple[list[Candidate], int, float]:
+    """Return the shapes that meet the SLO by the bound, the best first.
+
+    Also how many fit in memory at all, and the least TPOT found, ms.
+    """
+    found, fit, least_ms = [], 0, float("inf")
+    for number, settings in enumerate(every):
+        try:
+            steady = bound(with_settings(first, settings | screen))
+        except InfeasibleError:
+            continue
+        fit += 1
+        figures = steady.figures()
+        least_ms = min(least_ms, figures["tpot_ms_mean"])
+        if figures["tpot_ms_mean"] <= first.slo.tpot_ms:
+            found.append(Candidate(number, settings, steady.requests, worth(figures, priced)))
+    found.sort(key=lambda each: (-each.worth, each.number))
+    return found, fit, least_ms
+
+
+def bound(scenario: Scenario, free: Collection[str] = ()) -> Steady:
+    """Return the steady state of the largest batch under the SLO, some stages taking no time."""
+    return fullest(compile_deployment(with_batch(scenario, 1)), scenario.slo.tpot_ms, free)
+
+
+def probe(first: Scenario, candidate: Candidate, priced: bool) -> float:
+    """Return what a shape is likely to be worth at its SLO, from one simulation.
+
+    Where the simulation is slower than the bound, the batch has to shrink: half of a TPOT is taken
+    to be there without the batch, as in `sim.steady.state.largest`.
+    """
+    scenario = with_settings(first, candidate.settings)
+    try:
+        figures = replicated(with_batch(scenario, candidate.requests))
+    except InfeasibleError:
+        return 0.0
+    over = figures["tpot_ms_mean"] / scenario.slo.tpot_ms
+    return worth(figures, priced) * float(2 - max(over, 1.0))
+
+
+def entry(first: Scenario, settings: Settings, priced: bool) -> dict[str, Any]:
+    """Return a shape at the largest batch that meets the SLO in simulation, as plain data."""
+    scenario = with_settings(first, settings)
+    told = {
+        "settings": settings,
+        "shape": shape_name(scenario),
+        "accelerators": sorted(accelerators(scenario)),
+    }
+    try:
+        figures = max_batch_under_slo(scenario)
+    except InfeasibleError as error:
+        return told | {"slo_met": False, "worth": 0.0, "figures": {}, "reason": str(error)}
+    site = compile_deployment(with_batch(scenario, 1))
+    most = max(most_fitting(site), 1)
+    stated = most == scenario.memory.max_running_requests
+    full = figures["batch"] * site.lanes >= most * site.attention_gpus
+    return told | {
+        "slo_met": figures["slo_met"],
+        "worth": worth(figures, priced),
+        "limit": ("requests" if stated else "KV") if full else "SLO",
+        "figures": figures,
+    }

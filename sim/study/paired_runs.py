@@ -1,0 +1,137 @@
+"""Duels: two champions of a cell, run in pairs under common random numbers, and why one wins.
+
+The difference has a 95 % interval from the pairs, whose seeds took no part in the choice of the
+champions. Mechanisms are switched off one at a time; by how much the margin then moves is what each
+matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sim.deployments import compile_deployment
+from sim.experiments.largest_batch import with_batch
+from sim.experiments.replications import replication, run_all
+from sim.explain.bottleneck import critical_circuit
+from sim.foundation.errors import InfeasibleError
+from sim.foundation.statistics import independent_half_width
+from sim.inputs.arrivals import ClosedLoop
+from sim.inputs.scenario import Scenario
+from sim.steady.frozen import Frozen
+from sim.study.best_shapes import bound, contended, screened, worth
+from sim.study.cells import Shapes, with_settings
+from sim.study.schema import Changed, Settings, Study
+
+Champion = dict[str, Any]
+"""A side's best shapes as `sim.study.best_shapes.champion` returns them."""
+
+TIE = "tie"
+NEITHER = "neither"
+
+
+def verdict(margin: float, half_width: float, indifference: float, sides: Sequence[str]) -> str:
+    """Return the side that wins, or `tie`.
+
+    `margin` is the first side's yield over the second's, less 1, with the half-width of its
+    interval. An interval that holds zero is a tie, and so is a margin below `indifference`.
+    """
+    if abs(margin) <= half_width or abs(margin) < indifference:
+        return TIE
+    return sides[0] if margin > 0 else sides[1]
+
+
+def loaded(first: Scenario, champion: Champion) -> Scenario:
+    """Return the scenario of a champion at its batch."""
+    best = champion["searched"][0]
+    in_flight = round(best["figures"]["requests_in_flight"])
+    return with_batch(with_settings(first, best["settings"]), in_flight)
+
+
+def duel(a: Scenario, b: Scenario, pairs: int, priced: bool) -> dict[str, Any]:
+    """Return the margin of A over B, the half-width of its interval, and the mean TPOT of both, ms.
+
+    Both have the same seed in each pair, and other seeds than the search for them.
+    """
+    numbers = range(1, pairs + 1)
+    a, b = fitting(a, numbers), fitting(b, numbers)
+    figures = run_all([replication(each, number) for number in numbers for each in (a, b)])
+    yields = np.array([worth(each, priced) for each in figures]).reshape(pairs, 2)
+    margins = yields[:, 0] / yields[:, 1] - 1
+    tpot_ms = np.array([each["tpot_ms_mean"] for each in figures]).reshape(pairs, 2)
+    return {
+        "margin": float(margins.mean()),
+        "half_width": independent_half_width(margins),
+        "tpot_ms": [float(each) for each in tpot_ms.mean(axis=0)],
+    }
+
+
+def fitting(scenario: Scenario, numbers: Iterable[int]) -> Scenario:
+    """Return a closed loop whose mean KV fits in all of its replications `numbers`.
+
+    A load that just fits with one seed may be over with another, whose requests are longer: then
+    there is one request less on each attention GPU. Raises InfeasibleError if not even one fits.
+    """
+    while True:
+        try:
+            for number in numbers:
+                compile_deployment(replication(scenario, number))
+            return scenario
+        except InfeasibleError:
+            site = compile_deployment(with_batch(scenario, 1))
+            arrivals = scenario.workload.arrivals
+            assert isinstance(arrivals, ClosedLoop)
+            less = arrivals.requests_in_flight(scenario.gpu_count()) - site.attention_gpus
+            if less < site.attention_gpus:
+                raise
+            scenario = with_batch(scenario, less)
+
+
+def limits(scenario: Scenario, screen: Settings) -> dict[str, Any]:
+    """Return what limits a deployment in its steady state.
+
+    `kind` of its critical circuit, the shares of the circuit's time by kind (`spent`), and the
+    share of the step that the GPUs of each pool work (`busy`).
+    """
+    frozen = Frozen.of(with_settings(scenario, screen))
+    circuit = critical_circuit(frozen)
+    pools = frozen.site.program.pools
+    return {
+        "kind": circuit.kind,
+        "spent": circuit.spent,
+        "busy": {
+            pool.name: frozen.busy(number)
+            for number, pool in enumerate(pools)
+            if pool.kind == "gpu"
+        },
+    }
+
+
+def changed(
+    shapes: Shapes, champion: Champion, change: Changed | None, study: Study, priced: bool
+) -> float:
+    """Return what a side would yield with something changed, its shape and batch chosen anew.
+
+    Settings are simulated: the best shapes of the screen are screened, probed and searched again; 0
+    if none meets the SLO. What is free
+    is taken from bounds: of the shapes that were searched, each yields more by the ratio of its
+    bounds with it and without.
+    """
+    searched, first = champion["searched"], shapes.first
+    if change is None or change.factor is not None:
+        factor = 1.0 if change is None or change.factor is None else change.factor
+        return float(searched[0]["worth"]) * factor
+    if change.free:
+        return max(float(each["worth"]) * _gain(first, each, change, study) for each in searched)
+    other, short = with_settings(first, change.set), study.shortlist
+    again, _fit, _least = screened(other, champion["reconsidered"], study.screen, priced)
+    _kept, found = contended(other, again[: short.probe], short.search, priced)
+    return max((float(each["worth"]) for each in found if each["slo_met"]), default=0.0)
+
+
+def _gain(first: Scenario, each: dict[str, Any], change: Changed, study: Study) -> float:
+    scenario = with_settings(first, each["settings"] | study.screen)
+    before, after = (bound(scenario, free).figures()["tgs"] for free in ((), change.free))
+    return float(after / before)

@@ -1,0 +1,126 @@
+"""Points: the scenarios of a sweep, what simulating them gives, and their rows in its table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sim.foundation import json_text
+from sim.foundation.errors import InfeasibleError
+from sim.foundation.pareto import pareto_front
+from sim.inputs.deployment import Afd
+from sim.inputs.scenario import Scenario, TpotOf
+
+Row = dict[str, Any]
+Outcome = dict[str, Any]
+"""What simulating a point gave: `status` (ok, refused, failed), `reason` and, if ok, figures."""
+
+
+SETTING = "set."
+"""Columns of a sweep's rows that hold the values of its axes begin so."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One scenario of a sweep."""
+
+    index: int
+    family: str
+    base: str
+    settings: dict[str, Any]
+    scenario: Scenario
+    search: TpotOf | None = None
+    """Look for the largest batch whose TPOT meets the target, instead of taking the scenario's."""
+    entry: int = 0
+    """Place of its entry in `Sweep.families`."""
+
+
+def shape_name(scenario: Scenario) -> str:
+    """Return the shape of a deployment as people write it: 2A2F, EP128."""
+    deployment = scenario.deployment
+    if isinstance(deployment, Afd):
+        return f"{deployment.attention.instances}A{deployment.ffn.instances}F"
+    return f"EP{deployment.gpus}"
+
+
+def accelerators(scenario: Scenario) -> set[str]:
+    """Return the names of the accelerators of a scenario."""
+    deployment = scenario.deployment
+    if isinstance(deployment, Afd):
+        return {deployment.attention.accelerator, deployment.ffn.accelerator}
+    return {deployment.accelerator}
+
+
+def outcome(point: Point) -> Outcome:
+    """Simulate a point; a refusal or a failure is an outcome too."""
+    try:
+        figures = _figures(point)
+    except InfeasibleError as error:
+        return {"status": "refused", "reason": "; ".join(str(error).splitlines())}
+    except Exception as error:
+        return failed(f"{type(error).__name__}: {error}")
+    for pool, share in figures.pop("utilisation").items():
+        figures[f"utilisation.{pool}"] = share
+    return {"status": "ok", "reason": figures.pop("slo_missed"), **figures}
+
+
+def _figures(point: Point) -> dict[str, Any]:
+    # Imported here: who reads a sweep need not be able to run it.
+    from sim.experiments.largest_batch import max_batch_under_slo
+    from sim.experiments.replications import replicated
+    from sim.steady.state import steady_state
+
+    if point.search is not None:
+        return max_batch_under_slo(point.scenario, point.search)
+    if point.scenario.simulation.engine == "bound":
+        return steady_state(point.scenario).figures()
+    return replicated(point.scenario)
+
+
+def failed(reason: str) -> Outcome:
+    """Return the outcome of a point that could not be simulated for `reason`."""
+    return {"status": "failed", "reason": reason}
+
+
+def row(point: Point, result: Outcome) -> Row:
+    """Return the row of a point: where it stands in the sweep, then what came out."""
+    return {
+        "point": point.index,
+        "family": point.family,
+        "base": point.base,
+        "shape": shape_name(point.scenario),
+        "status": result["status"],
+        "reason": result["reason"],
+        **{f"{SETTING}{path}": value for path, value in point.settings.items()},
+        **result,
+    }
+
+
+def columns(rows: list[Row]) -> dict[str, list[Any]]:
+    """Return the rows as columns, in the order in which the keys first appear."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: _one_type([row.get(name) for row in rows]) for name in names}
+
+
+def _one_type(values: list[Any]) -> list[Any]:
+    """Return the values, as text where a column mixes types that a table cannot hold."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} and float in kinds:
+        return [None if value is None else float(value) for value in values]
+    if len(kinds) > 1 or kinds & {list, dict}:
+        return [None if value is None else json_text.dumps(value) for value in values]
+    return values
+
+
+def front(rows: list[Row], family: str | None = None) -> list[Row]:
+    """Return the Pareto front of the simulated points, of one family or of all."""
+    chosen = [
+        row
+        for row in rows
+        if row["status"] == "ok"
+        and row["tokens_per_s_per_user"] is not None
+        and (family is None or row["family"] == family)
+    ]
+    return [
+        chosen[i] for i in pareto_front([(r["tokens_per_s_per_user"], r["tgs"]) for r in chosen])
+    ]

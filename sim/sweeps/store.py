@@ -1,0 +1,325 @@
+"""The store of a sweep: every finished point, in one SQLite file of the sweep's directory.
+
+SQLite, because a point is then there or not there, whenever the power of a process ends: each one
+is a transaction, a half written one is undone at the next opening, and the file's own lock, which
+dies with the process, keeps a second sweep out. One process writes; workers only compute. A
+thousand points are a few megabytes, and `sqlite3 points.sqlite` reads them.
+
+A point is found again by the hash of everything that its outcome depends on (`inputs`). What is
+kept of it has a checksum, so that a damaged outcome is told and never becomes a row.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from sim.foundation import json_text
+from sim.foundation.errors import StoreError
+from sim.foundation.files import file_sha256
+from sim.inputs import cards
+from sim.inputs.scenario import Scenario
+from sim.results.files import code, resolved, sha256
+from sim.sweeps.points import Outcome, Point, accelerators
+
+FILE = "points.sqlite"
+
+Inputs = dict[str, Any]
+
+
+class Placed(Protocol):
+    """Something with an outcome to keep: a point of a sweep, a job of a study."""
+
+    @property
+    def family(self) -> str:
+        """What it belongs to."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What tells it from others there."""
+
+
+_FORMAT = 2
+_APPLICATION = 0x61666473  # "afds"
+_TABLES = """
+CREATE TABLE sweep (name TEXT NOT NULL);
+CREATE TABLE points
+    (key TEXT PRIMARY KEY, inputs TEXT NOT NULL, outcome TEXT NOT NULL, checksum TEXT NOT NULL);
+CREATE TABLE places (place TEXT, key TEXT REFERENCES points, PRIMARY KEY (place, key));
+"""
+_STATEMENTS = [statement.strip() for statement in _TABLES.split(";") if statement.strip()]
+_SHOWN_CHANGES = 4
+_DAMAGES = (
+    *("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH"),
+    *("SQLITE_FORMAT", "SQLITE_SCHEMA"),
+)
+
+
+def inputs(point: Point) -> Inputs:
+    """Return what the outcome of a point depends on, as plain data.
+
+    That is the resolved scenario (the seed is part of it), the files that it names by their
+    SHA-256, the calibration tables of its accelerators, and the code.
+    """
+    made_of = read_by(point.scenario)
+    made_of["scenario"] |= {"max_batch_under_slo": point.search}
+    return made_of
+
+
+def read_by(scenario: Scenario) -> Inputs:
+    """Return what the run of a scenario depends on, as plain data."""
+    named = {f"model {scenario.model}": cards.find(cards.MODELS, scenario.model, "model")}
+    fabric = scenario.deployment.fabric
+    named[f"fabric {fabric}"] = cards.find(cards.FABRICS, fabric, "fabric")
+    tables = {}
+    for name in sorted(accelerators(scenario)):
+        path = named[f"accelerator {name}"] = cards.find(cards.ACCELERATORS, name, "accelerator")
+        table = cards.calibration(_card_name(name, _state(path)))
+        tables[name] = None if table is None else _file_sha256(table, _state(table))
+    recording = scenario.workload.recording()
+    if recording is not None:
+        named[f"{recording.kind} {recording.path}"] = Path(recording.path)
+    named |= {f"measured {path}": Path(path) for path in scenario.measured_files()}
+    return {
+        "scenario": resolved(scenario),
+        "calibration": tables,
+        "files": {what: _file_sha256(path, _state(path)) for what, path in named.items()},
+        "afdsim": code(),
+    }
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """Return what changes with a file's content, so that thousands of points read it once."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@lru_cache
+def _file_sha256(path: Path, _state: tuple[int, int, int]) -> str:
+    return file_sha256(path)
+
+
+@lru_cache
+def _card_name(accelerator: str, _state: tuple[int, int, int]) -> str:
+    return cards.accelerator(accelerator).name
+
+
+class Store:
+    """The finished points of one sweep; a context manager that holds its lock."""
+
+    def __init__(self, folder: Path, sweep: str) -> None:
+        """Open the store in `folder`, which is created if need be.
+
+        Raises StoreError if it cannot be written, is in use, or is not this sweep's.
+        """
+        self.folder = folder
+        path = folder / FILE
+        with self._told():
+            if (
+                folder.exists()
+                and not path.exists()
+                and (not folder.is_dir() or any(folder.iterdir()))
+            ):
+                raise StoreError(
+                    f"{folder}: there is something else than a sweep's results; "
+                    "choose another --out or move it away"
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                if not path.is_file():
+                    raise _damaged(folder, "is no regular file")
+                path.open("r+b").close()  # SQLite calls a read-only disk an I/O error
+            self._base = sqlite3.connect(path, timeout=0, isolation_level=None)
+            self._base.text_factory = partial(str, encoding="utf-8", errors="replace")
+            try:
+                self._open(sweep)
+            except BaseException:
+                self._base.close()
+                raise
+
+    def _open(self, sweep: str) -> None:
+        ask = self._base.execute
+        # Exclusive before WAL: no shared memory is needed then, which network file systems lack.
+        ask("PRAGMA locking_mode = EXCLUSIVE")
+        ask("PRAGMA journal_mode = WAL")
+        ask("PRAGMA synchronous = NORMAL")
+        ask("BEGIN IMMEDIATE")
+        (application,) = ask("PRAGMA application_id").fetchone()
+        (version,) = ask("PRAGMA user_version").fetchone()
+        made = [sql for (sql,) in ask("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+        if not made:
+            for statement in _STATEMENTS:
+                ask(statement)
+            ask("INSERT INTO sweep VALUES (?)", (sweep,))
+            ask(f"PRAGMA application_id = {_APPLICATION}")
+            ask(f"PRAGMA user_version = {_FORMAT}")
+        elif (application, version) != (_APPLICATION, _FORMAT):
+            raise StoreError(
+                f"{self.folder / FILE}: written by another version of afdsim; choose another --out"
+            )
+        else:
+            self._check(made, sweep)
+        ask("COMMIT")
+
+    def _check(self, made: list[str], sweep: str) -> None:
+        """Raise StoreError if the store is damaged or another sweep's."""
+        if sorted(made) != sorted(_STATEMENTS):
+            raise _damaged(self.folder, "its tables are not those of a store")
+        (found,) = self._base.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise _damaged(self.folder, "its pages do not fit together")
+        names = [name for (name,) in self._base.execute("SELECT name FROM sweep")]
+        if len(names) != 1:
+            raise _damaged(self.folder, "it does not say whose it is")
+        if names != [sweep]:
+            raise StoreError(
+                f"{self.folder}: holds the sweep {names[0]!r:.100}, not {sweep!r}; "
+                "choose another --out"
+            )
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: object, _trace: TracebackType | None
+    ) -> None:
+        # What is kept is kept; where there is no room to tidy up, the next opening does it.
+        with suppress(sqlite3.Error):
+            self._base.close()
+
+    def outcome(self, key: str) -> Outcome | None:
+        """Return the outcome that is kept under a key, None if there is none.
+
+        Raises StoreError if it is damaged.
+        """
+        kept = self._kept("WHERE key = ?", key)
+        return kept[0][1] if kept else None
+
+    def _kept(self, which: str, value: str) -> list[tuple[Inputs, Outcome]]:
+        """Return inputs and outcomes of the points that a clause chooses, in order of their keys.
+
+        Raises StoreError if one of them is not as it was written.
+        """
+        columns = "SELECT key, inputs, outcome, checksum FROM points"
+        with self._told():
+            found = self._base.execute(f"{columns} {which} ORDER BY key", (value,)).fetchall()
+        for key, *texts, checksum in found:
+            if checksum != _checksum(key, *texts):
+                raise _damaged(self.folder, "an outcome is not as it was written")
+        return [(json.loads(made_of), json.loads(outcome)) for _, made_of, outcome, _ in found]
+
+    def keep(self, point: Placed, made_of: Inputs, outcome: Outcome) -> None:
+        """Keep the outcome of a point; it is safe when this returns. Raises StoreError."""
+        key, texts = sha256(made_of), [_text(made_of), _text(outcome)]
+        values = (key, *texts, _checksum(key, *texts))
+        with self._told():
+            self._base.execute("BEGIN")
+            try:
+                self._base.execute("INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?)", values)
+                self._place(point, key)
+                self._base.execute("COMMIT")
+            except BaseException:
+                if self._base.in_transaction:
+                    self._base.execute("ROLLBACK")
+                raise
+
+    def place(self, point: Placed, key: str) -> None:
+        """Note that a kept outcome is also that of `point`."""
+        with self._told():
+            self._place(point, key)
+
+    def _place(self, point: Placed, key: str) -> None:
+        self._base.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (_place(point), key))
+
+    def why(self, point: Point) -> str:
+        """Return why a point has to run: what differs from the nearest one kept at its place."""
+        made_of = inputs(point)
+        same = self.outcome(sha256(made_of))
+        if same is not None:
+            return f"{same['status']} before: {same['reason']}"
+        kept = self._kept("JOIN places USING (key) WHERE place = ?", _place(point))
+        if not kept:
+            return "new"
+        least = min((changes(before, made_of) for before, _outcome in kept), key=len)
+        more = f", and {len(least) - _SHOWN_CHANGES} more" if len(least) > _SHOWN_CHANGES else ""
+        return ", ".join(least[:_SHOWN_CHANGES]) + more
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what the file system refuses into a StoreError with its remedy."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _refusal(self.folder, error) from None
+        except OSError as error:
+            raise _unwritable(self.folder, error.strerror or str(error)) from None
+
+
+def _refusal(folder: Path, error: sqlite3.Error) -> StoreError:
+    """Return what an error of SQLite means, with its remedy."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith("SQLITE_BUSY"):
+        return StoreError(
+            f"{folder}: another sweep is writing here; wait for it or choose another --out"
+        )
+    # The statements are ours: where one does not suit the tables, the tables are to blame.
+    if name.startswith(_DAMAGES):
+        return _damaged(folder, str(error))
+    return _unwritable(folder, str(error))
+
+
+def _damaged(folder: Path, how: str) -> StoreError:
+    told = f"{folder}: {FILE} is damaged ({how}); move it away or choose another --out"
+    return StoreError(told)
+
+
+def _unwritable(folder: Path, reason: str) -> StoreError:
+    return StoreError(
+        f"{folder}: cannot be written: {reason}; make room or choose another --out. "
+        "Finished points are kept"
+    )
+
+
+def _checksum(*kept: object) -> str:
+    return sha256([str(each) for each in kept])  # a damaged store may hold bytes
+
+
+def _text(data: object) -> str:
+    return json_text.dumps(data, ensure_ascii=False)
+
+
+def _place(point: Placed) -> str:
+    return _text([point.family, point.settings])
+
+
+def changes(before: Inputs, now: Inputs) -> list[str]:
+    """Return what differs between two inputs, in words."""
+    old, new = (dict(_leaves(each["scenario"], "")) for each in (before, now))
+    paths = [path for path in {**old, **new} if old.get(path) != new.get(path)]
+    words = [f"{path} was {old.get(path)}, is {new.get(path)}" for path in paths]
+    for kind, said in (("files", "{}"), ("calibration", "calibration of {}")):
+        names = {**before[kind], **now[kind]}
+        words += [
+            f"{said.format(name)} changed"
+            for name in names
+            if name in before[kind] and name in now[kind] and before[kind][name] != now[kind][name]
+        ]
+    if before["afdsim"] != now["afdsim"]:
+        versions = before["afdsim"]["version"], now["afdsim"]["version"]
+        words.append("afdsim was {}, is {}".format(*versions) if len(set(versions)) > 1 else
+                     f"the code of afdsim {versions[0]} changed")  # fmt: skip
+    return words
+
+
+def _leaves(data: Mapping[str, Any], front: str) -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{front}{key}.")
+        else:
+            yield f"{front}{key}", value

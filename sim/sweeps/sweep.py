@@ -1,0 +1,274 @@
+"""Sweeps: many scenarios from one file, each a point with a row in the table.
+
+A sweep names base scenarios and axes. Every axis is a mapping of dotted paths to values; the paths
+of one axis move together (zipped), different axes are crossed, and constraints leave out what
+should be no point.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from sim.foundation.errors import ScenarioError
+from sim.foundation.printable import excerpt
+from sim.inputs import cards
+from sim.inputs.base import Strict
+from sim.inputs.documents.document import Document, Loc, loc_of, read
+from sim.inputs.naming import Label, Name
+from sim.inputs.scenario import Scenario, TpotOf, from_document
+from sim.parallel import processes as workers
+from sim.sweeps.axes import MOST_POINTS, Axis, combinations, crossed
+from sim.sweeps.constraints import Constraint, UnknownPathError, holds
+from sim.sweeps.points import Point, Row, columns, failed, outcome, row
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Family(Strict):
+    """Points that start from one base scenario and are drawn in one colour."""
+
+    family: Label
+    """Name in tables and legend; several entries may share one."""
+    base: str
+    """Scenario that the points start from."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Values by dotted path that hold for all points of this entry."""
+    axes: list[Axis] = Field(default_factory=list)
+    """Axes, crossed with one another."""
+    constraints: list[Constraint] = Field(default_factory=list)
+    """Comparisons that the points of this entry meet; other combinations are left out."""
+    max_batch_under_slo: TpotOf | None = None
+    """Let every point of this entry find the largest batch (requests on each attention GPU in each
+    micro-batch) whose TPOT, the requests' mean or a percentile, meets its `slo.tpot_ms`."""
+
+
+class Refine(Strict):
+    """How a sweep goes on beyond its grid."""
+
+    pareto: Annotated[float, Field(gt=0, lt=1)]
+    """Simulate only grid points that can reach the front of their family, as the bound engine sees
+    them; then add points between neighbours on the front, along axes that are ranges, until the
+    front has no step that is larger than this share both ways."""
+
+
+class Published(Strict):
+    """A published measurement, drawn as a labelled cross."""
+
+    label: Label
+    """Text beside the cross."""
+    tpot_ms: Annotated[float, Field(gt=0)]
+    """Published TPOT, ms."""
+    tgs: Annotated[float, Field(gt=0)]
+    """Published throughput, output tokens/s/GPU."""
+    source: str
+    """Where it was published."""
+
+
+class Sweep(Strict):
+    """A sweep file."""
+
+    kind: Literal["sweep"]
+    name: Name
+    """Name of the sweep and of its directory of results."""
+    description: str = ""
+    """What the sweep compares."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Values by dotted path that hold for all points."""
+    constraints: list[Constraint] = Field(default_factory=list)
+    """Comparisons that all points meet, of arithmetic over dotted paths of the scenario and `gpus`,
+    e.g. `deployment.attention.instances + deployment.ffn.instances <= 8`."""
+    max_points: Annotated[int, Field(ge=1, le=10_000_000)] = MOST_POINTS
+    """Most combinations of the axes, those left out by constraints included. Each takes some 2 ms
+    and 10 kB when the sweep is read."""
+    refine: Refine | None = None
+    """Adaptive choice of points; without it every combination of the axes is simulated."""
+    families: Annotated[list[Family], Field(min_length=1)]
+    published: list[Published] = Field(default_factory=list)
+    """Measurements to compare with; never used by the simulation."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A sweep file, read."""
+
+    sweep: Sweep
+    points: list[Point]
+    left_out: int
+    """Combinations of the axes that a constraint leaves out."""
+    document: Document
+    bases: dict[int, Document]
+    """Base scenario of each entry of `Sweep.families`."""
+    overrides: tuple[str, ...]
+
+    def point(self, index: int, entry: int, settings: dict[str, Any]) -> Point | None:
+        """Return a point of an entry at any settings of its axes.
+
+        None if a constraint leaves it out. Raises ScenarioError with its mistakes.
+        """
+        return _point(
+            self.sweep, self.document, self.bases[entry], self.overrides, index, entry, settings
+        )
+
+
+def load(name: str | Path, overrides: Iterable[str] = ()) -> Loaded:
+    """Return a sweep and its points, all validated. Raises ScenarioError with every mistake."""
+    document = read(cards.find(cards.SWEEPS, str(name), "sweep"))
+    sweep = document.validate(Sweep)
+    _check_points(sweep, document)
+    points: list[Point] = []
+    problems: list[str] = []
+    bases: dict[int, Document] = {}
+    left_out = 0
+    overrides = tuple(overrides)
+    for entry, family in enumerate(sweep.families):
+        try:
+            bases[entry] = read(cards.find(cards.SCENARIOS, family.base, "scenario"))
+        except ScenarioError as error:
+            loc = ("families", entry, "base")
+            problems += [document.problem(loc, line) for line in error.problems]
+            continue
+        made_from = sweep, document, bases[entry], overrides
+        for settings in crossed(family.axes):
+            try:
+                point = _point(*made_from, len(points), entry, settings)
+            except ScenarioError as error:
+                problems += error.problems
+                continue
+            if point is None:
+                left_out += 1
+            else:
+                points.append(point)
+    if not (points or problems):
+        problems.append(document.problem(("constraints",), "no point meets the constraints"))
+    if problems:
+        raise ScenarioError(dict.fromkeys(problems))
+    return Loaded(sweep, points, left_out, document, bases, overrides)
+
+
+def _check_points(sweep: Sweep, document: Document) -> None:
+    """Refuse more points than a sweep may have, before any is made."""
+    found = sum(combinations(family.axes) for family in sweep.families)
+    if found > sweep.max_points:
+        problem = (
+            f"{found:,} combinations of the axes, of max_points {sweep.max_points:,} at most; "
+            "take fewer values, or write a larger max_points in the sweep"
+        )
+        raise ScenarioError(document.problem(("families",), problem))
+
+
+def _point(
+    sweep: Sweep,
+    document: Document,
+    base: Document,
+    overrides: tuple[str, ...],
+    index: int,
+    entry: int,
+    settings: dict[str, Any],
+) -> Point | None:
+    family = sweep.families[entry]
+    constraints = _located(("constraints",), sweep.constraints)
+    constraints |= _located(("families", entry, "constraints"), family.constraints)
+    values = {**sweep.set, **family.set, **settings}
+    scenario = _scenario(base, values, overrides, constraints, document)
+    if scenario is None:
+        return None
+    tpot_of = family.max_batch_under_slo
+    _check_engine(sweep, document, entry, scenario, tpot_of)
+    return Point(index, family.family, family.base, settings, scenario, tpot_of, entry)
+
+
+def _check_engine(
+    sweep: Sweep, document: Document, entry: int, scenario: Scenario, tpot_of: TpotOf | None
+) -> None:
+    """Refuse what a search or the bound engine cannot do. Raises ScenarioError."""
+    closed = scenario.workload.arrivals.kind == "closed"
+    if tpot_of is not None:
+        loc = ("families", entry, "max_batch_under_slo")
+        if not closed:
+            raise ScenarioError(document.problem(loc, "needs workload.arrivals of kind closed"))
+        if tpot_of != "mean" and scenario.simulation.engine == "bound":
+            problem = f"the bound engine knows the mean TPOT alone (got {tpot_of}); write mean"
+            raise ScenarioError(document.problem(loc, problem))
+    if sweep.refine is not None and not closed:
+        problem = f"needs workload.arrivals of kind closed (base {scenario.name})"
+        raise ScenarioError(document.problem(("refine",), problem))
+
+
+def _located(loc: Loc, constraints: list[str]) -> dict[Loc, str]:
+    return {(*loc, number): text for number, text in enumerate(constraints)}
+
+
+def _scenario(
+    base: Document,
+    values: dict[str, Any],
+    overrides: Iterable[str],
+    constraints: dict[Loc, str],
+    sweep: Document,
+) -> Scenario | None:
+    """Return the scenario of a point, None if a constraint leaves it out.
+
+    A combination that is no scenario may be left out as well: that is what many constraints are
+    for. Raises ScenarioError with its mistakes otherwise.
+    """
+    document = copy.deepcopy(base)
+    for path, value in values.items():
+        origin = f"{sweep.name}: {excerpt(path)}={excerpt(str(value))}"
+        document.put(loc_of(path), copy.deepcopy(value), origin)
+    for assignment in overrides:
+        document.set(assignment)
+    try:
+        scenario = from_document(document)
+    except ScenarioError:
+        if any(_is_outside(text, document.data) for text in constraints.values()):
+            return None
+        raise
+    if not constraints:
+        return scenario
+    data = scenario.model_dump() | {"gpus": scenario.gpu_count()}
+    inside, problems = True, []
+    for loc, text in constraints.items():
+        try:
+            inside = holds(text, data) and inside
+        except (UnknownPathError, ValueError) as error:
+            problems.append(sweep.problem(loc, f"{error} (base {scenario.name})"))
+    if problems:
+        raise ScenarioError(problems)
+    return scenario if inside else None
+
+
+def _is_outside(constraint: str, data: dict[str, Any]) -> bool:
+    try:
+        return not holds(constraint, data)
+    except (UnknownPathError, ValueError):
+        return False
+
+
+def sweep(name: str | Path, overrides: Iterable[str] = (), workers: int = 1) -> pandas.DataFrame:
+    """Return one row per point of the sweep `name`, in the order of its file; nothing is saved.
+
+    `overrides` are `path=value` assignments for all points. With `workers` above 1 call it under
+    `if __name__ == "__main__":`, since the workers import the calling module.
+    """
+    import pandas
+
+    points = load(name, overrides).points
+    if workers == 1:
+        rows = [row(point, outcome(point)) for point in points]
+    else:
+        rows = sorted(_side_by_side(points, workers), key=lambda row: row["point"])
+    return pandas.DataFrame(columns(rows))
+
+
+def _side_by_side(points: list[Point], count: int) -> Iterator[Row]:
+    with workers.local(count) as pool:
+        for point, result in pool.run(outcome, points):
+            if isinstance(result, workers.Failure):
+                result = failed(result.reason)
+            yield row(point, result)

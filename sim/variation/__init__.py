@@ -1,0 +1,1 @@
+"""Everything that is drawn: noise, expert loads, and the balancing of experts."""

@@ -1,0 +1,241 @@
+"""Expert load: the tokens of every expert in each layer of a step, and on which rank they land.
+
+Draws come from streams keyed by seed, purpose, step and micro-batch; the layer and the expert are
+places in the stream. What a rebalancing sees is what was drawn in the steps before it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.foundation.errors import ScenarioError
+from sim.foundation.streams import stream
+from sim.inputs.routing import Balanced, EplbPlacement, Groups, RoundRobin, Routing, popularity
+from sim.variation import eplb
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+# Steps of unlike micro-batches lie at most this many periods of a drift or a placement apart.
+_KEPT = 3
+
+
+class Shape(NamedTuple):
+    """The experts of some like layers and the ranks that hold them."""
+
+    layers: tuple[int, ...]
+    """Layers as a step goes through them, from 0; a drafting one comes after the model's."""
+    experts: int
+    top_k: int
+    copies: int
+    """Slots of experts on all ranks: experts and their replicas."""
+    ranks: int
+    nodes: int
+    """Nodes that the ranks lie on, equally many on each."""
+
+
+class Loads(NamedTuple):
+    """What one micro-batch brings to the experts in one step."""
+
+    tokens: Ints
+    """Tokens by layer, rank and slot."""
+    moved: Ints
+    """Experts, over all layers, whose weights each rank has to load before it begins."""
+
+
+class _Placed(NamedTuple):
+    slots: Ints
+    """Expert in each slot, layers × copies, rank after rank."""
+    replicas: Ints
+    number: Ints
+
+
+class ExpertLoads:
+    """Draws the loads of the experts of some layers, step by step."""
+
+    def __init__(self, routing: Routing, shape: Shape, tokens: int, seed: int) -> None:
+        """Prepare for micro-batches of about `tokens` tokens.
+
+        Raises ScenarioError if the groups do not fit the experts or the file not the model.
+        """
+        assert routing.per_step is not None
+        self._routing, self._shape, self._seed = routing, shape, seed
+        self._per_step = routing.per_step
+        if self._per_step.groups is not None:
+            _check_groups(self._per_step.groups, shape)
+        experts = shape.layers, shape.experts, shape.top_k
+        self._starts = popularity(routing, *experts, tokens, seed)
+        everyone = np.tile(np.arange(shape.experts), (len(shape.layers), 1))
+        self._drifted = {0: everyone}
+        self._seen: deque[tuple[int, Ints]] = deque()
+        self._placed = {0: self._first_placement(tokens)}
+
+    def drawn(self, tokens: int, micro_batch: int, step: int) -> Loads:
+        """Return the loads of a micro-batch of `tokens` tokens in one step."""
+        placement, moved = self._per_step.placement, np.zeros(self._shape.ranks, dtype=np.int64)
+        epoch = 0
+        if isinstance(placement, EplbPlacement):
+            epoch = step // placement.every_steps
+            if epoch > max(self._placed):
+                moved = self._rebalance(placement, epoch, step)
+        counts = self._counts(tokens, micro_batch, step)
+        if isinstance(placement, EplbPlacement):
+            self._seen.append((step, counts))
+        placed = self._placed[max(e for e in self._placed if e <= max(epoch, min(self._placed)))]
+        # The tokens of an expert take turns among its replicas.
+        each = np.take_along_axis(counts, placed.slots, axis=1) + placed.number
+        by_rank = (each // placed.replicas).reshape(len(counts), self._shape.ranks, -1)
+        return Loads(by_rank, moved)
+
+    def shares(self, step: int) -> Floats:
+        """Return the popularity of each expert in a step (layers × experts)."""
+        start = self._starts[max(first for first in self._starts if first <= step)]
+        drift = self._per_step.drift
+        if drift is None:
+            return start
+        epoch = max(step // drift.every_steps, min(self._drifted))
+        while max(self._drifted) < epoch:
+            self._drift_on(drift.share)
+        return np.take_along_axis(start, self._drifted[epoch], axis=1)
+
+    def _drift_on(self, share: float) -> None:
+        """Let the experts of the next epoch take the popularities of others."""
+        last = max(self._drifted)
+        places = self._drifted[last].copy()
+        rng = stream(self._seed, "expert-drift", last + 1, *self._shape.layers)
+        chosen = rng.random(places.shape).argsort(axis=1)[:, : round(share * places.shape[1])]
+        moving = np.take_along_axis(places, np.roll(chosen, 1, axis=1), axis=1)
+        np.put_along_axis(places, chosen, moving, axis=1)
+        self._drifted[last + 1] = places
+        self._drifted.pop(last + 1 - _KEPT, None)
+
+    def _counts(self, tokens: int, micro_batch: int, step: int) -> Ints:
+        """Return the tokens of each expert (layers × experts); they sum to tokens · top_k."""
+        shape = self._shape
+        if isinstance(self._routing, Balanced):
+            each, more = divmod(tokens * shape.top_k, shape.experts)
+            even = each + (np.arange(shape.experts) < more)
+            return np.tile(even, (len(shape.layers), 1))
+        rng = stream(self._seed, "expert-load", step, micro_batch, *shape.layers)
+        return draw(self.shares(step), tokens, shape.top_k, self._per_step.groups, rng)
+
+    def _first_placement(self, tokens: int) -> _Placed:
+        shape, placement = self._shape, self._per_step.placement
+        in_order = np.arange(shape.copies) % shape.experts
+        if isinstance(placement, RoundRobin):
+            in_order = in_order.reshape(-1, shape.ranks).T.reshape(-1)
+        slots = np.tile(in_order, (len(shape.layers), 1))
+        if isinstance(placement, EplbPlacement):
+            rng = stream(self._seed, "expert-window", *shape.layers)
+            window = tokens * placement.window_steps
+            groups = self._per_step.groups
+            counts = draw(self.shares(0), window, shape.top_k, groups, rng)
+            slots = self._better(slots, counts.astype(np.float64), placement)
+        return _Placed(slots, *eplb.replicas(slots, shape.experts))
+
+    def _rebalance(self, placement: EplbPlacement, epoch: int, step: int) -> Ints:
+        """Balance anew by the last window; return how many experts each rank has to load."""
+        while self._seen and self._seen[0][0] < step - placement.window_steps:
+            self._seen.popleft()
+        before = self._placed[max(self._placed)].slots
+        slots = before
+        if self._seen:
+            weights = np.sum([counts for _step, counts in self._seen], axis=0)
+            slots = self._better(before, np.asarray(weights, dtype=np.float64), placement)
+        self._placed[epoch] = _Placed(slots, *eplb.replicas(slots, self._shape.experts))
+        for old in sorted(self._placed)[:-_KEPT]:
+            del self._placed[old]
+        return self._new_experts(before, slots)
+
+    def _better(self, before: Ints, weights: Floats, placement: EplbPlacement) -> Ints:
+        """Return the balanced slots of the layers whose hottest rank gets lighter by them."""
+        shape, groups = self._shape, self._per_step.groups
+        count, nodes = (groups.count if groups else 1), shape.nodes
+        if not placement.hierarchical or count % nodes or shape.ranks % nodes:
+            count = nodes = 1
+        after = eplb.balanced(weights, shape.copies, shape.ranks, count, nodes)
+        hottest = [
+            eplb.rank_loads(weights, slots, shape.ranks).max(axis=1) for slots in (before, after)
+        ]
+        return np.where((hottest[1] < hottest[0])[:, np.newaxis], after, before)
+
+    def _new_experts(self, before: Ints, after: Ints) -> Ints:
+        """Return how many experts of all layers each rank holds that it did not hold before."""
+        shape = self._shape
+        held = np.zeros((2, len(shape.layers), shape.ranks, shape.experts), dtype=np.bool_)
+        layer = np.arange(len(shape.layers))[:, np.newaxis]
+        rank = np.arange(shape.copies) // (shape.copies // shape.ranks)
+        for when, slots in enumerate((before, after)):
+            held[when, layer, rank, slots] = True
+        new: Ints = (held[1] & ~held[0]).sum(axis=(0, 2), dtype=np.int64)
+        return new
+
+
+def draw(
+    shares: Floats, tokens: int, top_k: int, groups: Groups | None, rng: np.random.Generator
+) -> Ints:
+    """Return the tokens of each expert in one draw (layers × experts); rows sum to tokens · top_k.
+
+    Every choice of a token falls on an expert with the probability of its share, and no expert
+    gets a token twice as far as counts tell. With groups, a token first chooses its groups: a set
+    of them with a probability in proportion to the product of their shares.
+    """
+    layers, experts = shares.shape
+    pairs = tokens * top_k
+    if groups is None or groups.chosen == groups.count:
+        return _capped(rng.multinomial(pairs, shares), tokens, shares, rng)
+    by_group = shares.reshape(layers, groups.count, -1).sum(axis=-1)
+    sets = np.array(list(combinations(range(groups.count), groups.chosen)))
+    weights = by_group[:, sets].prod(axis=-1)
+    of_set = rng.multinomial(tokens, weights / weights.sum(axis=1, keepdims=True))
+    inside = by_group[:, sets]
+    split = rng.multinomial(of_set * top_k, inside / inside.sum(axis=-1, keepdims=True))
+    has_group = (sets[:, :, np.newaxis] == np.arange(groups.count)).astype(np.int64)
+    in_group = np.einsum("lsc,scg->lg", split, has_group)
+    within = shares.reshape(layers, groups.count, -1)
+    within = within / within.sum(axis=-1, keepdims=True)
+    counts = rng.multinomial(in_group, within).reshape(layers, experts)
+    return _capped(counts, tokens, shares, rng)
+
+
+def _capped(counts: Ints, tokens: int, shares: Floats, rng: np.random.Generator) -> Ints:
+    """Return counts of which none exceeds `tokens`: what does goes to others, by their shares."""
+    over = np.maximum(counts - tokens, 0)
+    while over.any():
+        counts = counts - over
+        room = np.where(counts < tokens, shares, 0.0)
+        rest = room / room.sum(axis=1, keepdims=True)
+        counts = counts + rng.multinomial(over.sum(axis=1), rest)
+        over = np.maximum(counts - tokens, 0)
+    return np.asarray(counts, dtype=np.int64)
+
+
+def visits(pairs: Floats, experts: int, top_k: int) -> Floats:
+    """Return the share of tokens that visit each place, given the pairs that land there.
+
+    Places are along the last axis. A place with the share q of all pairs counts as q · `experts`
+    alike experts, of which a token chooses `top_k` different ones.
+    """
+    elsewhere = experts * (1 - pairs / pairs.sum(axis=-1, keepdims=True))
+    taken: Sequence[int] = range(top_k)
+    missed = [np.maximum(elsewhere - i, 0) / (experts - i) for i in taken]
+    return np.asarray(1 - np.prod(missed, axis=0))
+
+
+def _check_groups(groups: Groups, shape: Shape) -> None:
+    if shape.experts % groups.count:
+        raise ScenarioError(
+            f"routing.per_step.groups.count: {shape.experts} experts do not divide over "
+            f"{groups.count} groups"
+        )
+    if shape.top_k > groups.chosen * (shape.experts // groups.count):
+        raise ScenarioError(
+            f"routing.per_step.groups.chosen: {groups.chosen} groups have fewer than the "
+            f"{shape.top_k} experts of a token"
+        )
