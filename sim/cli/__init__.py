@@ -17,9 +17,10 @@ from sim.parallel import signals
 
 def main() -> None:
     """Run the command line and exit with the documented code (see `sim.foundation.errors`)."""
-    with output.prepared(), signals.heard():
+    with output.prepared():
         try:
-            code = output.delivered(_run)
+            with signals.heard():
+                code = output.delivered(_run)
         except signals.Stopped as stopped:
             output.say("interrupted")
             # Workers end with this process, whatever they are at: there is nothing to wait for.

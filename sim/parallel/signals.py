@@ -34,8 +34,14 @@ def heard() -> Iterator[None]:
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, _hear)
+    already = len(_heard)
     try:
         yield
+    except Exception:
+        # A library may make an error of its own of Stopped, as pydantic does within an import.
+        if len(_heard) > already:
+            raise _heard[-1] from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -125,7 +125,14 @@ def begin(folder: Path, *options: str) -> subprocess.Popen[str]:
         text=True,
         cwd=ROOT,
         start_new_session=True,
+        preexec_fn=hear_signals,
     )
+
+
+def hear_signals() -> None:
+    """Undo what the tests' own caller ignores, which a child would ignore as well."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def size(folder: Path) -> int:

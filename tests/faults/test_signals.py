@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sim.parallel import signals
 from tests import studying
 from tests.faults import shaken
 
@@ -83,6 +85,7 @@ def begin(*words: str, folder: Path = shaken.ROOT) -> subprocess.Popen[str]:
         text=True,
         cwd=folder,
         start_new_session=True,
+        preexec_fn=shaken.hear_signals,
     )
 
 
@@ -178,3 +181,13 @@ def test_many_ends_of_a_sweep_leave_the_same_bytes(
     number: signal.Signals, times: int, tmp_path: Path
 ) -> None:
     go_on_after(times, number, tmp_path / "shaken", random.Random(8))
+
+
+def test_a_signal_that_a_library_wraps_is_heard_all_the_same() -> None:
+    """Pydantic makes an error of its own of what is raised while it builds a schema."""
+    with pytest.raises(signals.Stopped), signals.heard():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.sigtimedwait([], 0)
+        except signals.Stopped as stopped:
+            raise ValueError("no schema") from stopped
