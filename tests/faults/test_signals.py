@@ -185,9 +185,14 @@ def test_many_ends_of_a_sweep_leave_the_same_bytes(
 
 def test_a_signal_that_a_library_wraps_is_heard_all_the_same() -> None:
     """Pydantic makes an error of its own of what is raised while it builds a schema."""
-    with pytest.raises(signals.Stopped), signals.heard():
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            signal.sigtimedwait([], 0)
-        except signals.Stopped as stopped:
-            raise ValueError("no schema") from stopped
+
+    def build() -> None:
+        with signals.heard():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                signal.sigtimedwait([], 0)
+            except signals.Stopped as stopped:
+                raise ValueError("no schema") from stopped
+
+    with pytest.raises(signals.Stopped):
+        build()
