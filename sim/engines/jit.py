@@ -33,7 +33,7 @@ class Loop:
         self._function = function
         self._signature = signature
 
-    def __call__(self, *arguments: Any) -> Any:  # noqa: D102 - as the function
+    def __call__(self, *arguments: Any) -> Any:
         return self.dispatcher(*arguments)
 
     @cached_property
