@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests import studying, tiny
+from tests import small_study, tiny
 
 SHORT = "simulation.max_steps=60"
 SKEW = "routing={kind: power_law, alpha: 1.01, per_step: {placement: {kind: contiguous}}}"
@@ -60,7 +60,7 @@ def fingerprints(names: list[str]) -> Iterator[str]:
             folder = Path(made) / name
             folder.mkdir()
             model = tiny.write_loaded_model(folder)
-            (folder / "small.yaml").write_text(studying.STUDY.format(model=model))
+            (folder / "small.yaml").write_text(small_study.STUDY.format(model=model))
             words = COMMANDS[name]
             if words[0] == "run":
                 words = [*words, "--out", "run"]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sim.deployments import afd_ring, ep_schedule
 from sim.engines.program import Program, Times
-from tests.driving import Script
 from tests.oracles import EpTimes, Floats, RingTimes
+from tests.scripted_runs import Script
 
 # Durations come small, where ties and near-ties are frequent, or scaled up to real nanoseconds.
 scales = st.sampled_from([1, 1, 997, 1_000])

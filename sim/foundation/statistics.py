@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 # (Law, Simulation Modeling and Analysis, section 9.5.3).
 BATCHES = 10
 
-# Student's t, 97.5 %, for 1 to 30 degrees of freedom; tests/properties recompute it.
+# Student's t, 97.5 %, for 1 to 30 degrees of freedom; tests/statistics recompute it.
 _T_975 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),

@@ -15,7 +15,7 @@ import simpy
 from sim.deployments import compile_deployment
 from sim.engines import event
 from sim.inputs import scenario
-from tests.driving import Scripted, always
+from tests.scripted_runs import Scripted, always
 
 pytestmark = pytest.mark.bench
 

@@ -20,18 +20,18 @@ from sim.foundation.errors import CalibrationError
 from sim.inputs import cards
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.table_file import dump, read
-from tests import synthetic
+from tests import made_measurements
 
-CARD = synthetic.CARD
+CARD = made_measurements.CARD
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("measurements")
     return [
-        synthetic.gemm(folder / "gemm.csv"),
-        synthetic.attention(folder / "attention.csv"),
-        synthetic.collective(folder / "collective.csv"),
+        made_measurements.gemm(folder / "gemm.csv"),
+        made_measurements.attention(folder / "attention.csv"),
+        made_measurements.collective(folder / "collective.csv"),
     ]
 
 
@@ -54,7 +54,7 @@ def test_constants_are_found_again() -> None:
 
 def test_held_out_error_is_near_the_noise(fitted: fit.Fit) -> None:
     for curve in fitted.curves:
-        assert curve.mape < 2.5 * synthetic.NOISE, curve.identity
+        assert curve.mape < 2.5 * made_measurements.NOISE, curve.identity
         assert curve.points > 20
         assert curve.source
     assert {trial.row.op for trial in fitted.trials} == {"gemm", "attention_gqa", "collective"}
@@ -135,13 +135,13 @@ def test_fit_writes_a_table_that_check_finds_good(files: list[Path], tmp_path: P
     ]
     for record in records:
         assert record["points"] == record["in_range"]
-        assert record["mape"] < 2 * synthetic.NOISE
-        assert abs(record["bias"]) < synthetic.NOISE
+        assert record["mape"] < 2 * made_measurements.NOISE
+        assert abs(record["bias"]) < made_measurements.NOISE
 
 
 def test_check_reports_a_gpu_without_a_table(tmp_path: Path) -> None:
     row = "unheard_of,bfloat16,16,4096,7168,24.4,made"
-    path = synthetic.written(tmp_path / "g.csv", ["gpu,dtype,m,n,k,latency_us,source", row])
+    path = made_measurements.written(tmp_path / "g.csv", ["gpu,dtype,m,n,k,latency_us,source", row])
     code, out, _ = run("check", path, "--json")
     (record,) = json.loads(out)
     assert code == 0
@@ -176,7 +176,7 @@ HEADER = "gpu,dtype,m,n,k,latency_us,source"
 def test_wrong_measurements_leave_the_old_table(
     tmp_path: Path, rows: list[str], message: str
 ) -> None:
-    path = synthetic.written(tmp_path / "rows.csv", [HEADER, *rows])
+    path = made_measurements.written(tmp_path / "rows.csv", [HEADER, *rows])
     table = tmp_path / "table.csv"
     old = dump(())
     table.write_text(old)

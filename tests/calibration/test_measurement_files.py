@@ -10,14 +10,14 @@ from sim.calibration import families
 from sim.calibration.forms import read
 from sim.foundation.errors import CalibrationError
 from sim.kernels import served
-from tests import synthetic
+from tests import made_measurements
 
 GEMM = "gpu,dtype,m,n,k,latency_us,source"
 GOOD = "h100_sxm,bfloat16,16,4096,7168,24.4,made"
 
 
 def lines(tmp_path: Path, *rows: str) -> Path:
-    return synthetic.written(tmp_path / "rows.csv", list(rows))
+    return made_measurements.written(tmp_path / "rows.csv", list(rows))
 
 
 def test_a_row_knows_its_place_and_shape(tmp_path: Path) -> None:
@@ -25,7 +25,9 @@ def test_a_row_knows_its_place_and_shape(tmp_path: Path) -> None:
     assert row.place == f"{tmp_path / 'rows.csv'}:3"
     assert (row.op, row.kernel, row.dtype, row.label) == ("gemm", "dense", "bf16", "bfloat16")
     assert dict(row.at) == {"m": 16, "n": 4096, "k": 7168}
-    op = families.build(synthetic.CARD, families.kernel_of(row), families.coordinates([row]))
+    op = families.build(
+        made_measurements.CARD, families.kernel_of(row), families.coordinates([row])
+    )
     assert op.least_flops() == 2 * 16 * 4096 * 7168
 
 
@@ -72,7 +74,7 @@ def test_every_form_is_recognised_by_its_columns(
     if op not in served.SERVED:
         return  # read, so that public files pass whole; no run asks for them
     kernel = families.kernel_of(found)
-    built = families.build(synthetic.CARD, kernel, families.coordinates([found]))
+    built = families.build(made_measurements.CARD, kernel, families.coordinates([found]))
     assert built.name == op
     assert set(families.family(kernel).axes) <= set(built.axes)
 

@@ -13,7 +13,7 @@ from sim.calibration.merge import Change, changes, merge, narrower
 from sim.cli.calibrate import app
 from sim.kernels.curve import Curve
 from sim.kernels.table_file import dump, read
-from tests import synthetic
+from tests import made_measurements
 
 OLD = Curve(
     op="gemm",
@@ -65,7 +65,10 @@ def fit(out: Path, files: list[Path], *options: str) -> str:
 
 
 def test_fit_merges_unless_it_is_told_to_replace(tmp_path: Path) -> None:
-    gemm, attention = synthetic.gemm(tmp_path / "g.csv"), synthetic.attention(tmp_path / "a.csv")
+    gemm, attention = (
+        made_measurements.gemm(tmp_path / "g.csv"),
+        made_measurements.attention(tmp_path / "a.csv"),
+    )
     table = tmp_path / "folder" / "h100-sxm.csv"
     fit(table, [attention], "--replace")
     before = read(table)[0]
@@ -82,7 +85,7 @@ def test_fit_merges_unless_it_is_told_to_replace(tmp_path: Path) -> None:
 
 def test_where_there_is_no_table_the_cards_own_is_merged_with(tmp_path: Path) -> None:
     table = tmp_path / "h100-sxm.csv"
-    fit(table, [synthetic.gemm(tmp_path / "g.csv")])
+    fit(table, [made_measurements.gemm(tmp_path / "g.csv")])
     assert {"moe", "a2a_dispatch", "gemm"} <= {curve.op for curve in read(table)[0]}
 
 
@@ -100,7 +103,7 @@ def test_where_there_is_no_table_the_cards_own_is_merged_with(tmp_path: Path) ->
 def test_measurements_that_give_no_curve_change_nothing(
     tmp_path: Path, header: str, row: str, why: str
 ) -> None:
-    path = synthetic.written(tmp_path / "rows.csv", [header, row])
+    path = made_measurements.written(tmp_path / "rows.csv", [header, row])
     table = tmp_path / "h100-sxm.csv"
     words = ["fit", str(path), "--accelerator", "h100-sxm", "--out", str(table)]
     result = CliRunner().invoke(app, words)

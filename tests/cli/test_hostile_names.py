@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from sim.cli import main
-from tests import studying, tiny
+from tests import small_study, tiny
 
 NAME = "x [/fp8] [bold red]y[/bold red] :smile: <b>z</b>"
 FORMULA = "=cmd|'/C calc'!A0"
@@ -147,7 +147,7 @@ def test_a_sweep_keeps_families_as_written_and_its_csv_inert(
 
 def test_a_study_shows_its_sides_and_values_as_written(afdsim: Afdsim, tmp_path: Path) -> None:
     hostile = json.dumps(NAME)
-    path = studying.write(tmp_path, ("    slow:", f"    {hostile}:"), ("[slow]", f"[{hostile}]"))
+    path = small_study.write(tmp_path, ("    slow:", f"    {hostile}:"), ("[slow]", f"[{hostile}]"))
     path.write_text(path.read_text().replace("name: small", f"name: {hostile}"))
     answer = afdsim("study", str(path), "--workers", "1", "--only", "pace=fast")
     assert answer.code == 0, answer.err

@@ -15,9 +15,9 @@ from sim.engines import event, recurrence
 from sim.engines.bound import BoundEngine
 from sim.engines.program import Program, Times
 from tests import oracles
-from tests.driving import ring, schedule
 from tests.equivalence.programs import programs, random_times
 from tests.oracles import EpTimes, RingTimes
+from tests.scripted_runs import ring, schedule
 from tests.strategies import (
     durations,
     ep_cases,

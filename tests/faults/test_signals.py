@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sim.parallel import signals
-from tests import studying
+from tests import small_study
 from tests.faults import shaken
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -55,7 +55,7 @@ def test_a_sweep_writes_the_tables_of_what_is_finished(
 
 
 def test_a_study_writes_what_is_finished(tmp_path: Path) -> None:
-    study, folder = studying.write(tmp_path), tmp_path / "out"
+    study, folder = small_study.write(tmp_path), tmp_path / "out"
     process = begin("study", str(study), "--workers", "2", "--out", str(folder))
     shaken.until(lambda: process.poll() is not None or shaken.size(folder) > 0)
     shaken.until(lambda: process.poll() is not None or len(shaken.children(process.pid)) >= 2)

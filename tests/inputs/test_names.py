@@ -15,7 +15,7 @@ from sim.inputs.naming import Label, Name, folder_name
 from sim.results.files import RUNS, run_directory
 from sim.study import cells
 from sim.sweeps import sweep as sweeps
-from tests import studying, tiny
+from tests import small_study, tiny
 
 PATHS = ["../../../../escaped", "/abs", ".", "..", "a/../b", "a/..", "..\\x", "\\\\host\\x", "//"]
 UNPRINTABLE = ["a\0b", "a\nb", "\x1b[31mred", "a\x9bb", "tab\there", "\u202eabc"]
@@ -69,7 +69,7 @@ def test_every_kind_of_file_refuses_it_at_its_place(tmp_path: Path, name: str) -
     written = f'name: "{name}"'
     sweep, study, card = (tmp_path / f"{kind}.yaml" for kind in ("sweep", "study", "card"))
     sweep.write_text(f"kind: sweep\n{written}\nfamilies:\n- family: x\n  base: step3-2a2f\n")
-    studying.write(tmp_path, ("name: small", written)).rename(study)
+    small_study.write(tmp_path, ("name: small", written)).rename(study)
     card.write_text(tiny.MODEL.replace("name: tiny", written))
     for load, place in (
         (lambda: sweeps.load(sweep), f"{sweep}:2:1: name: "),
@@ -99,7 +99,7 @@ def test_labels_of_a_sweep(tmp_path: Path, old: str, new: str, path: str) -> Non
 
 
 def test_names_of_a_study_that_are_keys(tmp_path: Path) -> None:
-    path = studying.write(tmp_path, ("    slow:", '    "a\\eb":'), ("[slow]", "[fast]"))
+    path = small_study.write(tmp_path, ("    slow:", '    "a\\eb":'), ("[slow]", "[fast]"))
     with pytest.raises(ScenarioError, match=r"dimensions\.pace") as caught:
         cells.load(path)
     assert "\x1b" not in str(caught.value)

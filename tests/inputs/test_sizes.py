@@ -16,7 +16,7 @@ from sim.study import cells
 from sim.sweeps import sweep
 from sim.sweeps.axes import Axis
 from sim.sweeps.constraints import holds
-from tests import studying, tiny
+from tests import small_study, tiny
 
 
 def aliases(levels: int, wide: int) -> str:
@@ -142,7 +142,7 @@ def test_points_are_counted_before_any_is_made(tmp_path: Path) -> None:
 
 def test_shapes_of_a_study_are_counted_before_any_is_made(tmp_path: Path) -> None:
     # Two cells, with 6 shapes of AFD and 9 of EP in each.
-    path = studying.write(tmp_path, ("pairs: 3", "pairs: 3\nmax_shapes: 29"))
+    path = small_study.write(tmp_path, ("pairs: 3", "pairs: 3\nmax_shapes: 29"))
     with pytest.raises(ScenarioError, match="30 shapes in all cells, of max_shapes 29"):
         cells.load(path)
     path.write_text(path.read_text().replace("max_shapes: 29", "max_shapes: 30"))

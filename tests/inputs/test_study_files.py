@@ -9,11 +9,11 @@ import pytest
 from sim.foundation.errors import ScenarioError
 from sim.study import cells
 from sim.study.cells import with_settings
-from tests import studying
+from tests import small_study
 
 
 def test_cells_are_the_product_of_the_dimensions(tmp_path: Path) -> None:
-    loaded = cells.load(studying.write(tmp_path))
+    loaded = cells.load(small_study.write(tmp_path))
     assert [cell.name() for cell in loaded.cells] == ["Loaded, fast", "Loaded, slow"]
     assert [cell.sides[0].first.slo.tpot_ms for cell in loaded.cells] == [0.9, 1.5]
     assert all(cell.priced for cell in loaded.cells)
@@ -25,7 +25,7 @@ def test_a_card_without_a_price_makes_output_per_gpu_the_yield(tmp_path: Path) -
     add = "set: {deployment.gpus: 4, deployment.lm_head_tp: 1}"
     axis = f"{add}\n    constraints: [gpus < 99]"
     more = ("- deployment.gpus: [2, 4, 8]", "- deployment.accelerator: [h800, h200-sxm]")
-    loaded = cells.load(studying.write(tmp_path, (add, axis), more))
+    loaded = cells.load(small_study.write(tmp_path, (add, axis), more))
     assert not any(cell.priced for cell in loaded.cells)
 
 
@@ -35,7 +35,7 @@ def test_values_add_shapes_to_a_side(tmp_path: Path) -> None:
         "fast: {set: {slo.tpot_ms: 0.9}, sides: {EP: {axes: [deployment.overlap: [none]],"
         " constraints: [gpus < 8], set: {deployment.combine_dtype: fp8}}}}"
     )
-    first, second = cells.load(studying.write(tmp_path, (fast, more))).cells
+    first, second = cells.load(small_study.write(tmp_path, (fast, more))).cells
     ep, other = first.sides[1], second.sides[1]
     assert len(ep.axes) == len(other.axes) + 1
     assert ep.constraints == ("gpus < 8",)
@@ -44,7 +44,7 @@ def test_values_add_shapes_to_a_side(tmp_path: Path) -> None:
 
 
 def test_settings_change_a_scenario_alone(tmp_path: Path) -> None:
-    first = cells.load(studying.write(tmp_path)).cells[0].sides[0].first
+    first = cells.load(small_study.write(tmp_path)).cells[0].sides[0].first
     other = with_settings(first, {"slo.tpot_ms": 3.0, "noise": None})
     assert (other.slo.tpot_ms, other.noise) == (3.0, None)
     assert (first.slo.tpot_ms, first.noise is None) == (0.9, False)
@@ -77,7 +77,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("change", MISTAKES)
 def test_mistakes_are_told_with_their_place(tmp_path: Path, change: tuple[str, str]) -> None:
-    path = studying.write(tmp_path, change)
+    path = small_study.write(tmp_path, change)
     with pytest.raises(ScenarioError) as caught:
         cells.load(path)
     told = [line for line in caught.value.problems if MISTAKES[change] in line]
@@ -86,7 +86,7 @@ def test_mistakes_are_told_with_their_place(tmp_path: Path, change: tuple[str, s
 
 
 def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    path = studying.write(
+    path = small_study.write(
         tmp_path,
         ("deployment.ffn.instances: [1, 2]", "deployment.ffn.instances: [1, none]"),
         ("slo.tpot_ms: 1.5", "slo.tpott_ms: 1.5"),
@@ -109,7 +109,7 @@ def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
 )
 def test_wrong_choices_of_cells(tmp_path: Path, only: str, said: str) -> None:
     with pytest.raises(ScenarioError, match=said.replace("?", r"\?")):
-        cells.load(studying.write(tmp_path), only=[only])
+        cells.load(small_study.write(tmp_path), only=[only])
 
 
 def test_the_shipped_study_is_read() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sim.inputs import cards
-from tests import studying, tiny
+from tests import small_study, tiny
 
 # Traces and tables of a few lines, in the forms that are published.
 RECORDINGS = {
@@ -210,7 +210,7 @@ def _sweep(rng: random.Random) -> Mutant:
 
 
 def _study(rng: random.Random) -> Mutant:
-    text = studying.STUDY.format(model="./model.yaml")
+    text = small_study.STUDY.format(model="./model.yaml")
     files = {"m.yaml": changed(text, rng), "model.yaml": tiny.LOADED_MODEL.encode()}
     return Mutant(files, ["validate", "./m.yaml"], [])
 

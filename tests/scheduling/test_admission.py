@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sim.decoding.scheduler import Scheduler
 from sim.foundation.errors import InfeasibleError
 from sim.inputs.admission import Admission, Balancing
-from tests.admitting import closed_loop, dealt, open_loop
+from tests.scripted_schedulers import closed_loop, dealt, open_loop
 from tests.strategies import Arrival, arrivals
 
 few = settings(max_examples=60, deadline=None)

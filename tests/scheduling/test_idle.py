@@ -16,7 +16,7 @@ from sim.engines import event
 from sim.engines.event import Wait
 from sim.engines.program import Program, Times
 from tests import tiny
-from tests.driving import NO_LAGS, period_ns, play, ring
+from tests.scripted_runs import NO_LAGS, period_ns, play, ring
 from tests.strategies import durations, layer_counts
 
 few = settings(max_examples=40, deadline=None)

@@ -13,7 +13,7 @@ from sim.decoding.scheduler import PREEMPTIONS, Scheduler
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.units import NS_PER_S
 from sim.inputs.admission import Admission, Recompute, Swap, Watermark
-from tests.admitting import closed_loop, open_loop
+from tests.scripted_schedulers import closed_loop, open_loop
 from tests.strategies import Arrival, arrivals
 
 few = settings(max_examples=80, deadline=None)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from sim.deployments import afd_ring
 from sim.engines.program import Program, Times
-from tests.driving import NO_LAGS, period_ns, play, ring, schedule
 from tests.oracles import (
     first_step_ns,
     half_duplex_bound_ns,
@@ -18,6 +17,7 @@ from tests.oracles import (
     ring_ns,
     two_batch_ns,
 )
+from tests.scripted_runs import NO_LAGS, period_ns, play, ring, schedule
 from tests.strategies import durations, layer_counts, micro_batch_counts, server_counts
 
 few = settings(max_examples=40, deadline=None)

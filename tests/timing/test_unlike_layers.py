@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from sim.deployments import afd_ring, ep_schedule
 from sim.engines.program import Program, Times
-from tests.driving import period_ns
 from tests.oracles import (
     EpTimes,
     RingTimes,
@@ -23,6 +22,7 @@ from tests.oracles import (
     ring_matrix,
     two_batch_matrix,
 )
+from tests.scripted_runs import period_ns
 from tests.strategies import ep_cases, ring_cases
 
 few = settings(max_examples=40, deadline=None)

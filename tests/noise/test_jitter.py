@@ -21,7 +21,7 @@ from sim.inputs.noise import Noise
 from sim.metrics.summary import summary
 from sim.variation.jitter import Jitter
 from sim.variation.unfold import unfold
-from tests.driving import NO_LAGS, Scripted, play_boundaries
+from tests.scripted_runs import NO_LAGS, Scripted, play_boundaries
 
 UNIT_NS = 100_000
 LAYERS = 61

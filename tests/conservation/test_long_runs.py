@@ -13,7 +13,7 @@ from sim.deployments import compile_deployment
 from sim.inputs.cards import packaged
 from sim.metrics import summary
 from tests import tiny
-from tests.admitting import open_loop
+from tests.scripted_schedulers import open_loop
 from tests.strategies import Arrival
 
 BASES = ("step3-2a2f", "dsv3-ep128")

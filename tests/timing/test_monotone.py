@@ -17,8 +17,8 @@ from sim.engines.program import Program, Times
 from sim.inputs import cards
 from sim.metrics import summary
 from tests import tiny
-from tests.driving import play
 from tests.oracles import Floats, RingTimes
+from tests.scripted_runs import play
 from tests.strategies import programs, ring_cases, scripts
 
 few = settings(max_examples=40, deadline=None)

@@ -18,7 +18,7 @@ from sim.inputs.speculation import Speculation
 from sim.metrics import summary
 from sim.metrics.goodput import _tokens
 from tests import tiny
-from tests.admitting import open_loop
+from tests.scripted_schedulers import open_loop
 from tests.strategies import Arrival, arrivals
 
 few = settings(max_examples=80, deadline=None)

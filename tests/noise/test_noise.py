@@ -27,7 +27,7 @@ from sim.steady.state import steady_state
 from sim.variation.jitter import Jitter
 from sim.variation.unfold import unfold
 from tests import tiny
-from tests.driving import play, play_boundaries
+from tests.scripted_runs import play, play_boundaries
 from tests.strategies import programs, scripts
 
 TASK_NS = 1_000_000

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.engines.program import Program, Times
-from tests.driving import play, ring
 from tests.oracles import RingTimes
+from tests.scripted_runs import play, ring
 from tests.strategies import ring_cases
 
 few = settings(max_examples=50, deadline=None)

@@ -13,7 +13,7 @@ from sim.decoding.run import Run, simulate
 from sim.engines.program import Program
 from sim.metrics import summary
 from tests import tiny
-from tests.driving import play, ring
+from tests.scripted_runs import play, ring
 from tests.strategies import programs, scripts
 
 few = settings(max_examples=40, deadline=None)

@@ -26,14 +26,14 @@ from sim.study.paired_runs import TIE, changed, duel, fitting, loaded, verdict
 from sim.study.schema import Changed, Shortlist
 from sim.study.verdicts import Moved
 from sim.sweeps.store import Store
-from tests import studying, tiny
+from tests import small_study, tiny
 
 SIDES = ("AFD", "EP")
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    return cells.load(studying.write(tmp_path_factory.mktemp("study")))
+    return cells.load(small_study.write(tmp_path_factory.mktemp("study")))
 
 
 @pytest.mark.parametrize("cell", [0, 1])
@@ -165,7 +165,7 @@ def test_the_same_bytes_by_any_number_of_workers_and_after_an_interruption(
 ) -> None:
     from sim.cli import main
 
-    path = studying.write(tmp_path)
+    path = small_study.write(tmp_path)
 
     def run(folder: str, count: int, *more: str) -> dict[str, bytes]:
         words = ["study", str(path), "--workers", str(count), "--out", str(tmp_path / folder)]
