@@ -47,9 +47,9 @@ def run(
     from sim.decoding.run import simulate
     from sim.deployments import compile_deployment
     from sim.experiments.replications import combined, replication, run_all
+    from sim.experiments.run_folder import save_run, save_steady
     from sim.inputs.scenario import load
     from sim.metrics.summary import summary
-    from sim.results.files import save_run, save_steady
     from sim.steady.state import steady_state
 
     loaded = load(scenario, setting or (), compile_deployment)

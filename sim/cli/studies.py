@@ -110,7 +110,7 @@ class _Progress:
 
 def _save(loaded: Loaded, found: list[Outcome], folder: Path) -> None:
     from sim.pictures import study_page
-    from sim.results import files
+    from sim.results import files, provenance
     from sim.study import verdicts
     from sim.study.cells import named_cards
     from sim.sweeps import points
@@ -119,12 +119,12 @@ def _save(loaded: Loaded, found: list[Outcome], folder: Path) -> None:
     scenarios = [each for cell in loaded.cells for of in cell.sides for each in named_cards(of)]
     used = {name for scenario in scenarios for name in points.accelerators(scenario)}
     described = {
-        **files.provenance(),
+        **provenance.provenance(),
         "study": study.model_dump(mode="json"),
-        "scenarios_sha256": files.sha256([files.resolved(each) for each in scenarios]),
+        "scenarios_sha256": provenance.sha256([provenance.resolved(each) for each in scenarios]),
         "cells": len(found),
         "finished": sum(each.verdict is not None for each in found),
-        "calibration": files.calibration_of(sorted(used)),
+        "calibration": provenance.calibration_of(sorted(used)),
         "verdicts": dict(verdicts.counts(found)),
     }
 

@@ -215,13 +215,14 @@ def _save_sweep(
     from sim.metrics.cautions import SCOPE
     from sim.pictures import sweep_page
     from sim.results import files as results
+    from sim.results import provenance
     from sim.sweeps import points
 
     sweep: Sweep = loaded.sweep
 
     def fill(target: Path) -> None:
         results.write_table(target / "sweep", points.columns(rows))
-        resolved = [results.resolved(point.scenario) for point in ran]
+        resolved = [provenance.resolved(point.scenario) for point in ran]
         used = {name for point in ran for name in points.accelerators(point.scenario)}
         scenarios = {point.index: point.scenario for point in ran}
         for row in rows:
@@ -229,14 +230,14 @@ def _save_sweep(
                 found = with_batch(scenarios[row["point"]], round(row["requests_in_flight"]))
                 scenarios[row["point"]] = found
         described = {
-            **results.provenance(),
+            **provenance.provenance(),
             "sweep": sweep.model_dump(mode="json"),
-            "scenarios_sha256": results.sha256(resolved),
+            "scenarios_sha256": provenance.sha256(resolved),
             "points": len(ran),
             "finished": len(rows),
             "scope": SCOPE,
             "warnings": warnings,
-            "calibration": results.calibration_of(sorted(used)),
+            "calibration": provenance.calibration_of(sorted(used)),
             "best": sweep_page.best_scenarios(rows, scenarios),
         }
         results.write_json(target / "run.json", described)

@@ -21,7 +21,8 @@ from sim.foundation import json_text
 from sim.foundation.units import NS_PER_US
 from sim.inputs import cards
 from sim.inputs.scenario import Scenario
-from sim.results.files import provenance, replace_file, resolved, sha256
+from sim.results.files import replace_file
+from sim.results.provenance import provenance, resolved, sha256
 
 Event = dict[str, Any]
 

@@ -23,7 +23,7 @@ from sim.metrics.catalogue import METRICS
 from sim.metrics.cautions import SCOPE
 from sim.pictures import gantt, pareto_figure
 from sim.pictures import page as pages
-from sim.results.files import resolved
+from sim.results.provenance import resolved
 from sim.sweeps import saved
 from sim.sweeps.labels import differences
 from sim.sweeps.points import SETTING, Row

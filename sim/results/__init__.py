@@ -1,1 +1,1 @@
-"""What a run leaves on disk, whole or not at all, with its provenance."""
+"""How results are written, whole or not at all, and what they say of their making."""

@@ -1,81 +1,24 @@
-"""Results: what a run or a sweep leaves on disk, whole or not at all, with its provenance."""
+"""Files: each is written whole or not at all, an old one stays until the new one is complete."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import platform
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sim.decoding.run import Run
 from sim.foundation import json_text
 from sim.foundation.errors import StoreError
-from sim.foundation.files import file_sha256
 from sim.foundation.printable import excerpt
 from sim.foundation.spreadsheets import inert, inert_value
-from sim.inputs import cards
-from sim.inputs.naming import folder_name
-from sim.inputs.scenario import Scenario
-from sim.metrics.cautions import SCOPE, cautions
-from sim.metrics.summary import cut_steps, server_utilisation
-from sim.results import sources
-from sim.steady.state import Steady
 
-SCHEMA_VERSION = 1
 RUNS = Path("results/runs")
-
-_LIBRARIES = ("numba", "numpy", "pydantic", "pyarrow", "simpy")
-
-
-def resolved(scenario: Scenario) -> dict[str, Any]:
-    """Return the scenario as plain data, every default filled in."""
-    return scenario.model_dump(mode="json")
-
-
-def sha256(data: object) -> str:
-    """Return the SHA-256 of plain data in canonical JSON."""
-    text = json_text.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def provenance() -> dict[str, Any]:
-    """Return what made a result: schema, package version and commit, library versions."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "afdsim": metadata.version("afdsim"),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
-    }
-
-
-def code() -> dict[str, str]:
-    """Return which code simulates: the version, and the SHA-256 of what decides an outcome.
-
-    In a checkout the code changes and the version does not.
-    """
-    return {"version": metadata.version("afdsim"), "sources": sources.digest()}
-
-
-def calibration(tables: Mapping[str, str]) -> dict[str, str | None]:
-    """Return the calibration table of each accelerator by its SHA-256; None where it has none."""
-    return {name: digest or None for name, digest in sorted(tables.items())}
-
-
-def calibration_of(accelerators: Sequence[str]) -> dict[str, str | None]:
-    """Return the calibration tables that the named accelerators have, by SHA-256."""
-    paths = {name: cards.calibration(name) for name in accelerators}
-    return {name: file_sha256(path) if path else None for name, path in paths.items()}
 
 
 def fresh_directory(wanted: Path, fill: Callable[[Path], None]) -> Path:
@@ -182,110 +125,3 @@ def write_table(stem: Path, columns: Mapping[str, Sequence[Any] | np.ndarray[Any
     )
     pyarrow.csv.write_csv(shown, stem.with_suffix(".csv"))
     pyarrow.parquet.write_table(table, stem.with_suffix(".parquet"))
-
-
-def save_run(
-    run: Run, figures: dict[str, Any], out: Path | None = None, runs: Sequence[dict[str, Any]] = ()
-) -> Path:
-    """Write a run's tables and run.json with its figures and return the directory.
-
-    `runs` are the figures of the replications of which `run` is the first: they are put beside
-    their summary. The default directory is results/runs/NAME-HASH, the hash being the resolved
-    scenario's.
-    """
-
-    def fill(folder: Path) -> None:
-        write_table(folder / "requests", run.requests)
-        write_table(folder / "steps", {**run.steps, **run.layer_ns})
-        write_table(folder / "servers", server_columns(run))
-        if run.preemptions is not None:
-            write_table(folder / "preemptions", run.preemptions)
-        if run.records:
-            write_table(folder / "timeline", timeline_columns(run))
-        made = {
-            "engine": run.engine,
-            "engine_note": run.engine_note,
-            "wall_s": round(run.wall_s, 3),
-        }
-        described = described_run(run.scenario, run.tables, made, figures)
-        if len(runs) > 1:
-            described["replications"] = list(runs)
-        write_json(folder / "run.json", described)
-
-    return fresh_directory(out or run_directory(run.scenario), fill)
-
-
-def save_steady(steady: Steady, out: Path | None = None) -> Path:
-    """Write run.json of a steady state, which has no tables, and return the directory."""
-    site = steady.site
-    tables = {table.accelerator.name: table.sha256 for table in site.tables}
-
-    def fill(folder: Path) -> None:
-        made = {"engine": "bound", "engine_note": steady.engine_note}
-        described = described_run(site.scenario, tables, made, steady.figures())
-        write_json(folder / "run.json", described)
-
-    return fresh_directory(out or run_directory(site.scenario), fill)
-
-
-def run_directory(scenario: Scenario) -> Path:
-    """Return the default directory of a run, NAME-HASH, the hash being the resolved scenario's."""
-    return RUNS / f"{folder_name(scenario.name)}-{sha256(resolved(scenario))[:8]}"
-
-
-def described_run(
-    scenario: Scenario, tables: Mapping[str, str], made: dict[str, Any], figures: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the content of run.json; `made` tells how the figures were made."""
-    plain = resolved(scenario)
-    return {
-        **provenance(),
-        "scenario_sha256": sha256(plain),
-        "seed": scenario.simulation.seed,
-        "calibration": calibration(tables),
-        **made,
-        "scope": SCOPE,
-        "warnings": cautions(scenario, figures),
-        "summary": figures,
-        "scenario": plain,
-    }
-
-
-def server_columns(run: Run) -> dict[str, list[Any]]:
-    """Return one row per server: its pool, how busy it was after the warm-up and its bubbles."""
-    shares = server_utilisation(run, cut_steps(run))
-    pools = [(p.name, p.kind, server) for p in run.program.pools for server in range(p.servers)]
-    return {
-        "pool": [name for name, _, _ in pools],
-        "kind": [kind for _, kind, _ in pools],
-        "server": [server for _, _, server in pools],
-        "utilisation": [float(share) for share in shares],
-        "bubble": [float(1 - share) for share in shares],
-    }
-
-
-def timeline_columns(run: Run) -> dict[str, list[Any]]:
-    """Return one row per recorded task, by start time."""
-    program = run.program
-    rows = []
-    for record in sorted(run.records, key=lambda r: (r.start_ns, r.node, r.server)):
-        node = program.nodes[record.node]
-        stage = program.stages[node.stage]
-        place = (program.pools[stage.pool].name, record.server, stage.name)
-        when = (record.step, node.layer, node.micro_batch, record.start_ns, record.end_ns)
-        rows.append(place + when)
-    names = ("pool", "server", "stage", "step", "layer", "micro_batch", "start_ns", "end_ns")
-    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
-
-
-def _commit() -> str | None:
-    """Return the commit of the checkout that the package runs from, None elsewhere."""
-    checkout = cards.packaged("hardware").parent
-    if not (checkout / ".git").exists():
-        return None
-    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return found.stdout.strip() or None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sim.parallel.processes import Failure, Workers
-from sim.results.files import resolved, sha256
+from sim.results.provenance import resolved, sha256
 from sim.study.best_shapes import champion
 from sim.study.cells import Cell, Loaded, named_cards
 from sim.study.paired_runs import changed, duel, limits, loaded

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from sim.parallel.processes import Failure, Workers
-from sim.results.files import sha256
+from sim.results.provenance import sha256
 from sim.sweeps.points import Outcome, Point, Row, failed, outcome, row
 from sim.sweeps.store import Inputs, Store, changes, inputs
 

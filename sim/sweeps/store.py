@@ -25,7 +25,7 @@ from sim.foundation.errors import StoreError
 from sim.foundation.files import file_sha256
 from sim.inputs import cards
 from sim.inputs.scenario import Scenario
-from sim.results.files import code, resolved, sha256
+from sim.results.provenance import code, resolved, sha256
 from sim.sweeps.points import Outcome, Point, accelerators
 
 FILE = "points.sqlite"

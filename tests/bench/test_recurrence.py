@@ -27,9 +27,9 @@ from sim.engines.bound import BoundEngine
 from sim.engines.maxplus import walk
 from sim.engines.maxplus.tables import KIND, PLAIN, WIDTH
 from sim.engines.program import Times
+from sim.experiments.run_folder import save_run
 from sim.inputs import scenario
 from sim.metrics.summary import summary
-from sim.results.files import save_run
 
 pytestmark = pytest.mark.bench
 

@@ -10,9 +10,9 @@ import pytest
 
 from sim.decoding.run import Run, simulate
 from sim.deployments import compile_deployment
+from sim.experiments.run_folder import save_run
 from sim.metrics import summary as metrics
 from sim.metrics.summary import request_tpot_ms, summary
-from sim.results.files import save_run
 from tests import tiny
 
 BASES = ("step3-2a2f", "dsv3-ep128")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sim.foundation.errors import EXIT_NOT_KEPT, StoreError
-from sim.results.files import sha256
+from sim.results.provenance import sha256
 from sim.sweeps.points import Outcome
 from sim.sweeps.store import FILE, Inputs, Store
 

@@ -14,7 +14,7 @@ import pytest
 from sim.foundation.errors import StoreError
 from sim.inputs import cards
 from sim.parallel.processes import Failure, Item, Result, Workers
-from sim.results import files
+from sim.results import provenance
 from sim.sweeps import session, store, sweep
 from sim.sweeps.points import Outcome, Point, Row, failed
 from sim.sweeps.session import Session
@@ -158,7 +158,7 @@ def test_a_changed_card_or_table_runs_its_points_again(
 
 def test_another_version_runs_all_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.run()
-    now = files.code()
+    now = provenance.code()
     monkeypatch.setattr(store, "code", lambda: now | {"sources": "0"})
     assert set(bench.run()[2]) == {f"the code of afdsim {now['version']} changed"}
     monkeypatch.setattr(store, "code", lambda: {"version": "9.9", "sources": "1"})
@@ -242,6 +242,6 @@ def test_outcomes_come_back_as_they_went_in(bench: Bench) -> None:
     made_of = store.inputs(point)
     with Store(bench.folder / "out", "small") as kept:
         kept.keep(point, made_of, result)
-        found = kept.outcome(files.sha256(made_of))
+        found = kept.outcome(provenance.sha256(made_of))
     assert found == result
     assert json.dumps(found) == json.dumps(result)

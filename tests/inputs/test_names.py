@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from sim.experiments.run_folder import run_directory
 from sim.foundation.errors import ScenarioError
 from sim.inputs import cards, scenario
 from sim.inputs.naming import Label, Name, folder_name
-from sim.results.files import RUNS, run_directory
+from sim.results.files import RUNS
 from sim.study import cells
 from sim.sweeps import sweep as sweeps
 from tests import small_study, tiny

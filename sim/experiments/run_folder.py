@@ -1,0 +1,110 @@
+"""The directory of a run: its tables, and run.json with its figures, scenario and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sim.decoding.run import Run
+from sim.inputs.naming import folder_name
+from sim.inputs.scenario import Scenario
+from sim.metrics.cautions import SCOPE, cautions
+from sim.metrics.summary import cut_steps, server_utilisation
+from sim.results.files import RUNS, fresh_directory, write_json, write_table
+from sim.results.provenance import calibration, provenance, resolved, sha256
+from sim.steady.state import Steady
+
+
+def save_run(
+    run: Run, figures: dict[str, Any], out: Path | None = None, runs: Sequence[dict[str, Any]] = ()
+) -> Path:
+    """Write a run's tables and run.json with its figures and return the directory.
+
+    `runs` are the figures of the replications of which `run` is the first: they are put beside
+    their summary. The default directory is results/runs/NAME-HASH, the hash being the resolved
+    scenario's.
+    """
+
+    def fill(folder: Path) -> None:
+        write_table(folder / "requests", run.requests)
+        write_table(folder / "steps", {**run.steps, **run.layer_ns})
+        write_table(folder / "servers", server_columns(run))
+        if run.preemptions is not None:
+            write_table(folder / "preemptions", run.preemptions)
+        if run.records:
+            write_table(folder / "timeline", timeline_columns(run))
+        made = {
+            "engine": run.engine,
+            "engine_note": run.engine_note,
+            "wall_s": round(run.wall_s, 3),
+        }
+        described = described_run(run.scenario, run.tables, made, figures)
+        if len(runs) > 1:
+            described["replications"] = list(runs)
+        write_json(folder / "run.json", described)
+
+    return fresh_directory(out or run_directory(run.scenario), fill)
+
+
+def save_steady(steady: Steady, out: Path | None = None) -> Path:
+    """Write run.json of a steady state, which has no tables, and return the directory."""
+    site = steady.site
+    tables = {table.accelerator.name: table.sha256 for table in site.tables}
+
+    def fill(folder: Path) -> None:
+        made = {"engine": "bound", "engine_note": steady.engine_note}
+        described = described_run(site.scenario, tables, made, steady.figures())
+        write_json(folder / "run.json", described)
+
+    return fresh_directory(out or run_directory(site.scenario), fill)
+
+
+def run_directory(scenario: Scenario) -> Path:
+    """Return the default directory of a run, NAME-HASH, the hash being the resolved scenario's."""
+    return RUNS / f"{folder_name(scenario.name)}-{sha256(resolved(scenario))[:8]}"
+
+
+def described_run(
+    scenario: Scenario, tables: Mapping[str, str], made: dict[str, Any], figures: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the content of run.json; `made` tells how the figures were made."""
+    plain = resolved(scenario)
+    return {
+        **provenance(),
+        "scenario_sha256": sha256(plain),
+        "seed": scenario.simulation.seed,
+        "calibration": calibration(tables),
+        **made,
+        "scope": SCOPE,
+        "warnings": cautions(scenario, figures),
+        "summary": figures,
+        "scenario": plain,
+    }
+
+
+def server_columns(run: Run) -> dict[str, list[Any]]:
+    """Return one row per server: its pool, how busy it was after the warm-up and its bubbles."""
+    shares = server_utilisation(run, cut_steps(run))
+    pools = [(p.name, p.kind, server) for p in run.program.pools for server in range(p.servers)]
+    return {
+        "pool": [name for name, _, _ in pools],
+        "kind": [kind for _, kind, _ in pools],
+        "server": [server for _, _, server in pools],
+        "utilisation": [float(share) for share in shares],
+        "bubble": [float(1 - share) for share in shares],
+    }
+
+
+def timeline_columns(run: Run) -> dict[str, list[Any]]:
+    """Return one row per recorded task, by start time."""
+    program = run.program
+    rows = []
+    for record in sorted(run.records, key=lambda r: (r.start_ns, r.node, r.server)):
+        node = program.nodes[record.node]
+        stage = program.stages[node.stage]
+        place = (program.pools[stage.pool].name, record.server, stage.name)
+        when = (record.step, node.layer, node.micro_batch, record.start_ns, record.end_ns)
+        rows.append(place + when)
+    names = ("pool", "server", "stage", "step", "layer", "micro_batch", "start_ns", "end_ns")
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
