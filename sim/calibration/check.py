@@ -45,7 +45,6 @@ class Comparison:
     """What the card's physical peak would take."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the figures of the report, without the points."""
         return {name: value for name, value in asdict(self).items() if not name.endswith("_us")}
 
 

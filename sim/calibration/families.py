@@ -91,7 +91,6 @@ def _related(value: str) -> str:
 
 
 def kernel_of(one: Measurement) -> Kernel:
-    """Return the kernel that a measurement timed."""
     return Kernel(one.op, one.kernel, one.dtype, one.fixed)
 
 

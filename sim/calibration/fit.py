@@ -42,7 +42,6 @@ class Group:
     members: tuple[tuple[Kernel, tuple[Measurement, ...]], ...]
 
     def rows(self) -> list[Measurement]:
-        """Return all measurements of the group."""
         return [row for _, rows in self.members for row in rows]
 
 
@@ -78,7 +77,6 @@ def impossible(rows: Sequence[Measurement], accelerator: Accelerator) -> list[tu
 
 
 def groups(measurements: Iterable[Measurement]) -> list[Group]:
-    """Return measurements grouped by what is fitted together, in a fixed order."""
     found: dict[tuple[str, ...], dict[Kernel, list[Measurement]]] = {}
     for row in measurements:
         kernel = families.kernel_of(row)

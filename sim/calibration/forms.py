@@ -249,7 +249,6 @@ def read(path: Path) -> list[Measurement]:
 
 
 def read_all(paths: Iterable[Path]) -> list[Measurement]:
-    """Return the measurements of several files, in their order."""
     return [one for path in paths for one in read(path)]
 
 

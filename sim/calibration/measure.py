@@ -40,7 +40,6 @@ class Case:
 
     @property
     def shape(self) -> dict[str, int]:
-        """Return the sizes by name."""
         return dict(self.sizes)
 
     def __str__(self) -> str:

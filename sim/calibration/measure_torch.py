@@ -122,7 +122,6 @@ class TorchBackend:
         self._random = torch.Generator(device=self.device).manual_seed(seed)
 
     def about(self) -> Mapping[str, str]:
-        """Return device, clocks, versions and what is timed."""
         found = {"device": self._name, "torch": str(torch.__version__)}
         if self.device.type == "cuda":
             found["cuda"] = str(torch.version.cuda)
@@ -131,13 +130,11 @@ class TorchBackend:
         return found | {f"timed {op}": text for op, text in TIMED.items()}
 
     def supports(self, case: Case) -> bool:
-        """Return whether the device has the kernel and its number format."""
         if case.dtype == "bfloat16" or self.device.type != "cuda":
             return True
         return bool(torch.cuda.get_device_capability() >= _FP8_COMPUTE)
 
     def prepare(self, case: Case) -> TorchKernel:
-        """Return the kernel of `case` on fresh random inputs; MemoryError if they do not fit."""
         make = {
             "gemm": self._gemm,
             "attention_gqa": self._gqa,

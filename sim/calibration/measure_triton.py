@@ -77,7 +77,6 @@ if triton is not None:
 
 
 def version() -> str:
-    """Return the version of Triton."""
     return "none" if triton is None else str(triton.__version__)
 
 

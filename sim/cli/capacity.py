@@ -88,7 +88,6 @@ class _Progress:
         say(f"trying {attempt.rate:.4g}{where}{to_go}")
 
     def tell(self, trial: Trial) -> None:
-        """Tell what came of a rate."""
         self.tried += 1
         say(
             f"{trial.rate:.4g}: attainment {trial.attainment:.2%} ± {trial.half_width:.2%}: "
@@ -97,7 +96,6 @@ class _Progress:
 
 
 def _verdict(trial: Trial, share: float) -> str:
-    """Return in words whether a rate is low enough."""
     if not trial.stable and not trial.perhaps_met(share):
         return "no, unstable"
     sure = trial.surely_met(share) or not trial.perhaps_met(share)

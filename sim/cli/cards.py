@@ -132,7 +132,6 @@ def show_hardware(name: str, as_json: AsJson = False) -> None:
 
 
 def _curve(curve: Any) -> dict[str, Any]:
-    """Return what a calibrated kernel is known by: identity, constants, range, error, source."""
     names = ("op", "kernel", "dtype", "key", "overhead_us", "e_c", "e_m", "p", "source", "licence")
     known = {name: getattr(curve, name) for name in (*names, "points")}
     errors = {name: _known(getattr(curve, name)) for name in ("mape", "p90")}

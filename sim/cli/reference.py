@@ -42,7 +42,6 @@ _WORDS = {"string": "text", "object": "mapping of dotted paths", None: "any"}
 
 
 def _definitions(node: dict[str, Any]) -> list[str]:
-    """Return the names of the definitions that a value may have."""
     nodes = [node, *node.get("oneOf", []), *node.get("anyOf", []), node.get("items", {})]
     return [each["$ref"].rsplit("/", 1)[-1] for each in nodes if "$ref" in each]
 
@@ -94,7 +93,6 @@ def _sections(schema: dict[str, Any]) -> list[str]:
 
 
 def markdown() -> str:
-    """Return the page."""
     lines = [_HEAD]
     for folder, name in ((cards.SCENARIOS, "step3-2a2f"), (cards.SWEEPS, "afd-ratio")):
         text = (cards.packaged(folder) / f"{name}.yaml").read_text(encoding="utf-8")

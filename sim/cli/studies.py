@@ -98,7 +98,6 @@ class _Progress:
         self.bar.stop()
 
     def advance(self, _job: object, outcome: object | None) -> None:
-        """Count one finished job."""
         if outcome is None:
             self.taken += 1
             (task,) = self.bar.tasks

@@ -201,7 +201,6 @@ class _Progress:
         self.bar.stop()
 
     def advance(self, outcome: Outcome) -> None:
-        """Count one finished point."""
         self.failed += outcome["status"] == "failed"
         (task,) = self.bar.tasks
         rate = (task.completed + 1) / max(task.elapsed or 0.0, 0.1)

@@ -83,7 +83,6 @@ class Table:
         self.rows: list[tuple[str, ...]] = []
 
     def add_row(self, *cells: str) -> None:
-        """Add a row, a cell a column."""
         self.rows.append(cells)
 
 
@@ -149,7 +148,6 @@ def _rich(shown: Table) -> Any:
 
 
 def number(value: object) -> str:
-    """Return a value as a cell of a table."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -160,5 +158,4 @@ def number(value: object) -> str:
 
 
 def usd(value: float | None) -> str:
-    """Return a price per 1M tokens as a cell of a table."""
     return "–" if value is None else f"{value:.3f}"

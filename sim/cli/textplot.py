@@ -43,7 +43,6 @@ def pareto_text(rows: Sequence[Row], columns: int) -> Text:
 
 
 def _signs() -> Iterator[tuple[str, str]]:
-    """Yield letter and colour of one family after the other."""
     return zip(cycle(ascii_letters), cycle(_COLOURS), strict=False)
 
 

@@ -15,7 +15,6 @@ MOST_TABLE_BYTES = 64_000_000
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file of any size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -21,5 +21,4 @@ def inert(text: str) -> str:
 
 
 def inert_value(value: object) -> object:
-    """Return a value of a cell, made inert if it is text."""
     return inert(value) if isinstance(value, str) else value

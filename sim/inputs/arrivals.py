@@ -62,7 +62,6 @@ class Poisson(Strict):
     """Number of requests to simulate."""
 
     def blocks_ns(self, seed: int) -> Iterator[TimesNs]:
-        """Yield the times of arrival, `BLOCK` at a time, without end."""
         last_ns, block = 0, 0
         while True:
             gaps = stream(seed, "arrival", block).exponential(NS_PER_S / self.requests_per_s, BLOCK)
@@ -83,7 +82,6 @@ class Gamma(Strict):
     """Number of requests to simulate."""
 
     def blocks_ns(self, seed: int) -> Iterator[TimesNs]:
-        """Yield the times of arrival, `BLOCK` at a time, without end."""
         shape = self.cv**-2
         last_ns, block = 0, 0
         while True:
@@ -119,7 +117,6 @@ class Bursts(Strict):
         return calm, self.burst_ratio * calm
 
     def blocks_ns(self, seed: int) -> Iterator[TimesNs]:
-        """Yield the times of arrival, `BLOCK` at a time, without end."""
         share = self.burst_s / (self.calm_s + self.burst_s)
         bursting = int(stream(seed, "burst-first").random() < share)
         sojourn_s = np.resize(np.roll([self.calm_s, self.burst_s], -bursting), BLOCK)
@@ -161,7 +158,6 @@ class Diurnal(Strict):
         return self
 
     def blocks_ns(self, seed: int) -> Iterator[TimesNs]:
-        """Yield the times of arrival, `BLOCK` at a time, without end."""
         share = np.concatenate([[0.0], np.cumsum(self.profile) / math.fsum(self.profile)])
         share[-1] = 1.0
         s = np.linspace(0, self.period_s, len(share))
@@ -225,11 +221,9 @@ class Trace(Strict):
         return recorded.prompt[rows], recorded.output[rows]
 
     def mean_output_tokens(self) -> float:
-        """Return the mean output tokens of a request."""
         return float(self.read().output.mean())
 
     def longest_context(self) -> int:
-        """Return the most tokens that prompt and output of a request have together."""
         return self.read().longest_context()
 
 

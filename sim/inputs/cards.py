@@ -43,7 +43,6 @@ def packaged(folder: str) -> Path:
 
 
 def names(folder: str) -> list[str]:
-    """Return the names that resolve in `folder`, sorted."""
     places = (Path.cwd() / folder, packaged(folder))
     return sorted({path.stem for place in places for path in place.glob("*.yaml")})
 
@@ -99,17 +98,14 @@ def study(name: str) -> Path:
 
 
 def model(name: str) -> ModelCard:
-    """Return the model card called `name`. Raises ScenarioError if missing or wrong."""
     return _card(ModelCard, find(MODELS, name, "model"))
 
 
 def accelerator(name: str) -> Accelerator:
-    """Return the accelerator card called `name`. Raises ScenarioError if missing or wrong."""
     return _card(Accelerator, find(ACCELERATORS, name, "accelerator"))
 
 
 def fabric(name: str) -> Fabric:
-    """Return the fabric card called `name`. Raises ScenarioError if missing or wrong."""
     return _card(Fabric, find(FABRICS, name, "fabric"))
 
 

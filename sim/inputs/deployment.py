@@ -56,7 +56,6 @@ class AttentionSide(Strict):
         return self
 
     def gpu_count(self) -> int:
-        """Return the attention GPUs of the deployment."""
         return self.instances * self.gpus_per_instance
 
 
@@ -86,7 +85,6 @@ class FfnSide(Strict):
         return self
 
     def gpu_count(self) -> int:
-        """Return the FFN GPUs of the deployment."""
         return self.instances * self.gpus_per_instance
 
 
@@ -112,7 +110,6 @@ class Afd(Strict):
     nvlink over the scale-up link, within one domain and with `ffn.gpus_per_instance` 1."""
 
     def gpu_count(self) -> int:
-        """Return all GPUs of the deployment."""
         return self.attention.gpu_count() + self.ffn.gpu_count()
 
 
@@ -153,7 +150,6 @@ class Ep(Strict):
         return 2 if self.overlap == "two_batch" else 1
 
     def gpu_count(self) -> int:
-        """Return all GPUs of the deployment."""
         return self.gpus
 
 

@@ -95,7 +95,6 @@ class Figure(float):
         raise ValueError(f"{plain(value)}{unit}? Should be {span}{unit}{remedy}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the `{value, source}` pair this figure was read from."""
         return {"value": float(self), "source": self.source}
 
 

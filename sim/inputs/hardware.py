@@ -94,12 +94,10 @@ class Accelerator(Strict):
         return self.peak_flops_per_s("fp8")
 
     def usd_per_flop(self) -> float | None:
-        """Return the price of one FLOP, USD (Step-3 report, table 5)."""
         price = self.usd_per_hour
         return None if price is None else price / 3600 / self.cost_flops_per_s()
 
     def usd_per_byte(self) -> float | None:
-        """Return the price of one byte of HBM traffic, USD (Step-3 report, table 5)."""
         price = self.usd_per_hour
         return None if price is None else price / 3600 / self.hbm_bytes_per_s
 

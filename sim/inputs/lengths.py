@@ -38,15 +38,12 @@ class Fixed(Strict):
     """Length of every request, tokens."""
 
     def draw(self, rng: np.random.Generator, count: int) -> Tokens:
-        """Return `count` lengths in tokens."""
         return np.full(count, self.tokens, dtype=np.int64)
 
     def mean_tokens(self) -> float:
-        """Return the mean length."""
         return float(self.tokens)
 
     def max_length(self) -> int:
-        """Return the longest length there may be, tokens."""
         return self.tokens
 
 
@@ -66,15 +63,12 @@ class Uniform(Strict):
         return self
 
     def draw(self, rng: np.random.Generator, count: int) -> Tokens:
-        """Return `count` lengths in tokens."""
         return rng.integers(self.low, self.high, count, endpoint=True)
 
     def mean_tokens(self) -> float:
-        """Return the mean length."""
         return (self.low + self.high) / 2
 
     def max_length(self) -> int:
-        """Return the longest length there may be, tokens."""
         return self.high
 
 
@@ -90,7 +84,6 @@ class Lognormal(Strict):
     """Longest length the server admits; longer draws are cut to it."""
 
     def draw(self, rng: np.random.Generator, count: int) -> Tokens:
-        """Return `count` lengths in tokens."""
         variance = math.log(1 + self.cv**2)
         raw = rng.lognormal(math.log(self.mean) - variance / 2, math.sqrt(variance), count)
         return np.clip(np.rint(raw), 1, self.max_tokens).astype(np.int64)
@@ -100,7 +93,6 @@ class Lognormal(Strict):
         return self.mean
 
     def max_length(self) -> int:
-        """Return the longest length there may be, tokens."""
         return self.max_tokens
 
 
@@ -114,7 +106,6 @@ class Geometric(Strict):
     """Longest length the server admits; longer draws are cut to it."""
 
     def draw(self, rng: np.random.Generator, count: int) -> Tokens:
-        """Return `count` lengths in tokens."""
         return np.minimum(rng.geometric(1 / self.mean, count), self.max_tokens).astype(np.int64)
 
     def mean_tokens(self) -> float:
@@ -122,7 +113,6 @@ class Geometric(Strict):
         return self.mean
 
     def max_length(self) -> int:
-        """Return the longest length there may be, tokens."""
         return self.max_tokens
 
 
@@ -144,15 +134,12 @@ class Bimodal(Strict):
         return self
 
     def draw(self, rng: np.random.Generator, count: int) -> Tokens:
-        """Return `count` lengths in tokens."""
         return np.where(rng.random(count) < self.long_share, self.long, self.short)
 
     def mean_tokens(self) -> float:
-        """Return the mean length."""
         return self.short + (self.long - self.short) * self.long_share
 
     def max_length(self) -> int:
-        """Return the longest length there may be, tokens."""
         return self.long
 
 
@@ -171,16 +158,13 @@ class DrawnLengths(Strict):
     def draw(
         self, seed: int, purpose: str, block: int, count: int = BLOCK
     ) -> tuple[Tokens, Tokens]:
-        """Return prompt and output tokens of one block of requests."""
         prompt = self.prompt.draw(stream(seed, f"{purpose}-prompt", block), count)
         return prompt, self.output.draw(stream(seed, f"{purpose}-output", block), count)
 
     def mean_output_tokens(self) -> float:
-        """Return the mean output tokens of a request."""
         return self.output.mean_tokens()
 
     def longest_context(self) -> int:
-        """Return the most tokens that prompt and output of a request may have together."""
         return self.prompt.max_length() + self.output.max_length()
 
 
@@ -205,17 +189,14 @@ class CsvLengths(Strict):
     def draw(
         self, seed: int, purpose: str, block: int, count: int = BLOCK
     ) -> tuple[Tokens, Tokens]:
-        """Return prompt and output tokens of one block of requests."""
         recorded = self.read()
         rows = stream(seed, f"{purpose}-csv", block).integers(0, len(recorded.prompt), count)
         return recorded.prompt[rows], recorded.output[rows]
 
     def mean_output_tokens(self) -> float:
-        """Return the mean output tokens of a request."""
         return float(self.read().output.mean())
 
     def longest_context(self) -> int:
-        """Return the most tokens that prompt and output of a request may have together."""
         return self.read().longest_context()
 
 

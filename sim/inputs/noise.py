@@ -32,7 +32,6 @@ class LognormalNoise(Strict):
     """Standard deviation over mean."""
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-        """Return factors."""
         variance = math.log1p(self.cv**2)
         # In this order, two laws that differ in cv see the same normal draws.
         return np.exp(rng.standard_normal(shape) * math.sqrt(variance) - variance / 2)
@@ -46,7 +45,6 @@ class GammaNoise(Strict):
     """Standard deviation over mean; 1 is exponential."""
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-        """Return factors."""
         if not self.cv:
             return np.ones(shape)
         return rng.gamma(1 / self.cv**2, self.cv**2, shape)
@@ -66,7 +64,6 @@ class UniformNoise(Strict):
         return self
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-        """Return factors."""
         return 1 + self.spread * (2 * rng.random(shape) - 1)
 
 
@@ -97,7 +94,6 @@ class EmpiricalNoise(Strict):
         return np.sort(np.asarray(factors, dtype=np.float64))
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
-        """Return factors."""
         places = np.linspace(0, 1, len(self.known))
         return np.interp(rng.random(shape), places, self.known)
 
@@ -181,7 +177,6 @@ class ExponentialTail(Strict):
     """Mean, µs a step."""
 
     def draw_us(self, rng: np.random.Generator) -> float:
-        """Return the further host time of a step, µs."""
         return float(rng.standard_exponential() * self.mean_us)
 
 
@@ -195,7 +190,6 @@ class LognormalTail(Strict):
     """Standard deviation over mean."""
 
     def draw_us(self, rng: np.random.Generator) -> float:
-        """Return the further host time of a step, µs."""
         variance = math.log1p(self.cv**2)
         z = rng.standard_normal()
         return float(self.mean_us * math.exp(z * math.sqrt(variance) - variance / 2))
@@ -217,5 +211,4 @@ class Noise(Strict):
     """Persistently slow devices."""
 
     def places(self) -> list[Disturbed]:
-        """Return all entries that name servers."""
         return [*self.tasks, *self.stalls, *self.slow]

@@ -108,7 +108,6 @@ class Balanced(Drawable):
     kind: Literal["balanced"]
 
     def load(self) -> str:
-        """Return the load in the words of `sim.kernels.hottest_rank`."""
         return "balanced"
 
 
@@ -118,7 +117,6 @@ class UniformRouting(Drawable):
     kind: Literal["uniform"]
 
     def load(self) -> str:
-        """Return the load in the words of `sim.kernels.hottest_rank`."""
         return "uniform"
 
 
@@ -130,7 +128,6 @@ class PowerLaw(Drawable):
     """Exponent; 1.01 is the strong skew that kernels were measured under."""
 
     def load(self) -> str:
-        """Return the load in the words of `sim.kernels.hottest_rank`."""
         return f"power_law_{self.alpha:g}"
 
 
@@ -142,7 +139,6 @@ class DirichletRouting(Drawable):
     """Large: nearly even (coefficient of variation 1/√concentration); below 1: few hot experts."""
 
     def load(self) -> str:
-        """Return the load in the words of `sim.kernels.hottest_rank`."""
         return f"dirichlet_{self.concentration:g}"
 
 
@@ -167,7 +163,6 @@ class MeasuredRouting(Drawable):
         return self
 
     def load(self) -> str:
-        """Return the load in the words of `sim.kernels.hottest_rank`."""
         return "uniform"
 
     def shares(self, layers: Sequence[int], experts: int) -> dict[int, Floats]:

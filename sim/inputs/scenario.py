@@ -175,7 +175,6 @@ class Scenario(Strict):
         return self
 
     def gpu_count(self) -> int:
-        """Return all GPUs of the deployment."""
         return self.deployment.gpu_count()
 
     def tokens_per_step(self) -> float:

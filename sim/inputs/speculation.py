@@ -62,7 +62,6 @@ class PositionalAcceptance(Strict):
         return self
 
     def shares(self, drafts: int) -> list[float]:
-        """Return the share of steps that accept at least 1, 2, … `drafts` drafts."""
         return list(accumulate((float(p) for p in self.p), mul))
 
 
@@ -80,7 +79,6 @@ class RecordedAcceptance(Strict):
     """Where the steps were recorded."""
 
     def shares(self, drafts: int) -> list[float]:
-        """Return the share of steps that accept at least 1, 2, … `drafts` drafts."""
         recorded = read_accepted(self.path, drafts)
         return [float((recorded >= count).mean()) for count in range(1, drafts + 1)]
 

@@ -54,17 +54,14 @@ class Failure(NamedTuple):
 class Executor(Protocol):
     """Something that makes a few calls at once and says when one died with its worker."""
 
-    def room(self) -> int:
-        """Return how many calls it should hold."""
+    def room(self) -> int: ...
 
-    def submit(self, call: Callable[[Item], Result], item: Item) -> Future[Result]:
-        """Make a call."""
+    def submit(self, call: Callable[[Item], Result], item: Item) -> Future[Result]: ...
 
     def give_up(self, future: Future[Any]) -> None:
         """Take back a call whose result nobody waits for, as far as it can be."""
 
-    def renew(self) -> bool:
-        """Replace what broke. Return whether it broke at a call and not on its way to the first."""
+    def renew(self) -> bool: ...
 
     def failure(self, error: BaseException) -> Failure:
         """Return what the error of a call means. Raises SchedulerError if there is no going on."""
@@ -200,8 +197,6 @@ def local(count: int) -> Workers:
 
 
 class _Process:
-    """One process of this machine."""
-
     def __init__(self) -> None:
         self._executor: ProcessPoolExecutor | None = None
         self._ready: Future[None]

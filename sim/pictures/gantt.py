@@ -39,8 +39,6 @@ _OUTLINE = {
 
 
 class Row(NamedTuple):
-    """A line of the picture."""
-
     pool: int
     server: int
 
@@ -49,8 +47,6 @@ Count = Annotated[int, Field(ge=0, le=10**18)]
 
 
 class Task(NamedTuple):
-    """A bar of the picture."""
-
     row: Count
     """Its place in `Picture.rows`."""
     stage: str
@@ -92,7 +88,6 @@ class Frozen:
         self.begun = [0] * micro_batches
 
     def boundary(self, micro_batch: int, now_ns: int) -> Times | None:
-        """Return the frozen times; None when all micro-batches are through."""
         self.begun[micro_batch] += 1
         return self.times if min(self.begun) <= self.steps else None
 
@@ -203,7 +198,6 @@ def figure_of(shown: Picture) -> go.Figure:
 
 
 def _rows(program: Program, marked: Marked) -> list[Row]:
-    """Return the servers that have a row, in the order of the pools."""
     every = [Row(i, s) for i, pool in enumerate(program.pools) for s in range(pool.servers)]
     if len(every) <= _ALL_ROWS:
         return every
@@ -222,7 +216,6 @@ def _label(program: Program, row: Row) -> str:
 
 
 def _places(shown: Picture, tasks: Sequence[Task], begin_ns: int) -> dict[str, object]:
-    """Return where the bars of `tasks` lie, as arguments of `add_bar`."""
     return {
         "orientation": "h",
         "y": [html.escape(shown.rows[task.row]) for task in tasks],
@@ -234,7 +227,6 @@ def _places(shown: Picture, tasks: Sequence[Task], begin_ns: int) -> dict[str, o
 def _bars(
     shown: Picture, tasks: Sequence[Task], begin_ns: int, micro_batch: int
 ) -> dict[str, object]:
-    """Return the bars of one micro-batch as arguments of `add_bar`."""
     names = [html.escape(task.stage) for task in tasks]
     inside = [task.layer in shown.layers for task in tasks]
     return {

@@ -54,8 +54,6 @@ FIGURES = (
 
 
 class View(NamedTuple):
-    """Two columns against each other."""
-
     x: Shown
     y: Shown
 
@@ -71,7 +69,6 @@ _COST = View(
 
 
 def families(rows: Iterable[Row]) -> list[str]:
-    """Return the families of `rows`, in the order in which they first appear."""
     return list(dict.fromkeys(row["family"] for row in rows))
 
 
@@ -129,7 +126,6 @@ def _cheapest(rows: list[Row]) -> list[Row]:
 
 
 def _drawn(rows: Sequence[Row], view: View) -> list[Row]:
-    """Return the rows that have a place in a view."""
     simulated = [row for row in rows if row["status"] == "ok"]
     return [r for r in simulated if r[view.x.column] is not None and r[view.y.column] is not None]
 
@@ -238,7 +234,6 @@ def _hover_values(row: Row, settings: Sequence[str]) -> list[str]:
 
 
 def _hover_template(family: str, settings: Sequence[str]) -> str:
-    """Return the label of a trace; 0 is the place of the point and 1 its shape."""
     lines = [f"<b>{html.escape(family)} %{{customdata[1]}}</b>"]
     for number, shown in enumerate(FIGURES, start=2):
         lines.append(f"{shown.label}: %{{customdata[{number}]}} {shown.unit}".rstrip())
@@ -248,7 +243,6 @@ def _hover_template(family: str, settings: Sequence[str]) -> str:
 
 
 def _text(value: object) -> str:
-    """Return a value as people read it."""
     if value is None:
         return "–"
     if isinstance(value, float):

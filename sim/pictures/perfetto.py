@@ -72,7 +72,6 @@ def _written(numbers: range) -> str:
 
 
 def _whole_steps(run: Run) -> int:
-    """Return how many steps every micro-batch has been through."""
     numbers, micro_batch = run.steps["step"], run.steps["micro_batch"]
     batches = range(run.program.micro_batches)
     return min(int(numbers[micro_batch == j].max(initial=-1)) for j in batches) + 1

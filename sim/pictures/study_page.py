@@ -21,8 +21,6 @@ from sim.study.verdicts import Outcome, counts, described_shape, percent, told
 
 
 class Section(NamedTuple):
-    """A table with what it says."""
-
     title: str
     text: str
     head: list[str]
@@ -50,7 +48,6 @@ def write(
 
 
 def markdown(study: Study, outcomes: Sequence[Outcome], found: Sequence[Section]) -> str:
-    """Return the report as Markdown."""
     head = [f"# {study.name}", "", study.description, "", summary(study, outcomes)]
     lines = [_as_written(line) for line in head]
     for section in found:
@@ -71,7 +68,6 @@ def _as_written(text: str) -> str:
 
 
 def summary(study: Study, outcomes: Sequence[Outcome]) -> str:
-    """Return the verdicts in a sentence."""
     many = counts(outcomes)
     said = ", ".join(f"{verdict}: {count}" for verdict, count in many.most_common())
     unfinished = sum(each.verdict is None for each in outcomes)
@@ -82,7 +78,6 @@ def summary(study: Study, outcomes: Sequence[Outcome]) -> str:
 
 
 def sections(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
-    """Yield the sections of the report."""
     first, second = study.sides
     yield from _verdicts(study, outcomes)
     yield Section(

@@ -48,8 +48,6 @@ class Kept(Strict):
 
 
 class Source(NamedTuple):
-    """A finished sweep."""
-
     name: str
     rows: list[Row]
     published: list[Published]
@@ -63,8 +61,6 @@ PIPELINES = "pipelines.json"
 
 
 class Pipeline(NamedTuple):
-    """A pipeline on the page."""
-
     family: str
     point: str
     figure: go.Figure | None
@@ -129,7 +125,6 @@ def _pipeline(scenario: Scenario) -> Kept:
 
 
 def write_pipelines(folder: Path, kept: Mapping[str, Kept]) -> None:
-    """Write the pipelines beside the tables of a sweep."""
     (folder / PIPELINES).write_bytes(_KEPT.dump_json(dict(kept)) + b"\n")
 
 
@@ -204,7 +199,6 @@ def _family(source: Source, family: str, prefix: bool) -> str:
 
 
 def _state(row: Row) -> str:
-    """Return what became of a point, in the words of the page's filter."""
     if row["status"] != "ok":
         return str(row["status"])
     if row.get("stable") is False:

@@ -65,7 +65,6 @@ class Document:
         return ": ".join([places, *path, message])
 
     def get(self, loc: Loc) -> Any:
-        """Return the value at `loc`, None if there is none."""
         node = self.data
         for part in loc:
             try:
@@ -178,10 +177,6 @@ def loc_of(path: str) -> Loc:
 
 
 def read(path: Path) -> Document:
-    """Return the parsed file at `path`; duplicate keys wait in `.problems` for `validate`.
-
-    Raises ScenarioError if the file cannot be read or is not YAML.
-    """
     return parse(read_text(path, MOST_BYTES), str(path))
 
 

@@ -97,7 +97,6 @@ def parser(place: str, header: str, timed: bool) -> Parser:
 
 
 def is_json(header: str) -> bool:
-    """Return whether a first line is that of JSON lines."""
     return header.lstrip().startswith("{")
 
 
@@ -127,7 +126,6 @@ def problem(row: Ints) -> str:
 
 
 def _from_csv(form: Form, names: list[str], timed: bool, lines: list[str]) -> Ints:
-    """Return the table of CSV rows."""
     rows = [fields(line) for line in lines]
     columns = []
     for name in (form.time if timed else None, form.prompt, form.output):
@@ -215,7 +213,6 @@ def _whole_times(texts: list[str]) -> Ints:
 
 
 def _dates(texts: list[str]) -> Ints:
-    """Return dates with times of day in seconds since 1970."""
     groups = _groups(texts, _DATE)
     year, month, day, hour, minute, second = (
         _whole(groups[name]) for name in ("year", "month", "day", "hour", "minute", "second")
