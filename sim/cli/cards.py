@@ -146,11 +146,11 @@ def _known(value: float) -> float | None:
 def _figures(card: Any, prefix: str = "") -> list[tuple[str, Any]]:
     from pydantic import BaseModel
 
-    from sim.inputs.figure import Figure
+    from sim.inputs.sourced import Sourced
 
     found: list[tuple[str, Any]] = []
     for name, value in card:
-        if isinstance(value, Figure):
+        if isinstance(value, Sourced):
             found.append((prefix + name, value))
         elif isinstance(value, dict):
             found += [(f"{prefix}{name}.{key}", figure) for key, figure in value.items()]

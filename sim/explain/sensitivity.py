@@ -16,8 +16,8 @@ import numpy as np
 
 from sim.engines.program import Program, Times
 from sim.inputs import cards
-from sim.inputs.figure import Figure
 from sim.inputs.hardware import Accelerator
+from sim.inputs.sourced import Sourced
 from sim.steady.frozen import Frozen
 
 CHANGE = Fraction(1, 10)
@@ -80,8 +80,8 @@ def scaled(program: Program, times: Times, name: str, factor: Fraction) -> Times
 def faster(card: Accelerator, part: Part, factor: float) -> Accelerator:
     """Return `card` with one of its speeds multiplied; unchanged if it has no such part."""
 
-    def times(figure: Figure) -> Figure:
-        return Figure(figure * factor, figure.source)
+    def times(speed: Sourced) -> Sourced:
+        return Sourced(speed * factor, speed.source)
 
     node = card.node
     if part == "compute":

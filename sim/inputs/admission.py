@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sim.inputs.base import Strict
-from sim.inputs.figure import Figure, Pause, Share
+from sim.inputs.sourced import Pause, Share, Sourced
 
 Balancing = Literal["kv_and_requests", "least_kv", "least_requests", "round_robin", "power_of_two"]
 
@@ -22,7 +22,7 @@ class Recompute(Strict):
     """A preempted request loses its KV, which is computed anew elsewhere before it comes back."""
 
     kind: Literal["recompute"]
-    tokens_per_s: Figure
+    tokens_per_s: Sourced
     """Context tokens of one request that are computed per second."""
 
 
@@ -30,7 +30,7 @@ class Swap(Strict):
     """A preempted request's KV goes to the host's memory and comes back."""
 
     kind: Literal["swap"]
-    bytes_per_s: Figure
+    bytes_per_s: Sourced
     """Bandwidth between a GPU and its host in one direction, B/s."""
 
 

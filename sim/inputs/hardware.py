@@ -11,7 +11,8 @@ from pydantic import AfterValidator, Field
 
 from sim.foundation.units import DType
 from sim.inputs.base import Strict
-from sim.inputs.figure import (
+from sim.inputs.naming import Name
+from sim.inputs.sourced import (
     FlopsPerS,
     Latency,
     LinkBytesPerS,
@@ -21,7 +22,6 @@ from sim.inputs.figure import (
     TileRows,
     UsdPerHour,
 )
-from sim.inputs.naming import Name
 
 
 class Node(Strict):

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from sim.foundation.printable import excerpt
 from sim.inputs import columns
 from sim.inputs.base import Strict
-from sim.inputs.figure import Figure, Parameter
+from sim.inputs.sourced import Parameter, Sourced
 
 Floats = NDArray[np.float64]
 
@@ -157,7 +157,7 @@ class Slow(Disturbed):
 
     share: Parameter
     """Probability that a device is one of them; which ones are is drawn once from the seed."""
-    factor: Figure
+    factor: Sourced
     """How many times longer they take; at least 1."""
 
     @model_validator(mode="after")

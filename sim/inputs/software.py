@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from sim.inputs.base import Strict
-from sim.inputs.figure import Pause, Slowdown
+from sim.inputs.sourced import Pause, Slowdown
 
 Compute = Literal["attn0", "attn1", "shared", "attention", "o_proj", "experts"]
 Communication = Literal["dispatch", "combine", "transfers"]

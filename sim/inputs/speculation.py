@@ -20,8 +20,8 @@ from pydantic import Field, model_validator
 from sim.foundation.printable import excerpt
 from sim.inputs import columns
 from sim.inputs.base import Strict
-from sim.inputs.figure import Parameter
 from sim.inputs.model import Layer
+from sim.inputs.sourced import Parameter
 
 Ints = NDArray[np.int64]
 

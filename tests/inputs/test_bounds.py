@@ -12,22 +12,22 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from sim.foundation.errors import ScenarioError
-from sim.inputs import cards, figure, scenario
+from sim.inputs import cards, scenario, sourced
 from sim.inputs.documents.document import parse, read
-from sim.inputs.figure import Figure
 from sim.inputs.hardware import Accelerator, Fabric
 from sim.inputs.model import ModelCard
 from sim.inputs.software import Software
+from sim.inputs.sourced import Sourced
 
 SHIPPED = [
     (folder, name)
     for folder in (cards.ACCELERATORS, cards.FABRICS, cards.MODELS)
     for name in cards.names(folder)
 ]
-KINDS: list[type[Figure]] = [
+KINDS: list[type[Sourced]] = [
     kind
-    for kind in vars(figure).values()
-    if isinstance(kind, type) and issubclass(kind, Figure) and kind.most is not None
+    for kind in vars(sourced).values()
+    if isinstance(kind, type) and issubclass(kind, Sourced) and kind.most is not None
 ]
 
 
@@ -128,7 +128,7 @@ def test_every_wrong_figure_of_a_card_is_told_at_once() -> None:
 
 
 @given(st.sampled_from(KINDS), st.floats(min_value=1e-300, max_value=1e300))
-def test_a_remedy_lies_within_the_bounds(kind: type[Figure], value: float) -> None:
+def test_a_remedy_lies_within_the_bounds(kind: type[Sourced], value: float) -> None:
     assert kind.least is not None
     assert kind.most is not None
     try:

@@ -13,9 +13,9 @@ from sim.explain import theory
 from sim.foundation.units import DTYPE_BYTES
 from sim.inputs import cards
 from sim.inputs.documents.document import read
-from sim.inputs.figure import Figure
 from sim.inputs.hardware import Accelerator, Fabric
 from sim.inputs.model import Mfa, ModelCard, attention_weights
+from sim.inputs.sourced import Sourced
 
 MODELS = [path.stem for path in sorted(cards.packaged(cards.MODELS).glob("*.yaml"))]
 ACCELERATORS = [path.stem for path in sorted(cards.packaged(cards.ACCELERATORS).glob("*.yaml"))]
@@ -198,7 +198,7 @@ def test_only_the_report_sets_prices() -> None:
     priced = {
         name: usd.source
         for name in ACCELERATORS
-        if isinstance(usd := cards.accelerator(name).usd_per_hour, Figure)
+        if isinstance(usd := cards.accelerator(name).usd_per_hour, Sourced)
     }
     assert set(priced) == {"h800", "h20", "a800", "ascend-910b"}
     assert all(source.startswith("Step-3 system report") for source in priced.values())

@@ -1,7 +1,7 @@
-"""A physical figure that knows its source and its unit: a float of `{value: …, source: …}`.
+"""A number that knows its source and its unit: a float of `{value: …, source: …}`.
 
-A kind of figure declares the unit and the range of anything that was ever built, or soon will be.
-A value outside is a figure in another unit, and the message says how it is written in this one.
+A kind of number declares the unit and the range of anything that was ever built, or soon will be.
+A value outside is one in another unit, and the message says how it is written in this one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 
-class Figure(float):
+class Sourced(float):
     """A positive finite number with the publication it was read from in `.source`."""
 
     source: str
@@ -27,13 +27,13 @@ class Figure(float):
     mistaken: ClassVar[Mapping[str, float]] = MappingProxyType({})
     """Units that people write instead, and how many of `unit` each is."""
 
-    def __new__(cls, value: float, source: str) -> Figure:
+    def __new__(cls, value: float, source: str) -> Sourced:
         """Return `value` as a float that carries `source`."""
-        figure = super().__new__(cls, value)
-        figure.source = source
-        return figure
+        number = super().__new__(cls, value)
+        number.source = source
+        return number
 
-    def __reduce__(self) -> tuple[type[Figure], tuple[float, str]]:
+    def __reduce__(self) -> tuple[type[Sourced], tuple[float, str]]:
         return type(self), (float(self), self.source)
 
     @classmethod
@@ -86,7 +86,7 @@ class Figure(float):
         if most < math.inf:
             span = f"from {plain(least)} to {plain(most)}"
         meant = {other: value * factor for other, factor in cls.mistaken.items()}
-        meant = {other: figure for other, figure in meant.items() if least <= figure <= most}
+        meant = {other: number for other, number in meant.items() if least <= number <= most}
         remedy = ""
         if meant:
             # Of several, the one in the middle of the range.
@@ -98,8 +98,8 @@ class Figure(float):
         return {"value": float(self), "source": self.source}
 
 
-class Parameter(Figure):
-    """A sourced figure that may be zero: an effect that can be switched off."""
+class Parameter(Sourced):
+    """A sourced number that may be zero: an effect that can be switched off."""
 
     positive: ClassVar[bool] = False
 
@@ -116,7 +116,7 @@ def multiples(unit: str) -> Mapping[str, float]:
     return MappingProxyType({f"{prefix}{unit}": factor for prefix, factor in prefixes.items()})
 
 
-class FlopsPerS(Figure):
+class FlopsPerS(Sourced):
     """A peak of computing."""
 
     unit = "FLOP/s"
@@ -124,7 +124,7 @@ class FlopsPerS(Figure):
     mistaken = multiples("FLOP/s")
 
 
-class MemoryBytesPerS(Figure):
+class MemoryBytesPerS(Sourced):
     """A bandwidth of device memory."""
 
     unit = "B/s"
@@ -132,7 +132,7 @@ class MemoryBytesPerS(Figure):
     mistaken = multiples("B/s")
 
 
-class LinkBytesPerS(Figure):
+class LinkBytesPerS(Sourced):
     """A bandwidth of a link or a NIC, from 1 Gbit/s on."""
 
     unit = "B/s"
@@ -140,7 +140,7 @@ class LinkBytesPerS(Figure):
     mistaken = multiples("B/s")
 
 
-class MemoryBytes(Figure):
+class MemoryBytes(Sourced):
     """A size of device memory."""
 
     unit = "B"
@@ -148,28 +148,28 @@ class MemoryBytes(Figure):
     mistaken = MappingProxyType({"MiB": 2.0**20, **multiples("B")})
 
 
-class UsdPerHour(Figure):
+class UsdPerHour(Sourced):
     """A rent."""
 
     unit = "USD/h"
     least, most = 1e-3, 1e4
 
 
-class TileRows(Figure):
+class TileRows(Sourced):
     """Rows of a tile of a matrix unit."""
 
     unit = "rows"
     least, most = 1, 1024
 
 
-class Share(Figure):
+class Share(Sourced):
     """A part of a whole, above zero."""
 
     least, most = 1e-3, 1
     mistaken = MappingProxyType({"a percentage": 0.01})
 
 
-class Latency(Figure):
+class Latency(Sourced):
     """A time that passes on the way."""
 
     unit = "µs"
