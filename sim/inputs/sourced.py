@@ -89,8 +89,9 @@ class Sourced(float):
         meant = {other: number for other, number in meant.items() if least <= number <= most}
         remedy = ""
         if meant:
-            # Of several, the one in the middle of the range.
-            other = min(meant, key=lambda other: abs(math.log(meant[other] ** 2 / least / most)))
+            # Of several, the one nearest to the middle of the range on a logarithmic scale.
+            middle = math.sqrt(max(least, 1.0) * most) if math.isfinite(most) else 1.0
+            other = min(meant, key=lambda other: abs(math.log(meant[other] / middle)))
             remedy = f"; if {other} is meant, write {plain(meant[other])}"
         raise ValueError(f"{plain(value)}{unit}? Should be {span}{unit}{remedy}")
 

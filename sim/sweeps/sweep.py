@@ -30,6 +30,9 @@ from sim.sweeps.points import Point, Row, columns, failed, outcome, row
 if TYPE_CHECKING:
     import pandas
 
+# Each takes some 15 ms to tell, and most points of a sweep share their mistakes.
+_MOST_WRONG = 100
+
 
 class Family(Strict):
     """Points that start from one base scenario and are drawn in one colour."""
@@ -127,6 +130,7 @@ def load(name: str | Path, overrides: Iterable[str] = ()) -> Loaded:
     bases: dict[int, Document] = {}
     left_out = 0
     overrides = tuple(overrides)
+    wrong = 0
     for entry, family in enumerate(sweep.families):
         try:
             bases[entry] = read(cards.find(cards.SCENARIOS, family.base, "scenario"))
@@ -140,6 +144,10 @@ def load(name: str | Path, overrides: Iterable[str] = ()) -> Loaded:
                 point = _point(*made_from, len(points), entry, settings)
             except ScenarioError as error:
                 problems += error.problems
+                wrong += 1
+                if wrong == _MOST_WRONG:
+                    problems.append(f"{document.name}: more points may be wrong; mend these first")
+                    raise ScenarioError(dict.fromkeys(problems)) from None
                 continue
             if point is None:
                 left_out += 1

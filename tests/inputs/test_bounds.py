@@ -170,3 +170,9 @@ def test_a_new_card_may_write_its_figures_as_data_sheets_do(tmp_path: Path) -> N
     setting = f"deployment.attention.accelerator={path}"
     scenario.load("step3-2a2f", [setting])
     assert read(path).validate(Accelerator) == cards.accelerator("h800")
+
+
+def test_a_pause_that_may_be_zero_has_a_remedy_as_well() -> None:
+    said = "1e9 µs? Should be from 0 to 1e6 µs; if a time in nanoseconds is meant, write 1e6"
+    with pytest.raises(ScenarioError, match=re.escape(said)):
+        scenario.load("qwen3-ep16", ["software.host_gap_us_per_step.value=1e9"])

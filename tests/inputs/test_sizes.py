@@ -226,3 +226,17 @@ def test_constraints_that_are_long_or_deep() -> None:
     assert holds("(" * 140 + "1" + ")" * 140 + " < 2", {})
     assert holds("-" * 290 + "1 < 2", {})
     assert not holds("9" * 290 + " * gpus < 1", {"gpus": 8})
+
+
+def test_points_that_are_all_wrong_are_not_all_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "many.yaml"
+    path.write_text(
+        "kind: sweep\nname: many\nset: {routing: {kind: unknown}}\nfamilies:\n"
+        "  - {family: all, base: qwen3-ep16, axes: "
+        "[simulation.seed: {from: 1, to: 5000, step: 1}]}\n"
+    )
+    with pytest.raises(ScenarioError) as caught:
+        sweep.load(str(path))
+    told = caught.value.problems
+    assert any("unknown kind" in problem for problem in told)
+    assert told[-1].endswith("more points may be wrong; mend these first")
