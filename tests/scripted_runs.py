@@ -135,10 +135,10 @@ def ring(
     half_duplex: bool = False,
 ) -> Program:
     """Return an AFD ring of like layers."""
-    shape = afd_ring.Shape((0,) * layers, micro_batches, gpus, instances, half_duplex=half_duplex)
+    shape = afd_ring.Ring((0,) * layers, micro_batches, gpus, instances, half_duplex=half_duplex)
     return afd_ring.program(shape, lags)
 
 
 def schedule(layers: int, gpus: int, *, two_batch: bool) -> Program:
     """Return an EP schedule of like layers."""
-    return ep_schedule.program(ep_schedule.Shape((0,) * layers, gpus, two_batch))
+    return ep_schedule.program(ep_schedule.Schedule((0,) * layers, gpus, two_batch))

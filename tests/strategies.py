@@ -83,11 +83,11 @@ def _grids(shape: tuple[int, ...]) -> st.SearchStrategy[Floats]:
 
 
 @st.composite
-def ring_shapes(draw: st.DrawFn, most_micro_batches: int = 8) -> afd_ring.Shape:
+def ring_shapes(draw: st.DrawFn, most_micro_batches: int = 8) -> afd_ring.Ring:
     """Draw an AFD shape: shared output projections, half duplex, collectives, either link."""
     groups, each = draw(st.integers(0, 2)), draw(st.integers(1, 2))
     collectives = draw(st.booleans())
-    return afd_ring.Shape(
+    return afd_ring.Ring(
         layer_kinds=tuple(draw(st.lists(st.integers(0, 1), min_size=1, max_size=3))),
         micro_batches=draw(st.integers(1, most_micro_batches)),
         attention_gpus=max(groups, 1) * each,
@@ -101,13 +101,13 @@ def ring_shapes(draw: st.DrawFn, most_micro_batches: int = 8) -> afd_ring.Shape:
 
 
 @st.composite
-def ep_shapes(draw: st.DrawFn) -> ep_schedule.Shape:
+def ep_shapes(draw: st.DrawFn) -> ep_schedule.Schedule:
     """Draw an EP shape, overlapped or not."""
     kinds = tuple(draw(st.lists(st.integers(0, 1), min_size=1, max_size=4)))
-    return ep_schedule.Shape(kinds, draw(server_counts), draw(st.booleans()))
+    return ep_schedule.Schedule(kinds, draw(server_counts), draw(st.booleans()))
 
 
-def feasible_lags(shape: afd_ring.Shape) -> list[afd_ring.Lags]:
+def feasible_lags(shape: afd_ring.Ring) -> list[afd_ring.Lags]:
     """Return the lags that no order of DESIGN §4 forbids, told without circuits.
 
     What runs ahead must not run ahead into its own next layer; and data that FFN instances hold

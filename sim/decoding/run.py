@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sim.decoding.step_times import DrawnTimes
 from sim.decoding.work_log import WorkLog
 from sim.deployments import compile_deployment
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.engines import event
 from sim.engines.program import Node, Program, Times
 from sim.foundation.errors import InfeasibleError, ScenarioError
@@ -94,7 +94,7 @@ class _OpenStep:
 class Decoder:
     """Closes a step, admits requests, times the next step, and decides when it is enough."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Deployment) -> None:
         # Numba takes most of a second to import.
         from sim.decoding.scheduler import Scheduler
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.deployments.layers import Batch
 from sim.engines.program import Program, Times
 from sim.inputs.model import MoeFfn
 from sim.inputs.scenario import Scenario
-from sim.variation.expert_loads import ExpertLoads, Shape
+from sim.variation.expert_loads import ExpertGrid, ExpertLoads
 from sim.variation.jitter import Jitter
 from sim.variation.unfold import Unfolding, unfold
 
@@ -22,7 +22,7 @@ from sim.variation.unfold import Unfolding, unfold
 class DrawnTimes:
     """Times the steps of a deployment, one layer like another or not."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Deployment) -> None:
         scenario = site.scenario
         self.program: Program = site.program
         """The program that the times are for."""
@@ -57,7 +57,7 @@ class DrawnTimes:
 class RoutedTimes:
     """Times what depends on where tokens go, by drawn loads of the experts."""
 
-    def __init__(self, site: Site, unfolding: Unfolding) -> None:
+    def __init__(self, site: Deployment, unfolding: Unfolding) -> None:
         self._site = site
         self._unfolding = unfolding
         self._stages = {stage.name: i for i, stage in enumerate(unfolding.program.stages)}
@@ -74,9 +74,9 @@ class RoutedTimes:
             for positions, layers in like.items():
                 spread = site.spread(ffn)
                 held = spread.copies, spread.ranks, site.expert_nodes
-                shape = Shape(tuple(layers), ffn.experts, ffn.top_k, *held)
+                grid = ExpertGrid(tuple(layers), ffn.experts, ffn.top_k, *held)
                 routing, seed = scenario.routing, scenario.simulation.seed
-                loads = ExpertLoads(routing, shape, tokens * positions, seed)
+                loads = ExpertLoads(routing, grid, tokens * positions, seed)
                 self._loads.append((ffn, positions, layers, loads))
 
     def add_to(self, values: NDArray[np.int64], batch: Batch, micro_batch: int, step: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.engines.program import Program, Times
 
 # Steps up to which each has a row of busy times; beyond, 2, 4, 8, … of them share one.
@@ -21,7 +21,7 @@ _MOST_VALUES = 1 << 22
 class WorkLog:
     """Collects the `Times` of begun steps of a deployment, which are times of `program`."""
 
-    def __init__(self, site: Site, program: Program) -> None:
+    def __init__(self, site: Deployment, program: Program) -> None:
         self._site = site
         self._program = program
         self._noted: list[tuple[int, Times]] = []

@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from sim.deployments.afd_ring import Shape, choose_lags, program
-from sim.deployments.deployment import Site
+from sim.deployments.afd_ring import Ring, choose_lags, program
+from sim.deployments.deployment import Deployment
 from sim.deployments.kvcache import GpuMemory
 from sim.deployments.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us
 from sim.deployments.links import check_transfers, payload_bytes_per_s
@@ -30,7 +30,7 @@ from sim.kernels import ops
 from sim.variation.expert_loads import Loads, visits
 
 
-class AfdDeployment(Site):
+class AfdDeployment(Deployment):
     """An AFD scenario, compiled: its program and the durations of its stages."""
 
     core_stage: ClassVar[Compute] = "attention"
@@ -69,20 +69,20 @@ class AfdDeployment(Site):
     @cached_property
     def program(self) -> Program:
         """The ring, in the static order that suits the expected load."""
-        return self._program(self._shape, self.durations(self.expected.batch()))
+        return self._program(self._ring, self.durations(self.expected.batch()))
 
     def one_of_each(self, rows: Mapping[tuple[str, int], Ns]) -> Program:
         """Return the ring of one server in each pool, in the order that suits durations `rows`."""
-        groups = min(self._shape.o_proj_groups, 1)
-        shape = replace(self._shape, attention_gpus=1, ffn_instances=1, o_proj_groups=groups)
-        return self._program(shape, rows)
+        groups = min(self._ring.o_proj_groups, 1)
+        ring = replace(self._ring, attention_gpus=1, ffn_instances=1, o_proj_groups=groups)
+        return self._program(ring, rows)
 
     @cached_property
-    def _shape(self) -> Shape:
+    def _ring(self) -> Ring:
         afd = self.afd
         shared = afd.attention.gpu_count() // afd.attention.o_proj_tp
         collectives = afd.ffn.gpus_per_instance > 1
-        return Shape(
+        return Ring(
             layer_kinds=self.sequence,
             micro_batches=afd.micro_batches,
             attention_gpus=self.attention_gpus,
@@ -95,11 +95,11 @@ class AfdDeployment(Site):
             link="nic" if self.fabric.medium == "nic" else "nvlink",
         )
 
-    def _program(self, shape: Shape, rows: Mapping[tuple[str, int], Ns]) -> Program:
+    def _program(self, ring: Ring, rows: Mapping[tuple[str, int], Ns]) -> Program:
         kind, tail = self.kinds.index(max(self.kinds, key=self.uses)), len(self.kinds)
         stage_ns = {name: int(np.max(ns)) for (name, of), ns in rows.items() if of in (kind, tail)}
         delays_ns = self.delays_ns()
-        return program(shape, choose_lags(shape, stage_ns, delays_ns["link"], delays_ns["host"]))
+        return program(ring, choose_lags(ring, stage_ns, delays_ns["link"], delays_ns["host"]))
 
     def server_name(self, pool: int, server: int) -> str:
         """Return the name of a server: a0.g3, NIC out a0.g3, f1, NVLink in f1."""

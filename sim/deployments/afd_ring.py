@@ -25,7 +25,7 @@ Key = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
-class Shape:
+class Ring:
     """What of an AFD deployment decides its program."""
 
     layer_kinds: tuple[int, ...]
@@ -68,7 +68,7 @@ STAGES = (
 )
 
 
-def choose_lags(shape: Shape, stage_ns: dict[str, int], latency_ns: int, host_ns: int) -> Lags:
+def choose_lags(ring: Ring, stage_ns: dict[str, int], latency_ns: int, host_ns: int) -> Lags:
     """Return the static order that promises the shortest period for the given stage times.
 
     Two stages x and y of a micro-batch share a server, with others between them. Running x `lag`
@@ -80,15 +80,15 @@ def choose_lags(shape: Shape, stage_ns: dict[str, int], latency_ns: int, host_ns
     Where two steps meet, `tail` more micro-batches run their LM heads before the first one begins
     its next step. That fills the host gap of the first, but holds it up by as many turns.
     """
-    m = shape.micro_batches
+    m = ring.micro_batches
     t = {name: stage_ns.get(name, 0) for name in STAGES}
     turns_ns: dict[Lags, float] = {}
     for choice in product(
-        range(m if shape.o_proj_groups else 1),
-        range(m if shape.nvlink_turns else 1),
-        range(m if shape.half_duplex else 1),
+        range(m if ring.o_proj_groups else 1),
+        range(m if ring.nvlink_turns else 1),
+        range(m if ring.half_duplex else 1),
     ):
-        circuits = _circuits(shape, t, latency_ns, Lags(*choice))
+        circuits = _circuits(ring, t, latency_ns, Lags(*choice))
         if all(span > 0 for _time, span in circuits):
             turns_ns[Lags(*choice)] = max(time / span for time, span in circuits)
     lags = min(turns_ns, key=lambda lags: (turns_ns[lags], lags))
@@ -101,47 +101,45 @@ def choose_lags(shape: Shape, stage_ns: dict[str, int], latency_ns: int, host_ns
     return lags._replace(tail=min(range(m), key=held_up_ns))
 
 
-def _circuits(
-    shape: Shape, t: dict[str, int], latency_ns: int, lags: Lags
-) -> list[tuple[int, int]]:
+def _circuits(ring: Ring, t: dict[str, int], latency_ns: int, lags: Lags) -> list[tuple[int, int]]:
     """Return (time, micro-batches spanned) of the circuits of waits in the ring.
 
     The whole ring is one, and so is every server. Where x runs `lag` ahead of y, there is one
     from x through the middle to y and back to x, `lag` + 1 later; and the ring has a short cut
     from x to the y of `lag` earlier, which leaves the middle out.
     """
-    m, o_proj, nvlink, nic = shape.micro_batches, lags.o_proj, lags.nvlink, lags.nic
+    m, o_proj, nvlink, nic = ring.micro_batches, lags.o_proj, lags.nvlink, lags.nic
     ffn = t["all_gather"] + t["experts"] + t["reduce_scatter"]
     trip = max(t["a2f"], t["a2f_in"]) + ffn + max(t["f2a"], t["f2a_in"]) + 2 * latency_ns
-    ring = t["attention"] + t["o_exchange"] + t["o_proj"] + t["o_reduce"] + trip
+    round_ns = t["attention"] + t["o_exchange"] + t["o_proj"] + t["o_reduce"] + trip
     circuits = [(max(ns for stage, ns in t.items() if stage != "lm_head"), 1)]
     near, far = [(0, 0)], [(0, 0)]
-    if shape.o_proj_groups:
+    if ring.o_proj_groups:
         for x, middle, y in (STAGES[0:3], STAGES[1:4]):
             circuits += [(t[x] + t[middle] + t[y], o_proj + 1), (t[x] + t[y], 1)]
             near.append((t[middle], o_proj))
-    if shape.nvlink_turns:
+    if ring.nvlink_turns:
         circuits += [(ffn, nvlink + 1), (ffn - t["experts"], 1)]
         far.append((t["experts"], nvlink))
-    if shape.half_duplex:
+    if ring.half_duplex:
         circuits += [(trip, nic + 1), (t["a2f"] + t["f2a_in"], 1), (t["a2f_in"] + t["f2a"], 1)]
         far.append((ffn + latency_ns, nic))
-        if shape.nvlink_turns:
+        if ring.nvlink_turns:
             circuits.append((trip - t["experts"], nic + 1 - nvlink))
     for (near_ns, near_lag), (far_ns, far_lag) in product(near, far):
-        circuits.append((ring - near_ns - far_ns, m - near_lag - far_lag))
+        circuits.append((round_ns - near_ns - far_ns, m - near_lag - far_lag))
     return circuits
 
 
 @lru_cache(maxsize=KEPT)
-def program(shape: Shape, lags: Lags) -> Program:
+def program(ring: Ring, lags: Lags) -> Program:
     """Return the program of an AFD deployment with the given static order."""
-    build = ProgramBuilder(shape.layer_kinds, shape.micro_batches, ("link", "host"))
-    gpus, instances = shape.attention_gpus, shape.ffn_instances
+    build = ProgramBuilder(ring.layer_kinds, ring.micro_batches, ("link", "host"))
+    gpus, instances = ring.attention_gpus, ring.ffn_instances
     attention = build.pool("attention", "gpu", gpus)
-    groups, link = shape.o_proj_groups, shape.link
+    groups, link = ring.o_proj_groups, ring.link
     nvlink_a = build.pool("attention.nvlink", "nvlink", groups) if groups else attention
-    if shape.half_duplex:
+    if ring.half_duplex:
         a_out = a_in = build.pool(f"attention.{link}", link, gpus)
         f_out = f_in = build.pool(f"ffn.{link}", link, instances)
     else:
@@ -149,9 +147,9 @@ def program(shape: Shape, lags: Lags) -> Program:
         a_in = build.pool(f"attention.{link}_in", link, gpus)
         f_in = build.pool(f"ffn.{link}_in", link, instances)
         f_out = build.pool(f"ffn.{link}_out", link, instances)
-    if not shape.collectives:
+    if not ring.collectives:
         gather, scatter = f_in, f_out  # of stages that do not exist
-    elif shape.nvlink_turns:
+    elif ring.nvlink_turns:
         gather = scatter = build.pool("ffn.nvlink", "nvlink", instances)
     else:
         gather = build.pool("ffn.nvlink_in", "nvlink", instances)
@@ -162,14 +160,14 @@ def program(shape: Shape, lags: Lags) -> Program:
         *(gather, ffn, scatter, f_out, a_in, attention),
     )
     for stage, pool in zip(STAGES, pools, strict=True):
-        if shape.has(stage):
+        if ring.has(stage):
             build.stage(stage, pool)
     for layer in range(build.layers):
-        for j in range(shape.micro_batches):
-            _add_layer(build, shape, layer, j)
-    for j in range(shape.micro_batches):
+        for j in range(ring.micro_batches):
+            _add_layer(build, ring, layer, j)
+    for j in range(ring.micro_batches):
         build.node("lm_head", build.layers, j, _answers(build, build.layers, j))
-    _set_orders(build, shape, lags, dict(zip(STAGES, pools, strict=True)))
+    _set_orders(build, ring, lags, dict(zip(STAGES, pools, strict=True)))
     return build.build("lm_head", "host")
 
 
@@ -181,10 +179,10 @@ def _answers(build: ProgramBuilder, layer: int, j: int) -> list[Link]:
     ]
 
 
-def _add_layer(build: ProgramBuilder, shape: Shape, layer: int, j: int) -> None:
+def _add_layer(build: ProgramBuilder, ring: Ring, layer: int, j: int) -> None:
     build.node("attention", layer, j, _answers(build, layer, j) if layer else [], gated=layer == 0)
     last = "attention"
-    for stage in filter(shape.has, ("o_exchange", "o_proj", "o_reduce")):
+    for stage in filter(ring.has, ("o_exchange", "o_proj", "o_reduce")):
         build.node(stage, layer, j, [build.link(last, layer, j, "each")])
         last = stage
     build.node("a2f", layer, j, [build.link(last, layer, j, "each")])
@@ -193,17 +191,17 @@ def _add_layer(build: ProgramBuilder, shape: Shape, layer: int, j: int) -> None:
         build.link("a2f_in", layer, j, "each", delay="link"),
         build.link("a2f", layer, j, "all", delay="link"),
     ]
-    for stage in filter(shape.has, ("all_gather", "experts", "reduce_scatter", "f2a")):
+    for stage in filter(ring.has, ("all_gather", "experts", "reduce_scatter", "f2a")):
         build.node(stage, layer, j, arrived)
         arrived = [build.link(stage, layer, j, "each")]
     build.node("f2a_in", layer, j, [build.link("f2a", layer, j, "all", "start")])
 
 
-def _set_orders(build: ProgramBuilder, shape: Shape, lags: Lags, pools: dict[str, int]) -> None:
+def _set_orders(build: ProgramBuilder, ring: Ring, lags: Lags, pools: dict[str, int]) -> None:
     lag_of = {"o_proj": lags.o_proj, "o_reduce": lags.o_proj}
-    if shape.nvlink_turns:
+    if ring.nvlink_turns:
         lag_of |= {"reduce_scatter": lags.nvlink}
-    if shape.half_duplex:
+    if ring.half_duplex:
         lag_of |= {"f2a_in": lags.nic, "f2a": lags.nic}
     shares: dict[int, list[str]] = {index: [] for index in range(len(build.pools))}
     for stage in ("lm_head", *(stage.name for stage in build.stages[:-1])):

@@ -52,7 +52,7 @@ class _Prepared(NamedTuple):
     cores: list[tuple[_Attended, Core]]
 
 
-class Site(ABC):
+class Deployment(ABC):
     """A scenario compiled for an engine. Engines see `program`, the scheduler sees the rest."""
 
     breakdown: ClassVar[dict[str, tuple[str | tuple[str, ...], ...]]]

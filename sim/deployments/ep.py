@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sim.deployments.deployment import Site
-from sim.deployments.ep_schedule import Shape, program
+from sim.deployments.deployment import Deployment
+from sim.deployments.ep_schedule import Schedule, program
 from sim.deployments.kvcache import GpuMemory
 from sim.deployments.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us
 from sim.deployments.links import check_domain
@@ -31,7 +31,7 @@ from sim.kernels.kernel_table import bytes_per_s
 from sim.variation.expert_loads import Loads
 
 
-class EpDeployment(Site):
+class EpDeployment(Deployment):
     """An EP scenario, compiled: its program and the durations of its stages."""
 
     core_stage: ClassVar[Compute] = "attn1"
@@ -87,7 +87,7 @@ class EpDeployment(Site):
         return self._program(1)
 
     def _program(self, gpus: int) -> Program:
-        return program(Shape(self.sequence, gpus, self.ep.overlap == "two_batch"))
+        return program(Schedule(self.sequence, gpus, self.ep.overlap == "two_batch"))
 
     def server_name(self, pool: int, server: int) -> str:
         """Return the name of a server: a GPU by its node and its rank there, or the network."""

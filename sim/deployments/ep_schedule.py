@@ -23,7 +23,7 @@ STAGES = ("attn0", "attn1", "dispatch", "shared", "experts", "combine", "lm_head
 
 
 @dataclass(frozen=True)
-class Shape:
+class Schedule:
     """What of an EP deployment decides its program."""
 
     layer_kinds: tuple[int, ...]
@@ -32,20 +32,20 @@ class Shape:
 
 
 @lru_cache(maxsize=KEPT)
-def program(shape: Shape) -> Program:
+def program(schedule: Schedule) -> Program:
     """Return the program of an EP deployment."""
-    micro_batches = 2 if shape.two_batch else 1
-    build = ProgramBuilder(shape.layer_kinds, micro_batches, ("host",))
-    gpu = build.pool("gpu", "gpu", shape.gpus)
+    micro_batches = 2 if schedule.two_batch else 1
+    build = ProgramBuilder(schedule.layer_kinds, micro_batches, ("host",))
+    gpu = build.pool("gpu", "gpu", schedule.gpus)
     network = build.pool("network", "network", 1)
     for stage in STAGES:
         build.stage(stage, network if stage in ("dispatch", "combine") else gpu)
     for layer in range(build.layers):
         for j in range(micro_batches):
-            _add_layer(build, layer, j, shape.two_batch)
+            _add_layer(build, layer, j, schedule.two_batch)
     for j in range(micro_batches):
         build.node("lm_head", build.layers, j, [_combined(build, build.layers - 1, j)])
-    if shape.two_batch:
+    if schedule.two_batch:
         _link_waits(build)
         build.order(gpu, _two_batch_order(build))
     else:

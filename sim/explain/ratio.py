@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from sim.deployments import compile_deployment
 from sim.deployments.afd import AfdDeployment
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.deployments.layers import Batch
 from sim.explain.balance import changed, resized
 from sim.foundation.errors import ScenarioError
@@ -199,7 +199,7 @@ def stochastic_ratio(frozen: Frozen) -> StochasticRatio:
     )
 
 
-def _attention_line(site: Site, slots: int, load: SlotLoad) -> Line:
+def _attention_line(site: Deployment, slots: int, load: SlotLoad) -> Line:
     """Return T_A over the KV tokens of a GPU, fitted up to two deviations from its mean."""
     middle, deviation = slots * load.mean_tokens, sqrt(slots * load.variance)
     reach = min(max(2 * deviation, 0.1 * middle), 0.9 * middle)
@@ -234,7 +234,7 @@ def _ffn_lines(
     return ffn, _line(list(work), transfer_ns)
 
 
-def work_ns(site: Site, batch: Batch) -> dict[str, float]:
+def work_ns(site: Deployment, batch: Batch) -> dict[str, float]:
     """Return what the slowest server of each pool works on a micro-batch in a step, by pool."""
     rows = site.durations(batch)
     program = site.one_of_each(rows)

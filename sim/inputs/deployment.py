@@ -153,4 +153,4 @@ class Ep(Strict):
         return self.gpus
 
 
-Deployment = Annotated[Afd | Ep, Field(discriminator="kind")]
+DeploymentShape = Annotated[Afd | Ep, Field(discriminator="kind")]

@@ -18,7 +18,7 @@ from sim.inputs import cards
 from sim.inputs.admission import Admission
 from sim.inputs.arrivals import Trace
 from sim.inputs.base import Strict
-from sim.inputs.deployment import UNDIVIDED, Deployment, Ep
+from sim.inputs.deployment import UNDIVIDED, DeploymentShape, Ep
 from sim.inputs.documents.document import Document, Loc, read
 from sim.inputs.lengths import CsvLengths
 from sim.inputs.naming import Name
@@ -143,7 +143,7 @@ class Scenario(Strict):
     """What the scenario stands for and where its numbers come from."""
     model: str
     """Model card, a file in scenarios/models/."""
-    deployment: Deployment
+    deployment: DeploymentShape
     """Where attention and experts run."""
     routing: Routing
     """How evenly tokens choose experts; the rank with most tokens sets the pace."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from sim.decoding.run import Run
 from sim.deployments import compile_deployment
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.foundation.units import NS_PER_S
 from sim.inputs.arrivals import Bursts, Gamma, Poisson
 from sim.inputs.scenario import Scenario
@@ -49,7 +49,7 @@ def offered_load(scenario: Scenario) -> float:
     return brought_per_s / _most_tokens_per_s(site)
 
 
-def _most_tokens_per_s(site: Site) -> float:
+def _most_tokens_per_s(site: Deployment) -> float:
     """Return output tokens per second of a deployment whose memory is full."""
     # Of requests of many sizes a GPU may hold one more than of mean ones.
     each = max(most_fitting(site) + (not site.expected.are_alike()), 1)

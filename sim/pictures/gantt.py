@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from pydantic import Field, model_validator
 
 from sim.decoding.run import FILL_STEPS
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.engines import event
 from sim.engines.event import Record
 from sim.engines.program import Node, Program, Times
@@ -99,7 +99,7 @@ def middle_layers(program: Program) -> range:
     return range(first, min(first + 2, layers))
 
 
-def nominal_records(site: Site, layers: range) -> list[Record]:
+def nominal_records(site: Deployment, layers: range) -> list[Record]:
     """Return the tasks of `layers`, and of one layer on either side, in a steady step.
 
     All micro-batches take the times of the nominal batch. No request is simulated.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.deployments import compile_deployment
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.deployments.layers import Batch
 from sim.engines.bound import Bound, BoundEngine
 from sim.engines.program import Times
@@ -37,7 +37,7 @@ class Figures:
 class Frozen:
     """A compiled deployment, and the one batch that all of its micro-batches always hold."""
 
-    site: Site
+    site: Deployment
     engine: BoundEngine
     batch: Batch
     times: Times

@@ -19,7 +19,7 @@ import numpy as np
 
 from sim.decoding.step_times import left_out
 from sim.deployments import compile_deployment
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.deployments.layers import Ns
 from sim.engines.bound import BoundEngine
 from sim.engines.program import KEPT, Program, Times
@@ -40,7 +40,7 @@ _TYPICAL_BATCH = 32
 class Steady:
     """The steady state of a deployment under a frozen load."""
 
-    site: Site
+    site: Deployment
     requests: int
     """Requests in flight."""
     program: Program
@@ -119,7 +119,10 @@ def steady_state(scenario: Scenario) -> Steady:
 
 
 def steady(
-    site: Site, requests: int, free: Collection[str] = (), known: dict[int, _Load] | None = None
+    site: Deployment,
+    requests: int,
+    free: Collection[str] = (),
+    known: dict[int, _Load] | None = None,
 ) -> Steady:
     """Return the steady state with `requests` in flight, shared out as admission does.
 
@@ -152,7 +155,7 @@ class _Load(NamedTuple):
     usage_ns: dict[Status, float]
 
 
-def _load(site: Site, requests: int, free: Collection[str], known: dict[int, _Load]) -> _Load:
+def _load(site: Deployment, requests: int, free: Collection[str], known: dict[int, _Load]) -> _Load:
     if requests in known:
         return known[requests]
     before = [dict(table.usage_ns) for table in site.tables]
@@ -169,7 +172,7 @@ def _load(site: Site, requests: int, free: Collection[str], known: dict[int, _Lo
     return known.setdefault(requests, _Load(slowest, delays_ns, rows, usage_ns))
 
 
-def fullest(site: Site, tpot_ms: float, free: Collection[str] = ()) -> Steady:
+def fullest(site: Deployment, tpot_ms: float, free: Collection[str] = ()) -> Steady:
     """Return the steady state of the largest load that meets a TPOT and whose KV fits.
 
     The load is the number of requests on each attention GPU; the steady state is that of one where
@@ -186,7 +189,7 @@ def fullest(site: Site, tpot_ms: float, free: Collection[str] = ()) -> Steady:
     return found[max(largest_load(tpot_ns, tpot_ms * NS_PER_MS, most, m, _TYPICAL_BATCH), 1)]
 
 
-def most_fitting(site: Site) -> int:
+def most_fitting(site: Deployment) -> int:
     """Return the largest load that memory and the engine allow, requests on each attention GPU."""
     fitting = int(site.kv_memory().kv_capacity_bytes() / site.expected.claimed_bytes())
     return min(fitting, site.scenario.memory.max_running_requests or fitting)

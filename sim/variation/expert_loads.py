@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 _KEPT = 3
 
 
-class Shape(NamedTuple):
+class ExpertGrid(NamedTuple):
     """The experts of some like layers and the ranks that hold them."""
 
     layers: tuple[int, ...]
@@ -59,26 +59,26 @@ class _Placed(NamedTuple):
 class ExpertLoads:
     """Draws the loads of the experts of some layers, step by step."""
 
-    def __init__(self, routing: Routing, shape: Shape, tokens: int, seed: int) -> None:
+    def __init__(self, routing: Routing, grid: ExpertGrid, tokens: int, seed: int) -> None:
         """Prepare for micro-batches of about `tokens` tokens.
 
         Raises ScenarioError if the groups do not fit the experts or the file not the model.
         """
         assert routing.per_step is not None
-        self._routing, self._shape, self._seed = routing, shape, seed
+        self._routing, self._grid, self._seed = routing, grid, seed
         self._per_step = routing.per_step
         if self._per_step.groups is not None:
-            _check_groups(self._per_step.groups, shape)
-        experts = shape.layers, shape.experts, shape.top_k
+            _check_groups(self._per_step.groups, grid)
+        experts = grid.layers, grid.experts, grid.top_k
         self._starts = popularity(routing, *experts, tokens, seed)
-        everyone = np.tile(np.arange(shape.experts), (len(shape.layers), 1))
+        everyone = np.tile(np.arange(grid.experts), (len(grid.layers), 1))
         self._drifted = {0: everyone}
         self._seen: deque[tuple[int, Ints]] = deque()
         self._placed = {0: self._first_placement(tokens)}
 
     def drawn(self, tokens: int, micro_batch: int, step: int) -> Loads:
         """Return the loads of a micro-batch of `tokens` tokens in one step."""
-        placement, moved = self._per_step.placement, np.zeros(self._shape.ranks, dtype=np.int64)
+        placement, moved = self._per_step.placement, np.zeros(self._grid.ranks, dtype=np.int64)
         epoch = 0
         if isinstance(placement, EplbPlacement):
             epoch = step // placement.every_steps
@@ -90,7 +90,7 @@ class ExpertLoads:
         placed = self._placed[max(e for e in self._placed if e <= max(epoch, min(self._placed)))]
         # The tokens of an expert take turns among its replicas.
         each = np.take_along_axis(counts, placed.slots, axis=1) + placed.number
-        by_rank = (each // placed.replicas).reshape(len(counts), self._shape.ranks, -1)
+        by_rank = (each // placed.replicas).reshape(len(counts), self._grid.ranks, -1)
         return Loads(by_rank, moved)
 
     def shares(self, step: int) -> Floats:
@@ -108,7 +108,7 @@ class ExpertLoads:
         """Let the experts of the next epoch take the popularities of others."""
         last = max(self._drifted)
         places = self._drifted[last].copy()
-        rng = stream(self._seed, "expert-drift", last + 1, *self._shape.layers)
+        rng = stream(self._seed, "expert-drift", last + 1, *self._grid.layers)
         chosen = rng.random(places.shape).argsort(axis=1)[:, : round(share * places.shape[1])]
         moving = np.take_along_axis(places, np.roll(chosen, 1, axis=1), axis=1)
         np.put_along_axis(places, chosen, moving, axis=1)
@@ -117,27 +117,27 @@ class ExpertLoads:
 
     def _counts(self, tokens: int, micro_batch: int, step: int) -> Ints:
         """Return the tokens of each expert (layers × experts); they sum to tokens · top_k."""
-        shape = self._shape
+        grid = self._grid
         if isinstance(self._routing, Balanced):
-            each, more = divmod(tokens * shape.top_k, shape.experts)
-            even = each + (np.arange(shape.experts) < more)
-            return np.tile(even, (len(shape.layers), 1))
-        rng = stream(self._seed, "expert-load", step, micro_batch, *shape.layers)
-        return draw(self.shares(step), tokens, shape.top_k, self._per_step.groups, rng)
+            each, more = divmod(tokens * grid.top_k, grid.experts)
+            even = each + (np.arange(grid.experts) < more)
+            return np.tile(even, (len(grid.layers), 1))
+        rng = stream(self._seed, "expert-load", step, micro_batch, *grid.layers)
+        return draw(self.shares(step), tokens, grid.top_k, self._per_step.groups, rng)
 
     def _first_placement(self, tokens: int) -> _Placed:
-        shape, placement = self._shape, self._per_step.placement
-        in_order = np.arange(shape.copies) % shape.experts
+        grid, placement = self._grid, self._per_step.placement
+        in_order = np.arange(grid.copies) % grid.experts
         if isinstance(placement, RoundRobin):
-            in_order = in_order.reshape(-1, shape.ranks).T.reshape(-1)
-        slots = np.tile(in_order, (len(shape.layers), 1))
+            in_order = in_order.reshape(-1, grid.ranks).T.reshape(-1)
+        slots = np.tile(in_order, (len(grid.layers), 1))
         if isinstance(placement, EplbPlacement):
-            rng = stream(self._seed, "expert-window", *shape.layers)
+            rng = stream(self._seed, "expert-window", *grid.layers)
             window = tokens * placement.window_steps
             groups = self._per_step.groups
-            counts = draw(self.shares(0), window, shape.top_k, groups, rng)
+            counts = draw(self.shares(0), window, grid.top_k, groups, rng)
             slots = self._better(slots, counts.astype(np.float64), placement)
-        return _Placed(slots, *eplb.replicas(slots, shape.experts))
+        return _Placed(slots, *eplb.replicas(slots, grid.experts))
 
     def _rebalance(self, placement: EplbPlacement, epoch: int, step: int) -> Ints:
         """Balance anew by the last window; return how many experts each rank has to load."""
@@ -148,29 +148,29 @@ class ExpertLoads:
         if self._seen:
             weights = np.sum([counts for _step, counts in self._seen], axis=0)
             slots = self._better(before, np.asarray(weights, dtype=np.float64), placement)
-        self._placed[epoch] = _Placed(slots, *eplb.replicas(slots, self._shape.experts))
+        self._placed[epoch] = _Placed(slots, *eplb.replicas(slots, self._grid.experts))
         for old in sorted(self._placed)[:-_KEPT]:
             del self._placed[old]
         return self._new_experts(before, slots)
 
     def _better(self, before: Ints, weights: Floats, placement: EplbPlacement) -> Ints:
         """Return the balanced slots of the layers whose hottest rank gets lighter by them."""
-        shape, groups = self._shape, self._per_step.groups
-        count, nodes = (groups.count if groups else 1), shape.nodes
-        if not placement.hierarchical or count % nodes or shape.ranks % nodes:
+        grid, groups = self._grid, self._per_step.groups
+        count, nodes = (groups.count if groups else 1), grid.nodes
+        if not placement.hierarchical or count % nodes or grid.ranks % nodes:
             count = nodes = 1
-        after = eplb.balanced(weights, shape.copies, shape.ranks, count, nodes)
+        after = eplb.balanced(weights, grid.copies, grid.ranks, count, nodes)
         hottest = [
-            eplb.rank_loads(weights, slots, shape.ranks).max(axis=1) for slots in (before, after)
+            eplb.rank_loads(weights, slots, grid.ranks).max(axis=1) for slots in (before, after)
         ]
         return np.where((hottest[1] < hottest[0])[:, np.newaxis], after, before)
 
     def _new_experts(self, before: Ints, after: Ints) -> Ints:
         """Return how many experts of all layers each rank holds that it did not hold before."""
-        shape = self._shape
-        held = np.zeros((2, len(shape.layers), shape.ranks, shape.experts), dtype=np.bool_)
-        layer = np.arange(len(shape.layers))[:, np.newaxis]
-        rank = np.arange(shape.copies) // (shape.copies // shape.ranks)
+        grid = self._grid
+        held = np.zeros((2, len(grid.layers), grid.ranks, grid.experts), dtype=np.bool_)
+        layer = np.arange(len(grid.layers))[:, np.newaxis]
+        rank = np.arange(grid.copies) // (grid.copies // grid.ranks)
         for when, slots in enumerate((before, after)):
             held[when, layer, rank, slots] = True
         new: Ints = (held[1] & ~held[0]).sum(axis=(0, 2), dtype=np.int64)
@@ -228,14 +228,14 @@ def visits(pairs: Floats, experts: int, top_k: int) -> Floats:
     return np.asarray(1 - np.prod(missed, axis=0))
 
 
-def _check_groups(groups: Groups, shape: Shape) -> None:
-    if shape.experts % groups.count:
+def _check_groups(groups: Groups, grid: ExpertGrid) -> None:
+    if grid.experts % groups.count:
         raise ScenarioError(
-            f"routing.per_step.groups.count: {shape.experts} experts do not divide over "
+            f"routing.per_step.groups.count: {grid.experts} experts do not divide over "
             f"{groups.count} groups"
         )
-    if shape.top_k > groups.chosen * (shape.experts // groups.count):
+    if grid.top_k > groups.chosen * (grid.experts // groups.count):
         raise ScenarioError(
             f"routing.per_step.groups.chosen: {groups.chosen} groups have fewer than the "
-            f"{shape.top_k} experts of a token"
+            f"{grid.top_k} experts of a token"
         )

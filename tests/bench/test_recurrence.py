@@ -21,7 +21,7 @@ import pytest
 
 from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.engines import event, recurrence
 from sim.engines.bound import BoundEngine
 from sim.engines.maxplus import walk
@@ -49,7 +49,7 @@ class Frozen:
         return self.times if self.left >= 0 else None
 
 
-def compiled(name: str) -> tuple[Site, Times, int]:
+def compiled(name: str) -> tuple[Deployment, Times, int]:
     """Return the site, the times of its nominal micro-batch and its server tasks a step."""
     site = compile_deployment(scenario.load(name))
     program = site.program

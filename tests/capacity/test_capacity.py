@@ -44,7 +44,7 @@ def test_the_limit_is_found_again_within_its_interval(loaded_model: Path) -> Non
         assert all(a.attainment >= b.attainment - 0.02 for a, b in pairwise(one.trials))
 
 
-class Deployment:
+class Saturating:
     """Stands for runs: attainment falls from 1 at a rate that each seed shifts a little."""
 
     def __init__(self, limit: float, spread: float) -> None:
@@ -65,7 +65,7 @@ class Deployment:
 def test_a_known_limit_is_found(
     limit: float, loaded_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = Deployment(limit, 0.0)
+    runs = Saturating(limit, 0.0)
     monkeypatch.setattr(search, "run_all", runs.run_all)
     monkeypatch.setattr(search, "offered_load", lambda _scenario: 0.0)
     found = capacity(loaded(loaded_model), 0.99, 0.01, 4)
@@ -81,7 +81,7 @@ def test_a_known_limit_is_found(
 def test_the_interval_holds_the_limit_at_its_rate(
     loaded_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "run_all", Deployment(1000.0, 0.02).run_all)
+    monkeypatch.setattr(search, "run_all", Saturating(1000.0, 0.02).run_all)
     monkeypatch.setattr(search, "offered_load", lambda _scenario: 0.0)
     held = 0
     for seed in range(300):
@@ -139,7 +139,7 @@ def test_a_rate_beyond_what_can_be_served_is_told_without_a_run(
 ) -> None:
     scenario = loaded(loaded_model, "slo={tpot_ms: 1000}")
     least = 700 / offered_load(scenario)
-    runs = Deployment(1e9, 0.0)
+    runs = Saturating(1e9, 0.0)
     monkeypatch.setattr(search, "run_all", runs.run_all)
     found = capacity(scenario, 0.9, 0.05, 2)
     assert found.rate <= least < found.high

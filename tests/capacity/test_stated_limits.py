@@ -8,7 +8,7 @@ import pytest
 
 from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.experiments.largest_batch import max_batch_under_slo, with_batch
 from sim.explain import explanation
 from sim.explain.balance import EpBalance
@@ -26,7 +26,7 @@ TOKEN_BYTES = 2 * 2 * 8 * 128 * 2
 BF16_KV = "precision.kv=bf16"
 
 
-def site_of(model: Path, base: str, *settings: str) -> Site:
+def site_of(model: Path, base: str, *settings: str) -> Deployment:
     return compile_deployment(tiny.load(model, base, BF16_KV, *settings))
 
 

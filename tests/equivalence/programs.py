@@ -28,7 +28,7 @@ def afd_programs(draw: st.DrawFn) -> Program:
     shares = draw(st.sampled_from((0, 1, 2, 3)))
     groups = draw(st.integers(1, 3)) if shares else 0
     collectives = draw(st.booleans())
-    shape = afd_ring.Shape(
+    shape = afd_ring.Ring(
         layer_kinds=draw(layer_kinds()),
         micro_batches=m,
         attention_gpus=groups * shares if shares else draw(st.integers(1, 6)),
@@ -47,7 +47,7 @@ def afd_programs(draw: st.DrawFn) -> Program:
 @st.composite
 def ep_programs(draw: st.DrawFn) -> Program:
     return ep_schedule.program(
-        ep_schedule.Shape(draw(layer_kinds()), draw(st.integers(1, 5)), draw(st.booleans()))
+        ep_schedule.Schedule(draw(layer_kinds()), draw(st.integers(1, 5)), draw(st.booleans()))
     )
 
 

@@ -69,8 +69,8 @@ def test_of_the_deployments_only_deadlocked_orders_are_refused(program: Program)
             event_engine.run(program, endless)
 
 
-RING = afd_ring.program(afd_ring.Shape((0,), 2, 2, 2, 1, True, True), afd_ring.Lags())
-TWO_BATCH = ep_schedule.program(ep_schedule.Shape((0,), 2, True))
+RING = afd_ring.program(afd_ring.Ring((0,), 2, 2, 2, 1, True, True), afd_ring.Lags())
+TWO_BATCH = ep_schedule.program(ep_schedule.Schedule((0,), 2, True))
 # The orders of EP repeat some of its links, so that only those into these stages can be missed.
 SINGLE = ("dispatch", "experts", "combine")
 LINKS = [

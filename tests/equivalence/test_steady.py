@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.engines.bound import BoundEngine
 from sim.foundation.units import NS_PER_MS
 from sim.inputs.admission import share_of
@@ -43,13 +43,13 @@ VARIETIES = {
 }
 
 
-def site_of(model: Path, variety: str, in_flight: int, *more: str) -> Site:
+def site_of(model: Path, variety: str, in_flight: int, *more: str) -> Deployment:
     base, *overrides = VARIETIES[variety]
     closed = f"workload.arrivals={{kind: closed, concurrency: {in_flight}}}"
     return compile_deployment(tiny.load(model, base, *overrides, closed, *more))
 
 
-def whole_ns(site: Site, in_flight: int) -> Fraction:
+def whole_ns(site: Deployment, in_flight: int) -> Fraction:
     m, row = site.micro_batches, site.scenario.admission.row(site.attention_gpus)
     shares = [share_of(in_flight, j, m, row) for j in range(m)]
     assert sum(shares) == in_flight

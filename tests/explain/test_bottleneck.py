@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 
 from sim.deployments import compile_deployment
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.engines.bound import BoundEngine
 from sim.explain.balance import EpBalance, balance, exposed_ns, ideal_micro_batches
 from sim.explain.bottleneck import critical_circuit
@@ -29,14 +29,14 @@ EP = ("dispatch", "shared", "attn0", "experts", "combine", "attn1")
 
 
 @pytest.fixture(scope="module")
-def ring_site(tiny_model: Path) -> Site:
+def ring_site(tiny_model: Path) -> Deployment:
     # Without a host gap to fill, the next step begins right after the last layer's turns.
     no_gap = "software.host_gap_us_per_step={value: 0, source: test}"
     return compile_deployment(tiny.load(tiny_model, "step3-2a2f", no_gap))
 
 
 @pytest.fixture(scope="module")
-def ep_sites(tiny_model: Path) -> dict[str, Site]:
+def ep_sites(tiny_model: Path) -> dict[str, Deployment]:
     return {
         overlap: compile_deployment(
             tiny.load(tiny_model, "dsv3-ep128", f"deployment.overlap={overlap}")
@@ -45,7 +45,7 @@ def ep_sites(tiny_model: Path) -> dict[str, Site]:
     }
 
 
-def frozen(site: Site, rows: dict[str, int], **delays_ns: int) -> Frozen:
+def frozen(site: Deployment, rows: dict[str, int], **delays_ns: int) -> Frozen:
     """Return a state in which every task of a stage takes the same time in every layer."""
     program = site.program
     tail = program.layer_kinds[-1]
@@ -59,7 +59,7 @@ def frozen(site: Site, rows: dict[str, int], **delays_ns: int) -> Frozen:
     return Frozen(site, BoundEngine(program), batch, program.times(named, delays))
 
 
-def ring(site: Site, a: int, f: int, c1: int = 0, c2: int = 0, p: int = 0) -> Frozen:
+def ring(site: Deployment, a: int, f: int, c1: int = 0, c2: int = 0, p: int = 0) -> Frozen:
     rows = {"attention": a, "experts": f, "a2f": c1, "a2f_in": c1, "f2a": c2, "f2a_in": c2}
     return frozen(site, rows, link=p)
 
@@ -77,7 +77,7 @@ def ring(site: Site, a: int, f: int, c1: int = 0, c2: int = 0, p: int = 0) -> Fr
     ],
 )
 def test_the_circuit_names_what_limits_a_ring(
-    ring_site: Site,
+    ring_site: Deployment,
     rows: dict[str, int],
     delays_ns: dict[str, int],
     kind: str,
@@ -90,7 +90,7 @@ def test_the_circuit_names_what_limits_a_ring(
     assert sum(circuit.spent.values()) == pytest.approx(1)
 
 
-def test_legs_say_how_busy_a_server_is_and_which_are_like_it(ring_site: Site) -> None:
+def test_legs_say_how_busy_a_server_is_and_which_are_like_it(ring_site: Deployment) -> None:
     state = ring(ring_site, 300, 200, 100, 100, 150)
     legs = {leg.stage: leg for leg in critical_circuit(state).legs}
     assert state.step_ns == LAYERS * 1000
@@ -100,7 +100,7 @@ def test_legs_say_how_busy_a_server_is_and_which_are_like_it(ring_site: Site) ->
     assert (legs["link"].server, legs["link"].tasks) == (None, 2 * LAYERS)
 
 
-def test_the_slowest_of_unlike_gpus_is_named(ring_site: Site) -> None:
+def test_the_slowest_of_unlike_gpus_is_named(ring_site: Deployment) -> None:
     program = ring_site.program
     rows = {("attention", kind): [500, 500, 900, 500] for kind in range(2)}
     times = program.times(rows, dict.fromkeys(program.delays, 0))
@@ -111,7 +111,7 @@ def test_the_slowest_of_unlike_gpus_is_named(ring_site: Site) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(drawn=durations(5))
-def test_ring_slack_kind_and_sensitivities(ring_site: Site, drawn: list[int]) -> None:
+def test_ring_slack_kind_and_sensitivities(ring_site: Deployment, drawn: list[int]) -> None:
     a, f, c1, c2, p = (10 * ns for ns in drawn)
     step_ns = oracles.ring_ns(LAYERS, M, a, f, c1, c2, p)
     assume(step_ns)
@@ -140,7 +140,7 @@ def test_ring_slack_kind_and_sensitivities(ring_site: Site, drawn: list[int]) ->
                 assert effect.tgs == pytest.approx(float(1 / expected - 1), abs=1e-12)
 
 
-def test_where_attention_decides_only_attention_counts(ring_site: Site) -> None:
+def test_where_attention_decides_only_attention_counts(ring_site: Deployment) -> None:
     state = ring(ring_site, 1000, 500, 100, 100)
     effects = {of.of: (of.larger.tpot, of.smaller.tpot) for of in stage_sensitivities(state)}
     assert effects.pop("attention") == pytest.approx((0.1, -0.1))
@@ -149,7 +149,7 @@ def test_where_attention_decides_only_attention_counts(ring_site: Site) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(drawn=durations(6))
-def test_ep_kind_and_what_is_exposed(ep_sites: dict[str, Site], drawn: list[int]) -> None:
+def test_ep_kind_and_what_is_exposed(ep_sites: dict[str, Deployment], drawn: list[int]) -> None:
     assume(all(drawn))
     rows = dict(zip(EP, drawn, strict=True))
     d, s, a0, e, c, a1 = drawn
@@ -167,7 +167,7 @@ def test_ep_kind_and_what_is_exposed(ep_sites: dict[str, Site], drawn: list[int]
         assert exposed_ns(state, state.times) == exposed
 
 
-def test_what_is_hidden_is_what_is_not_exposed(ep_sites: dict[str, Site]) -> None:
+def test_what_is_hidden_is_what_is_not_exposed(ep_sites: dict[str, Deployment]) -> None:
     # Of a dispatch of 300, 200 lie behind shared and attn0; a combine of 100 lies behind attn1.
     rows = dict(zip(EP, (300, 150, 50, 50, 100, 200), strict=True))
     found = balance(frozen(ep_sites["two_batch"], rows))
@@ -177,7 +177,7 @@ def test_what_is_hidden_is_what_is_not_exposed(ep_sites: dict[str, Site]) -> Non
     assert found.hidden_share == pytest.approx(0.75)
 
 
-def test_exposed_communication_is_the_loop(ep_sites: dict[str, Site]) -> None:
+def test_exposed_communication_is_the_loop(ep_sites: dict[str, Deployment]) -> None:
     rows = dict(zip(EP, (900, 100, 100, 50, 10, 200), strict=True))
     circuit = critical_circuit(frozen(ep_sites["two_batch"], rows))
     assert circuit.kind == "loop-bound"
@@ -187,7 +187,7 @@ def test_exposed_communication_is_the_loop(ep_sites: dict[str, Site]) -> None:
 
 
 def test_servers_are_called_by_instance_and_rank(
-    ring_site: Site, ep_sites: dict[str, Site]
+    ring_site: Deployment, ep_sites: dict[str, Deployment]
 ) -> None:
     pools = [pool.name for pool in ring_site.program.pools]
     assert ring_site.server_name(pools.index("attention"), 3) == "a1.g1"

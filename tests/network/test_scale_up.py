@@ -14,7 +14,7 @@ import pytest
 from sim.decoding.step_times import DrawnTimes
 from sim.deployments import compile_deployment
 from sim.deployments.afd import AfdDeployment
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.explain.ratio import stochastic_ratio
 from sim.foundation.errors import InfeasibleError
 from sim.inputs import scenario
@@ -43,7 +43,7 @@ def afd(*overrides: str) -> AfdDeployment:
     return site
 
 
-def rows_of(site: Site, ffn: str) -> dict[str, list[int]]:
+def rows_of(site: Deployment, ffn: str) -> dict[str, list[int]]:
     """Return the times of a layer with FFN `ffn` by stage, at the nominal batch."""
     program, times = site.program, site.times(site.expected.batch())
     kind = next(i for i, each in enumerate(site.kinds) if each.layer.ffn == ffn)

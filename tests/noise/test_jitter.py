@@ -30,7 +30,7 @@ STEPS, FILL = 30, 8
 
 def ns_per_layer(gpus: int, m: int, spread: float) -> float:
     """Return the mean time per layer in units of a stage."""
-    program = afd_ring.program(afd_ring.Shape(tuple(range(LAYERS)), m, gpus, 1), NO_LAGS)
+    program = afd_ring.program(afd_ring.Ring(tuple(range(LAYERS)), m, gpus, 1), NO_LAGS)
 
     def script(micro_batch: int, step: int) -> Times:
         rng = stream(1, "jitter", step, micro_batch)
@@ -73,7 +73,7 @@ def test_more_jitter_and_more_workers_take_longer() -> None:
 
 def ns_per_layer_with_noise(gpus: int, m: int, spread: float) -> float:
     """Return the same where a program of like layers has the noise of a scenario."""
-    program = afd_ring.program(afd_ring.Shape((0,) * LAYERS, m, gpus, 1), NO_LAGS)
+    program = afd_ring.program(afd_ring.Ring((0,) * LAYERS, m, gpus, 1), NO_LAGS)
     law = {"kind": "uniform", "spread": {"value": spread, "source": "DESIGN section 5"}}
     noise = Noise.model_validate({"tasks": [{"server": "gpu", "law": law}]})
     unfolding = unfold(program)
@@ -102,7 +102,7 @@ def test_a_barrier_costs_the_largest_of_normals(gpus: int, largest: float) -> No
     # One micro-batch: attention, of which all GPUs are waited for, and nothing else. So small a
     # coefficient of variation makes the lognormal factors normal.
     cv, layers, steps = 0.005, 500, 60
-    program = afd_ring.program(afd_ring.Shape((0,) * layers, 1, gpus, 1), NO_LAGS)
+    program = afd_ring.program(afd_ring.Ring((0,) * layers, 1, gpus, 1), NO_LAGS)
     law = {"kind": "lognormal", "cv": {"value": cv, "source": "test"}}
     noise = Noise.model_validate({"tasks": [{"server": "gpu", "law": law}]})
     unfolding = unfold(program)

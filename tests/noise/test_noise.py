@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from sim.decoding.run import Run, simulate
 from sim.decoding.step_times import DrawnTimes
 from sim.deployments import afd_ring, compile_deployment
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.engines.program import Program, Times
 from sim.foundation.streams import stream
 from sim.foundation.units import NS_PER_MS
@@ -100,7 +100,7 @@ def jitter_of(
     return Jitter(noise, unfolding, per_pool, seed), unfolding.times(times)
 
 
-RING = afd_ring.program(afd_ring.Shape((0,) * 30, 3, 4, 2), afd_ring.Lags())
+RING = afd_ring.program(afd_ring.Ring((0,) * 30, 3, 4, 2), afd_ring.Lags())
 
 
 def changed(noise: Noise) -> set[str]:
@@ -182,7 +182,7 @@ def test_slow_devices_stay_the_same_and_both_directions_of_a_nic_are_one() -> No
 
 def test_a_larger_share_adds_slow_devices_to_those_that_are() -> None:
     def slow_values(share: float) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-        program = afd_ring.program(afd_ring.Shape((0,), 1, 64, 8), afd_ring.Lags())
+        program = afd_ring.program(afd_ring.Ring((0,), 1, 64, 8), afd_ring.Lags())
         jitter, times = jitter_of(slow("gpu", share, 2), program)
         return jitter.applied(times, 0, 0).values > TASK_NS
 
@@ -306,7 +306,7 @@ def test_noise_that_is_none_changes_no_table(tiny_model: Path, base: str) -> Non
     assert calm.usage_ns == silent.usage_ns
 
 
-def times_of(site: Site) -> Times:
+def times_of(site: Deployment) -> Times:
     return DrawnTimes(site).times(site.expected.batch(), 1, 5)
 
 

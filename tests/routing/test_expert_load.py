@@ -19,7 +19,7 @@ from sim.inputs import cards, scenario
 from sim.inputs.routing import Groups, Routing, at_most
 from sim.kernels import hottest_rank, kernel_table
 from sim.metrics.summary import summary
-from sim.variation.expert_loads import ExpertLoads, Ints, Shape, draw, visits
+from sim.variation.expert_loads import ExpertGrid, ExpertLoads, Ints, draw, visits
 from sim.variation.unfold import unfold
 
 CONTIGUOUS: dict[str, Any] = {"kind": "contiguous"}
@@ -41,13 +41,13 @@ def eplb(every_steps: int = 5, window_steps: int = 5, hierarchical: bool = True)
     }
 
 
-def deepseek(ranks: int, layers: int = 58, redundant: int = 0) -> Shape:
+def deepseek(ranks: int, layers: int = 58, redundant: int = 0) -> ExpertGrid:
     nodes = ranks // 8 if ranks % 8 == 0 else 1
-    return Shape(tuple(range(3, 3 + layers)), 256, 8, 256 + redundant, ranks, nodes)
+    return ExpertGrid(tuple(range(3, 3 + layers)), 256, 8, 256 + redundant, ranks, nodes)
 
 
 def loads_of(
-    routing: Routing, shape: Shape, tokens: int, steps: int = 1, seed: int = 0
+    routing: Routing, shape: ExpertGrid, tokens: int, steps: int = 1, seed: int = 0
 ) -> list[Ints]:
     """Return the tokens by layer, rank and slot of micro-batch 0 in some steps."""
     loads = ExpertLoads(routing, shape, tokens, seed)
@@ -85,7 +85,7 @@ def test_every_pair_lands_on_a_slot_of_an_expert(
 ) -> None:
     kind, values = law
     routing = routing_of(kind, placement, groups=groups, drift=drift, **values)
-    shape = Shape((1, 2, 5), 32, 4, 32 + redundant, 8, 2)
+    shape = ExpertGrid((1, 2, 5), 32, 4, 32 + redundant, 8, 2)
     loads = ExpertLoads(routing, shape, tokens, seed)
     for step in range(6):
         for micro_batch, now in ((0, tokens), (1, tokens // 2 + 1)):
@@ -110,7 +110,7 @@ def test_draws_depend_on_nothing_but_their_place() -> None:
 
 # Tokens of the fullest over the mean, under uniform routing: issue 5, "Expert load".
 def test_fullest_expert_of_step3() -> None:
-    shape = Shape(tuple(range(4, 61)), 48, 3, 48, 48, 1)
+    shape = ExpertGrid(tuple(range(4, 61)), 48, 3, 48, 48, 1)
     drawn = np.array(loads_of(routing_of("uniform"), shape, 2048, steps=20)).reshape(-1, 48)
     assert (drawn.max(axis=1) / drawn.mean(axis=1)).mean() == pytest.approx(1.20, abs=0.01)
 
@@ -327,7 +327,7 @@ def test_measured_shares_are_followed_and_drift_by_step(tmp_path: Path) -> None:
     ]
     path = write(tmp_path / "shares.csv", rows, "step,layer,expert,share")
     routing = routing_of("measured", path=str(path), source="test")
-    loads = ExpertLoads(routing, Shape((4, 5), 32, 4, 32, 8, 1), 100, 0)
+    loads = ExpertLoads(routing, ExpertGrid((4, 5), 32, 4, 32, 8, 1), 100, 0)
     for step, hot in ((0, [4, 5]), (4, [4, 5]), (5, [9, 10]), (99, [9, 10])):
         shares = loads.shares(step)
         assert shares.argmax(axis=1).tolist() == hot

@@ -6,21 +6,21 @@ import random
 from fractions import Fraction
 
 from sim.deployments import afd_ring
-from sim.deployments.afd_ring import Lags, Shape
+from sim.deployments.afd_ring import Lags, Ring
 from tests.scripted_runs import period_ns
 from tests.strategies import feasible_lags
 
 MOST_NS = {"attention": 100, "experts": 100, "o_exchange": 30, "o_proj": 50, "o_reduce": 30}
 
 
-def drawn_stages(rng: random.Random, shape: Shape) -> dict[str, int]:
+def drawn_stages(rng: random.Random, shape: Ring) -> dict[str, int]:
     stage_ns = {stage: rng.randint(0, MOST_NS.get(stage, 60)) for stage in afd_ring.STAGES}
     if not shape.o_proj_groups:
         stage_ns = {stage: ns for stage, ns in stage_ns.items() if not stage.startswith("o_")}
     return stage_ns | {"lm_head": 0}
 
 
-def pace(shape: Shape, lags: Lags, stage_ns: dict[str, int], delays: dict[str, int]) -> Fraction:
+def pace(shape: Ring, lags: Lags, stage_ns: dict[str, int], delays: dict[str, int]) -> Fraction:
     program = afd_ring.program(shape, lags)
     rows = {(stage, int(stage == "lm_head")): ns for stage, ns in stage_ns.items()}
     return period_ns(program, program.times(rows, delays))
@@ -33,7 +33,7 @@ def test_the_chosen_order_is_nearly_always_the_best() -> None:
     best = 0
     for _ in range(40):
         groups, half, turns = rng.choice([(0, 1, 0), (0, 0, 1), (1, 0, 0), (0, 1, 1), (1, 0, 1)])
-        shape = Shape(
+        shape = Ring(
             (0,) * rng.randint(1, 3),
             rng.randint(2, 4),
             attention_gpus=2,
@@ -61,7 +61,7 @@ def test_the_chosen_tail_is_mostly_the_best() -> None:
     rng = random.Random(3)
     best, worst = 0, Fraction(0)
     for _ in range(25):
-        shape = Shape((0,) * rng.randint(6, 10), rng.randint(2, 5), 1, 1)
+        shape = Ring((0,) * rng.randint(6, 10), rng.randint(2, 5), 1, 1)
         stage_ns = drawn_stages(rng, shape) | {"lm_head": rng.randint(0, 100)}
         delays = {"link": rng.randint(0, 30), "host": rng.randint(0, 400)}
         chosen = afd_ring.choose_lags(shape, stage_ns, delays["link"], delays["host"])
@@ -74,7 +74,7 @@ def test_the_chosen_tail_is_mostly_the_best() -> None:
 
 def test_a_host_gap_is_filled_with_lm_heads() -> None:
     # Attention is the bottleneck; a host gap as long as three turns is hidden behind the others.
-    shape = Shape((0,) * 8, 4, 1, 1)
+    shape = Ring((0,) * 8, 4, 1, 1)
     stage_ns = {"attention": 100, "experts": 50, "a2f": 10, "a2f_in": 10, "f2a": 10, "f2a_in": 10}
     delays = {"link": 0, "host": 300}
     chosen = afd_ring.choose_lags(shape, stage_ns, 0, delays["host"])

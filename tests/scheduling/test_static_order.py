@@ -125,7 +125,7 @@ def two_batch_order(layers: int, steps: int) -> list[tuple[str, int, int, int]]:
 @few
 @given(st.integers(1, 4), st.integers(1, 3), st.data())
 def test_two_batch_order_to_the_letter(layers: int, gpus: int, data: st.DataObject) -> None:
-    program = ep_schedule.program(ep_schedule.Shape((0,) * layers, gpus, two_batch=True))
+    program = ep_schedule.program(ep_schedule.Schedule((0,) * layers, gpus, two_batch=True))
     timeline = play(program, data.draw(scripts(program)), STEPS)
     wanted = two_batch_order(layers, STEPS)
     for (pool, _server), lane in timeline.by_server().items():
@@ -142,7 +142,7 @@ def test_two_batch_order_to_the_letter(layers: int, gpus: int, data: st.DataObje
 @few
 @given(ep_shapes(), st.data())
 def test_dispatch_and_combine_are_barriers_over_all_ranks(
-    shape: ep_schedule.Shape, data: st.DataObject
+    shape: ep_schedule.Schedule, data: st.DataObject
 ) -> None:
     program = ep_schedule.program(shape)
     timeline = play(program, data.draw(scripts(program)), 1)
@@ -159,7 +159,7 @@ def test_dispatch_and_combine_are_barriers_over_all_ranks(
 
 @settings(max_examples=60, deadline=None)
 @given(ring_shapes(), st.data())
-def test_no_feasible_order_of_a_ring_deadlocks(shape: afd_ring.Shape, data: st.DataObject) -> None:
+def test_no_feasible_order_of_a_ring_deadlocks(shape: afd_ring.Ring, data: st.DataObject) -> None:
     lags = data.draw(st.sampled_from(feasible_lags(shape)))
     program = afd_ring.program(shape, lags)
     timeline = play(program, data.draw(scripts(program)), 2)
@@ -169,7 +169,7 @@ def test_no_feasible_order_of_a_ring_deadlocks(shape: afd_ring.Shape, data: st.D
 
 @pytest.mark.parametrize("lags", [{"nvlink": 1}, {"nvlink": 2, "nic": 1}, {"o_proj": 3}])
 def test_an_order_that_waits_for_itself_says_so(lags: dict[str, int]) -> None:
-    shape = afd_ring.Shape((0, 0), 3, 2, 1, 1, half_duplex=True, nvlink_turns=True)
+    shape = afd_ring.Ring((0, 0), 3, 2, 1, 1, half_duplex=True, nvlink_turns=True)
     program = afd_ring.program(shape, NO_LAGS._replace(**lags))
     times = program.times({("attention", 0): 1}, {"link": 0, "host": 0})
     with pytest.raises(RuntimeError, match="until"):
@@ -178,7 +178,7 @@ def test_an_order_that_waits_for_itself_says_so(lags: dict[str, int]) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(ring_shapes(most_micro_batches=6), st.data())
-def test_chosen_lags_are_feasible(shape: afd_ring.Shape, data: st.DataObject) -> None:
+def test_chosen_lags_are_feasible(shape: afd_ring.Ring, data: st.DataObject) -> None:
     ns = st.integers(0, 100)
     stage_ns = {stage: data.draw(ns) for stage in afd_ring.STAGES}
     lags = afd_ring.choose_lags(shape, stage_ns, data.draw(ns), data.draw(ns))

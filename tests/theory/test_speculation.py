@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sim.decoding.acceptance import emitted, law_of
 from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.deployments.layers import Batch
 from sim.explain import theory
 from sim.inputs import cards, scenario
@@ -108,7 +108,7 @@ def test_tpot_is_the_step_over_its_tokens(tiny_model: Path, base: str, drafts: i
     assert every["tgs"] == pytest.approx((drafts + 1) * none["tgs"], rel=0.02)
 
 
-def site(base: str, *overrides: str) -> Site:
+def site(base: str, *overrides: str) -> Deployment:
     return compile_deployment(scenario.load(base, overrides))
 
 

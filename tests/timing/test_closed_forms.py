@@ -134,7 +134,7 @@ def test_c9_ep_without_overlap_runs_in_sequence(layers: int, gpus: int, drawn: l
 
 
 def half_duplex(layers: int, m: int, a: int, f: int, c1: int, c2: int) -> tuple[Program, Times]:
-    shape = afd_ring.Shape((0,) * layers, m, 1, 1, half_duplex=True)
+    shape = afd_ring.Ring((0,) * layers, m, 1, 1, half_duplex=True)
     stage_ns = {"attention": a, "experts": f, "a2f": c1, "a2f_in": c1, "f2a": c2, "f2a_in": c2}
     program = afd_ring.program(shape, afd_ring.choose_lags(shape, stage_ns, 0, 0))
     return program, ring_times(program, a, f, c1, c2)
@@ -183,7 +183,7 @@ def test_a_tail_that_runs_ahead_holds_up_the_loop(tail: int) -> None:
 @few
 @given(layer_counts, durations(9))
 def test_c9_with_shared_output_projections_and_collectives(layers: int, drawn: list[int]) -> None:
-    shape = afd_ring.Shape((0,) * layers, 1, 4, 2, o_proj_groups=2, nvlink_turns=True)
+    shape = afd_ring.Ring((0,) * layers, 1, 4, 2, o_proj_groups=2, nvlink_turns=True)
     program = afd_ring.program(shape, NO_LAGS)
     stages = (
         *("attention", "o_exchange", "o_proj", "o_reduce", "a2f", "all_gather", "experts"),
@@ -195,7 +195,7 @@ def test_c9_with_shared_output_projections_and_collectives(layers: int, drawn: l
 
 
 def test_a_shared_output_projection_waits_for_its_group_only() -> None:
-    shape = afd_ring.Shape((0,), 1, 4, 1, o_proj_groups=2)
+    shape = afd_ring.Ring((0,), 1, 4, 1, o_proj_groups=2)
     program = afd_ring.program(shape, NO_LAGS)
     rows = {
         ("attention", 0): [10, 40, 20, 30],

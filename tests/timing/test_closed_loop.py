@@ -9,7 +9,7 @@ import pytest
 
 from sim.decoding.run import Run, simulate
 from sim.deployments import compile_deployment
-from sim.deployments.deployment import Site
+from sim.deployments.deployment import Deployment
 from sim.deployments.layers import Batch
 from sim.engines.program import Program, Times
 from sim.foundation.units import NS_PER_MS
@@ -51,7 +51,7 @@ class Stages:
         return self.times.rows[slot].astype(np.float64)
 
 
-def even_batch(site: Site, requests: int) -> Batch:
+def even_batch(site: Deployment, requests: int) -> Batch:
     each = np.full(site.attention_gpus, requests)
     return Batch(each, {None: 120 * each, tiny.WINDOW: tiny.WINDOW * each})
 
@@ -63,7 +63,7 @@ def heads_ahead(program: Program) -> int:
     return sum(program.nodes[n].layer == tail and offset == 0 for n, offset in program.orders[0])
 
 
-def expected_ns(site: Site, requests_per_gpu: int) -> float:
+def expected_ns(site: Deployment, requests_per_gpu: int) -> float:
     program = site.program
     stages = Stages(program, site.times(even_batch(site, requests_per_gpu)))
     if "network" in [pool.name for pool in program.pools]:

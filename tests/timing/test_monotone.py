@@ -63,7 +63,7 @@ def test_no_task_starts_earlier_when_a_latency_grows(program: Program, data: st.
 
 def ring_boundaries(t: RingTimes, m: int) -> list[list[int]]:
     layers, gpus = t.attention.shape
-    shape = afd_ring.Shape(tuple(range(layers)), m, gpus, t.experts.shape[1])
+    shape = afd_ring.Ring(tuple(range(layers)), m, gpus, t.experts.shape[1])
     program = afd_ring.program(shape, afd_ring.Lags())
     names = ("attention", "a2f", "a2f_in", "all_gather", "experts", "reduce_scatter", "f2a")
     rows = {

@@ -35,7 +35,7 @@ EP_STAGES = ("attn0", "attn1", "shared", "experts", "dispatch", "combine")
 def ring_program(t: RingTimes, m: int, tail: int) -> tuple[Program, Times]:
     """Every layer is of a kind of its own."""
     layers, gpus = t.attention.shape
-    shape = afd_ring.Shape(tuple(range(layers)), m, gpus, t.experts.shape[1])
+    shape = afd_ring.Ring(tuple(range(layers)), m, gpus, t.experts.shape[1])
     program = afd_ring.program(shape, afd_ring.Lags(tail=tail))
     rows = {
         (name, layer): getattr(t, name)[layer] for name in RING_STAGES for layer in range(layers)
@@ -46,7 +46,7 @@ def ring_program(t: RingTimes, m: int, tail: int) -> tuple[Program, Times]:
 
 def ep_program(t: EpTimes, *, two_batch: bool) -> tuple[Program, Times]:
     layers, gpus = t.attn0.shape
-    program = ep_schedule.program(ep_schedule.Shape(tuple(range(layers)), gpus, two_batch))
+    program = ep_schedule.program(ep_schedule.Schedule(tuple(range(layers)), gpus, two_batch))
     rows = {(name, layer): getattr(t, name)[layer] for name in EP_STAGES for layer in range(layers)}
     rows["lm_head", layers] = t.lm_head
     return program, program.times(rows, {"host": int(t.host)})
