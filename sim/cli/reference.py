@@ -13,25 +13,25 @@ _HEAD = """# Scenario and sweep files
 
 Written by `python -m sim.cli.reference > docs/scenario.md` from the schema; do not edit by hand.
 
-A scenario is one YAML file. Every key is checked: unknown, duplicate and missing keys and numbers
-out of bounds are reported all at once. Times and sizes carry their unit in the name or in the
-meaning. The name of a card stands for a file of the working directory, or else for a packaged one;
-a name with a slash or a suffix is a path. `--set path=value` overwrites one value, e.g.
+A scenario is one YAML file. afdsim checks every key and reports all mistakes at once: unknown,
+duplicate and missing keys, and numbers out of bounds. The name or the meaning of a key states its
+unit. afdsim looks for a card in the working directory first, then among the packaged cards; a name
+with a slash or a suffix is a path. `--set path=value` overwrites a value, for example
 `--set workload.arrivals.concurrency=4608`. `afdsim schema` prints this page as a JSON Schema for
-editors. What the values do: [physics.md](physics.md) and [design.md](design.md).
+editors. [physics.md](physics.md) and [design.md](design.md) say what the values do.
 
-A name has 1 to 200 printable characters and is no path: no `/` in front, no part `.` or `..`. It is
-printed as written; in the name of a directory of results, signs other than `_ . + -` become a dash.
-A family, a side and a value of a dimension are any text on one line.
+A name has 1 to 200 printable characters. It does not begin with `/` and has no part `.` or `..`. In
+the name of a directory of results, signs other than `_ . + -` become a dash. A family, a side and a
+value of a dimension may be any text on one line.
 
-A file has at most 2 MiB and, its aliases written out, 100,000 values. An axis has at most 100,000
-values, a sweep 10,000 points unless its `max_points` says more, and a study 1,000,000 shapes unless
-its `max_shapes` says more.
+A file has at most 2 MiB, and at most 100,000 values with its aliases written out. An axis has at
+most 100,000 values, a sweep 10,000 points (`max_points` raises this), and a study 1,000,000 shapes
+(`max_shapes` raises this).
 """
 
 _AXIS = """Written as a mapping of dotted paths to a list of values, to `{from: 1, to: 8, step: 1}`
-or to `{from: 1, to: 64, logspace: 7}`: so many values evenly spaced in the logarithm. Both ends
-are included; between whole ends the values are whole and repeats are dropped."""
+or to `{from: 1, to: 64, logspace: 7}` (7 values evenly spaced in the logarithm). A range includes
+both ends. Between whole ends the values are whole, without repeats."""
 _SIGNS = {
     "minimum": "≥",
     "exclusiveMinimum": ">",

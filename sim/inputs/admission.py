@@ -13,13 +13,13 @@ Balancing = Literal["kv_and_requests", "least_kv", "least_requests", "round_robi
 
 
 class Reserve(Strict):
-    """A request claims KV for its whole output when it enters; none is ever preempted."""
+    """A request claims KV for its whole output when it enters; no request is ever preempted."""
 
     kind: Literal["reserve"]
 
 
 class Recompute(Strict):
-    """A preempted request loses its KV, which is computed anew elsewhere before it comes back."""
+    """A preempted request loses its KV, which is computed again outside the decoder."""
 
     kind: Literal["recompute"]
     tokens_per_s: Sourced
@@ -27,7 +27,7 @@ class Recompute(Strict):
 
 
 class Swap(Strict):
-    """A preempted request's KV goes to the host's memory and comes back."""
+    """The KV of a preempted request moves to the host's memory and back."""
 
     kind: Literal["swap"]
     bytes_per_s: Sourced
@@ -35,22 +35,22 @@ class Swap(Strict):
 
 
 class Watermark(Strict):
-    """A request claims KV as it grows, and the youngest give way when a GPU runs out of it."""
+    """KV is claimed as contexts grow; the youngest requests leave when a GPU has no more KV."""
 
     kind: Literal["watermark"]
     share: Annotated[float, Field(gt=0, le=1)] = 0.99
-    """Share of a GPU's KV capacity up to which requests are let in (vLLM keeps 1 % free)."""
+    """Share of a GPU's KV capacity up to which requests enter (vLLM keeps 1 % free)."""
     preemption: Annotated[Recompute | Swap, Field(discriminator="kind")]
-    """How a request that gave way gets its KV back; its tokens are kept."""
+    """How a preempted request gets its KV back; its tokens are kept."""
 
 
 class KvTransfer(Strict):
-    """A request's KV comes from prefill over the network; it may enter when all of it is there."""
+    """KV comes from prefill over the network; a request enters when all its KV is there."""
 
     nic_share: Share
     """Share of an attention GPU's NIC that one transfer gets."""
     latency_us: Pause
-    """What a transfer takes beside its bytes, µs."""
+    """Time of a transfer in addition to the time of its bytes, µs."""
 
 
 def share_of(present: int, micro_batch: int, micro_batches: int, row: int) -> int:
@@ -65,22 +65,23 @@ def share_of(present: int, micro_batch: int, micro_batches: int, row: int) -> in
 
 
 class Admission(Strict):
-    """How requests are let in at step boundaries."""
+    """How requests enter at step boundaries."""
 
     gpu: Balancing = "kv_and_requests"
-    """Which GPU takes a request, of those with room for its KV. kv_and_requests (DeepSeek's): the
-    least KV of the micro-batch among GPUs below their even share of its requests; least_kv,
-    least_requests: the least of one alone; round_robin: the next one in turn; power_of_two: of two
-    drawn ones that with less KV."""
+    """Which GPU with room for its KV takes a request. kv_and_requests (DeepSeek's): the GPU with
+    the least KV of the micro-batch, among GPUs below their even share of the requests; least_kv:
+    the GPU with the least KV; least_requests: the GPU with the fewest requests; round_robin: the
+    next GPU in turn; power_of_two: of two GPUs drawn at random, the GPU with less KV."""
     split: Literal["even", "rows"] = "even"
-    """How the requests present are split over micro-batches. even: as many in each, to one; rows:
-    as many rows of one on each GPU, as where every GPU splits its own. A micro-batch waits for its
-    fullest GPU: of five requests a GPU, rows make three and two, even makes three and three on
-    some. Even is better where the FFN, which sees all tokens, sets the pace."""
+    """How the requests present are split over micro-batches. even: numbers of requests differ by at
+    most one. rows: numbers of rows differ by at most one, a row being one request on each GPU, as
+    when every GPU splits its own requests. A micro-batch waits for its fullest GPU: five requests
+    per GPU become three and two with rows, but three and three on some GPUs with even. Even is
+    better where the FFN, which sees all tokens, sets the pace."""
     kv: Annotated[Reserve | Watermark, Field(discriminator="kind")] = Reserve(kind="reserve")
     """How much KV a request claims."""
     kv_transfer: KvTransfer | None = None
-    """What passes before a request's KV is there; by default it comes with the request."""
+    """Transfer of a request's KV from prefill; by default the KV arrives with the request."""
 
     def row(self, gpus: int) -> int:
         """Return the requests that are dealt out to a micro-batch at a time, on so many GPUs."""

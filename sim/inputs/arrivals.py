@@ -30,7 +30,7 @@ _MOST_GAP_NS = MOST_RUN_NS // BLOCK
 
 
 class ClosedLoop(Strict):
-    """A fixed number of requests in flight; each finished one is replaced at once."""
+    """A fixed number of requests in flight; a new request replaces each finished one at once."""
 
     kind: Literal["closed"]
     concurrency: Requests | None = None
@@ -171,7 +171,7 @@ class Diurnal(Strict):
 class Trace(Strict):
     """Requests replayed from a recorded trace, with its arrival times and lengths.
 
-    The format is told by the header: Azure LLM inference, BurstGPT, Mooncake, Qwen-Bailian,
+    The header tells the format: Azure LLM inference, BurstGPT, Mooncake, Qwen-Bailian,
     Splitwise, Vidur, or requests.csv of a run. The first request arrives at 0. At most 2 GB and
     20 million rows are read.
     """
@@ -186,14 +186,14 @@ class Trace(Strict):
     load as well, or the trace is refused until its unit is stated: at most 1,000 requests/s, and
     half of the gaps at most 100 s."""
     rate_scale: Positive = 1.0
-    """How many times faster than recorded the requests arrive."""
+    """How many times faster the requests arrive than recorded."""
     clip_context: Annotated[int, Field(ge=2)] | None = None
     """Longest context, tokens: longer prompts are cut so that prompt and output together fit."""
     bad_rows: BadRows = "refuse"
-    """What becomes of a trace with rows that are no request (a failed one has no output): refuse
-    the trace, or skip the rows; either way they are told by line."""
+    """How to treat rows that hold no request (a failed request has no output): refuse the trace, or
+    skip the rows. Either way a message names their lines."""
     requests: Requests | None = None
-    """Rows to read, from the top; all of them by default."""
+    """Rows to read, from the top; all rows by default."""
 
     def read(self) -> Recorded:
         """Return the requests in the order of their arrival. Raises ScenarioError."""

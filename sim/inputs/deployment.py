@@ -120,7 +120,7 @@ class Ep(Strict):
     accelerator: str
     """Accelerator card, a file in hardware/."""
     gpus: Gpus
-    """GPUs of the EP group (the whole deployment). A single one exchanges nothing."""
+    """GPUs of the EP group (the whole deployment). A group of 1 GPU exchanges nothing."""
     redundant_experts: NonNegativeInt
     """Extra expert copies, so that experts + copies divide evenly over the GPUs."""
     moe_kernel: MoeKernel
@@ -136,7 +136,7 @@ class Ep(Strict):
     """GPUs that share the LM head; 1: each holds all of it."""
     fabric: str
     """Network between the nodes, a file in hardware/fabrics/. An all-to-all within one scale-up
-    domain goes over its link whatever this is."""
+    domain always uses the scale-up link."""
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> Ep:

@@ -55,7 +55,7 @@ class UniformNoise(Strict):
 
     kind: Literal["uniform"]
     spread: Parameter
-    """Largest departure from the mean, as a share of it; at most 1."""
+    """Largest deviation from the mean, as a share of the mean; at most 1."""
 
     @model_validator(mode="after")
     def _check(self) -> UniformNoise:
@@ -70,7 +70,7 @@ class UniformNoise(Strict):
 class EmpiricalNoise(Strict):
     """Measured factors: a straight line between the quantiles, from the least to the largest.
 
-    Their mean is kept as it is, so they should be relative to the calibrated time.
+    Factors are relative to the calibrated time; their mean is kept.
     """
 
     kind: Literal["empirical"]
@@ -128,7 +128,7 @@ class Disturbed(Strict):
     nvlink: the collectives of a node, an all-to-all inside it, and the transfers of an AFD
     deployment over a scale-up fabric; network: an EP all-to-all as a whole."""
     side: Literal["all", "attention", "ffn"] = "all"
-    """Of an AFD deployment: only this side."""
+    """Side of an AFD deployment that is disturbed."""
 
 
 class TaskNoise(Disturbed):
@@ -148,17 +148,17 @@ class Stall(Disturbed):
     mean_us: Parameter
     """Mean length of an interruption, µs."""
     way: Literal["both", "in", "out"] = "both"
-    """Of the links of an AFD deployment's transfers: only while receiving (a PFC pause of the
-    receiver's port) or only while sending."""
+    """Direction of AFD's transfers that is interrupted. in: only while receiving (a PFC pause of
+    the receiver's port); out: only while sending."""
 
 
 class Slow(Disturbed):
-    """Devices that are slow for the whole run: a hot GPU, a link that lost lanes."""
+    """Devices that are slow for the whole run: a hot GPU, a link with lost lanes."""
 
     share: Parameter
-    """Probability that a device is one of them; which ones are is drawn once from the seed."""
+    """Probability that a device is slow; the slow devices are drawn once from the seed."""
     factor: Sourced
-    """How many times longer they take; at least 1."""
+    """How many times longer a slow device takes; at least 1."""
 
     @model_validator(mode="after")
     def _check(self) -> Slow:
@@ -199,12 +199,13 @@ Tail = Annotated[ExponentialTail | LognormalTail, Field(discriminator="kind")]
 
 
 class Noise(Strict):
-    """What disturbs the calibrated times. Factors that meet on one device multiply."""
+    """Random disturbances of the calibrated times. Factors on the same device multiply."""
 
     tasks: list[TaskNoise] = Field(default_factory=list)
     """Noise of every task."""
     host: Tail | None = None
-    """Host time of each step beyond `software.host_gap_us_per_step`, of the slowest host."""
+    """Host time of each step in addition to `software.host_gap_us_per_step`, on the slowest host.
+    """
     stalls: list[Stall] = Field(default_factory=list)
     """Rare interruptions."""
     slow: list[Slow] = Field(default_factory=list)

@@ -29,7 +29,7 @@ _REDRAWS = 64  # popularities that give an expert more than every token are draw
 
 
 class Groups(Strict):
-    """Group-limited routing: the experts of a token lie in few groups, one a node or so."""
+    """Group-limited routing: the experts of a token lie in a few groups, about one a node."""
 
     count: PositiveInt
     """Groups of experts (8 in DeepSeek-V3)."""
@@ -49,17 +49,17 @@ class Drift(Strict):
     every_steps: PositiveInt
     """Steps after which some experts of each layer change places in popularity."""
     share: Share
-    """Share of the experts that do."""
+    """Share of the experts that change places."""
 
 
 class Contiguous(Strict):
-    """Experts in order of their number, as many on each rank; the first ones get the replicas."""
+    """Experts in numerical order, equally many on each rank; the first get the replicas."""
 
     kind: Literal["contiguous"]
 
 
 class RoundRobin(Strict):
-    """Expert i on rank i modulo ranks; the first ones get the replicas."""
+    """Expert i on rank i modulo the number of ranks; the first experts get the replicas."""
 
     kind: Literal["round_robin"]
 
@@ -67,15 +67,15 @@ class RoundRobin(Strict):
 class EplbPlacement(Strict):
     """DeepSeek's expert-parallel load balancer: replicas of hot experts, packed evenly.
 
-    A run starts as balanced by the window before it. Ranks that get other experts load their
-    weights over the network before they go on.
+    A run starts balanced, as by a window before its first step. A rank that receives an expert
+    loads the weights over the network before it continues.
     """
 
     kind: Literal["eplb"]
     every_steps: PositiveInt
     """Steps from one rebalancing to the next."""
     window_steps: PositiveInt
-    """Steps before it whose loads are added up."""
+    """Steps before a rebalancing whose loads are added up."""
     hierarchical: bool
     """Whether expert groups stay on one node; where they do not divide over the nodes, replicas
     are packed on all ranks at once."""
@@ -103,7 +103,7 @@ class Drawable(Strict):
 
 
 class Balanced(Drawable):
-    """Every expert gets the same tokens, as in profiles with simulated routing."""
+    """Every expert gets the same number of tokens, as in profiles with simulated routing."""
 
     kind: Literal["balanced"]
 
@@ -112,7 +112,7 @@ class Balanced(Drawable):
 
 
 class UniformRouting(Drawable):
-    """Every token picks its experts at random, all alike: uneven by its own spread only."""
+    """Every token picks experts at random, all equally likely; loads differ by chance alone."""
 
     kind: Literal["uniform"]
 
@@ -125,7 +125,7 @@ class PowerLaw(Drawable):
 
     kind: Literal["power_law"]
     alpha: Positive
-    """Exponent; 1.01 is the strong skew that kernels were measured under."""
+    """Exponent. The public kernel measurements with strong skew used 1.01."""
 
     def load(self) -> str:
         return f"power_law_{self.alpha:g}"
@@ -145,14 +145,15 @@ class DirichletRouting(Drawable):
 class MeasuredRouting(Drawable):
     """Popularities measured in a served model.
 
-    Needs `per_step`. What expects a load before it is drawn (the static order, the bound engine)
-    takes a uniform one.
+    Needs `per_step`. The static order and the bound engine, which need a load before any is drawn,
+    assume uniform routing.
     """
 
     kind: Literal["measured"]
     path: str
-    """CSV file from the working directory with the columns layer (of the model, from 0), expert
-    and share, and perhaps step, from which on a row holds: a file with several steps drifts."""
+    """CSV file from the working directory with the columns layer (of the model, from 0), expert and
+    share, and optionally step: the first step at which the row holds. Popularities of a file with
+    several steps drift."""
     source: Annotated[str, Field(min_length=3)]
     """Where the shares were measured."""
 

@@ -45,27 +45,28 @@ class Precision(Strict):
 
 
 class Memory(Strict):
-    """How the memory of a GPU is shared out, and the limits that an engine states itself."""
+    """Shares of a GPU's memory, and limits that a serving engine states."""
 
     utilisation: Share
-    """Share of the memory that may be used at all. The memory is what the device reports
-    (`hbm_bytes` of its card, as nvidia-smi prints it), not the gigabytes of the data sheet. What
-    the driver and the CUDA context keep is part of what this share leaves out."""
+    """Share of the memory that may be used. The memory is what the device reports (`hbm_bytes` of
+    its card, as nvidia-smi prints it), not the gigabytes of the data sheet. The rest holds the
+    driver and the CUDA context."""
     activation_reserve_gb: Annotated[float, Field(ge=0)]
     """Activations, workspaces and communication buffers per GPU, GB."""
     kv_block_tokens: PositiveInt
     """Tokens of one KV block."""
     kv_tokens: PositiveInt | None = None
-    """KV of an attention GPU as its engine prints it, tokens, instead of what the shares leave:
-    vLLM's `GPU KV cache size` and SGLang's `max_total_num_tokens`, each of one data-parallel rank.
-    Counted are tokens of the layers that see the whole context; windows and constant states then
-    have room of their own. Refused only if these tokens and the weights exceed the memory."""
+    """KV of an attention GPU as its engine prints it, tokens, instead of the KV that the shares
+    leave: vLLM's `GPU KV cache size` and SGLang's `max_total_num_tokens`, each of one data-parallel
+    rank. The tokens count in layers that see the whole context; windows and constant states then
+    have memory of their own. Refused only if these tokens and the weights exceed the memory."""
     kv_blocks: PositiveInt | None = None
-    """The same in blocks of `kv_block_tokens` (vLLM's `# GPU blocks`); instead of `kv_tokens`."""
+    """KV of an attention GPU in blocks of `kv_block_tokens` (vLLM's `# GPU blocks`), instead of
+    `kv_tokens`."""
     max_running_requests: PositiveInt | None = None
-    """Requests that an attention GPU decodes at most, over all micro-batches; further ones wait.
-    vLLM's `max_num_seqs` and TensorRT-LLM's `max_batch_size` are of one data-parallel rank, which
-    is an attention GPU here, and so is the `max_running_requests` that SGLang prints.
+    """Most requests that an attention GPU decodes at once, over all micro-batches; further requests
+    wait. vLLM's `max_num_seqs` and TensorRT-LLM's `max_batch_size` are of one data-parallel rank,
+    which is an attention GPU here, and so is the `max_running_requests` that SGLang prints.
     `--max-running-requests` of SGLang is of all ranks together: divide by `--dp-size`."""
 
     @model_validator(mode="after")
@@ -86,18 +87,18 @@ TpotOf = Literal["mean", "p50", "p90", "p99"]
 
 
 class Slo(Strict):
-    """Latency targets. They are met when every one that is given is."""
+    """Latency targets. A run meets its SLO when it meets every target given."""
 
     tpot_ms: Positive
     """Time per output token that users are promised, ms."""
     tpot_percentile: Percentile | None = None
     """Percentile of the requests' TPOT that must be within `tpot_ms`; by default their mean."""
     queue_ms: Positive | None = None
-    """Wait from arrival to admission that users are promised, ms; by default none is."""
+    """Wait from arrival to admission that users are promised, ms; by default no promise."""
     queue_percentile: Percentile | None = None
     """Percentile of the waits that must be within `queue_ms`; by default their mean."""
     attainment: Share | None = None
-    """Share of requests each of which must be within `tpot_ms` and `queue_ms`; by default none."""
+    """Share of requests that must each be within `tpot_ms` and `queue_ms`; by default no share."""
 
     @model_validator(mode="after")
     def _check(self) -> Slo:
@@ -107,7 +108,7 @@ class Slo(Strict):
 
 
 class Simulation(Strict):
-    """How the run is made and when it stops."""
+    """Engine, seed, replications and stopping rule."""
 
     seed: NonNegativeInt
     """Seed of every random stream."""
@@ -118,12 +119,12 @@ class Simulation(Strict):
     precision: Share = 0.01
     """A closed loop stops when the 95 % half-width of TPOT is below this share of TPOT."""
     min_steps: Annotated[int, Field(ge=20, le=10**6)] = 20
-    """Decode steps of each micro-batch that a closed loop runs at least."""
+    """Fewest decode steps of each micro-batch in a closed loop."""
     max_steps: Annotated[int, Field(ge=20, le=10**6)] = 2000
-    """Decode steps of each micro-batch after which a closed loop stops in any case."""
+    """Most decode steps of each micro-batch in a closed loop."""
     replications: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Runs with seeds of their own, derived from `seed`. From two on, figures are their means and
-    intervals come from their spread."""
+    """Number of runs, each with its own seed derived from `seed`. With two or more, figures are
+    means over the runs and intervals come from their spread."""
 
     @model_validator(mode="after")
     def _check(self) -> Simulation:
@@ -152,11 +153,11 @@ class Scenario(Strict):
     memory: Memory
     workload: Workload
     admission: Admission = Admission()
-    """How requests are let in."""
+    """How requests enter."""
     slo: Slo
     simulation: Simulation
     noise: Noise | None = None
-    """What disturbs the calibrated times; absent: nothing."""
+    """Random disturbances; absent: none."""
     speculation: Speculation | None = None
     """Tokens drafted ahead (multi-token prediction); absent: one token a request and step."""
 

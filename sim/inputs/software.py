@@ -21,32 +21,33 @@ BESIDE: dict[str, dict[Compute, Communication]] = {
 
 
 class Pair(Strict):
-    """A kernel beside a communication, where its own slow-down is known."""
+    """The slow-down of one kernel beside one communication."""
 
     compute: Compute
     """Stage that computes. EP: attn0, shared (beside dispatch), attn1 (beside combine); AFD:
     attention, o_proj, experts (beside transfers)."""
     communication: Communication
-    """What goes on meanwhile."""
+    """Communication that runs at the same time."""
     slowdown: Slowdown
     """How many times longer the stage takes; at least 1."""
 
 
 class Software(Strict):
-    """What no kernel table holds and no one publishes: named, each with its source."""
+    """Times that no kernel table holds. Each has a source."""
 
     glue_us_per_layer: Pause
     """Norms, rope, quantisation, router and launch gaps of a layer on the attention side, µs."""
     host_gap_us_per_step: Pause
-    """From the last kernel of a step to the first of the next (sampling, scheduling), µs."""
+    """Time from the last kernel of a step to the first kernel of the next step (sampling,
+    scheduling), µs."""
     overlap_slowdown: Slowdown
     """How many times longer a kernel takes while a communication runs beside it; at least 1."""
     overlap_pairs: list[Pair] = Field(default_factory=list)
-    """Pairs that have a slow-down of their own in place of `overlap_slowdown`."""
+    """Pairs of kernel and communication with their own slow-down instead of `overlap_slowdown`."""
 
     measured_on: str | None = None
-    """Model card of the model that these figures were measured on; a run of another model says
-    so. Absent: they hold for the model of the scenario."""
+    """Model card that these figures were measured on; a run of another model prints a warning.
+    Absent: the model of the scenario."""
 
     @model_validator(mode="after")
     def _check(self) -> Software:

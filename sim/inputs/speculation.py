@@ -33,7 +33,7 @@ def _check_probabilities(values: list[Parameter]) -> None:
 
 
 class ConstantAcceptance(Strict):
-    """Every draft is as likely to be accepted, given that those before it are."""
+    """Every draft has the same probability, if all drafts before it are accepted."""
 
     kind: Literal["constant"]
     p: Parameter
@@ -50,7 +50,7 @@ class ConstantAcceptance(Strict):
 
 
 class PositionalAcceptance(Strict):
-    """Later drafts are accepted more rarely, or more often."""
+    """Each position has its own probability."""
 
     kind: Literal["by_position"]
     p: Annotated[list[Parameter], Field(min_length=1)]
@@ -68,8 +68,8 @@ class PositionalAcceptance(Strict):
 class RecordedAcceptance(Strict):
     """Accepted drafts as recorded, step after step.
 
-    Each request begins at a row of its own, drawn, and goes on from there, past the end from the
-    beginning: what follows what in the recording is kept.
+    Each request starts at a row drawn at random and reads on row by row; after the last row it
+    continues at the first. The order of the recording is kept.
     """
 
     kind: Literal["trace"]
@@ -89,7 +89,7 @@ Acceptance = Annotated[
 
 
 class Speculation(Strict):
-    """Tokens drafted ahead, which the model verifies all at once."""
+    """Draft tokens that the model verifies together in one step."""
 
     drafts: Annotated[int, Field(ge=1, le=16)]
     """Tokens drafted for each request and step."""
@@ -98,9 +98,9 @@ class Speculation(Strict):
     model card (a multi-token prediction module: {attention: mla, ffn: moe} for DeepSeek-V3). It
     runs after the LM head, takes the last hidden state and the new token through a projection of
     2·hidden to hidden, and ends with an LM head; its weights and KV are held beside the model's.
-    null: drafts come from elsewhere and take no time here (prompt look-up)."""
+    null: drafts take no time (prompt look-up)."""
     acceptance: Acceptance
-    """How many of the drafts are accepted."""
+    """How many drafts are accepted."""
 
     @model_validator(mode="after")
     def _check(self) -> Speculation:

@@ -20,7 +20,7 @@ class Workload(Strict):
     arrivals: Arrivals
     """When requests arrive."""
     lengths: Lengths | None = None
-    """How long their prompts and outputs are; a trace brings its own."""
+    """Lengths of prompts and outputs; a trace brings its own."""
 
     @model_validator(mode="after")
     def _check(self) -> Workload:

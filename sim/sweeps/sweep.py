@@ -38,7 +38,7 @@ class Family(Strict):
     """Points that start from one base scenario and are drawn in one colour."""
 
     family: Label
-    """Name in tables and legend; several entries may share one."""
+    """Name in tables and legend; several entries may share a name."""
     base: str
     """Scenario that the points start from."""
     set: dict[str, Any] = Field(default_factory=dict)
@@ -53,12 +53,12 @@ class Family(Strict):
 
 
 class Refine(Strict):
-    """How a sweep goes on beyond its grid."""
+    """Adaptive choice of points."""
 
     pareto: Annotated[float, Field(gt=0, lt=1)]
-    """Simulate only grid points that can reach the front of their family, as the bound engine sees
-    them; then add points between neighbours on the front, along axes that are ranges, until the
-    front has no step that is larger than this share both ways."""
+    """Simulate only grid points that can reach the front of their family according to the bound
+    engine. Then add points between neighbours on the front, along axes that are ranges, until no
+    step of the front is larger than this share in both directions."""
 
 
 class Published(Strict):
