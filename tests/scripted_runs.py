@@ -10,10 +10,10 @@ import numpy as np
 
 from sim.deployments import afd_ring, ep_schedule
 from sim.engines import event
-from sim.engines.event import Record
+from sim.engines.controller import Record, Wait
 from sim.engines.program import Program, Times
 
-Script = Callable[[int, int], Times | event.Wait]
+Script = Callable[[int, int], Times | Wait]
 NO_LAGS = afd_ring.Lags()
 
 # A transient longer than this means that a steady state was not found, which fails the test.
@@ -31,7 +31,7 @@ class Scripted:
         self.boundaries: list[list[int]] = [[] for _ in range(micro_batches)]
         self._waited = [False] * micro_batches
 
-    def boundary(self, micro_batch: int, now_ns: int) -> Times | event.Wait | None:
+    def boundary(self, micro_batch: int, now_ns: int) -> Times | Wait | None:
         """Note the boundary and answer from the script; `Wait` is asked for again when over."""
         mine = self.boundaries[micro_batch]
         if self._waited[micro_batch]:
@@ -40,7 +40,7 @@ class Scripted:
         if min(map(len, self.boundaries)) > self.steps:
             return None
         answer = self.script(micro_batch, len(mine) - 1)
-        self._waited[micro_batch] = isinstance(answer, event.Wait)
+        self._waited[micro_batch] = isinstance(answer, Wait)
         return answer
 
 

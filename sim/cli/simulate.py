@@ -108,7 +108,7 @@ _PREEMPTION = (
 
 
 def _window(text: str) -> Any:
-    from sim.decoding.run import FILL_STEPS
+    from sim.decoding.step_table import FILL_STEPS
 
     layers = span(text, "--timeline")
     return lambda node, step: step == FILL_STEPS and node.layer in layers

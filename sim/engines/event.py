@@ -13,39 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import chain, cycle
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import simpy
 from simpy.events import NORMAL, EventPriority
 
+from sim.engines.controller import Controller, Record, Wait
 from sim.engines.program import Link, Node, Program, Times
 
 # Boundaries come after all other events of their instant, in the order of the micro-batches, so
 # that a tie is decided by rule.
 BOUNDARY = NORMAL + 1
-
-
-class Wait(NamedTuple):
-    """A boundary's answer when no request is in flight: come back at `until_ns`."""
-
-    until_ns: int
-
-
-class Controller(Protocol):
-    """Decides at each step boundary what the micro-batch does next."""
-
-    def boundary(self, micro_batch: int, now_ns: int) -> Times | Wait | None:
-        """Return the durations of the next step, when to come back, or None to end the run."""
-
-
-class Record(NamedTuple):
-    """One task that a server ran."""
-
-    node: int
-    step: int
-    server: int
-    start_ns: int
-    end_ns: int
 
 
 class Service(simpy.Event):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.engines.event import Controller, Wait
+from sim.engines.controller import Controller, Wait
 from sim.engines.maxplus.plan import plan
 from sim.engines.maxplus.tables import PHI, InexactError
 from sim.engines.maxplus.walk import advance

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.decoding.run import Decoder
+from sim.decoding.decoder import Decoder
+from sim.decoding.run import decode
 from sim.deployments import compile_deployment
-from sim.engines import event, recurrence
 from sim.inputs.hardware import Accelerator
 from sim.inputs.model import Mla, ModelCard
 from sim.inputs.scenario import Scenario
@@ -100,9 +100,5 @@ def demands(scenario: Scenario) -> list[Demand]:
         card = table.accelerator
         return NotingTable(found.setdefault(card.name, Demand(card, site.model)))
 
-    decoder = Decoder(site.with_tables(noting))
-    try:
-        recurrence.run(decoder.drawn.program, decoder)
-    except recurrence.InexactError:
-        event.EventEngine(decoder.drawn.program, decoder).run()
+    decode(Decoder(site.with_tables(noting)))
     return list(found.values())

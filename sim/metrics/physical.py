@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sim.decoding.run import Run, requests_of
+from sim.decoding.run import Run
+from sim.decoding.step_table import requests_of
 from sim.deployments.kvcache import kv_layout
 from sim.foundation.errors import ImpossibleFigureError
 from sim.foundation.units import DTYPE_BYTES, NS_PER_S

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.decoding.run import FILL_STEPS, Run, at_once, requests_of, step_gaps_ns
+from sim.decoding.run import Run
+from sim.decoding.step_table import FILL_STEPS, at_once, requests_of, step_gaps_ns
 from sim.foundation.statistics import (
     BATCHES,
     half_width,

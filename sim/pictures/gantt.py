@@ -13,10 +13,10 @@ from typing import Annotated, NamedTuple, Self
 import plotly.graph_objects as go
 from pydantic import Field, model_validator
 
-from sim.decoding.run import FILL_STEPS
+from sim.decoding.step_table import FILL_STEPS
 from sim.deployments.deployment import Deployment
 from sim.engines import event
-from sim.engines.event import Record
+from sim.engines.controller import Record
 from sim.engines.program import Node, Program, Times
 from sim.foundation.units import NS_PER_US
 from sim.inputs.base import Strict

@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from sim.decoding.run import Run, requests_of, simulate
+from sim.decoding.run import Run, simulate
+from sim.decoding.step_table import requests_of
 from sim.deployments.layers import passes
-from sim.engines.event import Record
+from sim.engines.controller import Record
 from sim.engines.program import Program
 from sim.foundation import json_text
 from sim.foundation.units import NS_PER_US

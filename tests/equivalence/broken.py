@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from sim.engines import recurrence
-from sim.engines.event import Wait
+from sim.engines.controller import Wait
 from sim.engines.program import Link, Program, Times
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from sim.deployments import afd_ring, ep_schedule
-from sim.engines.event import Wait
+from sim.engines.controller import Wait
 from sim.engines.program import Link, Program, ProgramBuilder, Times, When, Wiring
 
 WHENS: tuple[When, ...] = ("end", "end", "start")

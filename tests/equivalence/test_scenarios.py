@@ -412,3 +412,20 @@ def test_a_timeline_says_that_the_event_engine_ran() -> None:
     assert recorded.engine == "event"
     assert recorded.engine_note == "the event engine ran: it alone records a timeline"
     assert recorded.records
+
+
+@pytest.mark.parametrize("error", [InfeasibleError("no room"), RuntimeError("a bug")])
+def test_a_run_that_fails_says_how_far_it_had_come(error: Exception) -> None:
+    limits = ["simulation.min_steps=20", "simulation.max_steps=20"]
+    clocks = []
+    for engine in ("event", "recurrence"):
+        loaded = scenario.load(EP, [*limits, f"simulation.engine={engine}"])
+        ends_ns = simulate(loaded).steps["end_ns"]
+        with (
+            patch("sim.decoding.decoder.Decoder._enough", side_effect=error),
+            pytest.raises(type(error), match=str(error)) as raised,
+        ):
+            simulate(loaded)
+        clocks.append(vars(raised.value)["clock_ns"])
+        assert clocks[-1] in ends_ns
+    assert clocks[0] == clocks[1] > 0

@@ -11,7 +11,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sim.decoding.run import simulate, step_gaps_ns
+from sim.decoding.run import simulate
+from sim.decoding.step_table import step_gaps_ns
 from sim.deployments import afd_ring
 from sim.engines import recurrence
 from sim.engines.program import Times

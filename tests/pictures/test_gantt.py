@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sim.decoding.run import FILL_STEPS
+from sim.decoding.step_table import FILL_STEPS
 from sim.deployments import compile_deployment
 from sim.engines.bound import BoundEngine
 from sim.inputs import scenario

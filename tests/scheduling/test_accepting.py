@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.decoding.run import at_once, requests_of, simulate
+from sim.decoding.run import simulate
 from sim.decoding.scheduler import Scheduler
+from sim.decoding.step_table import at_once, requests_of
 from sim.foundation.units import NS_PER_S
 from sim.inputs.admission import Admission, Recompute, Watermark
 from sim.inputs.speculation import Speculation

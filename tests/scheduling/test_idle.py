@@ -13,7 +13,7 @@ from sim.decoding.run import Run, simulate
 from sim.deployments import compile_deployment
 from sim.deployments.layers import Batch
 from sim.engines import event
-from sim.engines.event import Wait
+from sim.engines.controller import Wait
 from sim.engines.program import Program, Times
 from tests import tiny
 from tests.scripted_runs import NO_LAGS, period_ns, play, ring
