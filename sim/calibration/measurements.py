@@ -11,7 +11,7 @@ from typing import Any
 
 from sim.foundation.errors import CalibrationError, did_you_mean
 from sim.foundation.printable import excerpt
-from sim.inputs.columns import number
+from sim.inputs.csv_columns import number
 
 # GPUs as measurement files call them, and the accelerator cards they calibrate.
 GPUS: dict[str, tuple[str, ...]] = {

@@ -125,7 +125,7 @@ def plot(
 
 
 def _read(paths: Sequence[Path]) -> list[Measurement]:
-    from sim.calibration.forms import read_all
+    from sim.calibration.measurement_files import read_all
 
     return read_all(paths)
 

@@ -49,7 +49,7 @@ def show_model(name: str) -> None:
 
     Example: afdsim models show step3
     """
-    from sim.foundation.files import read_text
+    from sim.foundation.reading import read_text
     from sim.inputs import cards
     from sim.inputs.documents.document import MOST_BYTES
 

@@ -197,7 +197,7 @@ def new(
 
     Example: afdsim new mine --from dsv3-ep128
     """
-    from sim.foundation.files import read_text
+    from sim.foundation.reading import read_text
     from sim.inputs import cards
     from sim.inputs.documents.document import MOST_BYTES, parse
     from sim.inputs.naming import folder_name

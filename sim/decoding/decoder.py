@@ -15,8 +15,8 @@ from sim.decoding.work_log import WorkLog
 from sim.deployments.deployment import Deployment
 from sim.engines.controller import Wait
 from sim.engines.program import Times
+from sim.foundation.estimates import half_width
 from sim.foundation.nanoseconds import MOST_RUN_NS, too_long
-from sim.foundation.statistics import half_width
 from sim.inputs.arrivals import ClosedLoop
 
 if TYPE_CHECKING:

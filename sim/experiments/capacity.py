@@ -17,7 +17,7 @@ import numpy as np
 
 from sim.experiments.replications import Figures, all_stable, replication, run_all
 from sim.foundation.errors import InfeasibleError, ScenarioError
-from sim.foundation.statistics import independent_half_width
+from sim.foundation.estimates import independent_half_width
 from sim.inputs.arrivals import at_rate, rate_field
 from sim.inputs.scenario import Scenario
 from sim.metrics.stability import offered_load

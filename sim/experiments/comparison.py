@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sim.experiments.replications import Figures, combined, replication, run_all
-from sim.foundation.statistics import t_975
+from sim.foundation.estimates import t_975
 from sim.inputs.scenario import Scenario
 from sim.metrics.cautions import cautions
 from sim.parallel.processes import Workers

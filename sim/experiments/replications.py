@@ -13,7 +13,7 @@ import numpy as np
 
 from sim.decoding.run import simulate
 from sim.foundation.errors import SimError
-from sim.foundation.statistics import independent_half_width
+from sim.foundation.estimates import independent_half_width
 from sim.foundation.streams import stream
 from sim.inputs.scenario import Scenario
 from sim.metrics.goodput import IN_TIME, verdict

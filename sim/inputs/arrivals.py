@@ -19,7 +19,7 @@ from sim.foundation.streams import stream
 from sim.foundation.units import NS_PER_S
 from sim.inputs.base import Strict
 from sim.inputs.lengths import BLOCK, Requests, Tokens
-from sim.inputs.traces.forms import TimeUnit
+from sim.inputs.traces.formats import TimeUnit
 from sim.inputs.traces.recorded import BadRows, Recorded, read
 
 Positive = Annotated[float, Field(gt=0)]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from sim.foundation.printable import excerpt
-from sim.inputs import columns
+from sim.inputs import csv_columns
 from sim.inputs.base import Strict
 from sim.inputs.sourced import Parameter, Sourced
 
@@ -102,8 +102,8 @@ def read_factors(path: str) -> list[float]:
     """Return the factors of a CSV file. Raises ScenarioError naming every bad line."""
     factors: list[float] = []
     problems: list[str] = []
-    for place, row in columns.rows(path, ("factor",), problems):
-        factor = columns.number(row["factor"])
+    for place, row in csv_columns.rows(path, ("factor",), problems):
+        factor = csv_columns.number(row["factor"])
         if factor > 0:
             factors.append(factor)
         else:
@@ -111,7 +111,7 @@ def read_factors(path: str) -> list[float]:
             problems.append(f"{place}: a factor should be a positive number (got '{got}')")
     if not problems and len(factors) < 2:
         problems.append(f"{path}: at least 2 factors are needed")
-    columns.raise_any(path, problems)
+    csv_columns.raise_any(path, problems)
     return factors
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, PositiveInt, model_validator
 from sim.foundation.errors import ScenarioError
 from sim.foundation.printable import excerpt
 from sim.foundation.streams import stream
-from sim.inputs import columns
+from sim.inputs import csv_columns
 from sim.inputs.base import Strict
 from sim.kernels.hottest_rank import power_law_weights
 
@@ -249,11 +249,12 @@ def read_profiles(path: str) -> Profiles:
     """
     profiles: Profiles = {}
     problems: list[str] = []
-    for place, row in columns.rows(path, ("layer", "expert", "share"), problems):
+    for place, row in csv_columns.rows(path, ("layer", "expert", "share"), problems):
         layer, expert, step = (
-            columns.whole(text) for text in (row["layer"], row["expert"], row.get("step") or "0")
+            csv_columns.whole(text)
+            for text in (row["layer"], row["expert"], row.get("step") or "0")
         )
-        share = columns.number(row["share"])
+        share = csv_columns.number(row["share"])
         if layer is None or expert is None or step is None or math.isnan(share):
             got = excerpt(", ".join(row.values()))
             problems.append(f"{place}: should be whole numbers and a share (got {got})")
@@ -266,5 +267,5 @@ def read_profiles(path: str) -> Profiles:
         profile[layer, expert] = share
     if not profiles and not problems:
         problems.append(f"{path}:2: the file has no rows")
-    columns.raise_any(path, problems)
+    csv_columns.raise_any(path, problems)
     return profiles

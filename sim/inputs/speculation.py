@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from sim.foundation.printable import excerpt
-from sim.inputs import columns
+from sim.inputs import csv_columns
 from sim.inputs.base import Strict
 from sim.inputs.model import Layer
 from sim.inputs.sourced import Parameter
@@ -129,8 +129,8 @@ def read_accepted(path: str, drafts: int) -> Ints:
     """
     found: list[int] = []
     problems: list[str] = []
-    for place, row in columns.rows(path, ("accepted",), problems):
-        count = columns.whole(row["accepted"])
+    for place, row in csv_columns.rows(path, ("accepted",), problems):
+        count = csv_columns.whole(row["accepted"])
         if count is not None and 0 <= count <= drafts:
             found.append(count)
             continue
@@ -143,7 +143,7 @@ def read_accepted(path: str, drafts: int) -> Ints:
         problems.append(f"{place}: {problem}")
     if not (found or problems):
         problems = [f"{path}: at least 1 step is needed"]
-    columns.raise_any(path, problems)
+    csv_columns.raise_any(path, problems)
     recorded = np.array(found, dtype=np.int64)
     recorded.setflags(write=False)
     return recorded

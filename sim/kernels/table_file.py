@@ -30,10 +30,10 @@ from pathlib import Path
 import numpy as np
 
 from sim.foundation.errors import CalibrationError
-from sim.foundation.files import MOST_TABLE_BYTES, check_regular, lines_of, read_bytes
 from sim.foundation.printable import excerpt
+from sim.foundation.reading import MOST_TABLE_BYTES, check_regular, lines_of, read_bytes
 from sim.foundation.spreadsheets import inert
-from sim.inputs.columns import NO_ROW, number, records
+from sim.inputs.csv_columns import NO_ROW, number, records
 from sim.kernels.curve import Curve, Identity
 from sim.kernels.ops import Floats
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sim.decoding.run import Run
 from sim.decoding.step_table import FILL_STEPS, at_once, requests_of, step_gaps_ns
-from sim.foundation.statistics import (
+from sim.foundation.estimates import (
     BATCHES,
     half_width,
     independent_half_width,

@@ -10,7 +10,7 @@ from importlib import metadata
 from typing import Any
 
 from sim.foundation import json_text
-from sim.foundation.files import file_sha256
+from sim.foundation.reading import file_sha256
 from sim.inputs import cards
 from sim.inputs.scenario import Scenario
 from sim.results import sources

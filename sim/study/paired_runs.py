@@ -17,7 +17,7 @@ from sim.experiments.largest_batch import with_batch
 from sim.experiments.replications import replication, run_all
 from sim.explain.bottleneck import critical_circuit
 from sim.foundation.errors import InfeasibleError
-from sim.foundation.statistics import independent_half_width
+from sim.foundation.estimates import independent_half_width
 from sim.inputs.arrivals import ClosedLoop
 from sim.inputs.scenario import Scenario
 from sim.steady.frozen import Frozen

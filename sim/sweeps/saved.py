@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sim.foundation.errors import ScenarioError
-from sim.foundation.files import MOST_TABLE_BYTES, check_regular, read_bytes
+from sim.foundation.reading import MOST_TABLE_BYTES, check_regular, read_bytes
 from sim.sweeps.points import Row
 from sim.sweeps.sweep import Published
 

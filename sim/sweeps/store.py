@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from sim.foundation import json_text
 from sim.foundation.errors import StoreError
-from sim.foundation.files import file_sha256
+from sim.foundation.reading import file_sha256
 from sim.inputs import cards
 from sim.inputs.scenario import Scenario
 from sim.results.provenance import code, resolved, sha256

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from sim.calibration import families, measure
-from sim.calibration.forms import read
 from sim.calibration.measure import Case
+from sim.calibration.measurement_files import read
 from sim.inputs import cards
 from sim.kernels.kernel_table import KernelTable
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sim.calibration import fit
-from sim.calibration.forms import read_all
+from sim.calibration.measurement_files import read_all
 from sim.calibration.measurements import Measurement
 from sim.calibration.regression import fit_constants, rising, roofline_us
 from sim.cli.calibrate import app

@@ -11,8 +11,8 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from sim.calibration import measure
-from sim.calibration.forms import read
 from sim.calibration.measure import Case
+from sim.calibration.measurement_files import read
 from sim.cli import measure as measure_cli
 from sim.cli.measure import measure as verb
 from sim.experiments import kernel_cases

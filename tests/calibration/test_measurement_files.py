@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sim.calibration import families
-from sim.calibration.forms import read
+from sim.calibration.measurement_files import read
 from sim.foundation.errors import CalibrationError
 from sim.kernels import served
 from tests import made_measurements

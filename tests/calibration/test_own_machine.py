@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sim import simulate
-from sim.calibration import forms
+from sim.calibration import measurement_files
 from sim.calibration.families import FAMILIES
 from sim.calibration.measure import SOURCE, texts, write
 from sim.calibration.merge import changes
@@ -139,7 +139,7 @@ def test_what_is_measured_is_asked_for(tmp_path: Path) -> None:
     }
     for case in kernel_cases.tiny_cases():
         (path,) = write(texts(FakeGpu("h200_sxm", "h200-sxm"), [(case, 5.0)]), tmp_path)
-        for row in forms.read(path):
+        for row in measurement_files.read(path):
             assert served.is_served(row.op, row.kernel, row.dtype), case
 
 

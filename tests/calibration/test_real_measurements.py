@@ -17,7 +17,7 @@ import pytest
 from sim.calibration import fit
 from sim.calibration.check import compare
 from sim.calibration.fit import Group
-from sim.calibration.forms import read
+from sim.calibration.measurement_files import read
 from sim.calibration.measurements import Measurement
 from sim.inputs import cards
 from sim.kernels import kernel_table, served

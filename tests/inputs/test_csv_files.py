@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sim.calibration import forms
+from sim.calibration import measurement_files
 from sim.foundation.errors import EXIT_BAD_INPUT, CalibrationError, ScenarioError
-from sim.inputs import columns
+from sim.inputs import csv_columns
 from sim.inputs.arrivals import Trace
 from sim.inputs.lengths import CsvLengths
 from sim.inputs.noise import read_factors
@@ -43,7 +43,7 @@ KINDS: dict[str, tuple[Callable[[str], object], str]] = {
         CALIBRATION.replace(" p=3.5", " p=7"),
     ),
     "measurements": (
-        lambda path: forms.read(Path(path)),
+        lambda path: measurement_files.read(Path(path)),
         "gpu,dtype,m,n,k,latency_us,source\nh800,bfloat16,1,2,3,5,here\n"
         "h800,bfloat16,7,2,3,5,here\n",
     ),
@@ -161,6 +161,6 @@ def test_columns_are_found_in_any_order_and_case(tmp_path: Path) -> None:
 def test_rows_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "factors.csv"
     path.write_text("factor\n1\n1\n1\n")
-    monkeypatch.setattr(columns, "_MOST_ROWS", 2)
+    monkeypatch.setattr(csv_columns, "_MOST_ROWS", 2)
     with pytest.raises(ScenarioError, match=r"factors\.csv:4: has more than 2 rows; shorten it"):
         read_factors(str(path))

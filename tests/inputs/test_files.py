@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from sim.cli.verbs import app
 from sim.foundation.errors import CalibrationError, ScenarioError
-from sim.foundation.files import MOST_LINE_BYTES, lines, read_text
+from sim.foundation.reading import MOST_LINE_BYTES, lines, read_text
 
 MOST = 1 << 22
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sim.decoding.run import simulate
 from sim.experiments.replications import combined, replication, run_all
-from sim.foundation.statistics import percentile_interval
+from sim.foundation.estimates import percentile_interval
 from sim.metrics import summary
 from tests import tiny
 

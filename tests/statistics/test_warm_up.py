@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.foundation.statistics import (
+from sim.foundation.estimates import (
     half_width,
     independent_half_width,
     percentile_interval,

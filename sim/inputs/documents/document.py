@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sim.foundation.errors import ScenarioError, did_you_mean
-from sim.foundation.files import read_text
 from sim.foundation.printable import excerpt
+from sim.foundation.reading import read_text
 from sim.inputs.documents import limits
 from sim.inputs.documents.kinds import other_kind
 from sim.inputs.documents.mistakes import expected, in_words

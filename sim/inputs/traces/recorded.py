@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 
 from sim.foundation.errors import ScenarioError
-from sim.foundation.files import check_regular, lines
 from sim.foundation.printable import excerpt
+from sim.foundation.reading import check_regular, lines
 from sim.foundation.units import NS_PER_S
-from sim.inputs.traces.forms import Ints, TimeUnit, is_json, parser, problem
+from sim.inputs.traces.formats import Ints, TimeUnit, is_json, parser, problem
 from sim.inputs.traces.time_units import arrivals_ns, unit_of
 
 # Later arrivals do not fit in 63 bits of nanoseconds.

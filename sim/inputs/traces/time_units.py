@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sim.foundation.errors import ScenarioError
 from sim.foundation.units import NS_PER_MS, NS_PER_S
-from sim.inputs.traces.forms import Form, Ints, TimeUnit
+from sim.inputs.traces.formats import Format, Ints, TimeUnit
 
 NS: dict[TimeUnit, int] = {"s": NS_PER_S, "ms": NS_PER_MS, "us": 1000, "ns": 1}
 _ASKED: tuple[TimeUnit, ...] = ("s", "ms")
@@ -24,7 +24,7 @@ USUAL_PER_S = 100
 _MOST_NS = 9 * 10**18
 
 
-def unit_of(path: str, form: Form, times: Ints, stated: TimeUnit | None) -> tuple[TimeUnit, str]:
+def unit_of(path: str, form: Format, times: Ints, stated: TimeUnit | None) -> tuple[TimeUnit, str]:
     """Return the unit of times, and a note for the reader where neither file nor scenario says it.
 
     Raises ScenarioError if the unit is not stated and cannot be told.

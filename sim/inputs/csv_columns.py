@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from sim.foundation.errors import ScenarioError
-from sim.foundation.files import lines
 from sim.foundation.printable import excerpt
+from sim.foundation.reading import lines
 
 # Digits of other scripts, underscores and infinity are numbers to Python, not to people who made a
 # table. More digits than these belong to no figure.

@@ -13,8 +13,8 @@ from typing import Any
 
 from sim.calibration.measurements import Fixed, Measurement, Row
 from sim.foundation.errors import CalibrationError
-from sim.foundation.files import lines
-from sim.inputs.columns import NO_ROW, records
+from sim.foundation.reading import lines
+from sim.inputs.csv_columns import NO_ROW, records
 from sim.kernels import served
 
 _DTYPES = {

@@ -1,4 +1,4 @@
-"""Forms of traces: which file is whose, told by its header, and how its rows become numbers.
+"""Formats of traces: which file is whose, told by its header, and how its rows become numbers.
 
 A table of numbers has four rows: whole time units, billionths of a unit, prompt and output tokens.
 What is no number is negative.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sim.foundation.errors import ScenarioError
 from sim.foundation.printable import excerpt
-from sim.inputs.columns import NO_ROW, fields
+from sim.inputs.csv_columns import NO_ROW, fields
 
 Ints = NDArray[np.int64]
 TimeUnit = Literal["s", "ms", "us", "ns"]
@@ -40,7 +40,7 @@ _DATE = (
 
 
 @dataclass(frozen=True)
-class Form:
+class Format:
     """How a file is published: its columns, and the unit of its times as its names tell it."""
 
     time: str | None
@@ -63,7 +63,7 @@ class Form:
 class Parser:
     """What turns the lines behind a header into numbers."""
 
-    form: Form
+    form: Format
     table: Callable[[list[str]], Ints]
 
 
@@ -76,9 +76,9 @@ def parser(place: str, header: str, timed: bool) -> Parser:
         row = _json_row(header) or {}
         if set(JSON_KEYS) <= set(row):
             unit, said = _json_unit(row)
-            return Parser(Form(*JSON_KEYS, _decimals, unit, said), _from_json)
+            return Parser(Format(*JSON_KEYS, _decimals, unit, said), _from_json)
     names = [name.strip().lower() for name in fields(header) or ()]
-    for form in FORMS:
+    for form in FORMATS:
         wanted = [name.lower() for name in (form.time, form.prompt, form.output) if name]
         if not timed and form.time:
             wanted = wanted[1:]
@@ -88,7 +88,9 @@ def parser(place: str, header: str, timed: bool) -> Parser:
                 raise ScenarioError(f"{place}: the header names {twice[0]} twice; keep one")
             return Parser(form, partial(_from_csv, form, names, timed))
     known = [
-        ", ".join(filter(None, (f.time, f.prompt, f.output))) for f in FORMS if f.time or not timed
+        ", ".join(filter(None, (f.time, f.prompt, f.output)))
+        for f in FORMATS
+        if f.time or not timed
     ]
     raise ScenarioError(
         f"{place}: no known trace (got '{excerpt(header.strip())}'); known headers, with commas"
@@ -125,7 +127,7 @@ def problem(row: Ints) -> str:
     return "lengths should be whole and positive, of nine digits at most"
 
 
-def _from_csv(form: Form, names: list[str], timed: bool, lines: list[str]) -> Ints:
+def _from_csv(form: Format, names: list[str], timed: bool, lines: list[str]) -> Ints:
     rows = [fields(line) for line in lines]
     columns = []
     for name in (form.time if timed else None, form.prompt, form.output):
@@ -263,14 +265,14 @@ def _groups(texts: list[str], pattern: str) -> dict[str, Any]:
 # Azure LLM inference 2023 and 2024; BurstGPT; Splitwise as Vidur keeps it and as its own simulator
 # does; requests.csv of a run; lengths alone. Others write times of the third and fourth form, so
 # that their unit has to be likely as well.
-FORMS = (
-    Form("TIMESTAMP", "ContextTokens", "GeneratedTokens", _dates, "s"),
-    Form("Timestamp", "Request tokens", "Response tokens", _decimals, "s"),
-    Form("arrived_at", "num_prefill_tokens", "num_decode_tokens", _decimals, "s",
+FORMATS = (
+    Format("TIMESTAMP", "ContextTokens", "GeneratedTokens", _dates, "s"),
+    Format("Timestamp", "Request tokens", "Response tokens", _decimals, "s"),
+    Format("arrived_at", "num_prefill_tokens", "num_decode_tokens", _decimals, "s",
          "arrived_at is Vidur's"),
-    Form("arrival_timestamp", "prompt_size", "token_size", _decimals, "s",
+    Format("arrival_timestamp", "prompt_size", "token_size", _decimals, "s",
          "arrival_timestamp is Splitwise's"),
-    Form("arrival_ns", "prompt_tokens", "output_tokens", _whole_times, "ns"),
-    Form(None, "prompt_tokens", "output_tokens", _whole_times, None),
+    Format("arrival_ns", "prompt_tokens", "output_tokens", _whole_times, "ns"),
+    Format(None, "prompt_tokens", "output_tokens", _whole_times, None),
 )  # fmt: skip
 JSON_KEYS = ("timestamp", "input_length", "output_length")

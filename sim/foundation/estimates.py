@@ -1,4 +1,4 @@
-"""Statistics of a run: where the warm-up ends, and how sure a mean is (DESIGN §6)."""
+"""Estimates from a run: where the warm-up ends, and how sure a mean is (DESIGN §6)."""
 
 from __future__ import annotations
 
