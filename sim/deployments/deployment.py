@@ -29,9 +29,6 @@ from sim.inputs.software import Compute
 from sim.kernels import kernel_table
 from sim.variation.expert_loads import Loads
 
-# Enough requests that their mean context is within 1 % of the slot load for any length law.
-_NOMINAL_SAMPLE = 4096
-
 # Times of this many different distributions of requests over GPUs are kept.
 _KEPT_BATCHES = 1024
 

@@ -125,10 +125,6 @@ class Mla(Strict):
         """Return FLOPs of the core as the Step-3 report counts them, 2·(576+576) per head."""
         return self.query_heads * 2 * 2 * (self.kv_lora + self.rope) * ctx
 
-    def core_flops_executed(self, ctx: float) -> float:
-        """Return FLOPs that an absorbed kernel executes: PV skips the rotary part."""
-        return self.query_heads * 2 * (2 * self.kv_lora + self.rope) * ctx
-
     def before_core(self, hidden: int) -> tuple[Projection, ...]:
         """Return query and latent down fused, query up, and the absorption of K per head.
 

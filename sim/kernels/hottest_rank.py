@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from sim.foundation.errors import CalibrationError
 from sim.kernels import ops, served
-from sim.kernels.kernel_table import KernelTable
 from sim.kernels.ops import Floats, Op
 
 Counts = NDArray[np.int64]
@@ -111,22 +110,6 @@ def rank_op(
         np.full(tokens.shape[:-1], float(tokens.shape[-1])),
         ops.padded(tokens, tile_rows).sum(axis=-1),
     )
-
-
-def ranks_ns(
-    table: KernelTable,
-    dtype: str,
-    hidden: int,
-    intermediate: float,
-    loads: ArrayLike,
-    kernel: str = served.MASKED,
-    uses: int = 1,
-) -> NDArray[np.int64]:
-    """Return the time of each rank in ns, given tokens per rank and expert (ranks × experts).
-
-    The largest sets the pace of the layer.
-    """
-    return table.duration_ns(rank_op(dtype, hidden, intermediate, loads, kernel), uses)
 
 
 @cache

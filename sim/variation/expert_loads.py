@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from sim.foundation.errors import ScenarioError
 from sim.foundation.streams import stream
-from sim.inputs.routing import Balanced, EplbPlacement, Groups, RoundRobin, Routing, popularity
+from sim.inputs.routing import Balanced, EplbPlacement, Groups, RoundRobin, Routing
 from sim.variation import eplb
+from sim.variation.popularity import popularity
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

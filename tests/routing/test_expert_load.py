@@ -16,10 +16,11 @@ from sim.decoding.step_times import DrawnTimes
 from sim.deployments import compile_deployment
 from sim.foundation.errors import ScenarioError
 from sim.inputs import cards, scenario
-from sim.inputs.routing import Groups, Routing, at_most
+from sim.inputs.routing import Groups, Routing
 from sim.kernels import hottest_rank, kernel_table
 from sim.metrics.summary import summary
 from sim.variation.expert_loads import ExpertGrid, ExpertLoads, Ints, draw, visits
+from sim.variation.popularity import at_most
 from sim.variation.unfold import unfold
 
 CONTIGUOUS: dict[str, Any] = {"kind": "contiguous"}
@@ -145,10 +146,11 @@ def test_the_hottest_rank_is_slower_as_measured(
     routing = routing_of("power_law", alpha=alpha)
     (drawn,) = loads_of(routing, deepseek(ranks), ranks * 128)
     shape = "fp8", 7168, 2048
-    times = hottest_rank.ranks_ns(table, *shape, drawn.reshape(-1, drawn.shape[-1]))
+    op = hottest_rank.rank_op(*shape, drawn.reshape(-1, drawn.shape[-1]))
+    times = table.duration_ns(op)
     hottest = times.reshape(drawn.shape[:2]).max(axis=1).mean()
     even = np.full((1, 256 // ranks), 128 * 8 / (256 // ranks))
-    assert low <= hottest / hottest_rank.ranks_ns(table, *shape, even)[0] <= high
+    assert low <= hottest / table.duration_ns(hottest_rank.rank_op(*shape, even))[0] <= high
 
 
 def test_only_active_experts_are_read() -> None:
