@@ -64,6 +64,8 @@ class Decoder:
         )
         self.clock_ns = 0
         """Time of the last boundary."""
+        self.usage_ns = site.ordering_usage_ns.copy()
+        """Kernel time by status."""
         m = site.program.micro_batches
         self._open: list[_OpenStep | None] = [None] * m
         self._count = [0] * m
@@ -91,7 +93,8 @@ class Decoder:
             arrival_ns = scheduler.next_arrival_ns()
             return None if arrival_ns is None else Wait(arrival_ns)
         batch, number = scheduler.batch(micro_batch), self._count[micro_batch]
-        times = self.drawn.times(batch, micro_batch, number)
+        times, usage_ns = self.drawn.step(batch, micro_batch, number)
+        self.usage_ns += usage_ns
         self._begin(micro_batch, now_ns, times)
         return times
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,7 +21,7 @@ from sim.engines.program import Node, Program
 from sim.foundation.errors import InfeasibleError, ScenarioError
 from sim.inputs.arrivals import ClosedLoop
 from sim.inputs.scenario import Scenario
-from sim.kernels.kernel_table import Status
+from sim.kernels.timed import Status, by_status
 
 Engine = Literal["event", "recurrence"]
 
@@ -41,7 +41,7 @@ class Run:
     """One row per request seen, by request number."""
     busy_ns: NDArray[np.int64]
     """Work begun, by (`busy_steps` steps, server); servers in the order of the pools."""
-    usage_ns: dict[Status, float]
+    usage_ns: Mapping[Status, float]
     """Kernel time by status of its look-up."""
     usd_per_hour: float | None
     kv_capacity_bytes: float
@@ -80,10 +80,6 @@ def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None
     if not len(steps["step"]):
         raise InfeasibleError("no request was served: the workload is empty")
     busy_ns, busy_steps = decoder.busy_table()
-    usage: dict[Status, float] = {"calibrated": 0.0, "extrapolated": 0.0, "uncalibrated": 0.0}
-    for table in site.tables:
-        for status, spent in table.usage_ns.items():
-            usage[status] += spent
     return Run(
         scenario=scenario,
         program=decoder.drawn.program,
@@ -92,10 +88,10 @@ def simulate(scenario: Scenario, keep: Callable[[Node, int], bool] | None = None
         requests=decoder.request_columns(),
         busy_ns=busy_ns,
         busy_steps=busy_steps,
-        usage_ns=usage,
+        usage_ns=by_status(decoder.usage_ns),
         usd_per_hour=site.usd_per_hour(),
         kv_capacity_bytes=site.kv_memory().kv_capacity_bytes(),
-        tables={table.accelerator.name: table.sha256 for table in site.tables},
+        tables=site.table_hashes(),
         wall_s=time.perf_counter() - begun,
         engine=engine,
         engine_note=note,

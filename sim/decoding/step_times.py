@@ -9,11 +9,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.deployments.deployment import Deployment
+from sim.deployments.deployment import Deployment, Step
 from sim.deployments.layers import Batch
-from sim.engines.program import Program, Times
+from sim.engines.program import Program
 from sim.inputs.model import MoeFfn
 from sim.inputs.scenario import Scenario
+from sim.kernels.ops import Floats
+from sim.kernels.timed import NO_USAGE
 from sim.variation.expert_loads import ExpertGrid, ExpertLoads
 from sim.variation.jitter import Jitter
 from sim.variation.unfold import Unfolding, unfold
@@ -41,17 +43,19 @@ class DrawnTimes:
             seed, devices = scenario.simulation.seed, site.devices()
             self._jitter = Jitter(scenario.noise, self._unfolding, devices, seed, site.host_share)
 
-    def times(self, batch: Batch, micro_batch: int, step: int) -> Times:
+    def step(self, batch: Batch, micro_batch: int, step: int) -> Step:
         """Return the durations of a step of a micro-batch that holds `batch`."""
-        times = self._site.times(batch)
+        times, usage_ns = self._site.step(batch)
         if self._unfolding is None:
-            return times
+            return Step(times, usage_ns)
         times = self._unfolding.times(times)
         if batch.is_empty():
-            return times
+            return Step(times, usage_ns)
         if self._experts is not None:
-            self._experts.add_to(times.values, batch, micro_batch, step)
-        return times if self._jitter is None else self._jitter.applied(times, micro_batch, step)
+            usage_ns = usage_ns + self._experts.add_to(times.values, batch, micro_batch, step)
+        if self._jitter is not None:
+            times = self._jitter.applied(times, micro_batch, step)
+        return Step(times, usage_ns)
 
 
 class RoutedTimes:
@@ -79,13 +83,21 @@ class RoutedTimes:
                 loads = ExpertLoads(routing, grid, tokens * positions, seed)
                 self._loads.append((ffn, positions, layers, loads))
 
-    def add_to(self, values: NDArray[np.int64], batch: Batch, micro_batch: int, step: int) -> None:
-        """Write the durations of this step of a micro-batch into `values` of unfolded times."""
+    def add_to(
+        self, values: NDArray[np.int64], batch: Batch, micro_batch: int, step: int
+    ) -> Floats:
+        """Write the durations of this step of a micro-batch into `values` of unfolded times.
+
+        Return their kernel time by status, ns.
+        """
+        usage_ns = NO_USAGE
         for ffn, positions, layers, loads in self._loads:
             tokens = batch.requests * positions
             drawn = loads.drawn(int(tokens.sum()), micro_batch, step)
-            for stage, rows in self._site.routed_ns(ffn, tokens, drawn).items():
-                self._unfolding.block(values, self._stages[stage])[layers] = rows
+            for stage, timed in self._site.routed(ffn, tokens, drawn).items():
+                self._unfolding.block(values, self._stages[stage])[layers] = timed.ns
+                usage_ns = usage_ns + timed.usage_ns
+        return usage_ns
 
 
 def left_out(scenario: Scenario) -> str:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from sim.deployments.afd_ring import Ring, choose_lags, program
-from sim.deployments.deployment import Deployment
+from sim.deployments.deployment import Deployment, Durations
 from sim.deployments.kvcache import GpuMemory
 from sim.deployments.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us
 from sim.deployments.links import check_transfers, payload_bytes_per_s
@@ -27,12 +27,14 @@ from sim.inputs.noise import ServerKind
 from sim.inputs.scenario import Scenario
 from sim.inputs.software import Compute
 from sim.kernels import ops
+from sim.kernels.timed import Timed
 from sim.variation.expert_loads import Loads, visits
 
 
 class AfdDeployment(Deployment):
     """An AFD scenario, compiled: its program and the durations of its stages."""
 
+    first_stage: ClassVar = "attention"
     core_stage: ClassVar[Compute] = "attention"
     breakdown: ClassVar = {
         "t_a_layer": ("attention", "o_exchange", "o_proj", "o_reduce"),
@@ -69,7 +71,16 @@ class AfdDeployment(Deployment):
     @cached_property
     def program(self) -> Program:
         """The ring, in the static order that suits the expected load."""
-        return self._program(self._ring, self.durations(self.expected.batch()))
+        return self._program(self._ring, self._expected_durations.rows)
+
+    @cached_property
+    def _expected_durations(self) -> Durations:
+        return self.durations(self.expected.batch())
+
+    @property
+    def ordering_usage_ns(self) -> ops.Floats:
+        """Usage of the look-ups that the static order goes by."""
+        return self._expected_durations.usage_ns
 
     def one_of_each(self, rows: Mapping[tuple[str, int], Ns]) -> Program:
         """Return the ring of one server in each pool, in the order that suits durations `rows`."""
@@ -150,25 +161,36 @@ class AfdDeployment(Deployment):
         """Return how more room for KV is made."""
         return "add an attention instance"
 
-    def around_core(self, requests: Ns) -> dict[tuple[str, int], Ns]:
-        """Return the durations by (stage, layer kind) of all but the cores."""
-        rows: dict[tuple[str, int], Ns] = {}
-        lm_head_tp = self.afd.attention.lm_head_tp
-        attention = {
-            (name, positions): self._attention(name, requests * positions, uses)
-            for (name, positions), uses in self.attention_uses.items()
+    @property
+    def lm_head_tp(self) -> int:
+        """GPUs that share the LM head."""
+        return self.afd.attention.lm_head_tp
+
+    def attended(self, name: str, tokens: Ns) -> dict[str, Timed]:
+        """Return the durations of attention `name` but for its core, with `tokens` a GPU."""
+        timer, tp = self.attention_timer, self.afd.attention.o_proj_tp
+        front = timer.before_core(name, tokens) + timer.after_core(name, tokens)
+        front += us(self.scenario.software.glue_us_per_layer, tokens)
+        rows = np.repeat(tokens.reshape(-1, tp).sum(axis=1), tp)
+        back = timer.output(name, rows, tp)
+        if tp == 1:
+            return {"attention": front + back}
+        grouped = tokens.reshape(-1, tp)
+        width = self.model.attention[name].after_core(self.model.hidden)[-1].k
+        sent = grouped.max(axis=1) * width * DTYPE_BYTES["bf16"]
+        partial = grouped.sum(axis=1) * self.model.hidden * DTYPE_BYTES["bf16"]
+        exchange = ops.collective("all_to_all", "bf16", tp, sent)
+        reduce = ops.collective("reduce_scatter", "bf16", tp, partial)
+        return {
+            "attention": front,
+            "o_exchange": timer.table.timed(exchange).on(tp),
+            "o_proj": back.lasting(self._slowed("o_proj", back.ns)),
+            "o_reduce": timer.table.timed(reduce).on(tp),
         }
-        for number, kind in enumerate(self.kinds):
-            layer, tokens = kind.layer, requests * kind.positions
-            timed = attention[layer.attention, kind.positions] | self._ffn(kind, tokens)
-            timed |= self._transfers(layer, tokens)
-            if kind.drafts_after:
-                drafting = self.draft_ns(kind, requests, lm_head_tp)
-                timed["attention"] = timed["attention"] + drafting
-            rows |= {(stage, number): ns for stage, ns in timed.items()}
-        last = requests * self.last_positions
-        rows["lm_head", len(self.kinds)] = self.attention_timer.lm_head(last, lm_head_tp)
-        return rows
+
+    def layer(self, kind: Pass, tokens: Ns, attended: dict[str, Timed]) -> dict[str, Timed]:
+        """Return the durations of a layer by stage."""
+        return attended | self._ffn(kind.layer, tokens) | self._transfers(kind.layer, tokens)
 
     def delays_ns(self) -> dict[str, int]:
         """Return the latencies of a step that holds requests."""
@@ -186,48 +208,25 @@ class AfdDeployment(Deployment):
         alone = self.afd.micro_batches == 1 or slowdown == 1
         return time if alone else whole_ns(time * slowdown, stage)
 
-    def _attention(self, name: str, b: Ns, uses: int) -> dict[str, Ns]:
-        """Return the durations of attention `name` but for its core, with `b` tokens a GPU."""
-        timer, tp = self.attention_timer, self.afd.attention.o_proj_tp
-        front = timer.before_core(name, b, uses)
-        front = front + timer.after_core(name, b, uses)
-        front = front + us(self.scenario.software.glue_us_per_layer, b)
-        rows = np.repeat(b.reshape(-1, tp).sum(axis=1), tp)
-        back = timer.output(name, rows, tp, uses)
-        if tp == 1:
-            return {"attention": front + back}
-        grouped = b.reshape(-1, tp)
-        width = self.model.attention[name].after_core(self.model.hidden)[-1].k
-        sent = grouped.max(axis=1) * width * DTYPE_BYTES["bf16"]
-        partial = grouped.sum(axis=1) * self.model.hidden * DTYPE_BYTES["bf16"]
-        exchange = ops.collective("all_to_all", "bf16", tp, sent)
-        reduce = ops.collective("reduce_scatter", "bf16", tp, partial)
-        return {
-            "attention": front,
-            "o_exchange": timer.table.duration_ns(exchange, uses * tp),
-            "o_proj": self._slowed("o_proj", back),
-            "o_reduce": timer.table.duration_ns(reduce, uses * tp),
-        }
-
-    def _ffn(self, kind: Pass, by_gpu: Ns) -> dict[str, Ns]:
+    def _ffn(self, layer: Layer, by_gpu: Ns) -> dict[str, Timed]:
         """Return the durations of the FFN side with tokens `by_gpu` of the attention GPUs."""
-        side, timer = self.afd.ffn, self.ffn_timer
-        y, g = side.instances, side.gpus_per_instance
-        layer, tokens = kind.layer, float(by_gpu.sum())
-        ffn = self.model.ffn[layer.ffn]
-        all_gpus = self.uses(kind) * y * g
-        time = np.zeros(y, dtype=np.int64)
+        timer, gpus, y = self.ffn_timer, self.afd.ffn.gpu_count(), self.afd.ffn.instances
+        tokens, ffn = float(by_gpu.sum()), self.model.ffn[layer.ffn]
+        time = Timed(np.zeros(y, dtype=np.int64))
         if isinstance(ffn, DenseFfn):
-            time = timer.dense(ffn.intermediate / (y * g), tokens, all_gpus)
+            time = timer.dense(ffn.intermediate / gpus, tokens).on(gpus)
         elif not self.draws(layer):
-            time = timer.experts(ffn, self.spread(ffn), tokens, all_gpus, shared=True)
-            time = time.reshape(y, -1).max(axis=1) if len(time) >= y else np.repeat(time, y)
+            time = timer.experts(ffn, self.spread(ffn), tokens, shared=True).on(gpus)
+            ranks = time.ns
+            ns = ranks.reshape(y, -1).max(axis=1) if len(ranks) >= y else np.repeat(ranks, y)
+            time = time.lasting(ns)
         if self.draws(layer) and self._follows_routing():
             return {}
         arriving = np.asarray(tokens * self._visits(layer))
-        return {"experts": self._slowed("experts", time)} | self._collectives(arriving, all_gpus)
+        experts = time.lasting(self._slowed("experts", time.ns))
+        return {"experts": experts} | self._collectives(arriving, gpus)
 
-    def _transfers(self, layer: Layer, tokens: Ns) -> dict[str, Ns]:
+    def _transfers(self, layer: Layer, tokens: Ns) -> dict[str, Timed]:
         """Return the times of the links of both sides, both ways.
 
         An attention GPU sends each of its tokens to every instance that wants it; an FFN
@@ -241,10 +240,10 @@ class AfdDeployment(Deployment):
         out = ops.activation_bytes(hidden, self.afd.a2f_dtype)
         back = ops.activation_bytes(hidden, self.afd.f2a_dtype)
         return {
-            "a2f": whole_ns(visits * y * out / a_goodput * NS_PER_S, "a2f"),
-            "a2f_in": whole_ns(fullest * out / f_goodput * NS_PER_S, "a2f_in"),
-            "f2a": whole_ns(fullest * back / f_goodput * NS_PER_S, "f2a"),
-            "f2a_in": whole_ns(visits * y * back / a_goodput * NS_PER_S, "f2a_in"),
+            "a2f": Timed(whole_ns(visits * y * out / a_goodput * NS_PER_S, "a2f")),
+            "a2f_in": Timed(whole_ns(fullest * out / f_goodput * NS_PER_S, "a2f_in")),
+            "f2a": Timed(whole_ns(fullest * back / f_goodput * NS_PER_S, "f2a")),
+            "f2a_in": Timed(whole_ns(visits * y * back / a_goodput * NS_PER_S, "f2a_in")),
         }
 
     def _follows_routing(self) -> bool:
@@ -286,7 +285,7 @@ class AfdDeployment(Deployment):
             return side.instances
         return side.gpu_count() // each if side.gpu_count() % each == 0 else 1
 
-    def routed_ns(self, ffn: MoeFfn, tokens: Ns, loads: Loads) -> dict[str, Ns]:
+    def routed(self, ffn: MoeFfn, tokens: Ns, loads: Loads) -> dict[str, Timed]:
         """Return the durations of the experts, and of transfers where they follow the routing.
 
         An instance takes as long as its slowest rank, and gets the tokens that have an expert in
@@ -295,17 +294,18 @@ class AfdDeployment(Deployment):
         spread, y, total = self.spread(ffn), self.afd.ffn.instances, float(tokens.sum())
         timer = self.ffn_timer
         ranks = timer.drawn_experts(ffn, spread, loads.tokens, total, shared=True)
-        ranks = self._slowed("experts", ranks)
-        ranks[0] += self._loading_ns(ffn, spread, loads.moved)
+        ranks_ns = self._slowed("experts", ranks.ns)
+        ranks_ns[0] += self._loading_ns(ffn, spread, loads.moved)
+        layers = len(ranks_ns)
         if spread.ranks == 1:
-            return {"experts": np.repeat(ranks, y, axis=1)}
-        timed = {"experts": ranks.reshape(len(ranks), y, -1).max(axis=-1)}
+            return {"experts": ranks.lasting(np.repeat(ranks_ns, y, axis=1))}
+        timed = {"experts": ranks.lasting(ranks_ns.reshape(layers, y, -1).max(axis=-1))}
         if self.afd.a2f == "routed":
-            pairs = loads.tokens.reshape(len(ranks), y, -1).sum(axis=-1)
+            pairs = loads.tokens.reshape(layers, y, -1).sum(axis=-1)
             timed |= self._drawn_transfers(tokens, visits(pairs, ffn.experts, ffn.top_k))
         return timed
 
-    def _drawn_transfers(self, tokens: Ns, visited: ops.Floats) -> dict[str, Ns]:
+    def _drawn_transfers(self, tokens: Ns, visited: ops.Floats) -> dict[str, Timed]:
         """Return the times of links by layer, given the share of tokens that visit an instance.
 
         `visited` is layers × instances.
@@ -318,10 +318,10 @@ class AfdDeployment(Deployment):
         a_ns = NS_PER_S / self._goodput(self.attention_timer)
         f_ns = NS_PER_S / self._goodput(self.ffn_timer)
         return self._collectives(visited * tokens.sum(), g) | {
-            "a2f": whole_ns(sent * out * a_ns, "a2f"),
-            "a2f_in": whole_ns(fullest * out * f_ns, "a2f_in"),
-            "f2a": whole_ns(fullest * back * f_ns, "f2a"),
-            "f2a_in": whole_ns(sent * back * a_ns, "f2a_in"),
+            "a2f": Timed(whole_ns(sent * out * a_ns, "a2f")),
+            "a2f_in": Timed(whole_ns(fullest * out * f_ns, "a2f_in")),
+            "f2a": Timed(whole_ns(fullest * back * f_ns, "f2a")),
+            "f2a_in": Timed(whole_ns(sent * back * a_ns, "f2a_in")),
         }
 
     def _loading_ns(self, ffn: MoeFfn, spread: Spread, moved: Ns) -> Ns:
@@ -330,7 +330,7 @@ class AfdDeployment(Deployment):
         n_bytes = elements * DTYPE_BYTES[self.scenario.precision.gemm]
         return whole_ns(n_bytes / self._goodput(self.ffn_timer) * NS_PER_S, "moving experts")
 
-    def _collectives(self, arriving: ops.Floats, uses: int) -> dict[str, Ns]:
+    def _collectives(self, arriving: ops.Floats, gpus: int) -> dict[str, Timed]:
         """Return the times of all-gather and reduce-scatter of the tokens that arrive, if any."""
         g, table = self.afd.ffn.gpus_per_instance, self.ffn_timer.table
         if g == 1:
@@ -341,8 +341,8 @@ class AfdDeployment(Deployment):
         gather = ops.collective("all_gather", "bf16", g, gathered)
         scatter = ops.collective("reduce_scatter", "bf16", g, summed)
         return {
-            "all_gather": table.duration_ns(gather, uses),
-            "reduce_scatter": table.duration_ns(scatter, uses),
+            "all_gather": table.timed(gather).on(gpus),
+            "reduce_scatter": table.timed(scatter).on(gpus),
         }
 
     def _goodput(self, timer: LayerTimer) -> float:

@@ -27,6 +27,9 @@ from sim.inputs.noise import ServerKind
 from sim.inputs.scenario import Scenario
 from sim.inputs.software import Compute
 from sim.kernels import kernel_table
+from sim.kernels.kernel_table import KernelTable
+from sim.kernels.ops import Floats
+from sim.kernels.timed import NO_USAGE, Timed
 from sim.variation.expert_loads import Loads
 
 # Times of this many different distributions of requests over GPUs are kept.
@@ -37,16 +40,30 @@ _KEPT_BATCHES = 1024
 _Attended = tuple[str, int]
 
 
+class Durations(NamedTuple):
+    """What takes how long in a step of a micro-batch."""
+
+    rows: dict[tuple[str, int], Ns]
+    """By stage and kind of layer, one value per server, ns."""
+    usage_ns: Floats
+    """Kernel time of the whole step by status (`sim.kernels.timed`)."""
+
+
+class Step(NamedTuple):
+    """The same for an engine."""
+
+    times: Times
+    usage_ns: Floats
+
+
 class _Prepared(NamedTuple):
     """What the requests of a micro-batch decide, whatever their context."""
 
-    rest: Times
-    """The durations of all but the cores."""
-    usage_ns: list[dict[kernel_table.Status, float]]
-    """What their look-ups count as, by table."""
+    rest: Step
+    """All but the cores."""
     around: list[tuple[Pass, Ns]]
     """By kind of layer: what runs beside the core in its stage."""
-    cores: list[tuple[_Attended, Core]]
+    cores: dict[_Attended, Core]
 
 
 class Deployment(ABC):
@@ -55,6 +72,9 @@ class Deployment(ABC):
     breakdown: ClassVar[dict[str, tuple[str | tuple[str, ...], ...]]]
     """Stages (or delays) whose times add up to each per-layer column of the results; of stages in
     an inner tuple, which run at once, the longest counts."""
+
+    first_stage: ClassVar[str]
+    """Stage that a layer begins with."""
 
     core_stage: ClassVar[Compute]
     """Stage that the attention core is part of."""
@@ -86,10 +106,9 @@ class Deployment(ABC):
         layout = kv_layout(self.model, scenario.precision.kv, blocks, written)
         self.layout = replace(layout, full_context_only=self.stated_kv_tokens is not None)
         self.expected = ExpectedLoad(scenario, self.layout, attention_gpus, micro_batches)
-        self.tables: list[kernel_table.KernelTable] = []
         self._kept: dict[bytes, _Prepared] = {}
         self.draws_experts = False
-        """Whether `times` leaves out what depends on where tokens go, for `routed_ns` to add."""
+        """Whether `times` leaves out what depends on where tokens go, for `routed` to add."""
 
     @property
     def drafts(self) -> bool:
@@ -147,7 +166,7 @@ class Deployment(ABC):
         return 1
 
     def without_routed(self) -> Self:
-        """Return the deployment with times that leave out what `routed_ns` has."""
+        """Return the deployment with times that leave out what `routed` has."""
         _ = self.program  # in the static order that suits the expected load, and shared
         other = copy(self)
         other._kept, other.draws_experts = {}, True
@@ -163,7 +182,7 @@ class Deployment(ABC):
         """Nodes over which the ranks of experts lie."""
 
     @abstractmethod
-    def routed_ns(self, ffn: MoeFfn, tokens: Ns, loads: Loads) -> dict[str, Ns]:
+    def routed(self, ffn: MoeFfn, tokens: Ns, loads: Loads) -> dict[str, Timed]:
         """Return, by stage, the durations of what depends on where tokens go (layers × servers).
 
         `tokens` are those of each attention GPU, `loads` where they go in all layers with `ffn`. A
@@ -178,22 +197,51 @@ class Deployment(ABC):
     def _uses(self) -> Counter[Pass]:
         return Counter(self.passes)
 
-    def draft_ns(self, kind: Pass, requests: Ns, lm_head_tp: int) -> Ns:
+    @property
+    @abstractmethod
+    def lm_head_tp(self) -> int:
+        """GPUs that share the LM head."""
+
+    def _draft(self, kind: Pass, requests: Ns) -> Timed:
         """Return what a drafting layer takes before its attention: LM head and projection."""
-        timer, uses = self.core_timer, self.uses(kind)
-        head = timer.lm_head(requests * kind.drafts_after, lm_head_tp, uses)
-        return head + timer.draft_projection(requests * kind.positions, uses)
+        timer = self.core_timer
+        head = timer.lm_head(requests * kind.drafts_after, self.lm_head_tp)
+        return head + timer.draft_projection(requests * kind.positions)
 
     def draws(self, layer: Layer) -> bool:
         """Return whether what depends on where tokens go is left out of a layer's times."""
         return self.draws_experts and isinstance(self.model.ffn[layer.ffn], MoeFfn)
 
     @abstractmethod
-    def around_core(self, requests: Ns) -> dict[tuple[str, int], Ns]:
-        """Return the durations by (stage, layer kind) with `requests` on each attention GPU.
+    def attended(self, name: str, tokens: Ns) -> dict[str, Timed]:
+        """Return the durations of attention `name` by stage, `tokens` on each attention GPU.
 
-        Of `core_stage`, that is what runs there besides the core, not yet slowed.
+        They leave out the core, and are those of `core_stage` before they are slowed.
         """
+
+    @abstractmethod
+    def layer(self, kind: Pass, tokens: Ns, attended: dict[str, Timed]) -> dict[str, Timed]:
+        """Return all durations of a layer by stage, those of its attention being `attended`.
+
+        Usage is that of all GPUs.
+        """
+
+    def around_core(self, requests: Ns) -> Durations:
+        """Return the durations of all but the cores, with `requests` on each attention GPU."""
+        rows: dict[tuple[str, int], Ns] = {}
+        usage_ns = NO_USAGE
+        attentions = {of: self.attended(of[0], requests * of[1]) for of in self.attention_uses}
+        for number, kind in enumerate(self.kinds):
+            attended = attentions[kind.layer.attention, kind.positions]
+            if kind.drafts_after:
+                first = attended[self.first_stage] + self._draft(kind, requests)
+                attended = attended | {self.first_stage: first}
+            for stage, timed in self.layer(kind, requests * kind.positions, attended).items():
+                rows[stage, number] = timed.ns
+                usage_ns = usage_ns + timed.usage_ns * self.uses(kind)
+        head = self.core_timer.lm_head(requests * self.last_positions, self.lm_head_tp)
+        rows["lm_head", len(self.kinds)] = head.ns
+        return Durations(rows, usage_ns + head.usage_ns)
 
     @abstractmethod
     def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:
@@ -203,11 +251,20 @@ class Deployment(ABC):
     def delays_ns(self) -> dict[str, int]:
         """Return the latencies of a step that holds requests."""
 
+    @property
+    def ordering_usage_ns(self) -> Floats:
+        """Kernel time by status that the static order goes by."""
+        return NO_USAGE
+
     def times(self, batch: Batch) -> Times:
-        """Return the durations of one step of a micro-batch that holds `batch`.
+        """Return the durations of one step of a micro-batch that holds `batch`."""
+        return self.step(batch).times
+
+    def step(self, batch: Batch) -> Step:
+        """Return the same, with the kernel time by status.
 
         All but the cores depend on the requests alone, which change more rarely than the context:
-        they are kept, with the usage that their look-ups count as.
+        they are kept.
         """
         if batch.is_empty():
             return self._nothing
@@ -216,70 +273,73 @@ class Deployment(ABC):
             if len(self._kept) >= _KEPT_BATCHES:
                 self._kept.clear()
             self._kept[asked] = self._prepared(batch.requests)
-        kept = self._kept[asked]
-        for table, spent in zip(self.tables, kept.usage_ns, strict=True):
-            table.add_usage(spent)
-        core_ns = {of: core.time(batch.kv_tokens[core.window]) for of, core in kept.cores}
-        values = kept.rest.values.copy()
-        for (kind, around), (first, last) in zip(kept.around, self._core_bounds, strict=True):
+        (rest, usage_ns), arounds, cores = self._kept[asked]
+        core_ns, core_usage_ns = self._timed_cores(cores, batch)
+        values = rest.values.copy()
+        for (kind, around), (first, last) in zip(arounds, self._core_bounds, strict=True):
             core = core_ns[kind.layer.attention, kind.positions]
             values[first:last] = self.slowed(kind.layer, self.core_stage, around + core)
-        return Times(values, kept.rest.bounds, kept.rest.delays_ns)
+        return Step(rest._replace(values=values), usage_ns + core_usage_ns)
 
     def on_cards(
         self, change: Callable[[Accelerator], Accelerator], sides: Collection[str]
     ) -> Self:
         """Return the deployment, static order included, with other cards timing some sides."""
 
-        def changed(side: str, table: kernel_table.KernelTable) -> kernel_table.KernelTable:
+        def changed(side: str, table: KernelTable) -> KernelTable:
             if side not in sides:
                 return table
-            return kernel_table.KernelTable(change(table.accelerator), table.curves, table.sha256)
+            return KernelTable(change(table.accelerator), table.curves, table.sha256)
 
         return self.with_tables(changed)
 
-    def with_tables(
-        self, table_of: Callable[[str, kernel_table.KernelTable], kernel_table.KernelTable]
-    ) -> Self:
+    def with_tables(self, table_of: Callable[[str, KernelTable], KernelTable]) -> Self:
         """Return the deployment, static order included, with `table_of` each side's table."""
         other = copy(self)
-        other._kept, other.tables = {}, []
+        other._kept = {}
         for side, name in self.sides.items():
             timer: LayerTimer = getattr(self, name)
-            timer = replace(timer, table=table_of(side, timer.table))
-            setattr(other, name, timer)
-            other.tables.append(timer.table)
+            setattr(other, name, replace(timer, table=table_of(side, timer.table)))
         return other
 
-    def durations(self, batch: Batch) -> dict[tuple[str, int], Ns]:
-        """Return the durations by (stage, layer kind), before there is a program."""
-        rows = self.around_core(batch.requests)
-        cores = self._cores(batch.requests)
-        core_ns = {of: core.time(batch.kv_tokens[core.window]) for of, core in cores}
+    def table_hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of the calibration table of each accelerator; empty without one."""
+        tables = [getattr(self, name).table for name in self.sides.values()]
+        return {table.accelerator.name: table.sha256 for table in tables}
+
+    def durations(self, batch: Batch) -> Durations:
+        """Return the durations of one step of a micro-batch, before there is a program."""
+        rows, usage_ns = self.around_core(batch.requests)
+        core_ns, core_usage_ns = self._timed_cores(self._cores(batch.requests), batch)
         for number, kind in enumerate(self.kinds):
             around = rows[self.core_stage, number]
             core = core_ns[kind.layer.attention, kind.positions]
             time = self.slowed(kind.layer, self.core_stage, around + core)
             rows[self.core_stage, number] = time
-        return rows
+        return Durations(rows, usage_ns + core_usage_ns)
 
     def _prepared(self, requests: Ns) -> _Prepared:
         """Return the times of a micro-batch with `requests` on each GPU as far as they decide."""
         program = self.program
-        before = [dict(table.usage_ns) for table in self.tables]
-        rest = program.times(self.around_core(requests), self.delays_ns())
-        tables = zip(self.tables, before, strict=True)
-        spent = [table.usage_since(then) for table, then in tables]
-        for table, then in zip(self.tables, before, strict=True):
-            table.usage_ns.update(then)
+        durations, usage_ns = self.around_core(requests)
+        rest = program.times(durations, self.delays_ns())
         rows = [program.row(rest, self.core_stage, kind) for kind in range(len(self.kinds))]
         around = [(kind, row.copy()) for kind, row in zip(self.kinds, rows, strict=True)]
-        return _Prepared(rest, spent, around, self._cores(requests))
+        return _Prepared(Step(rest, usage_ns), around, self._cores(requests))
 
-    def _cores(self, requests: Ns) -> list[tuple[_Attended, Core]]:
-        """Return the cores by attention and tokens of a request that attend at once."""
-        timer = self.core_timer
-        return [(of, timer.core(*of, requests, n)) for of, n in self.attention_uses.items()]
+    def _cores(self, requests: Ns) -> dict[_Attended, Core]:
+        return {of: self.core_timer.core(*of, requests) for of in self.attention_uses}
+
+    def _timed_cores(
+        self, cores: Mapping[_Attended, Core], batch: Batch
+    ) -> tuple[dict[_Attended, Ns], Floats]:
+        """Return the time of each core, and the kernel time of all in a step by status."""
+        core_ns, usage_ns = {}, NO_USAGE
+        for of, core in cores.items():
+            timed = core.time(batch.kv_tokens[core.window])
+            core_ns[of] = timed.ns
+            usage_ns = usage_ns + timed.usage_ns * self.attention_uses[of]
+        return core_ns, usage_ns
 
     @cached_property
     def attention_uses(self) -> Counter[_Attended]:
@@ -294,9 +354,9 @@ class Deployment(ABC):
         return [program.slot_bounds[program.slot(stage, k)] for k in range(len(self.kinds))]
 
     @cached_property
-    def _nothing(self) -> Times:
-        """The durations of a step without requests."""
-        return self.program.times({}, dict.fromkeys(self.program.delays, 0))
+    def _nothing(self) -> Step:
+        """A step without requests."""
+        return Step(self.program.times({}, dict.fromkeys(self.program.delays, 0)), NO_USAGE)
 
     @abstractmethod
     def cards_and_gpus(self) -> list[tuple[str, int]]:
@@ -362,7 +422,6 @@ class Deployment(ABC):
     def timer(self, accelerator: Accelerator, moe_kernel: MoeKernel) -> LayerTimer:
         """Return the layer timer of a card with its shipped calibration, if it has one."""
         table = kernel_table.load(accelerator, cards.calibration(accelerator.name))
-        self.tables.append(table)
         load = self.scenario.routing.load()
         return LayerTimer(self.model, self.scenario.precision, load, moe_kernel, table)
 

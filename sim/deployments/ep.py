@@ -28,12 +28,14 @@ from sim.inputs.software import Compute
 from sim.kernels import ops
 from sim.kernels.hottest_rank import hottest_factor
 from sim.kernels.kernel_table import bytes_per_s
+from sim.kernels.timed import Timed, uncalibrated
 from sim.variation.expert_loads import Loads
 
 
 class EpDeployment(Deployment):
     """An EP scenario, compiled: its program and the durations of its stages."""
 
+    first_stage: ClassVar = "attn0"
     core_stage: ClassVar[Compute] = "attn1"
     breakdown: ClassVar = {
         "t_a_layer": ("attn0", "attn1"),
@@ -114,23 +116,45 @@ class EpDeployment(Deployment):
         """Times the attention core."""
         return self.layer_timer
 
-    def around_core(self, requests: Ns) -> dict[tuple[str, int], Ns]:
-        """Return the durations by (stage, layer kind) of all but the cores."""
-        rows: dict[tuple[str, int], Ns] = {}
-        lm_head_tp = self.ep.lm_head_tp
-        attention = {
-            (name, positions): self._attention(name, requests * positions, uses)
-            for (name, positions), uses in self.attention_uses.items()
+    @property
+    def lm_head_tp(self) -> int:
+        """GPUs that share the LM head."""
+        return self.ep.lm_head_tp
+
+    def attended(self, name: str, tokens: Ns) -> dict[str, Timed]:
+        """Return what runs before the core of attention `name` and after it, `tokens` a GPU."""
+        timer = self.layer_timer
+        # Norm and rope stand before the core, quantisation and routing after it.
+        glue = us(self.scenario.software.glue_us_per_layer / 2, tokens)
+        attn1 = timer.after_core(name, tokens) + timer.output(name, tokens, 1)
+        return {"attn0": timer.before_core(name, tokens) + glue, "attn1": attn1 + glue}
+
+    def layer(self, kind: Pass, tokens: Ns, attended: dict[str, Timed]) -> dict[str, Timed]:
+        """Return the durations of a layer by stage."""
+        timer, layer, gpus = self.layer_timer, kind.layer, self.ep.gpus
+        ffn = self.model.ffn[layer.ffn]
+        if isinstance(ffn, DenseFfn):
+            return attended | {"shared": timer.dense(ffn.intermediate, tokens)}
+        shared = timer.dense(ffn.shared * ffn.shared_intermediate, tokens)
+        stages: tuple[tuple[Compute, Timed], ...] = (
+            ("attn0", attended["attn0"]),
+            ("shared", shared),
+        )
+        timed = attended | {
+            stage: time.lasting(self.slowed(layer, stage, time.ns)) for stage, time in stages
         }
-        for number, kind in enumerate(self.kinds):
-            attn0, attn1 = attention[kind.layer.attention, kind.positions]
-            if kind.drafts_after:
-                attn0 = attn0 + self.draft_ns(kind, requests, lm_head_tp)
-            timed = self._layer(kind, requests * kind.positions, attn0, attn1)
-            rows |= {(stage, number): ns for stage, ns in timed.items()}
-        last = requests * self.last_positions
-        rows["lm_head", len(self.kinds)] = self.layer_timer.lm_head(last, lm_head_tp)
-        return rows
+        if self.draws(layer):
+            return timed
+        total, most = float(tokens.sum()), float(np.max(tokens))
+        timed["experts"] = timer.once(
+            ("experts", layer.ffn, total),
+            lambda: timer.experts(ffn, self.spread(ffn), total).on(gpus),
+        )
+        for direction in ("dispatch", "combine"):
+            timed[direction] = timer.once(
+                (direction, layer.ffn, most), partial(self._all_to_all, direction, ffn, most)
+            )
+        return timed
 
     def delays_ns(self) -> dict[str, int]:
         """Return the latencies of a step that holds requests.
@@ -152,45 +176,6 @@ class EpDeployment(Deployment):
         """Return how more room for KV is made."""
         return "use a narrower KV format"
 
-    def _attention(self, name: str, b: Ns, uses: int) -> tuple[Ns, Ns]:
-        """Return what runs before the core of attention `name` and after it, `b` tokens a GPU."""
-        timer = self.layer_timer
-        # Norm and rope stand before the core, quantisation and routing after it.
-        glue = us(self.scenario.software.glue_us_per_layer / 2, b)
-        attn0 = timer.before_core(name, b, uses) + glue
-        attn1 = timer.after_core(name, b, uses) + glue
-        return attn0, attn1 + timer.output(name, b, 1, uses)
-
-    def _layer(self, kind: Pass, b: Ns, attn0: Ns, attn1: Ns) -> dict[str, Ns]:
-        timer, uses, layer = self.layer_timer, self.uses(kind), kind.layer
-        ffn = self.model.ffn[layer.ffn]
-        if isinstance(ffn, DenseFfn):
-            dense = timer.dense(ffn.intermediate, b, uses)
-            return {"attn0": attn0, "attn1": attn1, "shared": dense}
-        spread = self.spread(ffn)
-        shared = timer.dense(ffn.shared * ffn.shared_intermediate, b, uses)
-        timed = {
-            "attn0": self.slowed(layer, "attn0", attn0),
-            "attn1": attn1,
-            "shared": self.slowed(layer, "shared", shared),
-        }
-        if self.draws(layer):
-            return timed
-        tokens, most = float(b.sum()), float(np.max(b))
-        once = timer.table.once_ns
-        all_gpus = uses * self.ep.gpus
-
-        def all_to_all(direction: ops.Direction) -> Ns:
-            what = direction, layer.ffn, most, uses
-            return once(what, lambda: self._all_to_all(direction, ffn, most, uses))
-
-        experts = once(
-            ("experts", layer.ffn, tokens, uses),
-            lambda: timer.experts(ffn, spread, tokens, all_gpus),
-        )
-        both = all_to_all("dispatch"), all_to_all("combine")
-        return timed | {"experts": experts, "dispatch": both[0], "combine": both[1]}
-
     def spread(self, ffn: MoeFfn) -> Spread:
         """Return how the experts lie on ranks. Raises InfeasibleError if uneven."""
         return Spread(self._copies(ffn), self.ep.gpus, 1)
@@ -201,7 +186,7 @@ class EpDeployment(Deployment):
         each = self.layer_timer.table.accelerator.node.gpus
         return self.ep.gpus // each if self.ep.gpus % each == 0 else 1
 
-    def routed_ns(self, ffn: MoeFfn, tokens: Ns, loads: Loads) -> dict[str, Ns]:
+    def routed(self, ffn: MoeFfn, tokens: Ns, loads: Loads) -> dict[str, Timed]:
         """Return the durations of experts, dispatch and combine (layers × servers).
 
         The rank that sends or receives most sets the all-to-all. Its calibrated time is that of
@@ -209,14 +194,16 @@ class EpDeployment(Deployment):
         """
         spread, total = self.spread(ffn), int(tokens.sum())
         experts = self.layer_timer.drawn_experts(ffn, spread, loads.tokens, float(total))
-        experts[0] += self._loading_ns(ffn, loads.moved)
+        experts.ns[0] += self._loading_ns(ffn, loads.moved)
         usual = hottest_factor("uniform", total, spread.copies, ffn.top_k, spread.ranks)
         pairs = loads.tokens.sum(axis=-1).max(axis=-1)
         most = np.maximum(pairs / (ffn.top_k * usual), float(np.max(tokens)))
+        there = self._all_to_all("dispatch", ffn, most)
+        back = self._all_to_all("combine", ffn, most)
         return {
             "experts": experts,
-            "dispatch": self._all_to_all("dispatch", ffn, most, 1)[:, np.newaxis],
-            "combine": self._all_to_all("combine", ffn, most, 1)[:, np.newaxis],
+            "dispatch": there.lasting(there.ns[:, np.newaxis]),
+            "combine": back.lasting(back.ns[:, np.newaxis]),
         }
 
     def _loading_ns(self, ffn: MoeFfn, moved: Ns) -> Ns:
@@ -230,15 +217,13 @@ class EpDeployment(Deployment):
         moved_per_s = bytes_per_s(accelerator, medium) * goodput
         return whole_ns(n_bytes / moved_per_s * NS_PER_S, "moving experts")
 
-    def _all_to_all(
-        self, direction: ops.Direction, ffn: MoeFfn, most_tokens: ArrayLike, uses: int
-    ) -> Ns:
+    def _all_to_all(self, direction: ops.Direction, ffn: MoeFfn, most_tokens: ArrayLike) -> Timed:
         """Return the time of dispatch or combine, by the tokens of the rank that has most.
 
         A single GPU holds all experts and exchanges nothing.
         """
         if self.ep.gpus == 1:
-            return np.zeros(np.shape(most_tokens), dtype=np.int64)
+            return Timed(np.zeros(np.shape(most_tokens), dtype=np.int64))
         dispatching = direction == "dispatch"
         table = self.layer_timer.table
         op = ops.a2a(
@@ -251,15 +236,13 @@ class EpDeployment(Deployment):
             ffn.top_k,
             self._copies(ffn),
         )
-        all_gpus = uses * self.ep.gpus
-        time = table.duration_ns(op, all_gpus)
+        time = table.timed(op)
         if op.medium == self.fabric.medium and table.serving(op)[0] is None:
             # No one measured this card's all-to-all: it moves its bytes as the fabric would.
             slower = table.accelerator.default_efficiency / self.fabric.goodput
-            as_fabric = whole_ns(time * slower + self.fabric.latency_us * NS_PER_US, op.name)
-            table.usage_ns["uncalibrated"] += float((as_fabric - time).sum()) * all_gpus
-            time = as_fabric
-        return time
+            as_fabric = time.ns * slower + self.fabric.latency_us * NS_PER_US
+            time = uncalibrated(whole_ns(as_fabric, op.name))
+        return time.on(self.ep.gpus)
 
     def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:
         """Return the time of a stage that runs beside the other micro-batch's all-to-all."""

@@ -5,9 +5,9 @@ The deployments put these together; all results are whole nanoseconds, one value
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,10 +22,15 @@ from sim.inputs.model import Layer, LinearAttention, Mla, ModelCard, MoeFfn
 from sim.inputs.scenario import Precision
 from sim.inputs.speculation import Speculation
 from sim.kernels import ops, served
+from sim.kernels.core_line import CoreLine
 from sim.kernels.hottest_rank import hottest_factor, rank_op
 from sim.kernels.kernel_table import KernelTable
+from sim.kernels.timed import Timed
 
 Ns = NDArray[np.int64]
+
+# Times of this many different loads are kept.
+_MOST_KEPT = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class Core(NamedTuple):
 
     window: int | None
     """Context that it reads of a request; None: all of it."""
-    time: Callable[[Ns], Ns]
-    """From context tokens on each GPU to ns on each GPU."""
+    time: Callable[[Ns], Timed]
+    """From context tokens on each GPU to the time there."""
 
 
 class Pass(NamedTuple):
@@ -105,6 +110,17 @@ class LayerTimer:
     moe_kernel: str
     """Kernel of the routed experts: masked or fused."""
     table: KernelTable
+    _lines: dict[tuple[str, int], CoreLine] = field(default_factory=dict, init=False, compare=False)
+    _kept: dict[Hashable, Timed] = field(default_factory=dict, init=False, compare=False)
+
+    def once(self, what: Hashable, time: Callable[[], Timed]) -> Timed:
+        """Return `time()`, asked once for each `what` that names all it depends on."""
+        if what not in self._kept:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            self._kept[what] = time()
+            self._kept[what].ns.setflags(write=False)
+        return self._kept[what]
 
     @cached_property
     def _experts_kernel(self) -> str:
@@ -115,38 +131,35 @@ class LayerTimer:
                 return kernel
         return self.moe_kernel
 
-    def _gemms(
-        self, projections: Iterable[tuple[float, float, int]], m: ArrayLike, uses: int
-    ) -> Ns:
+    def _gemms(self, projections: Iterable[tuple[float, float, int]], m: ArrayLike) -> Timed:
         """Return the time of projections one after the other."""
         tile, dtype = self.table.accelerator.gemm_tile_rows, self.precision.gemm
         shapes = tuple(projections)
 
-        def time(rows: float) -> Ns:
-            total = np.zeros((), dtype=np.int64)
+        def time(rows: float) -> Timed:
+            total = Timed(np.zeros((), dtype=np.int64))
             for n, k, groups in shapes:
-                op = ops.gemm(dtype, rows, n, k, tile, groups=groups)
-                total = total + self.table.duration_ns(op)
+                total += self.table.timed(ops.gemm(dtype, rows, n, k, tile, groups=groups))
             return total
 
-        return self.table.each_ns((dtype, shapes), m, time, uses)
+        return self.table.timed_each((dtype, shapes), m, time)
 
-    def before_core(self, name: str, requests: ArrayLike, uses: int) -> Ns:
+    def before_core(self, name: str, requests: ArrayLike) -> Timed:
         """Return the time of the projections before the core of attention `name`."""
         projections = self.model.attention[name].before_core(self.model.hidden)
-        return self._gemms(projections, requests, uses)
+        return self._gemms(projections, requests)
 
-    def after_core(self, name: str, requests: ArrayLike, uses: int) -> Ns:
+    def after_core(self, name: str, requests: ArrayLike) -> Timed:
         """Return the time between core and output projection (MLA's absorption of V)."""
         *projections, _output = self.model.attention[name].after_core(self.model.hidden)
-        return self._gemms(projections, requests, uses)
+        return self._gemms(projections, requests)
 
-    def output(self, name: str, rows: ArrayLike, tp: int, uses: int) -> Ns:
+    def output(self, name: str, rows: ArrayLike, tp: int) -> Timed:
         """Return the time of the output projection of `rows`, its heads shared by `tp` GPUs."""
         *_before, output = self.model.attention[name].after_core(self.model.hidden)
-        return self._gemms([output._replace(k=output.k // tp)], rows, uses)
+        return self._gemms([output._replace(k=output.k // tp)], rows)
 
-    def core(self, name: str, positions: int, requests: Ns, uses: int) -> Core:
+    def core(self, name: str, positions: int, requests: Ns) -> Core:
         """Return what times the cores of a layer with attention `name`, by the context they read.
 
         `requests` are those of each GPU, each with `positions` tokens that attend to the same
@@ -154,20 +167,10 @@ class LayerTimer:
         """
         attention = self.model.attention[name]
         window = None if isinstance(attention, LinearAttention | Mla) else attention.window
-        line = self.table.line(
-            ("core", name, positions),
-            lambda b, tokens: self._core_op(name, positions, b, tokens),
-            requests,
-            uses,
-        )
-        if line is not None:
-            return Core(window, line)
-
-        def time(kv_tokens: Ns) -> Ns:
-            op = self._core_op(name, positions, requests, kv_tokens)
-            return self.table.duration_ns(op, uses)
-
-        return Core(window, time)
+        if (name, positions) not in self._lines:
+            core_op = partial(self._core_op, name, positions)
+            self._lines[name, positions] = CoreLine(self.table, core_op)
+        return Core(window, self._lines[name, positions].of(requests))
 
     def _core_op(
         self, name: str, positions: int, requests: ArrayLike, kv_tokens: ArrayLike
@@ -187,17 +190,15 @@ class LayerTimer:
         width = attention.head_dim
         return ops.attention_gqa(dtype, heads, kv_heads, width, requests, kv_tokens, tile)
 
-    def dense(self, intermediate: float, tokens: ArrayLike, uses: int) -> Ns:
+    def dense(self, intermediate: float, tokens: ArrayLike) -> Timed:
         """Return the time of a gated FFN of `intermediate` columns over `tokens` rows."""
         if intermediate == 0:
-            return np.zeros(np.shape(tokens), dtype=np.int64)
+            return Timed(np.zeros(np.shape(tokens), dtype=np.int64))
         hidden = self.model.hidden
         both = (2 * intermediate, hidden, 1), (hidden, intermediate, 1)
-        return self._gemms(both, tokens, uses)
+        return self._gemms(both, tokens)
 
-    def experts(
-        self, ffn: MoeFfn, spread: Spread, tokens: float, uses: int, shared: bool = False
-    ) -> Ns:
+    def experts(self, ffn: MoeFfn, spread: Spread, tokens: float, shared: bool = False) -> Timed:
         """Return the time of the experts on each rank; the first rank is the hottest.
 
         `tokens` are all tokens of the micro-batch. Only routed experts that are hit are read: of
@@ -232,21 +233,22 @@ class LayerTimer:
             hit = float(hit_experts(name, np.asarray(float(held)), np.asarray(pairs)))
             measured = launch(name, hit, 1.0)
             op = measured if self.table.serving(measured)[1] else op
-        hottest_ns, mean_ns = self.table.duration_ns(op, uses)
-        times = np.full(spread.ranks, mean_ns)
-        times[0] = hottest_ns
+        both = self.table.timed(op)
+        hottest_ns, mean_ns = both.ns
+        times = both.lasting(np.full(spread.ranks, mean_ns))
+        times.ns[0] = hottest_ns
         if shared and not fused:
             columns = ffn.shared * ffn.shared_intermediate / spread.slices
-            times = times + self.dense(columns, tokens / spread.ranks, uses)
+            times += self.dense(columns, tokens / spread.ranks)
         return times
 
     def drawn_experts(
         self, ffn: MoeFfn, spread: Spread, loads: Ns, tokens: float, shared: bool = False
-    ) -> Ns:
+    ) -> Timed:
         """Return the time of the experts on each rank (layers × ranks), given their loads.
 
         `loads` are the tokens of each expert of a rank (layers × ranks × experts). Shared experts
-        are as in `experts`. All layers are counted as usage.
+        are as in `experts`. Usage is that of all layers.
         """
         fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
         share = np.full((*loads.shape[:-1], fused), tokens / spread.ranks)
@@ -262,34 +264,34 @@ class LayerTimer:
             if kernel == served.MASKED
             else self.table.accelerator.gemm_tile_rows,
         )
-        times = self.table.duration_ns(op, spread.slices).reshape(loads.shape[:-1])
+        times = self.table.timed(op).on(spread.slices)
+        times = times.lasting(times.ns.reshape(loads.shape[:-1]))
         if shared and not fused:
             columns = ffn.shared * ffn.shared_intermediate / spread.slices
             gpus = spread.ranks * spread.slices * len(loads)
-            times = times + self.dense(columns, tokens / spread.ranks, gpus)
+            times += self.dense(columns, tokens / spread.ranks).on(gpus)
         return times
 
-    def draft_projection(self, tokens: ArrayLike, uses: int) -> Ns:
+    def draft_projection(self, tokens: ArrayLike) -> Timed:
         """Return the time of a drafting layer's projection of 2·hidden to hidden."""
         hidden = self.model.hidden
-        return self._gemms([(hidden, 2 * hidden, 1)], tokens, uses)
+        return self._gemms([(hidden, 2 * hidden, 1)], tokens)
 
-    def lm_head(self, tokens: NDArray[np.int64], tp: int, uses: int = 1) -> Ns:
+    def lm_head(self, tokens: NDArray[np.int64], tp: int) -> Timed:
         """Return the time of the LM head shared by `tp` neighbouring GPUs, gathering included."""
         dtype, vocab, hidden = self.precision.lm_head, self.model.vocab, self.model.hidden
         tile = self.table.accelerator.gemm_tile_rows
 
-        def time(rows: float) -> Ns:
-            total = self.table.duration_ns(ops.gemm(dtype, rows, vocab / tp, hidden, tile))
+        def time(rows: float) -> Timed:
+            total = self.table.timed(ops.gemm(dtype, rows, vocab / tp, hidden, tile))
             if tp > 1:
                 full = rows * hidden * DTYPE_BYTES["bf16"]
-                gather = ops.collective("all_gather", "bf16", tp, full)
-                total = total + self.table.duration_ns(gather)
+                total += self.table.timed(ops.collective("all_gather", "bf16", tp, full))
             return total
 
         rows = tokens.reshape(-1, tp).sum(axis=1)
-        shared = self.table.each_ns(("lm_head", dtype, vocab, hidden, tp), rows, time, tp * uses)
-        return np.repeat(shared, tp)
+        shared = self.table.timed_each(("lm_head", dtype, vocab, hidden, tp), rows, time).on(tp)
+        return shared.lasting(np.repeat(shared.ns, tp))
 
 
 def us(value: float, requests: NDArray[np.int64]) -> Ns:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sim.decoding.decoder import Decoder
 from sim.decoding.run import decode
@@ -16,6 +14,7 @@ from sim.inputs.model import Mla, ModelCard
 from sim.inputs.scenario import Scenario
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.ops import Op
+from sim.kernels.timed import Timed
 
 # Coordinates that the deployment fixes; the others change with the load.
 _SIZES = ("n", "k", "experts", "intermediate", "ep", "gpus")
@@ -70,19 +69,10 @@ class NotingTable(KernelTable):
         super().__init__(demand.accelerator)
         self._demand = demand
 
-    def duration_ns(self, op: Op, uses: int = 1) -> NDArray[np.int64]:
-        """Note the look-up; return the time at the card's default efficiency, ns."""
+    def timed(self, op: Op) -> Timed:
+        """Note the look-up; return the time at the card's default efficiency."""
         self._demand.note(op)
-        return super().duration_ns(op, uses)
-
-    def line(
-        self,
-        what: Hashable,
-        core: Callable[[NDArray[np.int64], NDArray[np.int64]], Op],
-        requests: NDArray[np.int64],
-        uses: int,
-    ) -> None:
-        """Return None: attention cores are looked up one by one, with their context."""
+        return super().timed(op)
 
 
 def demands(scenario: Scenario) -> list[Demand]:

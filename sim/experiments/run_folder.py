@@ -50,11 +50,10 @@ def save_run(
 def save_steady(steady: Steady, out: Path | None = None) -> Path:
     """Write run.json of a steady state, which has no tables, and return the directory."""
     site = steady.site
-    tables = {table.accelerator.name: table.sha256 for table in site.tables}
 
     def fill(folder: Path) -> None:
         made = {"engine": "bound", "engine_note": steady.engine_note}
-        described = described_run(site.scenario, tables, made, steady.figures())
+        described = described_run(site.scenario, site.table_hashes(), made, steady.figures())
         write_json(folder / "run.json", described)
 
     return fresh_directory(out or run_directory(site.scenario), fill)

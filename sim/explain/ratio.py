@@ -236,7 +236,7 @@ def _ffn_lines(
 
 def work_ns(site: Deployment, batch: Batch) -> dict[str, float]:
     """Return what the slowest server of each pool works on a micro-batch in a step, by pool."""
-    rows = site.durations(batch)
+    rows = site.durations(batch).rows
     program = site.one_of_each(rows)
     times = program.times({key: int(np.max(ns)) for key, ns in rows.items()}, site.delays_ns())
     busy = program.busy_ns(times)

@@ -27,7 +27,8 @@ from sim.foundation.errors import InfeasibleError
 from sim.foundation.units import NS_PER_MS, NS_PER_S, NS_PER_US
 from sim.inputs.admission import share_of
 from sim.inputs.scenario import Scenario
-from sim.kernels.kernel_table import STATUSES, Status
+from sim.kernels.ops import Floats
+from sim.kernels.timed import NO_USAGE, by_status
 from sim.metrics.catalogue import METRICS
 from sim.metrics.goodput import verdict
 from sim.metrics.physical import check_step, checked
@@ -49,7 +50,7 @@ class Steady:
     """Durations of a step of each micro-batch."""
     step_ns: Fraction
     """Time per step."""
-    usage_ns: dict[Status, float]
+    usage_ns: Floats
     """Kernel time by status of its look-up."""
 
     @property
@@ -94,9 +95,9 @@ class Steady:
         capacity = site.kv_memory().kv_capacity_bytes()
         held = site.expected.held_bytes() * self.requests / site.attention_gpus
         figures["kv_occupancy"] = held / capacity if capacity else 0.0
-        total = sum(self.usage_ns.values())
-        for status in STATUSES:
-            figures[f"{status}_share"] = self.usage_ns[status] / total if total else 0.0
+        total = float(self.usage_ns.sum())
+        for status, spent_ns in by_status(self.usage_ns).items():
+            figures[f"{status}_share"] = spent_ns / total if total else 0.0
         if scenario.speculation is not None:
             emitted = scenario.tokens_per_step()
             figures["tokens_per_step"] = emitted
@@ -136,10 +137,7 @@ def steady(
     program = site.one_of_each(loads[0].rows)
     times = {share: program.times(*known[share][:2]) for share in set(shares)}
     in_turn = tuple(times[share] for share in shares)
-    usage_ns: dict[Status, float] = dict.fromkeys(STATUSES, 0.0)
-    for load in loads:
-        for status, ns in load.usage_ns.items():
-            usage_ns[status] += ns
+    usage_ns = sum((load.usage_ns for load in loads), NO_USAGE)
     step_ns = _engine(program).step_ns(list(in_turn))
     return Steady(site, requests, program, in_turn, step_ns, usage_ns)
 
@@ -152,18 +150,13 @@ class _Load(NamedTuple):
     delays_ns: dict[str, int]
     rows: dict[tuple[str, int], Ns]
     """Durations of all servers."""
-    usage_ns: dict[Status, float]
+    usage_ns: Floats
 
 
 def _load(site: Deployment, requests: int, free: Collection[str], known: dict[int, _Load]) -> _Load:
     if requests in known:
         return known[requests]
-    before = [dict(table.usage_ns) for table in site.tables]
-    rows = site.durations(site.expected.batch_of(requests))
-    usage_ns: dict[Status, float] = dict.fromkeys(STATUSES, 0.0)
-    for table, then in zip(site.tables, before, strict=True):
-        for status, ns in table.usage_since(then).items():
-            usage_ns[status] += ns
+    rows, usage_ns = site.durations(site.expected.batch_of(requests))
     rows = {key: np.zeros_like(ns) if key[0] in free else ns for key, ns in rows.items()}
     delays_ns = {
         name: ns if requests and name not in free else 0 for name, ns in site.delays_ns().items()

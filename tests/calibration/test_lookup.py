@@ -13,6 +13,7 @@ from sim.inputs.scenario import load
 from sim.kernels import kernel_table, ops
 from sim.kernels.curve import Curve
 from sim.kernels.kernel_table import KernelTable
+from sim.kernels.timed import Timed, by_status
 from sim.steady.state import steady_state
 
 CARD = cards.accelerator("h100-sxm")
@@ -53,7 +54,7 @@ def expected_us(m: float, n: float, k: float, residual: float) -> float:
 def test_time_is_the_roofline_times_the_residual_between_nodes(
     m: int, n: int, residual: float
 ) -> None:
-    found = KernelTable(CARD, [GEMM]).duration_ns(ops.gemm("bf16", m, n, 4096, TILE))
+    found = KernelTable(CARD, [GEMM]).timed(ops.gemm("bf16", m, n, 4096, TILE)).ns
     if n == 2048:  # a third of the way from 1024 to 8192 in doublings
         residual = -0.1 + (-0.2 - -0.1) / 3
     assert int(found) == pytest.approx(1000 * expected_us(m, n, 4096, residual), abs=1)
@@ -63,31 +64,46 @@ def test_no_look_up_beats_the_peak() -> None:
     fast = replace(GEMM, overhead_us=0.0, residual=np.full((3, 2), -3.0))
     op = ops.gemm("bf16", np.array([1, 64, 4096]), 2048, 4096, TILE)
     table = KernelTable(CARD, [fast])
-    assert np.array_equal(table.duration_ns(op), np.rint(np.maximum(*table.peak_us(op)) * 1000))
+    assert np.array_equal(table.timed(op).ns, np.rint(np.maximum(*table.peak_us(op)) * 1000))
 
 
 def test_status_is_counted_by_time_and_uses() -> None:
     table = KernelTable(CARD, [GEMM])
-    inside = table.duration_ns(ops.gemm("bf16", [64, 64], 2048, 4096, TILE), uses=3)
-    beyond = table.duration_ns(ops.gemm("bf16", 8192, 2048, 4096, TILE))
-    borrowed = table.duration_ns(ops.gemm("fp8", 64, 2048, 4096, TILE))
-    unknown = table.duration_ns(ops.attention_gqa("bf16", 64, 8, 128, 4, 4096, 64), uses=2)
-    assert table.usage_ns == {
-        "calibrated": 3 * inside.sum(),
-        "extrapolated": beyond + borrowed,
-        "uncalibrated": 2 * unknown,
+    inside = table.timed(ops.gemm("bf16", [64, 64], 2048, 4096, TILE))
+    beyond = table.timed(ops.gemm("bf16", 8192, 2048, 4096, TILE))
+    borrowed = table.timed(ops.gemm("fp8", 64, 2048, 4096, TILE))
+    unknown = table.timed(ops.attention_gqa("bf16", 64, 8, 128, 4, 4096, 64))
+    total = inside.on(3) + beyond + borrowed + unknown.on(2)
+    assert by_status(total.usage_ns) == {
+        "calibrated": 3 * inside.ns.sum(),
+        "extrapolated": beyond.ns + borrowed.ns,
+        "uncalibrated": 2 * unknown.ns,
     }
+
+
+def test_the_status_of_many_values_is_that_of_each() -> None:
+    table, rows = KernelTable(CARD, [GEMM]), np.array([64.0, 8192.0, 64.0, 0.0])
+
+    def time(m: float) -> Timed:
+        return table.timed(ops.gemm("bf16", m, 2048, 4096, TILE))
+
+    each = [time(m) for m in rows]
+    for _ in range(2):  # asked, then remembered
+        found = table.timed_each("gemm", rows, time)
+        assert found.ns.tolist() == [int(one.ns) for one in each]
+        assert found.usage_ns.tolist() == np.sum([one.usage_ns for one in each], axis=0).tolist()
+    assert by_status(found.usage_ns)["calibrated"] == 2 * each[0].ns
 
 
 def test_more_work_than_measured_is_extrapolated() -> None:
     table = KernelTable(CARD, [replace(GEMM, most_work=128.0)])
-    table.duration_ns(ops.gemm("bf16", 256, 2048, 4096, TILE))
-    assert table.usage_ns["calibrated"] == 0
+    timed = table.timed(ops.gemm("bf16", 256, 2048, 4096, TILE))
+    assert by_status(timed.usage_ns)["calibrated"] == 0
 
 
 def test_no_work_takes_no_time() -> None:
     table = KernelTable(CARD, [GEMM])
-    found = table.duration_ns(ops.gemm("bf16", [0, 64], 2048, 4096, TILE))
+    found = table.timed(ops.gemm("bf16", [0, 64], 2048, 4096, TILE)).ns
     assert found[0] == 0 < found[1]
 
 
@@ -140,7 +156,7 @@ def test_a_value_costs_at_most_two_microseconds_in_batches() -> None:
     for _ in range(20):
         op = ops.gemm("bf16", sizes, 2048, 4096, TILE)
         start = time.perf_counter()
-        table.duration_ns(op)
+        table.timed(op)
         best = min(best, time.perf_counter() - start)
     assert best / len(sizes) < 2e-6
 
@@ -154,8 +170,9 @@ def test_attention_borrows_from_its_own_shape_before_its_own_format() -> None:
     curve, own = table.serving(narrow)
     assert curve is not None
     assert (curve.dtype, curve.key, own) == ("bf16", "q64kv1d256", False)
-    assert table.duration_ns(narrow) < table.duration_ns(wide)
-    assert table.usage_ns["extrapolated"] > 0
+    borrowed = table.timed(narrow)
+    assert borrowed.ns < table.timed(wide).ns
+    assert by_status(borrowed.usage_ns)["extrapolated"] == borrowed.ns
 
 
 def test_experts_keep_their_number_format_before_their_kernel() -> None:

@@ -22,8 +22,8 @@ from sim.experiments.kernel_demand import demands
 from sim.inputs import cards
 from sim.inputs.scenario import load
 from sim.kernels import served
-from sim.kernels.kernel_table import Status
 from sim.kernels.table_file import dump, read
+from sim.kernels.timed import Status
 from tests.calibration.fake_gpu import FakeGpu
 
 SCENARIO = "dsv3-ep8-h200"

@@ -15,8 +15,10 @@ from sim.foundation.errors import EXIT_BAD_INPUT, ScenarioError
 from sim.foundation.nanoseconds import MOST_TASK_NS, from_us, whole_ns
 from sim.inputs import cards, scenario
 from sim.kernels import ops
+from sim.kernels.core_line import CoreLine
 from sim.kernels.curve import Curve
-from sim.kernels.kernel_table import Ints, KernelTable
+from sim.kernels.kernel_table import KernelTable
+from sim.kernels.timed import Ints
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True), st.integers(0, 3))
@@ -48,10 +50,9 @@ def test_a_core_on_an_absurd_curve_is_told_with_curve_and_card(overhead_us: floa
         mape=0.1, p90=0.1, axes=(("batch", nodes), ("kv_len", nodes)), residual=np.zeros((2, 2)),
     )  # fmt: skip
     table = KernelTable(cards.accelerator("h800"), [curve])
-    line = table.line("core", core, ones, 1)
-    assert line is not None
+    time = CoreLine(table, core).of(ones)
     with pytest.raises(ScenarioError, match=r"attention_gqa/.* on h800 takes"):
-        line(100 * ones)
+        time(100 * ones)
 
 
 @pytest.mark.parametrize(

@@ -97,17 +97,17 @@ def test_single_gpu_instances_get_what_attention_sends(
 def test_drawn_tokens_arrive_where_they_are_sent(overrides: tuple[str, ...]) -> None:
     site = afd(*overrides, STEPWISE.format("{kind: contiguous}"))
     drawn = DrawnTimes(site)
-    times = drawn.times(site.expected.batch(), 1, 3)
+    times = drawn.step(site.expected.batch(), 1, 3).times
     assert drawn._experts is not None
     ((ffn, _positions, layers, loads),) = drawn._experts._loads
-    timed = site.routed_ns(ffn, site.expected.batch().requests, loads.drawn(4096, 1, 3))
+    timed = site.routed(ffn, site.expected.batch().requests, loads.drawn(4096, 1, 3))
     assert set(timed) == {"experts", "a2f", "a2f_in", "f2a", "f2a_in"}
     for sent, received in (("a2f", "a2f_in"), ("f2a_in", "f2a")):
-        out, into = timed[sent].sum(axis=1), timed[received].sum(axis=1)
+        out, into = timed[sent].ns.sum(axis=1), timed[received].ns.sum(axis=1)
         assert len(out) == len(layers) == 58
         assert np.abs(out - into).max() <= (32 + 32) / 2
     # Loads differ, so some instance takes longer than the others: by its own incast.
-    assert (timed["a2f_in"].max(axis=1) > timed["a2f_in"].mean(axis=1)).all()
+    assert (timed["a2f_in"].ns.max(axis=1) > timed["a2f_in"].ns.mean(axis=1)).all()
     assert times.values.min() >= 0
 
 
@@ -146,8 +146,8 @@ def test_noise_of_the_link_meets_the_transfers(server: str, changes: bool) -> No
     site = afd(f"noise={{slow: [{{server: {server}, {slow}}}]}}")
     batch = site.expected.batch()
     noisy, calm = (
-        DrawnTimes(site).times(batch, 0, 1),
-        DrawnTimes(afd("noise={}")).times(batch, 0, 1),
+        DrawnTimes(site).step(batch, 0, 1).times,
+        DrawnTimes(afd("noise={}")).step(batch, 0, 1).times,
     )
     differs = noisy.values != calm.values
     assert differs.any() == changes
@@ -160,8 +160,8 @@ def test_a_direction_of_the_link_may_pause_alone(way: str, stages: set[str]) -> 
     stall = f"{{server: nvlink, way: {way}, duration: fixed, {often}}}"
     site, calm = afd(f"noise={{stalls: [{stall}]}}"), afd("noise={}")
     unfolding, batch = unfold(site.program), site.expected.batch()
-    noisy = DrawnTimes(site).times(batch, 0, 1).values
-    still = DrawnTimes(calm).times(batch, 0, 1).values
+    noisy = DrawnTimes(site).step(batch, 0, 1).times.values
+    still = DrawnTimes(calm).step(batch, 0, 1).times.values
     assert {
         stage.name
         for index, stage in enumerate(site.program.stages)
@@ -255,11 +255,9 @@ def test_loaded_experts_take_the_way_of_the_fabric(
     requests = site.expected.batch().requests
     still = loads.drawn(int(requests.sum()), 0, 0)
     one = still._replace(moved=np.ones_like(still.moved))
-    difference = (
-        site.routed_ns(ffn, requests, one)["experts"]
-        - site.routed_ns(ffn, requests, still._replace(moved=np.zeros_like(still.moved)))["experts"]
-    )
-    assert difference[0] == pytest.approx(3 * H * 2048 / bytes_per_ns, abs=1)
+    none = still._replace(moved=np.zeros_like(still.moved))
+    loading, idle = (site.routed(ffn, requests, loads)["experts"].ns for loads in (one, none))
+    assert (loading - idle)[0] == pytest.approx(3 * H * 2048 / bytes_per_ns, abs=1)
 
 
 @pytest.mark.parametrize(

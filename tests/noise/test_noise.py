@@ -307,7 +307,7 @@ def test_noise_that_is_none_changes_no_table(tiny_model: Path, base: str) -> Non
 
 
 def times_of(site: Deployment) -> Times:
-    return DrawnTimes(site).times(site.expected.batch(), 1, 5)
+    return DrawnTimes(site).step(site.expected.batch(), 1, 5).times
 
 
 def test_one_sections_draws_do_not_depend_on_anothers() -> None:
@@ -323,7 +323,7 @@ def test_micro_batches_of_ep_share_one_pass_of_the_host() -> None:
     for base, alike in (("dsv3-ep128", True), ("step3-2a2f", False)):
         site = compile_deployment(scenario.load(base, [host]))
         drawn, batch = DrawnTimes(site), site.expected.batch()
-        first, second = (drawn.times(batch, j, 3).delays_ns for j in (0, 1))
+        first, second = (drawn.step(batch, j, 3).times.delays_ns for j in (0, 1))
         assert (first == second) == alike
 
 
@@ -347,5 +347,5 @@ def test_an_all_to_all_is_as_slow_as_the_slowest_link() -> None:
         unfolding = unfold(site.program)
         batch = site.expected.batch()
         before = unfolding.block(unfolding.times(site.times(batch)).values, stage)
-        after = unfolding.block(DrawnTimes(site).times(batch, 0, 0).values, stage)
+        after = unfolding.block(DrawnTimes(site).step(batch, 0, 0).times.values, stage)
         assert (after == before * (2 if changes else 1)).all()

@@ -7,6 +7,7 @@ import pytest
 from sim.foundation.units import NS_PER_US
 from sim.inputs import cards
 from sim.kernels import kernel_table, ops
+from sim.kernels.timed import by_status
 
 # 128 tokens per rank, hidden 7168, top-8, FP8 dispatch, BF16 combine, one 400 Gbit/s NIC a GPU.
 EP = (8, 16, 32, 64, 128, 256)
@@ -30,8 +31,9 @@ def look_up(direction: ops.Direction, dtype: str, ep: int) -> tuple[float, bool]
     accelerator = cards.accelerator("h800")
     table = kernel_table.load(accelerator, cards.calibration("h800"))
     domain = accelerator.node.scale_up_domain_gpus
-    us = float(table.duration_ns(ops.a2a(direction, dtype, ep, domain, 128, 7168, 8))) / NS_PER_US
-    return us, table.usage_ns["calibrated"] == us * NS_PER_US
+    timed = table.timed(ops.a2a(direction, dtype, ep, domain, 128, 7168, 8))
+    ns = float(timed.ns)
+    return ns / NS_PER_US, by_status(timed.usage_ns)["calibrated"] == ns
 
 
 @pytest.mark.parametrize(("direction", "dtype", "ep", "published_us"), ROWS)

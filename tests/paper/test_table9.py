@@ -52,7 +52,7 @@ def layer_us(card: str, model_name: str) -> float:
         core = ops.attention_gqa("bf16", heads, kv_heads, size, requests, tokens, tile)
     before = [_columns_cut(p, tp) for p in attention.before_core(model.hidden)]
     after = [p._replace(k=p.k // tp) for p in attention.after_core(model.hidden)]
-    time_ns = int(table.duration_ns(core))
+    time_ns = int(table.timed(core).ns)
     time_ns += sum(_gemm_ns(table, projection, requests) for projection in (*before, *after))
     return time_ns / NS_PER_US
 
@@ -65,7 +65,7 @@ def _gemm_ns(table: KernelTable, projection: Projection, rows: int) -> int:
     dtype = "fp8" if "fp8" in table.accelerator.flops_per_s else "int8"
     tile = table.accelerator.gemm_tile_rows
     op = ops.gemm(dtype, rows, projection.n, projection.k, tile, groups=projection.groups)
-    return int(table.duration_ns(op))
+    return int(table.timed(op).ns)
 
 
 @pytest.mark.parametrize(("card", "model", "published_us"), CELLS)

@@ -146,11 +146,10 @@ def test_the_hottest_rank_is_slower_as_measured(
     routing = routing_of("power_law", alpha=alpha)
     (drawn,) = loads_of(routing, deepseek(ranks), ranks * 128)
     shape = "fp8", 7168, 2048
-    op = hottest_rank.rank_op(*shape, drawn.reshape(-1, drawn.shape[-1]))
-    times = table.duration_ns(op)
+    times = table.timed(hottest_rank.rank_op(*shape, drawn.reshape(-1, drawn.shape[-1]))).ns
     hottest = times.reshape(drawn.shape[:2]).max(axis=1).mean()
     even = np.full((1, 256 // ranks), 128 * 8 / (256 // ranks))
-    assert low <= hottest / table.duration_ns(hottest_rank.rank_op(*shape, even))[0] <= high
+    assert low <= hottest / table.timed(hottest_rank.rank_op(*shape, even)).ns[0] <= high
 
 
 def test_only_active_experts_are_read() -> None:
@@ -161,7 +160,7 @@ def test_only_active_experts_are_read() -> None:
     weights = 3 * 7168 * 2048
     assert op.bytes[0] < 1.1 * weights
     assert all_of_them.bytes[0] > 8 * weights
-    assert table.duration_ns(op)[0] < table.duration_ns(all_of_them)[0]
+    assert table.timed(op).ns[0] < table.timed(all_of_them).ns[0]
 
 
 def test_groups_limit_a_token_and_leave_the_mean_even() -> None:
@@ -300,9 +299,9 @@ def test_loading_weights_takes_the_time_of_their_bytes() -> None:
     loads.drawn(tokens, 0, 0)
     moving = loads.drawn(tokens, 0, 1)
     assert moving.moved.max() > 0
-    timed = site.routed_ns(ffn, batch.requests, moving)["experts"]  # type: ignore[arg-type]
+    timed = site.routed(ffn, batch.requests, moving)["experts"].ns  # type: ignore[arg-type]
     still = moving._replace(moved=np.zeros_like(moving.moved))
-    rest = site.routed_ns(ffn, batch.requests, still)["experts"]  # type: ignore[arg-type]
+    rest = site.routed(ffn, batch.requests, still)["experts"].ns  # type: ignore[arg-type]
     # 3 · 7168 · 2048 bytes in FP8, over 50 GB/s at a goodput of 0.8.
     assert (timed - rest)[0] == pytest.approx(moving.moved * (3 * 7168 * 2048 / 40), abs=1)
     assert not (timed - rest)[1:].any()

@@ -27,7 +27,7 @@ def rows(kind: str, every: float, *pairs: tuple[str, str, float]) -> dict[str, N
     if kind == "afd":
         settings.append("deployment.attention.o_proj_tp=4")
     site = compile_deployment(scenario.load(BASES[kind], settings))
-    found = site.durations(site.expected.batch())
+    found = site.durations(site.expected.batch()).rows
     busiest = site.kinds.index(max(site.kinds, key=site.uses))
     return {stage: ns for (stage, of), ns in found.items() if of == busiest}
 

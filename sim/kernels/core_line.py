@@ -1,0 +1,77 @@
+"""CoreLine: the attention cores of one kind on one card, over any context.
+
+The work of a core is linear in its context tokens, so a step asks the curve alone, without making
+the operation of each GPU again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sim.foundation.nanoseconds import too_long
+from sim.kernels.curve import Curve
+from sim.kernels.kernel_table import KernelTable
+from sim.kernels.ops import Floats, Op
+from sim.kernels.timed import Ints, Timed, counted
+
+# The work of GPUs with up to this many requests is kept by their number.
+_MOST_KEPT = 1 << 12
+
+
+class CoreLine:
+    """Times cores by requests and context tokens of each GPU.
+
+    `core` makes the operation of as many requests and context tokens.
+    """
+
+    def __init__(self, table: KernelTable, core: Callable[[Ints, Ints], Op]) -> None:
+        self._table = table
+        self._core = core
+        self._kept_us = np.empty((2, 3, 0))
+        curve, self._own = table.serving(core(np.zeros(1, np.int64), np.zeros(1, np.int64)))
+        self._curve = curve if curve is not None and curve.is_of_attention() else None
+
+    def of(self, requests: Ints) -> Callable[[Ints], Timed]:
+        """Return what times the cores of `requests` by the context tokens of each GPU."""
+        curve, core = self._curve, self._core
+        if curve is None:
+            return lambda kv_tokens: self._table.timed(core(requests, kv_tokens))
+        fixed_us, per_token_us = self._work_us(requests)
+        batch = requests.astype(np.float64)
+        return lambda kv_tokens: self._timed(curve, fixed_us, per_token_us, batch, kv_tokens)
+
+    def _timed(
+        self,
+        curve: Curve,
+        fixed_us: Floats,
+        per_token_us: Floats,
+        requests: Floats,
+        kv_tokens: Ints,
+    ) -> Timed:
+        ns, total, measured = curve.line_ns(fixed_us, per_token_us, requests, kv_tokens)
+        if total < 0:
+            name = f"{'/'.join(curve.identity)} on {self._table.accelerator.name}"
+            raise too_long(name, np.inf)
+        calibrated = measured if self._own else 0
+        return Timed(ns, counted(calibrated, total - calibrated))
+
+    def _work_us(self, requests: Ints) -> Floats:
+        """Return the work without context and that of each token (2 × `_peaks_us`)."""
+        most = int(requests.max())
+        if most >= _MOST_KEPT:
+            return self._work_of(requests)
+        if most >= self._kept_us.shape[-1]:
+            self._kept_us = self._work_of(np.arange(2 << most.bit_length()))
+        return np.take(self._kept_us, requests, axis=-1)
+
+    def _work_of(self, requests: Ints) -> Floats:
+        fixed_us, one_us = (self._peaks_us(requests, tokens) for tokens in (0, 1))
+        return np.stack([fixed_us, one_us - fixed_us])
+
+    def _peaks_us(self, requests: Ints, tokens: int) -> Floats:
+        """Return compute, memory and least compute time at the card's peak, µs (3 × GPUs)."""
+        op = self._core(requests, np.full_like(requests, tokens))
+        least_us, memory_us = self._table.peak_us(op)
+        return np.array([self._table.work_us(op)[0], memory_us, least_us])

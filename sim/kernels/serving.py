@@ -1,0 +1,48 @@
+"""Serving: which calibration curve times an operation, its own or that of its nearest relative."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from sim.kernels import served
+from sim.kernels.curve import Curve, Identity
+from sim.kernels.ops import Medium
+
+
+def serving(
+    curves: Mapping[Identity, Curve], identity: Identity, medium: Medium
+) -> tuple[Curve | None, bool]:
+    """Return the curve of `identity`, else of its nearest relative, and whether it is its own.
+
+    The curve is None if there is no relative.
+    """
+    op, kernel, dtype, key = identity
+    for name in (kernel, *served.engines(op, kernel)):
+        if (op, name, dtype, key) in curves:
+            return curves[op, name, dtype, key], True
+    relatives = []
+    for curve in curves.values():
+        if curve.op != op or (medium != "hbm" and curve.kernel != kernel):
+            continue
+        away = _key_distance(key, curve.key)
+        # How many query heads share a KV head decides what limits attention, whatever the
+        # format of the cache: there the shape comes before the format.
+        first = away if op.startswith("attention") else 0.0
+        strange = (curve.dtype != dtype, "/" in curve.kernel, curve.kernel != kernel)
+        if away < np.inf:
+            relatives.append((first, *strange, away, curve.identity))
+    return (curves[min(relatives)[-1]], False) if relatives else (None, False)
+
+
+def _key_distance(one: str, other: str) -> float:
+    """Return how far two shape keys lie apart in doublings; ∞ if they are of different kinds."""
+    if one == other:
+        return 0.0
+    kind_one, kind_other = re.sub(r"[\d.]+", "#", one), re.sub(r"[\d.]+", "#", other)
+    if kind_one != kind_other or "#" not in kind_one:
+        return np.inf
+    sizes = zip(re.findall(r"[\d.]+", one), re.findall(r"[\d.]+", other), strict=True)
+    return sum(abs(float(np.log2(float(a) / float(b)))) for a, b in sizes)
