@@ -116,7 +116,7 @@ def _save(loaded: Loaded, found: list[Outcome], folder: Path) -> None:
 
     study = loaded.study
     scenarios = [each for cell in loaded.cells for of in cell.sides for each in named_cards(of)]
-    used = {name for scenario in scenarios for name in points.accelerators(scenario)}
+    used = {name for scenario in scenarios for name in scenario.deployment.accelerators()}
     described = {
         **provenance.provenance(),
         "study": study.model_dump(mode="json"),

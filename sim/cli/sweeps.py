@@ -210,7 +210,6 @@ class _Progress:
 def _save_sweep(
     loaded: Loaded, ran: Sequence[Point], rows: list[Row], warnings: list[str], folder: Path
 ) -> None:
-    from sim.experiments.largest_batch import with_batch
     from sim.metrics.cautions import SCOPE
     from sim.pictures import sweep_page
     from sim.results import files as results
@@ -222,11 +221,11 @@ def _save_sweep(
     def fill(target: Path) -> None:
         results.write_table(target / "sweep", points.columns(rows))
         resolved = [provenance.resolved(point.scenario) for point in ran]
-        used = {name for point in ran for name in points.accelerators(point.scenario)}
+        used = {name for point in ran for name in point.scenario.deployment.accelerators()}
         scenarios = {point.index: point.scenario for point in ran}
         for row in rows:
             if row.get("batch") is not None:  # found by a search: its load is the row's
-                found = with_batch(scenarios[row["point"]], round(row["requests_in_flight"]))
+                found = scenarios[row["point"]].with_batch(round(row["requests_in_flight"]))
                 scenarios[row["point"]] = found
         described = {
             **provenance.provenance(),

@@ -122,9 +122,8 @@ def capacity(
         if place not in tried:
             rate = begun * (1 + precision) ** place
             ahead(_attempt(rate, tried, share))
-            arrivals = {"arrivals": at_rate(workload.arrivals, rate)}
-            changed = {"workload": workload.model_copy(update=arrivals)}
-            scenarios = [each.model_copy(update=changed) for each in seeds]
+            changed = workload.replaced(arrivals=at_rate(workload.arrivals, rate))
+            scenarios = [each.replaced(workload=changed) for each in seeds]
             if offered_load(scenarios[0]) > 1:
                 tried[place] = Trial(rate, 0.0, 0.0, stable=False)
             else:

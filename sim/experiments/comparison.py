@@ -105,7 +105,7 @@ def compare(
     would hold the truth less often than it says. Raises what a run raises.
     """
     seed = a.simulation.seed
-    b = b.model_copy(update={"simulation": b.simulation.model_copy(update={"seed": seed})})
+    b = b.replaced(simulation=b.simulation.replaced(seed=seed))
     pairs = list(_pairs(a, b, range(PILOT), workers))
     pilot = _relative(pairs)
     spread = {figure: float(values.std(ddof=1)) for figure, values in pilot.items()}

@@ -11,16 +11,13 @@ from sim.decoding.run import decode
 from sim.deployments import compile_deployment
 from sim.inputs.hardware import Accelerator
 from sim.inputs.model import Mla, ModelCard
-from sim.inputs.scenario import Scenario
+from sim.inputs.scenario import LEAST_STEPS, Scenario
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.ops import Op
 from sim.kernels.timed import Timed
 
 # Coordinates that the deployment fixes; the others change with the load.
 _SIZES = ("n", "k", "experts", "intermediate", "ep", "gpus")
-
-# Steps of a closed loop: it starts from its stationary state. A run has at least these.
-_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -80,10 +77,10 @@ def demands(scenario: Scenario) -> list[Demand]:
 
     Raises InfeasibleError if the shape cannot run.
     """
-    short = scenario.simulation.model_copy(
-        update={"engine": "recurrence", "min_steps": _STEPS, "max_steps": _STEPS}
+    short = scenario.simulation.replaced(
+        engine="recurrence", min_steps=LEAST_STEPS, max_steps=LEAST_STEPS
     )
-    site = compile_deployment(scenario.model_copy(update={"simulation": short}))
+    site = compile_deployment(scenario.replaced(simulation=short))
     found: dict[str, Demand] = {}
 
     def noting(_side: str, table: KernelTable) -> KernelTable:

@@ -11,7 +11,6 @@ from typing import Any
 from sim.deployments import compile_deployment
 from sim.experiments.replications import replicated
 from sim.foundation.errors import InfeasibleError
-from sim.inputs.arrivals import ClosedLoop
 from sim.inputs.scenario import Scenario, TpotOf
 from sim.steady.state import fullest, largest_load, most_fitting
 
@@ -24,7 +23,7 @@ def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[st
     request on each GPU is too slow, the figures are those of one. TPOT is taken to rise with the
     load. Raises InfeasibleError if one does not fit.
     """
-    site = compile_deployment(with_batch(scenario, 1))
+    site = compile_deployment(scenario.with_batch(1))
     limit_ms, m, gpus = scenario.slo.tpot_ms, site.micro_batches, site.attention_gpus
     bound = fullest(site, limit_ms)
     if scenario.simulation.engine == "bound":
@@ -32,7 +31,7 @@ def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[st
     found: dict[int, dict[str, Any]] = {}
 
     def tpot_ms(each: int) -> float:
-        found[each] = figures = replicated(with_batch(scenario, each * gpus))
+        found[each] = figures = replicated(scenario.with_batch(each * gpus))
         tpot = figures[f"tpot_ms_{tpot_of}"]
         if tpot is None and figures["slo_attainment"] is not None:
             raise InfeasibleError(
@@ -50,10 +49,3 @@ def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[st
 
 def _batch(requests: int, lanes: int) -> int | float:
     return requests / lanes if requests % lanes else requests // lanes
-
-
-def with_batch(scenario: Scenario, requests: int) -> Scenario:
-    """Return `scenario` with a closed loop of `requests` requests in flight."""
-    closed = ClosedLoop(kind="closed", concurrency=requests)
-    workload = scenario.workload.model_copy(update={"arrivals": closed})
-    return scenario.model_copy(update={"workload": workload})

@@ -31,8 +31,8 @@ def replication(scenario: Scenario, number: int) -> Scenario:
     seed = scenario.simulation.seed
     if number:
         seed = int(stream(seed, "replication", number).integers(2**63))
-    simulation = scenario.simulation.model_copy(update={"seed": seed, "replications": 1})
-    return scenario.model_copy(update={"simulation": simulation})
+    simulation = scenario.simulation.replaced(seed=seed, replications=1)
+    return scenario.replaced(simulation=simulation)
 
 
 def replicated(scenario: Scenario) -> Figures:

@@ -109,7 +109,7 @@ def bounded(scenario: Scenario) -> Shape:
     try:
         return present(Frozen.of(scenario))
     except InfeasibleError as error:
-        name, m = shape_name(scenario.deployment), scenario.deployment.micro_batches
+        name, m = scenario.deployment.shape_name(), scenario.deployment.micro_batches
         return Shape(name, m, scenario.gpu_count(), None, None, None, {}, None, str(error))
 
 
@@ -117,7 +117,7 @@ def present(frozen: Frozen) -> Shape:
     """Return the shape of a frozen state with its figures."""
     deployment = frozen.site.scenario.deployment
     return Shape(
-        shape=shape_name(deployment),
+        shape=deployment.shape_name(),
         micro_batches=frozen.micro_batches,
         gpus=frozen.gpus,
         requests_in_flight=frozen.requests_in_flight,
@@ -127,13 +127,6 @@ def present(frozen: Frozen) -> Shape:
         ideal_micro_batches=ideal_micro_batches(frozen),
         refused=None,
     )
-
-
-def shape_name(deployment: Afd | Ep) -> str:
-    """Return xAyF or EPn."""
-    if isinstance(deployment, Ep):
-        return f"EP{deployment.gpus}"
-    return f"{deployment.attention.instances}A{deployment.ffn.instances}F"
 
 
 def ideal_micro_batches(frozen: Frozen) -> float:
@@ -152,8 +145,8 @@ def changed(frozen: Frozen, deployment: Afd | Ep, load: float = 1.0) -> Scenario
         field = rate_field(arrivals)
         assert field is not None
         arrivals = at_rate(arrivals, getattr(arrivals, field) * load)
-    workload = scenario.workload.model_copy(update={"arrivals": arrivals})
-    return scenario.model_copy(update={"deployment": deployment, "workload": workload})
+    workload = scenario.workload.replaced(arrivals=arrivals)
+    return scenario.replaced(deployment=deployment, workload=workload)
 
 
 def with_micro_batches(frozen: Frozen, count: int) -> Shape | None:

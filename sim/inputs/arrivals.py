@@ -256,4 +256,4 @@ def at_rate(arrivals: Arrivals, rate: float) -> Arrivals:
     """Return the same arrivals of an open loop with another value of their `rate_field`."""
     field = rate_field(arrivals)
     assert field is not None
-    return arrivals.model_copy(update={field: rate})
+    return arrivals.replaced(**{field: rate})

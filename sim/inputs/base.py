@@ -19,6 +19,8 @@ from pydantic_core import CoreSchema
 # Nanoseconds, bytes and FLOP/s are counted in 64 bits; nothing that is simulated comes near.
 _LARGEST = 10**18
 _LARGEST_TIME = 10**9
+# Seeds of replications are drawn from 63 bits.
+_LARGEST_OF = {"seed": 2**63 - 1}
 _TIME = re.compile(r"_[mu]s(_per_\w+)?$")
 
 
@@ -45,11 +47,19 @@ class Strict(BaseModel):
                     fields[name].setdefault("description", text)
         return schema
 
+    def replaced(self, **values: Any) -> Self:
+        """Return this with other values of some fields, checked as at first.
+
+        Fields that stay are not read anew, so this takes microseconds. Raises pydantic's
+        ValidationError, a ValueError.
+        """
+        return type(self).model_validate(dict(self) | values)
+
     @model_validator(mode="after")
     def _in_reach(self) -> Self:
         for name in type(self).model_fields:
             value = getattr(self, name)
-            largest = _LARGEST_TIME if _TIME.search(name) else _LARGEST
+            largest = _LARGEST_TIME if _TIME.search(name) else _LARGEST_OF.get(name, _LARGEST)
             if isinstance(value, int | float) and abs(value) > largest:
                 raise ValueError(f"{name} should be at most {largest:g} (got {_short(value)})")
         return self

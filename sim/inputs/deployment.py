@@ -112,6 +112,14 @@ class Afd(Strict):
     def gpu_count(self) -> int:
         return self.attention.gpu_count() + self.ffn.gpu_count()
 
+    def shape_name(self) -> str:
+        """Return the shape as people write it: 2A4F."""
+        return f"{self.attention.instances}A{self.ffn.instances}F"
+
+    def accelerators(self) -> list[str]:
+        """Return the names of the cards, sorted, each once."""
+        return sorted({self.attention.accelerator, self.ffn.accelerator})
+
 
 class Ep(Strict):
     """Colocated wide expert parallelism (DeepSeek): DP attention and EP over the same GPUs."""
@@ -151,6 +159,14 @@ class Ep(Strict):
 
     def gpu_count(self) -> int:
         return self.gpus
+
+    def shape_name(self) -> str:
+        """Return the shape as people write it: EP128."""
+        return f"EP{self.gpus}"
+
+    def accelerators(self) -> list[str]:
+        """Return the name of the card."""
+        return [self.accelerator]
 
 
 DeploymentShape = Annotated[Afd | Ep, Field(discriminator="kind")]

@@ -5,10 +5,10 @@ The docstring under a field is its help in `afdsim schema`, in editors and in do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
@@ -16,7 +16,7 @@ from sim.foundation.errors import ScenarioError, SimError, did_you_mean
 from sim.foundation.units import DType
 from sim.inputs import cards
 from sim.inputs.admission import Admission
-from sim.inputs.arrivals import Trace
+from sim.inputs.arrivals import ClosedLoop, Trace
 from sim.inputs.base import Strict
 from sim.inputs.deployment import UNDIVIDED, DeploymentShape, Ep
 from sim.inputs.documents.document import Document, Loc, read
@@ -30,6 +30,7 @@ from sim.inputs.workload import Workload
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
+LEAST_STEPS = 20
 Percentile = Annotated[float, Field(gt=0, lt=100)]
 
 
@@ -118,9 +119,9 @@ class Simulation(Strict):
     load that never changes (closed loops only)."""
     precision: Share = 0.01
     """A closed loop stops when the 95 % half-width of TPOT is below this share of TPOT."""
-    min_steps: Annotated[int, Field(ge=20, le=10**6)] = 20
+    min_steps: Annotated[int, Field(ge=LEAST_STEPS, le=10**6)] = LEAST_STEPS
     """Fewest decode steps of each micro-batch in a closed loop."""
-    max_steps: Annotated[int, Field(ge=20, le=10**6)] = 2000
+    max_steps: Annotated[int, Field(ge=LEAST_STEPS, le=10**6)] = 2000
     """Most decode steps of each micro-batch in a closed loop."""
     replications: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Number of runs, each with its own seed derived from `seed`. With two or more, figures are
@@ -174,6 +175,19 @@ class Scenario(Strict):
         if isinstance(self.deployment, Ep) and any(place.side != "all" for place in places):
             raise ValueError("noise: side attention or ffn is of AFD; leave it out under EP")
         return self
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Scenario:
+        """Return this scenario with values by dotted path, e.g. `{"slo.tpot_ms": 50}`.
+
+        Raises ScenarioError with every mistake, as a file of it would.
+        """
+        document = Document(self.name, self.model_dump())
+        return from_document(document.changed(settings, self.name))
+
+    def with_batch(self, requests: int) -> Scenario:
+        """Return this scenario with a closed loop of `requests` requests in flight."""
+        closed = ClosedLoop(kind="closed", concurrency=requests)
+        return self.replaced(workload=self.workload.replaced(arrivals=closed))
 
     def gpu_count(self) -> int:
         return self.deployment.gpu_count()

@@ -21,7 +21,7 @@ from sim.engines.program import Program
 from sim.foundation import json_text
 from sim.foundation.units import NS_PER_US
 from sim.inputs import cards
-from sim.inputs.scenario import Scenario
+from sim.inputs.scenario import LEAST_STEPS, Scenario
 from sim.results.files import replace_file
 from sim.results.provenance import provenance, resolved, sha256
 
@@ -56,10 +56,11 @@ def record(scenario: Scenario, steps: range, layers: range | None = None) -> Run
         raise WindowError("steps", f"the run ends sooner (got {_written(steps)}); set {least}")
     # The first steps of a run are the same however long it is. The margin of one step lets all
     # micro-batches come to the end of the last.
-    enough = min(simulation.max_steps, steps[-1] + 2)
-    shorter = simulation.model_copy(update={"max_steps": enough})
+    enough = min(simulation.max_steps, max(steps[-1] + 2, LEAST_STEPS))
+    fewest = min(simulation.min_steps, enough)
+    shorter = simulation.replaced(min_steps=fewest, max_steps=enough)
     run = simulate(
-        scenario.model_copy(update={"simulation": shorter}),
+        scenario.replaced(simulation=shorter),
         lambda node, step: step in steps and (layers is None or node.layer in layers),
     )
     whole = _whole_steps(run)

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.deployments import compile_deployment
-from sim.experiments.largest_batch import max_batch_under_slo, with_batch
+from sim.experiments.largest_batch import max_batch_under_slo
 from sim.experiments.replications import Figures, replicated
-from sim.foundation.errors import InfeasibleError
+from sim.foundation.errors import InfeasibleError, ScenarioError
 from sim.inputs.scenario import Scenario
 from sim.steady.state import Steady, fullest, most_fitting
-from sim.study.cells import Shapes, meets, with_settings
+from sim.study.cells import Shapes, meets
 from sim.study.schema import Settings, Shortlist
 from sim.sweeps.axes import crossed
-from sim.sweeps.points import accelerators, shape_name
 
 
 def worth(figures: Figures, priced: bool) -> float:
@@ -96,8 +95,8 @@ def admitted(shapes: Shapes) -> list[Settings]:
     found = []
     for settings in crossed(shapes.axes):
         try:
-            scenario = with_settings(shapes.first, settings)
-        except ValueError:
+            scenario = shapes.first.with_settings(settings)
+        except ScenarioError:
             continue
         if meets(scenario, shapes.constraints):
             found.append(settings)
@@ -114,7 +113,7 @@ def screened(
     found, fit, least_ms = [], 0, float("inf")
     for number, settings in enumerate(every):
         try:
-            steady = bound(with_settings(first, settings | screen))
+            steady = bound(first.with_settings(settings | screen))
         except InfeasibleError:
             continue
         fit += 1
@@ -128,7 +127,7 @@ def screened(
 
 def bound(scenario: Scenario, free: Collection[str] = ()) -> Steady:
     """Return the steady state of the largest batch under the SLO, some stages taking no time."""
-    return fullest(compile_deployment(with_batch(scenario, 1)), scenario.slo.tpot_ms, free)
+    return fullest(compile_deployment(scenario.with_batch(1)), scenario.slo.tpot_ms, free)
 
 
 def probe(first: Scenario, candidate: Candidate, priced: bool) -> float:
@@ -137,9 +136,9 @@ def probe(first: Scenario, candidate: Candidate, priced: bool) -> float:
     Where the simulation is slower than the bound, the batch has to shrink: half of a TPOT is taken
     to be there without the batch, as in `sim.steady.state.largest`.
     """
-    scenario = with_settings(first, candidate.settings)
+    scenario = first.with_settings(candidate.settings)
     try:
-        figures = replicated(with_batch(scenario, candidate.requests))
+        figures = replicated(scenario.with_batch(candidate.requests))
     except InfeasibleError:
         return 0.0
     over = figures["tpot_ms_mean"] / scenario.slo.tpot_ms
@@ -148,17 +147,17 @@ def probe(first: Scenario, candidate: Candidate, priced: bool) -> float:
 
 def entry(first: Scenario, settings: Settings, priced: bool) -> dict[str, Any]:
     """Return a shape at the largest batch that meets the SLO in simulation, as plain data."""
-    scenario = with_settings(first, settings)
+    scenario = first.with_settings(settings)
     told = {
         "settings": settings,
-        "shape": shape_name(scenario),
-        "accelerators": sorted(accelerators(scenario)),
+        "shape": scenario.deployment.shape_name(),
+        "accelerators": scenario.deployment.accelerators(),
     }
     try:
         figures = max_batch_under_slo(scenario)
     except InfeasibleError as error:
         return told | {"slo_met": False, "worth": 0.0, "figures": {}, "reason": str(error)}
-    site = compile_deployment(with_batch(scenario, 1))
+    site = compile_deployment(scenario.with_batch(1))
     most = max(most_fitting(site), 1)
     stated = most == scenario.memory.max_running_requests
     full = figures["batch"] * site.lanes >= most * site.attention_gpus

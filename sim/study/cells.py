@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,14 +9,12 @@ from itertools import product
 from pathlib import Path
 
 from sim.foundation.errors import ScenarioError, did_you_mean
-from sim.foundation.printable import excerpt
 from sim.inputs import cards
-from sim.inputs.documents.document import Document, Loc, loc_of, read
+from sim.inputs.documents.document import Document, Loc, read
 from sim.inputs.scenario import Scenario, from_document
 from sim.study.schema import OnSide, Settings, Study
 from sim.sweeps.axes import Axis, combinations
 from sim.sweeps.constraints import UnknownPathError, holds
-from sim.sweeps.points import accelerators
 
 
 @dataclass(frozen=True)
@@ -104,20 +101,6 @@ def _check_shapes(study: Study, document: Document) -> None:
         raise ScenarioError(document.problem(("dimensions",), problem))
 
 
-def with_settings(scenario: Scenario, settings: Settings) -> Scenario:
-    """Return `scenario` with values by dotted path put in.
-
-    Raises pydantic's ValidationError (a ValueError) if that is no scenario.
-    """
-    data = scenario.model_dump()
-    for path, value in settings.items():
-        node, parts = data, path.split(".")
-        for part in parts[:-1]:
-            node = node[part]
-        node[parts[-1]] = copy.deepcopy(value)
-    return Scenario.model_validate(data)
-
-
 def meets(scenario: Scenario, constraints: Sequence[str]) -> bool:
     """Return whether a scenario meets all constraints."""
     if not constraints:
@@ -131,12 +114,15 @@ def named_cards(shapes: Shapes) -> Iterator[Scenario]:
     yield shapes.first
     for axis in shapes.axes:
         if any(path.endswith((".accelerator", ".fabric")) for path in axis.values):
-            yield from (with_settings(shapes.first, settings) for settings in axis.settings())
+            yield from (shapes.first.with_settings(settings) for settings in axis.settings())
 
 
 def _are_priced(sides: Iterable[Shapes]) -> bool:
     named = {
-        name for shapes in sides for each in named_cards(shapes) for name in accelerators(each)
+        name
+        for shapes in sides
+        for each in named_cards(shapes)
+        for name in each.deployment.accelerators()
     }
     return all(cards.accelerator(name).usd_per_hour is not None for name in named)
 
@@ -251,14 +237,9 @@ class _Reader:
         return self._bases[side]
 
     def _scenario(self, base: Document, settings: Settings) -> Scenario | None:
-        document = copy.deepcopy(base)
         try:
-            for path, value in settings.items():
-                origin = f"{self._document.name}: {excerpt(path)}={excerpt(str(value))}"
-                document.put(loc_of(path), copy.deepcopy(value), origin)
-            for assignment in self._overrides:
-                document.set(assignment)
-            scenario = from_document(document)
+            changed = base.changed(settings, self._document.name, self._overrides)
+            scenario = from_document(changed)
         except ScenarioError as error:
             self._add(error.problems)
             return None
@@ -289,10 +270,12 @@ class _Reader:
                 continue
             self._checked.add((*loc, side))
             try:
-                with_settings(first, settings)
-            except (KeyError, TypeError, ValueError) as error:
-                reason = " ".join(str(error).split())
-                self._add([self._document.problem(loc, f"is no scenario with it: {reason}")])
+                first.with_settings(settings)
+            except ScenarioError as error:
+                self._add(
+                    self._document.problem(loc, f"is no scenario with it: {problem}")
+                    for problem in error.problems
+                )
 
     def _add(self, problems: Iterable[str]) -> None:
         self.problems += [problem for problem in problems if problem not in self.problems]

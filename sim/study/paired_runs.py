@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from sim.deployments import compile_deployment
-from sim.experiments.largest_batch import with_batch
 from sim.experiments.replications import replication, run_all
 from sim.explain.bottleneck import critical_circuit
 from sim.foundation.errors import InfeasibleError
@@ -22,7 +21,7 @@ from sim.inputs.arrivals import ClosedLoop
 from sim.inputs.scenario import Scenario
 from sim.steady.frozen import Frozen
 from sim.study.best_shapes import bound, contended, screened, worth
-from sim.study.cells import Shapes, with_settings
+from sim.study.cells import Shapes
 from sim.study.schema import Changed, Settings, Study
 
 Champion = dict[str, Any]
@@ -47,7 +46,7 @@ def loaded(first: Scenario, champion: Champion) -> Scenario:
     """Return the scenario of a champion at its batch."""
     best = champion["searched"][0]
     in_flight = round(best["figures"]["requests_in_flight"])
-    return with_batch(with_settings(first, best["settings"]), in_flight)
+    return first.with_settings(best["settings"]).with_batch(in_flight)
 
 
 def duel(a: Scenario, b: Scenario, pairs: int, priced: bool) -> dict[str, Any]:
@@ -80,13 +79,13 @@ def fitting(scenario: Scenario, numbers: Iterable[int]) -> Scenario:
                 compile_deployment(replication(scenario, number))
             return scenario
         except InfeasibleError:
-            site = compile_deployment(with_batch(scenario, 1))
+            site = compile_deployment(scenario.with_batch(1))
             arrivals = scenario.workload.arrivals
             assert isinstance(arrivals, ClosedLoop)
             less = arrivals.requests_in_flight(scenario.gpu_count()) - site.attention_gpus
             if less < site.attention_gpus:
                 raise
-            scenario = with_batch(scenario, less)
+            scenario = scenario.with_batch(less)
 
 
 def limits(scenario: Scenario, screen: Settings) -> dict[str, Any]:
@@ -95,7 +94,7 @@ def limits(scenario: Scenario, screen: Settings) -> dict[str, Any]:
     `kind` of its critical circuit, the shares of the circuit's time by kind (`spent`), and the
     share of the step that the GPUs of each pool work (`busy`).
     """
-    frozen = Frozen.of(with_settings(scenario, screen))
+    frozen = Frozen.of(scenario.with_settings(screen))
     circuit = critical_circuit(frozen)
     pools = frozen.site.program.pools
     return {
@@ -125,13 +124,13 @@ def changed(
         return float(searched[0]["worth"]) * factor
     if change.free:
         return max(float(each["worth"]) * _gain(first, each, change, study) for each in searched)
-    other, short = with_settings(first, change.set), study.shortlist
+    other, short = first.with_settings(change.set), study.shortlist
     again, _fit, _least = screened(other, champion["reconsidered"], study.screen, priced)
     _kept, found = contended(other, again[: short.probe], short.search, priced)
     return max((float(each["worth"]) for each in found if each["slo_met"]), default=0.0)
 
 
 def _gain(first: Scenario, each: dict[str, Any], change: Changed, study: Study) -> float:
-    scenario = with_settings(first, each["settings"] | study.screen)
+    scenario = first.with_settings(each["settings"] | study.screen)
     before, after = (bound(scenario, free).figures()["tgs"] for free in ((), change.free))
     return float(after / before)

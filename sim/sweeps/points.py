@@ -8,7 +8,6 @@ from typing import Any
 from sim.foundation import json_text
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.pareto import pareto_front
-from sim.inputs.deployment import Afd
 from sim.inputs.scenario import Scenario, TpotOf
 
 Row = dict[str, Any]
@@ -33,22 +32,6 @@ class Point:
     """Look for the largest batch whose TPOT meets the target, instead of taking the scenario's."""
     entry: int = 0
     """Place of its entry in `Sweep.families`."""
-
-
-def shape_name(scenario: Scenario) -> str:
-    """Return the shape of a deployment as people write it: 2A2F, EP128."""
-    deployment = scenario.deployment
-    if isinstance(deployment, Afd):
-        return f"{deployment.attention.instances}A{deployment.ffn.instances}F"
-    return f"EP{deployment.gpus}"
-
-
-def accelerators(scenario: Scenario) -> set[str]:
-    """Return the names of the accelerators of a scenario."""
-    deployment = scenario.deployment
-    if isinstance(deployment, Afd):
-        return {deployment.attention.accelerator, deployment.ffn.accelerator}
-    return {deployment.accelerator}
 
 
 def outcome(point: Point) -> Outcome:
@@ -88,7 +71,7 @@ def row(point: Point, result: Outcome) -> Row:
         "point": point.index,
         "family": point.family,
         "base": point.base,
-        "shape": shape_name(point.scenario),
+        "shape": point.scenario.deployment.shape_name(),
         "status": result["status"],
         "reason": result["reason"],
         **{f"{SETTING}{path}": value for path, value in point.settings.items()},

@@ -26,7 +26,7 @@ from sim.foundation.reading import file_sha256
 from sim.inputs import cards
 from sim.inputs.scenario import Scenario
 from sim.results.provenance import code, resolved, sha256
-from sim.sweeps.points import Outcome, Point, accelerators
+from sim.sweeps.points import Outcome, Point
 
 FILE = "points.sqlite"
 
@@ -78,7 +78,7 @@ def read_by(scenario: Scenario) -> Inputs:
     fabric = scenario.deployment.fabric
     named[f"fabric {fabric}"] = cards.find(cards.FABRICS, fabric, "fabric")
     tables = {}
-    for name in sorted(accelerators(scenario)):
+    for name in scenario.deployment.accelerators():
         path = named[f"accelerator {name}"] = cards.find(cards.ACCELERATORS, name, "accelerator")
         table = cards.calibration(_card_name(name, _state(path)))
         tables[name] = None if table is None else _file_sha256(table, _state(table))

@@ -7,7 +7,6 @@ should be no point.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from sim.foundation.errors import ScenarioError
-from sim.foundation.printable import excerpt
 from sim.inputs import cards
 from sim.inputs.base import Strict
-from sim.inputs.documents.document import Document, Loc, loc_of, read
+from sim.inputs.documents.document import Document, Loc, read
 from sim.inputs.naming import Label, Name
 from sim.inputs.scenario import Scenario, TpotOf, from_document
 from sim.parallel import processes as workers
@@ -225,12 +223,7 @@ def _scenario(
     A combination that is no scenario may be left out as well: that is what many constraints are
     for. Raises ScenarioError with its mistakes otherwise.
     """
-    document = copy.deepcopy(base)
-    for path, value in values.items():
-        origin = f"{sweep.name}: {excerpt(path)}={excerpt(str(value))}"
-        document.put(loc_of(path), copy.deepcopy(value), origin)
-    for assignment in overrides:
-        document.set(assignment)
+    document = base.changed(values, sweep.name, overrides)
     try:
         scenario = from_document(document)
     except ScenarioError:

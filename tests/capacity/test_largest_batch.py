@@ -8,7 +8,7 @@ import pytest
 
 from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
-from sim.experiments.largest_batch import max_batch_under_slo, with_batch
+from sim.experiments.largest_batch import max_batch_under_slo
 from sim.foundation.errors import InfeasibleError
 from sim.inputs.scenario import Scenario, TpotOf
 from sim.metrics import summary
@@ -23,7 +23,7 @@ BASES = ("step3-2a2f", "dsv3-ep128")
 
 def at_batch(scenario: Scenario, batch: float, tpot_of: TpotOf = "mean") -> float:
     lanes = compile_deployment(scenario).lanes
-    figures = summary.summary(simulate(with_batch(scenario, round(batch * lanes))))
+    figures = summary.summary(simulate(scenario.with_batch(round(batch * lanes))))
     return float(figures[f"tpot_ms_{tpot_of}"])
 
 

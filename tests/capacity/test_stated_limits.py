@@ -9,7 +9,7 @@ import pytest
 from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
 from sim.deployments.deployment import Deployment
-from sim.experiments.largest_batch import max_batch_under_slo, with_batch
+from sim.experiments.largest_batch import max_batch_under_slo
 from sim.explain import explanation
 from sim.explain.balance import EpBalance
 from sim.foundation.errors import InfeasibleError
@@ -103,7 +103,7 @@ def test_the_largest_batch_ends_at_the_limit(
     found = max_batch_under_slo(aimed)
     assert found["batch"] * aimed.deployment.micro_batches == most
     assert found["requests_in_flight"] == 4 * most
-    site = compile_deployment(with_batch(aimed, 1))
+    site = compile_deployment(aimed.with_batch(1))
     assert fullest(site, 1e6).requests == 4 * most
     champion = entry(aimed, {}, priced=False)
     assert champion["limit"] == named

@@ -23,7 +23,7 @@ HUGE = "1" + "0" * 80
         ("software.host_gap_us_per_step.value=1.0e+300", "Should be from 0 to 1e6 µs"),
         ("slo.tpot_ms=1.0e+300", "at most 1e+09"),
         ("memory.activation_reserve_gb=1.0e+300", "at most 1e+18"),
-        (f"simulation.seed={HUGE}", "at most 1e+18"),
+        (f"simulation.seed={HUGE}", "at most 9.22337e+18"),
         (
             "noise={tasks: [{server: gpu, law: {kind: lognormal, cv: {value: 1.0e+200, "
             "source: made up}}}]}",

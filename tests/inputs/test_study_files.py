@@ -8,7 +8,6 @@ import pytest
 
 from sim.foundation.errors import ScenarioError
 from sim.study import cells
-from sim.study.cells import with_settings
 from tests import small_study
 
 
@@ -45,10 +44,10 @@ def test_values_add_shapes_to_a_side(tmp_path: Path) -> None:
 
 def test_settings_change_a_scenario_alone(tmp_path: Path) -> None:
     first = cells.load(small_study.write(tmp_path)).cells[0].sides[0].first
-    other = with_settings(first, {"slo.tpot_ms": 3.0, "noise": None})
+    other = first.with_settings({"slo.tpot_ms": 3.0, "noise": None})
     assert (other.slo.tpot_ms, other.noise) == (3.0, None)
     assert (first.slo.tpot_ms, first.noise is None) == (0.9, False)
-    assert with_settings(first, {}) == first
+    assert first.with_settings({}) == first
 
 
 MISTAKES = {

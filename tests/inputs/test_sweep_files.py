@@ -16,7 +16,6 @@ from sim.foundation.errors import ScenarioError
 from sim.sweeps import sweep
 from sim.sweeps.axes import Axis, crossed
 from sim.sweeps.constraints import UnknownPathError, holds
-from sim.sweeps.points import shape_name
 from sim.sweeps.sweep import Loaded
 
 BOTH = "deployment.attention.instances + deployment.ffn.instances"
@@ -165,7 +164,7 @@ def load(folder: Path, constraints: str = "", of_family: str = "", extra: str = 
 
 
 def shapes(loaded: Loaded) -> list[str]:
-    return [shape_name(point.scenario) for point in loaded.points]
+    return [point.scenario.deployment.shape_name() for point in loaded.points]
 
 
 def test_constraints_leave_points_out_and_they_are_counted(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.deployments import compile_deployment
-from sim.experiments.largest_batch import with_batch
 from sim.experiments.replications import replication
 from sim.foundation.errors import InfeasibleError
 from sim.parallel import processes
@@ -218,11 +217,11 @@ def test_a_duel_at_the_edge_of_memory_takes_a_load_that_fits_with_every_seed(
 ) -> None:
     lengths = "workload.lengths.prompt={kind: lognormal, mean: 3000, cv: 1.0, max_tokens: 20000}"
     roomy = tiny.load(loaded_model, "dsv3-ep128", lengths)
-    site = compile_deployment(with_batch(roomy, 1))
+    site = compile_deployment(roomy.with_batch(1))
     needed = 40.001 * site.expected.claimed_bytes()
     spare = (site.kv_memory().kv_capacity_bytes() - needed) / 1e9
     reserve = f"memory.activation_reserve_gb={roomy.memory.activation_reserve_gb + spare}"
-    full = with_batch(tiny.load(loaded_model, "dsv3-ep128", lengths, reserve), 40 * 4)
+    full = tiny.load(loaded_model, "dsv3-ep128", lengths, reserve).with_batch(40 * 4)
     compile_deployment(full)
     over = 0
     for number in range(1, 7):

@@ -6,7 +6,9 @@ pydantic model and reports *all* mistakes of the file at once.
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,9 +38,9 @@ _PLACE_IN_LIST = re.compile("[0-9]{1,9}")
 class Document:
     """A parsed YAML file: `data` (plain Python values) and the place of every value in it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, data: Any = None) -> None:
         self.name = name
-        self.data: Any = None
+        self.data = data
         self.problems: list[str] = []
         self._places: dict[Loc, str] = {}
         self._overwritten: dict[Loc, str] = {}
@@ -112,6 +114,21 @@ class Document:
         }
         self._places |= dict.fromkeys([*made, loc], origin)
         self._overwritten[loc] = origin
+
+    def changed(
+        self, settings: Mapping[str, Any], origin: str, overrides: Iterable[str] = ()
+    ) -> Document:
+        """Return a copy with values by dotted path, named as of `origin`, then `--set` texts.
+
+        Raises ScenarioError if a path leads nowhere.
+        """
+        result = copy.deepcopy(self)
+        for path, value in settings.items():
+            told = f"{origin}: {excerpt(path)}={excerpt(str(value))}"
+            result.put(loc_of(path), copy.deepcopy(value), told)
+        for assignment in overrides:
+            result.set(assignment)
+        return result
 
     def validate(self, model: type[Model]) -> Model:
         """Return `model` filled from this document.
