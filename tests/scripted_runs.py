@@ -10,10 +10,12 @@ import numpy as np
 
 from sim.deployments import afd_ring, ep_schedule
 from sim.engines import event
-from sim.engines.controller import Record, Wait
+from sim.engines.controller import Controller, Record, Wait
 from sim.engines.program import Program, Times
 
 Script = Callable[[int, int], Times | Wait]
+Run = Callable[[Program, Controller], int]
+"""How an engine runs a program under a controller; it returns the simulated end, ns."""
 NO_LAGS = afd_ring.Lags()
 
 # A transient longer than this means that a steady state was not found, which fails the test.
@@ -100,10 +102,12 @@ def play(program: Program, script: Script | Times, steps: int) -> Timeline:
     return Timeline(program, steps, boundaries, keyed)
 
 
-def play_boundaries(program: Program, script: Script, steps: int) -> list[list[int]]:
-    """Return only the boundaries of a run, without a record of its tasks."""
+def play_boundaries(
+    program: Program, script: Script, steps: int, run: Run = event.run
+) -> list[list[int]]:
+    """Return only the boundaries of a run by either engine, without a record of its tasks."""
     controller = Scripted(program.micro_batches, script, steps)
-    event.run(program, controller)
+    run(program, controller)
     return [mine[: steps + 1] for mine in controller.boundaries]
 
 
