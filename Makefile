@@ -1,6 +1,7 @@
 # make pareto   run the main sweep and draw its Pareto front
 # make study    run the central study, AFD against EP (about 50 minutes on 2 cores)
 # make test     run all tests
+# make nightly  run the tests that try many more examples, and 20,000 changed input files
 # make newest   run all tests with the newest releases that pyproject.toml allows
 # make lint     ruff, formatting, types
 # make bench    report speed ratios
@@ -18,7 +19,7 @@ PYTHON ?= $(firstword $(foreach each,python3.11 python3.12 python3.13 python3 py
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: pareto study test newest lint bench cluster lock clean python
+.PHONY: pareto study test nightly newest lint bench cluster lock clean python
 
 pareto: .venv/installed
 	$(BIN)/afdsim sweep step3-vs-dsv3 --out results/runs/pareto
@@ -28,6 +29,9 @@ study: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n auto
+
+nightly: .venv/installed-dev
+	$(BIN)/python -m pytest -n auto -m 'nightly or mutations'
 
 # A new environment each time: an old one would keep releases that are still in range.
 newest: | python

@@ -32,7 +32,6 @@ def test_shipped_scenarios_keep_within_the_hardware(name: str) -> None:
     assert 0 < least.rounding_ns < least.any_ns
     if loaded.workload.arrivals.kind == "closed":
         steady_state(loaded).figures()
-        assert summary(simulate(loaded))["tgs"] > 0
 
 
 @pytest.mark.parametrize(
