@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sim.inputs import cards
-from sim.kernels import ops
+from sim.kernels import cores, ops
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.ops import Op
 
@@ -41,7 +41,7 @@ def attention(path: Path) -> Path:
         ((64, 1, 256), (64, 8, 128)), (1, 4, 16, 64, 256), (128, 512, 2048, 8192, 32768)
     ):
         tile = CARD.query_tile_rows
-        op = ops.attention_gqa("bf16", q, kv, dim, batch, batch * kv_len, tile)
+        op = cores.gqa("bf16", q, kv, dim, batch, batch * kv_len, tile)
         shape = f"{q},{kv},{dim},bfloat16,{batch},{kv_len}"
         rows.append(f"h100_sxm,{shape},{time_us(op):.4f},hbm,afdsim:synthetic")
     return written(path, rows)

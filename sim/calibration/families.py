@@ -15,7 +15,7 @@ import numpy as np
 from sim.calibration.measurements import Fixed, Measurement
 from sim.foundation.errors import CalibrationError
 from sim.inputs.hardware import Accelerator
-from sim.kernels import ops, served
+from sim.kernels import cores, ops, served
 from sim.kernels.ops import Floats, Op
 
 # Pairs that reach a new expert, against pairs spread at random, under a power law near 1.
@@ -117,18 +117,10 @@ def _gemm(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
     return ops.gemm(kernel.dtype, at["m"], at["n"], at["k"], tile, kernel.kernel)
 
 
-def _gqa(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
-    query, kv, dim = _sizes(kernel, "n_q_heads", "n_kv_heads", "head_dim")
-    tokens = at["batch"] * at["kv_len"]
-    dtype = kernel.dtype
-    return ops.attention_gqa(dtype, query, kv, dim, at["batch"], tokens, card.query_tile_rows)
-
-
-def _mla(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
-    heads, lora, rope = _sizes(kernel, "n_q_heads", "kv_lora", "rope")
-    tokens = at["batch"] * at["kv_len"]
-    dtype = kernel.dtype
-    return ops.attention_mla(dtype, heads, lora, rope, at["batch"], tokens, card.query_tile_rows)
+def _core(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
+    core, tokens = cores.CORES[kernel.op], at["batch"] * at["kv_len"]
+    sizes = _sizes(kernel, *core.sizes)
+    return core.build(kernel.dtype, *sizes, at["batch"], tokens, card.query_tile_rows)
 
 
 def _moe(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
@@ -178,15 +170,6 @@ def _collective(_card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) ->
     return ops.collective(name, kernel.dtype, at["gpus"], at["bytes"], kernel.kernel)
 
 
-_ATTENTION_REACH = {
-    "batch": 4.0,
-    "kv_len": 4.0,
-    "n_q_heads": 4.0,
-    "n_kv_heads": 4.0,
-    "head_dim": 4.0,
-    "kv_lora": 4.0,
-    "rope": 4.0,
-}
 _CACHE_AXES = ("kv_len", "batch")
 _A2A_REACH = {"tokens": 4.0, "ep": 4.0, "experts": 4.0, "hidden": 4.0, "topk": 4.0}
 
@@ -199,8 +182,10 @@ FAMILIES: dict[str, Family] = {
         block=("n", "k"),
         pooled=True,
     ),
-    "attention_gqa": Family(_gqa, _ATTENTION_REACH, _CACHE_AXES, _CACHE_AXES),
-    "attention_mla": Family(_mla, _ATTENTION_REACH, _CACHE_AXES, _CACHE_AXES),
+    **{
+        op: Family(_core, dict.fromkeys((*_CACHE_AXES, *sizes), 4.0), _CACHE_AXES, _CACHE_AXES)
+        for op, sizes in cores.MEASURED.items()
+    },
     "moe": Family(
         _moe,
         {

@@ -7,6 +7,7 @@ tables name them, the fixed part of its shape, and its coordinates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sim.calibration.measurements import Fixed, Measurement, Row
 from sim.foundation.errors import CalibrationError
 from sim.foundation.reading import lines
 from sim.inputs.csv_columns import NO_ROW, records
-from sim.kernels import served
+from sim.kernels import cores, served
 
 _DTYPES = {
     "bfloat16": "bf16",
@@ -46,25 +47,17 @@ def _gemm(row: Row) -> Iterator[Measurement]:
     yield row.measurement("gemm", kernel, dtype=_DTYPES[label], label=label, fixed=(), at=at)
 
 
-def _attention(row: Row, op: str, fixed: tuple[str, ...]) -> Iterator[Measurement]:
+def _attention(row: Row, op: str, sizes: tuple[str, ...]) -> Iterator[Measurement]:
     label = row.one_of("kv_dtype", _DTYPES)
     yield row.measurement(
         op,
         row.values.get("kernel") or served.FASTEST,
         dtype=_DTYPES[label],
         label=label,
-        fixed=tuple((name, float(row.count(name))) for name in fixed),
+        fixed=tuple((name, float(row.count(name))) for name in sizes),
         at=tuple((name, float(row.count(name))) for name in ("batch", "kv_len")),
         regime=row.values.get("regime", ""),
     )
-
-
-def _attention_gqa(row: Row) -> Iterator[Measurement]:
-    return _attention(row, "attention_gqa", ("n_q_heads", "n_kv_heads", "head_dim"))
-
-
-def _attention_mla(row: Row) -> Iterator[Measurement]:
-    return _attention(row, "attention_mla", ("n_q_heads", "kv_lora", "rope"))
 
 
 def _mla_module(row: Row) -> Iterator[Measurement]:
@@ -203,10 +196,12 @@ def _columns(text: str) -> tuple[str, ...]:
 # Columns of each form of file and the reader of its rows. Other columns may stand beside them.
 FORMS: dict[tuple[str, ...], Callable[[Row], Iterator[Measurement]]] = {
     _columns("gpu dtype m n k latency_us source"): _gemm,
-    _columns(
-        "gpu n_q_heads n_kv_heads head_dim kv_dtype batch kv_len latency_us source"
-    ): _attention_gqa,
-    _columns("gpu n_q_heads kv_lora rope kv_dtype batch kv_len latency_us source"): _attention_mla,
+    **{
+        ("gpu", *sizes, *_columns("kv_dtype batch kv_len latency_us source")): partial(
+            _attention, op=op, sizes=sizes
+        )
+        for op, sizes in cores.MEASURED.items()
+    },
     _columns("gpu n_q_heads gemm_dtype kv_dtype batch kv_len latency_us source"): _mla_module,
     _columns(
         "gpu kind dtype hidden inter topk num_experts num_slots tp ep global_tokens"

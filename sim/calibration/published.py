@@ -12,8 +12,8 @@ import numpy as np
 
 from sim.foundation.units import NS_PER_US
 from sim.inputs import cards
-from sim.inputs.model import Projection
-from sim.kernels import kernel_table, ops
+from sim.inputs.attention import Projection
+from sim.kernels import cores, kernel_table, ops
 from sim.kernels.curve import Curve, work_of
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.ops import Op
@@ -75,11 +75,11 @@ def _parts(table: KernelTable, model: str) -> tuple[Op, float]:
     tile = accelerator.query_tile_rows
     if attention.kind == "mla":
         sizes = (attention.query_heads, attention.kv_lora, attention.rope)
-        op = ops.attention_mla("bf16", *sizes, requests, tokens, tile)
+        op = cores.mla("bf16", *sizes, requests, tokens, tile)
     else:
         assert attention.kind in ("gqa", "mfa")
         heads, kv_heads = attention.query_heads // ways, max(attention.kv_heads // ways, 1)
-        op = ops.attention_gqa("bf16", heads, kv_heads, attention.head_dim, requests, tokens, tile)
+        op = cores.gqa("bf16", heads, kv_heads, attention.head_dim, requests, tokens, tile)
     return op, sum(_gemm_us(table, projection, requests) for projection in projections)
 
 

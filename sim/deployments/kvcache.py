@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sim.foundation.errors import InfeasibleError
-from sim.foundation.units import DTYPE_BYTES, gigabytes
+from sim.foundation.units import gigabytes
 from sim.inputs.hardware import Accelerator
-from sim.inputs.model import LinearAttention, ModelCard
+from sim.inputs.model import ModelCard
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,6 @@ class Transfer(NamedTuple):
     latency_ns: int
 
 
-def kv_dtype(model: ModelCard, layer_attention: str, kv: str) -> str:
-    """Return the KV format of a layer: the scenario's, or the card's where it says `card`."""
-    attention = model.attention[layer_attention]
-    if isinstance(attention, LinearAttention):
-        return attention.state_dtype
-    return attention.kv_dtype if kv == "card" else kv
-
-
 def kv_layout(model: ModelCard, kv: str, block_tokens: int, step_tokens: int = 1) -> KvLayout:
     """Return the layout of `model`'s cache with KV format `kv` ('card': as the card says).
 
@@ -84,12 +76,8 @@ def kv_layout(model: ModelCard, kv: str, block_tokens: int, step_tokens: int = 1
     for layer, count in model.layer_counts.items():
         attention = model.attention[layer.attention]
         state += count * attention.state_bytes()
-        if isinstance(attention, LinearAttention):
-            continue
-        window = getattr(attention, "window", None)
-        width = DTYPE_BYTES[kv_dtype(model, layer.attention, kv)]
-        size = count * attention.kv_elements_per_token() * width
-        per_token[window] = per_token.get(window, 0.0) + size
+        for window, size in attention.kept_bytes(kv).items():
+            per_token[window] = per_token.get(window, 0.0) + count * size
     return KvLayout(per_token, state, block_tokens, step_tokens)
 
 

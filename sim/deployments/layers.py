@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sim.calibration.families import hit_experts
-from sim.deployments.kvcache import kv_dtype
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.nanoseconds import from_us
 from sim.foundation.units import DTYPE_BYTES
-from sim.inputs.model import Layer, LinearAttention, Mla, ModelCard, MoeFfn
+from sim.inputs.model import Layer, ModelCard, MoeFfn
 from sim.inputs.scenario import Precision
 from sim.inputs.speculation import Speculation
-from sim.kernels import ops, served
+from sim.kernels import cores, ops, served
 from sim.kernels.core_line import CoreLine
 from sim.kernels.hottest_rank import hottest_factor, rank_op
 from sim.kernels.kernel_table import KernelTable
@@ -166,29 +165,18 @@ class LayerTimer:
         context. Zero context takes the time of a launch.
         """
         attention = self.model.attention[name]
-        window = None if isinstance(attention, LinearAttention | Mla) else attention.window
         if (name, positions) not in self._lines:
             core_op = partial(self._core_op, name, positions)
             self._lines[name, positions] = CoreLine(self.table, core_op)
-        return Core(window, self._lines[name, positions].of(requests))
+        return Core(attention.core(positions).window, self._lines[name, positions].of(requests))
 
     def _core_op(
         self, name: str, positions: int, requests: ArrayLike, kv_tokens: ArrayLike
     ) -> ops.Op:
         attention = self.model.attention[name]
+        core, dtype = attention.core(positions), attention.cache_dtype(self.precision.kv)
         tile = self.table.accelerator.query_tile_rows
-        dtype = kv_dtype(self.model, name, self.precision.kv)
-        if isinstance(attention, LinearAttention):
-            state, flops = attention.state_elements(), attention.core_flops(0) * positions
-            return ops.attention_linear(dtype, state, flops, requests)
-        if isinstance(attention, Mla):
-            # Several tokens that read the same cache are so many times the query heads to a kernel.
-            heads, lora = attention.query_heads * positions, attention.kv_lora
-            rope = attention.rope
-            return ops.attention_mla(dtype, heads, lora, rope, requests, kv_tokens, tile)
-        heads, kv_heads = attention.query_heads * positions, attention.kv_heads
-        width = attention.head_dim
-        return ops.attention_gqa(dtype, heads, kv_heads, width, requests, kv_tokens, tile)
+        return cores.CORES[core.op].build(dtype, *core.sizes, requests, kv_tokens, tile)
 
     def dense(self, intermediate: float, tokens: ArrayLike) -> Timed:
         """Return the time of a gated FFN of `intermediate` columns over `tokens` rows."""

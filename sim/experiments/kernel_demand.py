@@ -9,8 +9,9 @@ import numpy as np
 from sim.decoding.decoder import Decoder
 from sim.decoding.run import decode
 from sim.deployments import compile_deployment
+from sim.inputs.attention import Mla
 from sim.inputs.hardware import Accelerator
-from sim.inputs.model import Mla, ModelCard
+from sim.inputs.model import ModelCard
 from sim.inputs.scenario import LEAST_STEPS, Scenario
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.ops import Op

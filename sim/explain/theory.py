@@ -13,7 +13,7 @@ from typing import Any
 
 from sim.foundation.units import DTYPE_BYTES
 from sim.inputs.hardware import Accelerator
-from sim.inputs.model import ModelCard, MoeFfn, attention_weights
+from sim.inputs.model import ModelCard, MoeFfn
 
 FLOPS_PER_WEIGHT = 2
 """One multiply and one add per weight and token."""
@@ -105,10 +105,7 @@ def kv_bytes(model: ModelCard, ctx: float) -> float:
     total = 0.0
     for layer, count in model.layer_counts.items():
         attention = model.attention[layer.attention]
-        total += count * 2 * attention.state_bytes()
-        if attention.kind != "linear":
-            elements = attention.kv_elements_per_token() * attention.attended_tokens(ctx)
-            total += count * elements * DTYPE_BYTES[attention.kv_dtype]
+        total += count * (2 * attention.state_bytes() + attention.read_bytes("card", ctx))
     return total
 
 
@@ -124,7 +121,7 @@ def attention_flops(model: ModelCard, ctx: float) -> float:
 def linear_params(model: ModelCard) -> int:
     """Return weights of the projections before and after the attention cores."""
     return sum(
-        count * attention_weights(model.attention[layer.attention], model.hidden)
+        count * model.attention[layer.attention].weights(model.hidden)
         for layer, count in model.layer_counts.items()
     )
 

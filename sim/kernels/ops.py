@@ -66,30 +66,30 @@ class Op:
         return self.flops if self.needed_flops is None else self.needed_flops
 
 
-def _floats(value: ArrayLike) -> Floats:
+def floats(value: ArrayLike) -> Floats:
     return np.asarray(value, dtype=np.float64)
 
 
-def _per(total: Floats, parts: Floats) -> Floats:
+def per(total: Floats, parts: Floats) -> Floats:
     """Return total / parts, 0 where there are no parts."""
     return np.divide(total, parts, out=np.zeros_like(total + parts), where=parts > 0)
 
 
 def padded(rows: ArrayLike, tile: float) -> Floats:
     """Return `rows` rounded up to whole tensor-core tiles."""
-    return np.ceil(_floats(rows) / tile) * tile
+    return np.ceil(floats(rows) / tile) * tile
 
 
 def padded_rows(rows: ArrayLike) -> Floats:
     """Return `rows` rounded up to the M that serving engines launch a GEMM with."""
-    exact = _floats(rows)
+    exact = floats(rows)
     step = np.searchsorted(_ROW_LADDER, np.minimum(exact, _ROW_LADDER[-1]))
     return np.where(exact > _ROW_LADDER[-1], padded(exact, _ROW_TILE), _ROW_LADDER[step])
 
 
 def activation_bytes(hidden: ArrayLike, dtype: str) -> Floats:
     """Return bytes of one token's activations on a wire; FP8 and INT8 carry block scales."""
-    elements = _floats(hidden)
+    elements = floats(hidden)
     scales = elements / SCALE_BLOCK * SCALE_BYTES if dtype in ("fp8", "int8") else 0.0
     return elements * DTYPE_BYTES[dtype] + scales
 
@@ -111,7 +111,7 @@ def gemm(
     products side by side (MLA's absorbed projections, one a head) are looked up as one of
     `groups`·n columns.
     """
-    rows, columns, depth = padded_rows(m), _floats(n) * groups, _floats(k)
+    rows, columns, depth = padded_rows(m), floats(n) * groups, floats(k)
     elements = columns * depth
     weights = np.where(rows > 0, elements * DTYPE_BYTES[dtype], 0.0)
     moved = groups * depth * DTYPE_BYTES[dtype] + columns * DTYPE_BYTES["bf16"]
@@ -127,73 +127,6 @@ def gemm(
         kernel or served.gemm_kernel(dtype),
         2 * rows * elements,
     )
-
-
-def attention_gqa(
-    dtype: str,
-    query_heads: int,
-    kv_heads: int,
-    head_dim: int,
-    batch: ArrayLike,
-    kv_tokens: ArrayLike,
-    tile_rows: float,
-) -> Op:
-    """Return grouped-query decode attention over `kv_tokens` cached tokens in all.
-
-    The query heads of one KV head are padded to a tile of `tile_rows`; MFA is the case of 64
-    query heads on one KV head of 256.
-    """
-    tokens, requests = _floats(kv_tokens), _floats(batch)
-    needed = query_heads * head_dim * 4 * tokens
-    group = query_heads / kv_heads
-    traffic = kv_heads * 2 * head_dim * tokens * DTYPE_BYTES[dtype]
-    traffic = traffic + requests * 2 * query_heads * head_dim * DTYPE_BYTES["bf16"]
-    return Op(
-        "attention_gqa",
-        dtype,
-        f"q{query_heads}kv{kv_heads}d{head_dim}",
-        needed * padded(group, tile_rows) / group,
-        traffic,
-        "hbm",
-        {"batch": requests, "kv_len": _per(tokens, requests)},
-        served.FASTEST,
-        needed,
-    )
-
-
-def attention_mla(
-    dtype: str,
-    query_heads: int,
-    kv_lora: int,
-    rope: int,
-    batch: ArrayLike,
-    kv_tokens: ArrayLike,
-    tile_rows: float,
-) -> Op:
-    """Return absorbed multi-head latent attention: QKᵀ over kv_lora + rope, PV over kv_lora."""
-    tokens, requests = _floats(kv_tokens), _floats(batch)
-    needed = query_heads * 2 * (2 * kv_lora + rope) * tokens
-    traffic = (kv_lora + rope) * tokens * DTYPE_BYTES[dtype]
-    traffic = traffic + requests * query_heads * (2 * kv_lora + rope) * DTYPE_BYTES["bf16"]
-    return Op(
-        "attention_mla",
-        dtype,
-        f"h{query_heads}",
-        needed * padded(query_heads, tile_rows) / query_heads,
-        traffic,
-        "hbm",
-        {"batch": requests, "kv_len": _per(tokens, requests)},
-        served.FASTEST,
-        needed,
-    )
-
-
-def attention_linear(dtype: str, state_elements: int, flops: float, batch: ArrayLike) -> Op:
-    """Return linear attention: each request's state is read and written once (lightning)."""
-    requests = _floats(batch)
-    traffic = 2 * state_elements * DTYPE_BYTES[dtype] * requests
-    axes = {"batch": requests}
-    return Op("attention_linear", dtype, "", flops * requests, traffic, "hbm", axes)
 
 
 def moe(
@@ -215,15 +148,15 @@ def moe(
     are known, otherwise they are taken as equal. A fused kernel ("fused", or an engine's by
     name) also permutes and sums the tokens; "NAME/power_law_1.01" is one measured under that skew.
     """
-    active, tokens = _floats(active_experts), _floats(expert_tokens)
-    experts = active if local_experts is None else _floats(local_experts)
-    per_active = _per(tokens, active)
+    active, tokens = floats(active_experts), floats(expert_tokens)
+    experts = active if local_experts is None else floats(local_experts)
+    per_active = per(tokens, active)
     masked = kernel == served.MASKED
     tile = MASKED_TILE_ROWS if masked else tile_rows
-    rows = active * padded(per_active, tile) if tile_tokens is None else _floats(tile_tokens)
-    columns = _floats(intermediate)
+    rows = active * padded(per_active, tile) if tile_tokens is None else floats(tile_tokens)
+    columns = floats(intermediate)
     weights = 3 * hidden * columns
-    launched = _per(rows, active)
+    launched = per(rows, active)
     tiles = np.where(launched > tile, launched, per_active)
     # The masked kernel moves whole tiles; up to one, it was measured at every count of rows.
     moved = active * tiles if masked else tokens
@@ -235,7 +168,7 @@ def moe(
         axes = {
             "intermediate": columns,
             "experts": experts,
-            "rows": _per(tokens, experts),
+            "rows": per(tokens, experts),
         }
     return Op(
         "moe",
@@ -267,7 +200,7 @@ def a2a(
     NIC; inside one domain (EP − 1)/EP of them cross the scale-up link (DeepEP low latency).
     TensorRT-LLM sends a token once to each of the ranks that host its experts.
     """
-    tokens, ranks = _floats(tokens_per_rank), _floats(ep)
+    tokens, ranks = floats(tokens_per_rank), floats(ep)
     widest = float(ranks.max())
     inside = widest <= domain_gpus
     over_nvlink = served.DEEPEP_NVLINK if widest <= _DEEPEP_NVLINK_GPUS else served.TRTLLM_NVLINK
@@ -283,7 +216,7 @@ def a2a(
         np.zeros_like(sent),
         sent,
         "scale_up" if inside else "nic",
-        {"ep": ranks, "tokens": tokens, "experts": _floats(experts)},
+        {"ep": ranks, "tokens": tokens, "experts": floats(experts)},
         served_by,
     )
 
@@ -301,7 +234,7 @@ def collective(
     its efficiency. For an all-to-all the full buffer is what one GPU sends, its own part
     included.
     """
-    full, ranks = _floats(full_bytes), _floats(gpus)
+    full, ranks = floats(full_bytes), floats(gpus)
     moved = full * (ranks - 1) / ranks
     axes = {"gpus": ranks, "bytes": full}
     return Op("collective", dtype, name, np.zeros_like(moved), moved, "scale_up", axes, kernel)

@@ -16,13 +16,12 @@ import numpy as np
 
 from sim.decoding.run import Run
 from sim.decoding.step_table import requests_of
-from sim.deployments.kvcache import kv_layout
 from sim.foundation.errors import ImpossibleFigureError
 from sim.foundation.units import DTYPE_BYTES, NS_PER_S
 from sim.inputs import cards
 from sim.inputs.deployment import Afd
 from sim.inputs.hardware import Accelerator
-from sim.inputs.model import ModelCard, attention_weights
+from sim.inputs.model import ModelCard
 from sim.inputs.scenario import Scenario
 
 # Figures that are a part of a whole; the names of all others say their unit.
@@ -47,19 +46,16 @@ def floor(scenario: Scenario, ctx: float) -> Floor:
     """Return what no step can beat whose requests have at least `ctx` context tokens each."""
     model, precision = cards.model(scenario.model), scenario.precision
     attention, gpus, o_proj_tp, peak_flops_per_s = _machines(scenario)
-    hidden, elements, macs = model.hidden, 0.0, float(model.vocab * model.hidden)
+    hidden, elements, kv_bytes = model.hidden, 0.0, 0.0
+    macs = float(model.vocab * hidden)
     for layer, count in model.layer_counts.items():
         kind = model.attention[layer.attention]
         *whole, output = (*kind.before_core(hidden), *kind.after_core(hidden))
         shared = output._replace(k=output.k // o_proj_tp)
         elements += count * sum(each.weights() for each in (*whole, shared))
-        macs += count * attention_weights(kind, hidden)
+        kv_bytes += count * kind.read_bytes(precision.kv, ctx)
+        macs += count * kind.weights(hidden)
         macs += count * model.ffn[layer.ffn].active_weights(hidden)
-    layout = kv_layout(model, precision.kv, scenario.memory.kv_block_tokens)
-    kv_bytes = sum(
-        size * (ctx if window is None else min(ctx, window))
-        for window, size in layout.bytes_per_token.items()
-    )
     hbm = float(attention.hbm_bytes_per_s)
     request_s = max(2 * macs / peak_flops_per_s, kv_bytes / (gpus * hbm))
     return Floor(

@@ -10,7 +10,7 @@ import pytest
 
 from sim.inputs import cards
 from sim.inputs.scenario import load
-from sim.kernels import kernel_table, ops
+from sim.kernels import cores, kernel_table, ops
 from sim.kernels.curve import Curve
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.timed import Timed, by_status
@@ -72,7 +72,7 @@ def test_status_is_counted_by_time_and_uses() -> None:
     inside = table.timed(ops.gemm("bf16", [64, 64], 2048, 4096, TILE))
     beyond = table.timed(ops.gemm("bf16", 8192, 2048, 4096, TILE))
     borrowed = table.timed(ops.gemm("fp8", 64, 2048, 4096, TILE))
-    unknown = table.timed(ops.attention_gqa("bf16", 64, 8, 128, 4, 4096, 64))
+    unknown = table.timed(cores.gqa("bf16", 64, 8, 128, 4, 4096, 64))
     total = inside.on(3) + beyond + borrowed + unknown.on(2)
     assert by_status(total.usage_ns) == {
         "calibrated": 3 * inside.ns.sum(),
@@ -121,7 +121,7 @@ def test_the_nearest_shape_of_a_kernel_is_borrowed() -> None:
 
     near, far = attention("q64kv8d128", 0.9), attention("q8kv1d128", 0.2)
     table = KernelTable(CARD, [far, near])
-    curve, exact = table.serving(ops.attention_gqa("bf16", 32, 8, 128, 4, 4096, 64))
+    curve, exact = table.serving(cores.gqa("bf16", 32, 8, 128, 4, 4096, 64))
     assert (curve, exact) == (near, False)
 
 
@@ -166,7 +166,7 @@ def test_attention_borrows_from_its_own_shape_before_its_own_format() -> None:
     card = cards.accelerator("h20")
     table = kernel_table.load(card, cards.calibration("h20"))
     load = 64, 64 * 8192, float(card.query_tile_rows)
-    narrow, wide = (ops.attention_gqa(dtype, 64, 1, 256, *load) for dtype in ("fp8", "bf16"))
+    narrow, wide = (cores.gqa(dtype, 64, 1, 256, *load) for dtype in ("fp8", "bf16"))
     curve, own = table.serving(narrow)
     assert curve is not None
     assert (curve.dtype, curve.key, own) == ("bf16", "q64kv1d256", False)

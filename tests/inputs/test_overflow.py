@@ -14,7 +14,7 @@ from sim.decoding.run import simulate
 from sim.foundation.errors import EXIT_BAD_INPUT, ScenarioError
 from sim.foundation.nanoseconds import MOST_TASK_NS, from_us, whole_ns
 from sim.inputs import cards, scenario
-from sim.kernels import ops
+from sim.kernels import cores, ops
 from sim.kernels.core_line import CoreLine
 from sim.kernels.curve import Curve
 from sim.kernels.kernel_table import KernelTable
@@ -41,7 +41,7 @@ def test_no_times_are_none() -> None:
 @pytest.mark.parametrize("overhead_us", [1e13, float("inf")])
 def test_a_core_on_an_absurd_curve_is_told_with_curve_and_card(overhead_us: float) -> None:
     def core(requests: Ints, tokens: Ints) -> ops.Op:
-        return ops.attention_gqa("bf16", 8, 1, 128, requests, tokens, 64)
+        return cores.gqa("bf16", 8, 1, 128, requests, tokens, 64)
 
     ones, nodes = np.ones(2, dtype=np.int64), np.array([1.0, 100.0])
     op = core(ones, ones)

@@ -10,8 +10,8 @@ import pytest
 
 from sim.foundation.units import NS_PER_US
 from sim.inputs import cards
-from sim.inputs.model import Projection
-from sim.kernels import kernel_table, ops
+from sim.inputs.attention import Projection
+from sim.kernels import cores, kernel_table, ops
 from sim.kernels.kernel_table import KernelTable
 
 CONTEXT = 8192
@@ -44,12 +44,12 @@ def layer_us(card: str, model_name: str) -> float:
     tile = accelerator.query_tile_rows
     if attention.kind == "mla":
         sizes = attention.query_heads, attention.kv_lora, attention.rope
-        core = ops.attention_mla("bf16", *sizes, requests, tokens, tile)
+        core = cores.mla("bf16", *sizes, requests, tokens, tile)
     else:
         assert attention.kind in ("gqa", "mfa")
         heads, kv_heads = attention.query_heads // tp, max(attention.kv_heads // tp, 1)
         size = attention.head_dim
-        core = ops.attention_gqa("bf16", heads, kv_heads, size, requests, tokens, tile)
+        core = cores.gqa("bf16", heads, kv_heads, size, requests, tokens, tile)
     before = [_columns_cut(p, tp) for p in attention.before_core(model.hidden)]
     after = [p._replace(k=p.k // tp) for p in attention.after_core(model.hidden)]
     time_ns = int(table.timed(core).ns)

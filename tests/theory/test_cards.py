@@ -12,9 +12,10 @@ import pytest
 from sim.explain import theory
 from sim.foundation.units import DTYPE_BYTES
 from sim.inputs import cards
+from sim.inputs.attention import Mfa
 from sim.inputs.documents.document import read
 from sim.inputs.hardware import Accelerator, Fabric
-from sim.inputs.model import Mfa, ModelCard, attention_weights
+from sim.inputs.model import ModelCard
 from sim.inputs.sourced import Sourced
 
 MODELS = [path.stem for path in sorted(cards.packaged(cards.MODELS).glob("*.yaml"))]
@@ -163,8 +164,8 @@ def test_default_efficiency_is_roofline_over_the_measured_layer(name: str) -> No
     attention = step3.attention["mfa"]
     assert isinstance(attention, Mfa)
     requests, ctx = 256 // 4, 8192
-    weights = attention_weights(attention, step3.hidden)
-    kv_elements = attention.kv_elements_per_token() * ctx
+    weights = attention.weights(step3.hidden)
+    kv_elements = attention.kept_elements()[None] * ctx
     bandwidth = accelerator.hbm_bytes_per_s
     projections_s = max(
         2 * weights * requests / accelerator.peak_flops_per_s(gemm_dtype),

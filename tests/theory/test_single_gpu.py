@@ -97,12 +97,11 @@ def test_a_dense_model_on_one_gpu() -> None:
 
 def test_a_query_without_low_rank_has_the_weights_of_its_projection(lite: str) -> None:
     from sim.inputs import cards
-    from sim.inputs.model import attention_weights
 
     model = cards.model(lite)
     mla = model.attention["mla"]
     # q_proj, kv_a_proj, kv_b_proj and o_proj of the published checkpoint.
     expected = 2048 * 16 * 192 + 2048 * 576 + 512 * 16 * (128 + 128) + 16 * 128 * 2048
-    assert attention_weights(mla, model.hidden) == expected
+    assert mla.weights(model.hidden) == expected
     rows = np.array([projection.weights() for projection in mla.before_core(model.hidden)])
     assert rows.tolist() == [2048 * 576, 2048 * 16 * 192, 16 * 128 * 512]

@@ -18,8 +18,9 @@ import pytest
 from sim.explain import theory
 from sim.foundation.units import DTYPE_BYTES
 from sim.inputs import cards
+from sim.inputs.attention import Attention, Mfa
 from sim.inputs.hardware import Accelerator
-from sim.inputs.model import Attention, Mfa, ModelCard, MoeFfn, attention_weights
+from sim.inputs.model import ModelCard, MoeFfn
 
 K8, K32 = 8 * 1024, 32 * 1024
 TPOT_S = 50e-3  # the report's target, section 3
@@ -205,7 +206,10 @@ def figure_4() -> list[Row]:
 
 
 def effective_rank(m: str) -> float:
-    return sole(model(m).attention).effective_rank()
+    attention = sole(model(m).attention)
+    width = attention.nope if attention.kind == "mla" else attention.head_dim
+    heads = attention.heads if attention.kind == "linear" else attention.query_heads
+    return heads * width
 
 
 def sole(variants: dict[str, Attention]) -> Attention:
@@ -283,7 +287,7 @@ def linear_weights_mb() -> float:
     step3 = model("Step-3")
     attention = sole(step3.attention)
     output = sum(p.weights() for p in attention.after_core(step3.hidden))
-    weights = attention_weights(attention, step3.hidden) - output * (1 - 1 / card("l20").node.gpus)
+    weights = attention.weights(step3.hidden) - output * (1 - 1 / card("l20").node.gpus)
     return weights * DTYPE_BYTES["fp8"] / 1e6
 
 
@@ -295,7 +299,7 @@ def kv_room_mb() -> float:
 def l20_context_ktokens() -> float:
     attention = sole(model("Step-3").attention)
     assert isinstance(attention, Mfa)
-    per_token = attention.kv_elements_per_token() * DTYPE_BYTES[attention.kv_dtype]
+    per_token = attention.kept_elements()[None] * DTYPE_BYTES[attention.kv_dtype]
     return kv_room_mb() * 1e6 / per_token / 1e3
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from sim.explain import theory
 from sim.inputs import cards
-from sim.inputs.model import DenseFfn, Gqa, Layer, LayerGroup, LinearAttention, ModelCard
+from sim.inputs.attention import Gqa, LinearAttention
+from sim.inputs.model import DenseFfn, Layer, LayerGroup, ModelCard
 
 NAMES = [path.stem for path in sorted(cards.packaged(cards.MODELS).glob("*.yaml"))]
 SHIPPED = {name: cards.model(name) for name in NAMES}

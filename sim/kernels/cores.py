@@ -1,0 +1,103 @@
+"""Cores: the attention kernels as the roofline sees them, one `Op` for each (DESIGN §3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from numpy.typing import ArrayLike
+
+from sim.foundation.units import DTYPE_BYTES
+from sim.kernels import served
+from sim.kernels.ops import Op, floats, padded, per
+
+
+def gqa(
+    dtype: str,
+    query_heads: int,
+    kv_heads: int,
+    head_dim: int,
+    batch: ArrayLike,
+    kv_tokens: ArrayLike,
+    tile_rows: float,
+) -> Op:
+    """Return grouped-query decode attention over `kv_tokens` cached tokens in all.
+
+    The query heads of one KV head are padded to a tile of `tile_rows`; MFA is the case of 64
+    query heads on one KV head of 256.
+    """
+    tokens, requests = floats(kv_tokens), floats(batch)
+    needed = query_heads * head_dim * 4 * tokens
+    group = query_heads / kv_heads
+    traffic = kv_heads * 2 * head_dim * tokens * DTYPE_BYTES[dtype]
+    traffic = traffic + requests * 2 * query_heads * head_dim * DTYPE_BYTES["bf16"]
+    return Op(
+        "attention_gqa",
+        dtype,
+        f"q{query_heads}kv{kv_heads}d{head_dim}",
+        needed * padded(group, tile_rows) / group,
+        traffic,
+        "hbm",
+        {"batch": requests, "kv_len": per(tokens, requests)},
+        served.FASTEST,
+        needed,
+    )
+
+
+def mla(
+    dtype: str,
+    query_heads: int,
+    kv_lora: int,
+    rope: int,
+    batch: ArrayLike,
+    kv_tokens: ArrayLike,
+    tile_rows: float,
+) -> Op:
+    """Return absorbed multi-head latent attention: QKᵀ over kv_lora + rope, PV over kv_lora."""
+    tokens, requests = floats(kv_tokens), floats(batch)
+    needed = query_heads * 2 * (2 * kv_lora + rope) * tokens
+    traffic = (kv_lora + rope) * tokens * DTYPE_BYTES[dtype]
+    traffic = traffic + requests * query_heads * (2 * kv_lora + rope) * DTYPE_BYTES["bf16"]
+    return Op(
+        "attention_mla",
+        dtype,
+        f"h{query_heads}",
+        needed * padded(query_heads, tile_rows) / query_heads,
+        traffic,
+        "hbm",
+        {"batch": requests, "kv_len": per(tokens, requests)},
+        served.FASTEST,
+        needed,
+    )
+
+
+def linear(
+    dtype: str,
+    state_elements: float,
+    flops: float,
+    batch: ArrayLike,
+    _kv_tokens: ArrayLike,
+    _tile_rows: float,
+) -> Op:
+    """Return linear attention: each request's state is read and written once (lightning)."""
+    requests = floats(batch)
+    traffic = 2 * state_elements * DTYPE_BYTES[dtype] * requests
+    axes = {"batch": requests}
+    return Op("attention_linear", dtype, "", flops * requests, traffic, "hbm", axes)
+
+
+class CoreOp(NamedTuple):
+    """An operation that attention cores name."""
+
+    build: Callable[..., Op]
+    """From number format, sizes, requests, context tokens in all and the rows of a query tile."""
+    sizes: tuple[str, ...] = ()
+    """Columns of measurement files that hold its sizes; empty: no file holds the operation."""
+
+
+CORES: dict[str, CoreOp] = {
+    "attention_gqa": CoreOp(gqa, ("n_q_heads", "n_kv_heads", "head_dim")),
+    "attention_mla": CoreOp(mla, ("n_q_heads", "kv_lora", "rope")),
+    "attention_linear": CoreOp(linear),
+}
+MEASURED = {name: core.sizes for name, core in CORES.items() if core.sizes}
