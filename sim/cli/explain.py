@@ -13,7 +13,7 @@ from sim.foundation import json_text
 if TYPE_CHECKING:
     from sim.explain.explanation import Explanation
     from sim.explain.ratio import StochasticRatio
-    from sim.steady.frozen import Frozen
+    from sim.steady.state import SteadyState
 
 GPU_POOLS = ("attention", "ffn", "gpu")
 
@@ -36,23 +36,23 @@ def explain(
     Example: afdsim explain step3-2a2f --picture pipeline.html
     """
     from sim.decoding.step_times import left_out
-    from sim.explain.explanation import explain_frozen, sentences
+    from sim.explain.explanation import explain_state, sentences
     from sim.explain.ratio import stochastic_ratio
     from sim.inputs.scenario import load
     from sim.metrics.cautions import SCOPE
-    from sim.steady.frozen import Frozen
+    from sim.steady.state import SteadyState
 
     loaded = load(scenario, setting or ())
     say_notes([loaded.workload])
     if note := left_out(loaded):
         say(note)
-    frozen = Frozen.of(loaded)
-    ratio = stochastic_ratio(frozen) if stochastic else None
-    found = explain_frozen(frozen)
+    state = SteadyState.of(loaded)
+    ratio = stochastic_ratio(state) if stochastic else None
+    found = explain_state(state)
     text = sentences(found)
     json_text.check(found.as_dict())
     if picture is not None:
-        _draw(picture, frozen, text)
+        _draw(picture, state, text)
     if as_json:
         added = {} if ratio is None else {"stochastic": ratio.as_dict()}
         print(
@@ -69,10 +69,10 @@ def explain(
             show(shown)
 
 
-def _draw(path: Path, frozen: Frozen, text: list[str]) -> None:
+def _draw(path: Path, state: SteadyState, text: list[str]) -> None:
     from sim.pictures.explain_page import write_page
 
-    write_page(path, frozen, text)
+    write_page(path, state, text)
     say(f"wrote {path}")
 
 

@@ -45,10 +45,12 @@ def run(
     Example: afdsim run step3-2a2f --set workload.arrivals.concurrency=4608
     """
     from sim.decoding.run import simulate
+    from sim.decoding.step_times import left_out
     from sim.deployments import compile_deployment
     from sim.experiments.replications import combined, replication, run_all
     from sim.experiments.run_folder import save_run, save_steady
     from sim.inputs.scenario import load
+    from sim.metrics.steady_summary import steady_summary
     from sim.metrics.summary import summary
     from sim.steady.state import steady_state
 
@@ -57,11 +59,12 @@ def run(
     if loaded.simulation.engine == "bound":
         if timeline is not None:
             raise typer.BadParameter("the bound engine runs no tasks", param_hint="--timeline")
-        steady = steady_state(loaded)
-        if steady.engine_note:
-            say(steady.engine_note)
-        folder = save_steady(steady, out)
-        _show(steady.figures(), loaded, as_json)
+        state = steady_state(loaded)
+        figures = steady_summary(state)
+        if note := left_out(loaded):
+            say(note)
+        folder = save_steady(state, figures, out)
+        _show(figures, loaded, as_json)
         say(f"saved in {folder}; the bound engine has no tables")
         return
     result = simulate(loaded, None if timeline is None else _window(timeline))
@@ -79,7 +82,7 @@ def run(
 def _show(figures: dict[str, Any], scenario: Scenario, as_json: bool) -> None:
     from sim.metrics.catalogue import METRICS
     from sim.metrics.cautions import SCOPE, cautions
-    from sim.metrics.goodput import criterion
+    from sim.metrics.slo import criterion
 
     warnings = cautions(scenario, figures)
     warn(warnings)

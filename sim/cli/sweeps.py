@@ -67,9 +67,10 @@ def sweep(
     Example: afdsim sweep step3-vs-dsv3
     """
     from sim.inputs.naming import folder_name
-    from sim.metrics.cautions import SCOPE, about_points
+    from sim.metrics.cautions import SCOPE
     from sim.results.files import RUNS
     from sim.sweeps import sweep as sweeps
+    from sim.sweeps.cautions import about_points
     from sim.sweeps.session import Session
     from sim.sweeps.store import Store
 

@@ -1,6 +1,6 @@
-"""The bound engine: the steady-state step time of a frozen state, without simulating it.
+"""The bound engine: the steady-state step time of a program, without simulating it.
 
-Frozen means that every step of a micro-batch has the same times. The program is then a max-plus
+Steady means that every step of a micro-batch has the same times. The program is then a max-plus
 linear system, and its time per step is its eigenvalue: the largest mean time of a circuit in the
 graph of its tasks, over the steps the circuit spans. That *critical circuit* is the bottleneck by
 name. Every figure is exact: integers and fractions, no tolerance.
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Bound:
-    """The steady state of a program with frozen times."""
+    """The steady state of a program whose times never change."""
 
     step_ns: Fraction
     """Time per step, ns."""

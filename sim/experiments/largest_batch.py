@@ -12,7 +12,8 @@ from sim.deployments import compile_deployment
 from sim.experiments.replications import replicated
 from sim.foundation.errors import InfeasibleError
 from sim.inputs.scenario import Scenario, TpotOf
-from sim.steady.state import fullest, largest_load, most_fitting
+from sim.metrics.steady_summary import steady_summary
+from sim.steady.largest_load import fullest, largest_load, most_fitting
 
 
 def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[str, Any]:
@@ -25,9 +26,9 @@ def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[st
     """
     site = compile_deployment(scenario.with_batch(1))
     limit_ms, m, gpus = scenario.slo.tpot_ms, site.micro_batches, site.attention_gpus
-    bound = fullest(site, limit_ms)
+    state = fullest(site, limit_ms)
     if scenario.simulation.engine == "bound":
-        return bound.figures() | {"batch": _batch(bound.requests, site.lanes)}
+        return steady_summary(state) | {"batch": _batch(int(state.requests), site.lanes)}
     found: dict[int, dict[str, Any]] = {}
 
     def tpot_ms(each: int) -> float:
@@ -42,7 +43,7 @@ def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[st
             raise InfeasibleError("the run is too short for a TPOT: raise simulation.min_steps")
         return float(tpot)
 
-    guess, most = bound.requests // site.lanes, max(most_fitting(site), 1)
+    guess, most = int(state.requests) // site.lanes, max(most_fitting(site), 1)
     each = max(largest_load(tpot_ms, limit_ms, most, m, guess), 1)
     return found[each] | {"batch": _batch(each * gpus, site.lanes)}
 

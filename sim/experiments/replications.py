@@ -16,7 +16,7 @@ from sim.foundation.errors import SimError
 from sim.foundation.estimates import independent_half_width
 from sim.foundation.streams import stream
 from sim.inputs.scenario import Scenario
-from sim.metrics.goodput import IN_TIME, verdict
+from sim.metrics.slo import IN_TIME, verdict
 from sim.metrics.summary import summary
 from sim.parallel.processes import Failure, Workers
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sim.decoding.run import Run
+from sim.decoding.step_times import left_out
 from sim.inputs.naming import folder_name
 from sim.inputs.scenario import Scenario
 from sim.metrics.cautions import SCOPE, cautions
 from sim.metrics.summary import cut_steps, server_utilisation
 from sim.results.files import RUNS, fresh_directory, write_json, write_table
 from sim.results.provenance import calibration, provenance, resolved, sha256
-from sim.steady.state import Steady
+from sim.steady.state import SteadyState
 
 
 def save_run(
@@ -47,16 +48,15 @@ def save_run(
     return fresh_directory(out or run_directory(run.scenario), fill)
 
 
-def save_steady(steady: Steady, out: Path | None = None) -> Path:
+def save_steady(state: SteadyState, figures: dict[str, Any], out: Path | None = None) -> Path:
     """Write run.json of a steady state, which has no tables, and return the directory."""
-    site = steady.site
+    scenario, hashes = state.deployment.scenario, state.deployment.table_hashes()
 
     def fill(folder: Path) -> None:
-        made = {"engine": "bound", "engine_note": steady.engine_note}
-        described = described_run(site.scenario, site.table_hashes(), made, steady.figures())
-        write_json(folder / "run.json", described)
+        made = {"engine": "bound", "engine_note": left_out(scenario)}
+        write_json(folder / "run.json", described_run(scenario, hashes, made, figures))
 
-    return fresh_directory(out or run_directory(site.scenario), fill)
+    return fresh_directory(out or run_directory(scenario), fill)
 
 
 def run_directory(scenario: Scenario) -> Path:

@@ -1,6 +1,6 @@
 """Balance: what would have to change for no part of a deployment to wait for another.
 
-The questions are answered twice: by a fraction, from the times of the frozen state alone, and by
+The questions are answered twice: by a fraction, from the times of the steady state alone, and by
 whole shapes near it, each compiled and bounded anew with the same requests in flight.
 """
 
@@ -24,7 +24,8 @@ from sim.foundation.units import NS_PER_MS
 from sim.inputs.arrivals import ClosedLoop, at_rate, rate_field
 from sim.inputs.deployment import Afd, Ep
 from sim.inputs.scenario import Scenario
-from sim.steady.frozen import Figures, Frozen
+from sim.metrics.steady_summary import SteadyFigures, steady_figures
+from sim.steady.state import SteadyState
 
 # An all-to-all counts as hidden when what is left of it is below this share of the step.
 _HIDDEN = 1e-3
@@ -44,7 +45,7 @@ class Shape:
     micro_batches: int
     gpus: int
     requests_in_flight: float | None
-    figures: Figures | None
+    figures: SteadyFigures | None
     kind: str | None
     """Kind of its critical circuit."""
     busy: dict[str, float]
@@ -95,51 +96,51 @@ class EpBalance:
     """The present shape, the other overlap, and half and double the GPUs at the same load each."""
 
 
-def balance(frozen: Frozen) -> AfdBalance | EpBalance:
+def balance(state: SteadyState) -> AfdBalance | EpBalance:
     """Return what a balanced deployment of the same kind needs."""
-    if isinstance(frozen.site, AfdDeployment):
-        return _afd(frozen, frozen.site.afd)
-    deployment = frozen.site.scenario.deployment
+    if isinstance(state.deployment, AfdDeployment):
+        return _afd(state, state.deployment.afd)
+    deployment = state.deployment.scenario.deployment
     assert isinstance(deployment, Ep)
-    return _ep(frozen, deployment)
+    return _ep(state, deployment)
 
 
 def bounded(scenario: Scenario) -> Shape:
     """Return the shape of `scenario` with its figures, or why it cannot run."""
     try:
-        return present(Frozen.of(scenario))
+        return present(SteadyState.of(scenario))
     except InfeasibleError as error:
         name, m = scenario.deployment.shape_name(), scenario.deployment.micro_batches
         return Shape(name, m, scenario.gpu_count(), None, None, None, {}, None, str(error))
 
 
-def present(frozen: Frozen) -> Shape:
-    """Return the shape of a frozen state with its figures."""
-    deployment = frozen.site.scenario.deployment
+def present(state: SteadyState) -> Shape:
+    """Return the shape of a steady state with its figures."""
+    deployment = state.deployment.scenario.deployment
     return Shape(
         shape=deployment.shape_name(),
-        micro_batches=frozen.micro_batches,
-        gpus=frozen.gpus,
-        requests_in_flight=frozen.requests_in_flight,
-        figures=frozen.figures(),
-        kind=critical_circuit(frozen).kind,
-        busy={pool.name: frozen.busy(i) for i, pool in enumerate(frozen.site.program.pools)},
-        ideal_micro_batches=ideal_micro_batches(frozen),
+        micro_batches=state.micro_batches,
+        gpus=state.deployment.scenario.gpu_count(),
+        requests_in_flight=float(state.requests),
+        figures=steady_figures(state),
+        kind=critical_circuit(state).kind,
+        busy={pool.name: state.busy(i) for i, pool in enumerate(state.program.pools)},
+        ideal_micro_batches=ideal_micro_batches(state),
         refused=None,
     )
 
 
-def ideal_micro_batches(frozen: Frozen) -> float:
+def ideal_micro_batches(state: SteadyState) -> float:
     """Return the time of a micro-batch alone over the longest work of a server on it."""
-    return float(frozen.loop_ns() / int(frozen.work_ns.max()))
+    return float(state.loop_ns() / int(state.work_ns.max()))
 
 
-def changed(frozen: Frozen, deployment: Afd | Ep, load: float = 1.0) -> Scenario:
+def changed(state: SteadyState, deployment: Afd | Ep, load: float = 1.0) -> Scenario:
     """Return the scenario with another deployment and `load` times the requests in flight."""
-    scenario = frozen.site.scenario
+    scenario = state.deployment.scenario
     arrivals = scenario.workload.arrivals
     if isinstance(arrivals, ClosedLoop):
-        in_flight = max(1, round(frozen.requests_in_flight * load))
+        in_flight = max(1, round(float(state.requests) * load))
         arrivals = ClosedLoop(kind="closed", concurrency=in_flight)
     else:
         field = rate_field(arrivals)
@@ -149,47 +150,47 @@ def changed(frozen: Frozen, deployment: Afd | Ep, load: float = 1.0) -> Scenario
     return scenario.replaced(deployment=deployment, workload=workload)
 
 
-def with_micro_batches(frozen: Frozen, count: int) -> Shape | None:
+def with_micro_batches(state: SteadyState, count: int) -> Shape | None:
     """Return the present deployment with another number of micro-batches, None if it has none.
 
     One micro-batch of an EP deployment is no overlap, two are DeepSeek's.
     """
-    deployment = frozen.site.scenario.deployment
+    deployment = state.deployment.scenario.deployment
     if isinstance(deployment, Afd):
         if not 1 <= count <= _MOST_MICRO_BATCHES:
             return None
-        return bounded(changed(frozen, deployment.model_copy(update={"micro_batches": count})))
+        return bounded(changed(state, deployment.model_copy(update={"micro_batches": count})))
     if count not in (1, 2):
         return None
     overlap = "none" if count == 1 else "two_batch"
-    return bounded(changed(frozen, deployment.model_copy(update={"overlap": overlap})))
+    return bounded(changed(state, deployment.model_copy(update={"overlap": overlap})))
 
 
-def _afd(frozen: Frozen, afd: Afd) -> AfdBalance:
+def _afd(state: SteadyState, afd: Afd) -> AfdBalance:
     x, y = afd.attention.instances, afd.ffn.instances
-    ratio = _balanced_ratio(frozen, afd)
+    ratio = _balanced_ratio(state, afd)
     shapes = [(x, y)]
     if ratio is not None:
         shapes += [(whole(ratio * y), y) for whole in (floor, ceil)]
-    shapes += [(x, count) for count in _ffn_around_balance(frozen, afd)]
+    shapes += [(x, count) for count in _ffn_around_balance(state, afd)]
     rows = []
     for a, f in dict.fromkeys(shapes):
         if a:
-            rows += _with_ideal_micro_batches(frozen, resized(afd, a, f))
-    return AfdBalance(x / y, ratio, ideal_micro_batches(frozen), tuple(rows))
+            rows += _with_ideal_micro_batches(state, resized(afd, a, f))
+    return AfdBalance(x / y, ratio, ideal_micro_batches(state), tuple(rows))
 
 
-def _ffn_around_balance(frozen: Frozen, afd: Afd) -> list[int]:
+def _ffn_around_balance(state: SteadyState, afd: Afd) -> list[int]:
     """Return the numbers of FFN instances between which attention and FFN change places.
 
     Where they do not, that is the last number that can run and the first that cannot.
     """
     now = afd.ffn.instances
-    attention_leads = _attention_leads(present(frozen))
+    attention_leads = _attention_leads(present(state))
     counts = range(now - 1, 0, -1) if attention_leads else range(now + 1, _MOST_TIMES_FFN * now + 1)
     last, refused = now, []
     for count in counts:
-        shape = bounded(changed(frozen, resized(afd, afd.attention.instances, count)))
+        shape = bounded(changed(state, resized(afd, afd.attention.instances, count)))
         if shape.refused:
             refused.append(count)
         elif _attention_leads(shape) != attention_leads:
@@ -215,26 +216,26 @@ def resized(afd: Afd, attention: int, ffn: int) -> Afd:
     )
 
 
-def _with_ideal_micro_batches(frozen: Frozen, afd: Afd) -> list[Shape]:
+def _with_ideal_micro_batches(state: SteadyState, afd: Afd) -> list[Shape]:
     """Return a shape with the present number of micro-batches, and with its own ideal number."""
-    shape = bounded(changed(frozen, afd))
+    shape = bounded(changed(state, afd))
     if shape.ideal_micro_batches is None:
         return [shape]
     ideal = min(max(1, round(shape.ideal_micro_batches)), _MOST_MICRO_BATCHES)
     if ideal == shape.micro_batches:
         return [shape]
-    return [shape, bounded(changed(frozen, afd.model_copy(update={"micro_batches": ideal})))]
+    return [shape, bounded(changed(state, afd.model_copy(update={"micro_batches": ideal})))]
 
 
-def _balanced_ratio(frozen: Frozen, afd: Afd) -> float | None:
-    program = frozen.site.program
+def _balanced_ratio(state: SteadyState, afd: Afd) -> float | None:
+    program = state.program
     pools = [pool.name for pool in program.pools]
     attention, ffn = pools.index("attention"), pools.index("ffn")
-    tokens, ffn_ns = int(frozen.batch.requests.sum()), int(frozen.work_of(ffn).max())
+    tokens, ffn_ns = int(state.batch.requests.sum()), int(state.work_of(ffn).max())
     first = sum(pool.servers for pool in program.pools[:attention])
 
     def attention_ns(each: int) -> int:
-        times = frozen.site.times(_with_requests(frozen.batch, each))
+        times = state.deployment.times(_with_requests(state.batch, each))
         return int(program.busy_ns(times)[first])
 
     each = bisect_right(range(1, tokens + 1), ffn_ns, key=attention_ns)
@@ -251,48 +252,48 @@ def _with_requests(batch: Batch, each: int) -> Batch:
     return Batch(np.full_like(batch.requests, each), kv_tokens)
 
 
-def _ep(frozen: Frozen, ep: Ep) -> EpBalance:
-    network = [pool.name for pool in frozen.site.program.pools].index("network")
-    spent_ns = frozen.micro_batches * int(frozen.work_of(network).sum())
-    exposed = float(exposed_ns(frozen, frozen.times))
-    site = frozen.site
+def _ep(state: SteadyState, ep: Ep) -> EpBalance:
+    network = [pool.name for pool in state.program.pools].index("network")
+    spent_ns = state.micro_batches * int(state.work_of(network).sum())
+    exposed = float(exposed_ns(state, state.times[0]))
+    site = state.deployment
     fitting = int(site.kv_memory().kv_capacity_bytes() / site.expected.reserved_bytes())
     limit = min(fitting, site.scenario.memory.max_running_requests or fitting)
-    rows = [present(frozen), with_micro_batches(frozen, 3 - frozen.micro_batches)]
+    rows = [present(state), with_micro_batches(state, 3 - state.micro_batches)]
     for gpus in (ep.gpus // 2, ep.gpus * 2):
         if gpus > 1 and gpus % ep.lm_head_tp == 0:
             wider = ep.model_copy(update={"gpus": gpus})
-            rows.append(bounded(changed(frozen, wider, gpus / ep.gpus)))
+            rows.append(bounded(changed(state, wider, gpus / ep.gpus)))
     return EpBalance(
         all_to_all_ms=spent_ns / NS_PER_MS,
         exposed_ms=exposed / NS_PER_MS,
         hidden_share=1 - exposed / spent_ns if spent_ns else 1.0,
-        hides_up_to=_hides_up_to(frozen, ep, limit),
+        hides_up_to=_hides_up_to(state, ep, limit),
         most_requests=limit,
-        ideal_micro_batches=ideal_micro_batches(frozen),
+        ideal_micro_batches=ideal_micro_batches(state),
         shapes=tuple(row for row in rows if row is not None),
     )
 
 
-def exposed_ns(frozen: Frozen, times: Times) -> Fraction:
+def exposed_ns(state: SteadyState, times: Times) -> Fraction:
     """Return by how much a step is longer for its all-to-all."""
-    program, without = frozen.site.program, times
+    program, without = state.program, times
     for stage in program.stages:
         if program.pools[stage.pool].kind == "network":
             without = scaled(program, without, stage.name, Fraction(0))
-    return frozen.step_ns_with(times) - frozen.step_ns_with(without)
+    return state.step_ns_with(times) - state.step_ns_with(without)
 
 
-def _hides_up_to(frozen: Frozen, ep: Ep, limit: int) -> int | None:
+def _hides_up_to(state: SteadyState, ep: Ep, limit: int) -> int | None:
     """Return the largest load at which two micro-batches hide the all-to-all, requests a GPU."""
-    if frozen.micro_batches == 1:
-        frozen = Frozen.of(changed(frozen, ep.model_copy(update={"overlap": "two_batch"})))
+    if state.micro_batches == 1:
+        state = SteadyState.of(changed(state, ep.model_copy(update={"overlap": "two_batch"})))
 
     def hidden(each: int) -> bool:
-        times = frozen.site.times(_with_requests(frozen.batch, each))
-        return exposed_ns(frozen, times) < _HIDDEN * frozen.step_ns_with(times)
+        times = state.deployment.times(_with_requests(state.batch, each))
+        return exposed_ns(state, times) < _HIDDEN * state.step_ns_with(times)
 
-    largest = _turning_point(hidden, int(frozen.batch.requests[0]), limit // 2)
+    largest = _turning_point(hidden, int(state.batch.requests[0]), limit // 2)
     return largest and 2 * largest
 
 

@@ -1,4 +1,4 @@
-"""Bottleneck: the critical circuit of a frozen state, told by server and stage.
+"""Bottleneck: the critical circuit of a steady state, told by server and stage.
 
 A circuit of waits can close in two ways. It may stay on one server, which takes the micro-batches
 in turns and never rests: that server is the bottleneck. Or it may follow a micro-batch from server
@@ -15,7 +15,7 @@ import numpy as np
 
 from sim.engines.bound import Part
 from sim.engines.program import Pool, Program
-from sim.steady.frozen import Frozen
+from sim.steady.state import SteadyState
 
 LOOP = "loop"
 TAIL = "tail"
@@ -60,9 +60,9 @@ class Circuit:
     """In the order in which the circuit comes by, from the first stage on."""
 
 
-def critical_circuit(frozen: Frozen) -> Circuit:
-    """Return the critical circuit of a frozen state; one of them if there are several."""
-    bound, program = frozen.bound, frozen.site.program
+def critical_circuit(state: SteadyState) -> Circuit:
+    """Return the critical circuit of a steady state; one of them if there are several."""
+    bound, program = state.bound, state.program
     parts = bound.circuit
     total_ns = float(bound.step_ns * bound.steps)
     spent = {
@@ -70,7 +70,7 @@ def critical_circuit(frozen: Frozen) -> Circuit:
         for word, ns in sorted(_spent(program, parts).items(), key=lambda pair: -pair[1])
     }
     kind = f"{next(iter(spent), LOOP)}-bound"
-    return Circuit(kind, bound.steps, spent, _legs(frozen, _from_the_first(program, parts)))
+    return Circuit(kind, bound.steps, spent, _legs(state, _from_the_first(program, parts)))
 
 
 def _spent(program: Program, parts: Sequence[Part]) -> dict[str, int]:
@@ -112,8 +112,8 @@ def _from_the_first(program: Program, parts: Sequence[Part]) -> list[Part]:
     return [*parts[begin:], *parts[:begin]]
 
 
-def _legs(frozen: Frozen, parts: Sequence[Part]) -> tuple[Leg, ...]:
-    program, bound = frozen.site.program, frozen.bound
+def _legs(state: SteadyState, parts: Sequence[Part]) -> tuple[Leg, ...]:
+    program, bound = state.program, state.bound
     pools = {stage.name: stage.pool for stage in program.stages}
     found: dict[tuple[str, int], list[int]] = {}
     for part in parts:
@@ -126,10 +126,10 @@ def _legs(frozen: Frozen, parts: Sequence[Part]) -> tuple[Leg, ...]:
         per_step = sum(times_ns) / bound.steps
         name, alike, busy = None, 0, None
         if server >= 0:
-            work = frozen.work_of(pools[stage])
-            name = frozen.site.server_name(pools[stage], server)
+            work = state.work_of(pools[stage])
+            name = state.deployment.server_name(pools[stage], server)
             alike = int(np.count_nonzero(work == work[server]))
-            busy = float(frozen.micro_batches * int(work[server]) / bound.step_ns)
+            busy = float(state.micro_batches * int(work[server]) / bound.step_ns)
         share = per_step / float(bound.step_ns)
         legs.append(Leg(stage, name, alike, len(times_ns), per_step / 1e6, share, busy))
     return tuple(legs)

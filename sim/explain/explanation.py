@@ -17,12 +17,12 @@ from sim.explain.bottleneck import LOOP, TAIL, Circuit, critical_circuit
 from sim.explain.sensitivity import Sensitivity, card_sensitivities, stage_sensitivities
 from sim.foundation.units import NS_PER_US
 from sim.inputs.scenario import Scenario
-from sim.steady.frozen import Frozen
+from sim.steady.state import SteadyState
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage or a delay in the frozen state."""
+    """A stage or a delay in the steady state."""
 
     stage: str
     server: str | None
@@ -69,43 +69,43 @@ class Explanation:
 
 def explain(scenario: Scenario) -> Explanation:
     """Return what limits `scenario`. Raises InfeasibleError if the shape cannot run."""
-    return explain_frozen(Frozen.of(scenario))
+    return explain_state(SteadyState.of(scenario))
 
 
-def explain_frozen(frozen: Frozen) -> Explanation:
-    """Return what limits a frozen state."""
-    scenario = frozen.site.scenario
-    m, requests = frozen.micro_batches, int(frozen.batch.requests[0])
-    circuit = critical_circuit(frozen)
-    others = (with_micro_batches(frozen, count) for count in (m - 1, m + 1))
+def explain_state(state: SteadyState) -> Explanation:
+    """Return what limits a steady state."""
+    scenario = state.deployment.scenario
+    m, requests = state.micro_batches, int(state.batch.requests[0])
+    circuit = critical_circuit(state)
+    others = (with_micro_batches(state, count) for count in (m - 1, m + 1))
     return Explanation(
         scenario=scenario.name,
         deployment=scenario.deployment.kind,
         model=scenario.model,
-        frozen=present(frozen),
+        frozen=present(state),
         requests_per_gpu=requests,
-        context_tokens=int(frozen.batch.kv_tokens[None][0]) // requests,
+        context_tokens=int(state.batch.kv_tokens[None][0]) // requests,
         circuit=circuit,
-        stages=tuple(_stages(frozen, circuit)),
-        cards=card_sensitivities(frozen),
+        stages=tuple(_stages(state, circuit)),
+        cards=card_sensitivities(state),
         micro_batches=tuple(other for other in others if other is not None),
-        balance=balance(frozen),
+        balance=balance(state),
     )
 
 
-def _stages(frozen: Frozen, circuit: Circuit) -> Iterator[Stage]:
-    program, bound = frozen.site.program, frozen.bound
+def _stages(state: SteadyState, circuit: Circuit) -> Iterator[Stage]:
+    program, bound = state.program, state.bound
     pools = {stage.name: stage.pool for stage in program.stages}
-    delays = dict(zip(program.delays, frozen.times.delays_ns, strict=True))
-    rows = frozen.times.rows
-    for of in stage_sensitivities(frozen):
+    delays = dict(zip(program.delays, state.times[0].delays_ns, strict=True))
+    rows = state.times[0].rows
+    for of in stage_sensitivities(state):
         if of.of in pools:
             pool = pools[of.of]
             nodes = [n for n in program.nodes if program.stages[n.stage].name == of.of]
             by_server = np.mean([rows[node.slot] for node in nodes], axis=0)
             time_ns = float(np.mean([rows[node.slot].max() for node in nodes]))
-            server = frozen.site.server_name(pool, int(np.argmax(by_server)))
-            busy = frozen.busy(pool)
+            server = state.deployment.server_name(pool, int(np.argmax(by_server)))
+            busy = state.busy(pool)
         else:
             time_ns, server, busy = float(delays[of.of]), None, None
         slack_ns = bound.slack_ns[of.of]

@@ -32,7 +32,7 @@ from sim.foundation.errors import ScenarioError
 from sim.foundation.units import NS_PER_S, NS_PER_US
 from sim.inputs.lengths import BLOCK, DrawnLengths
 from sim.inputs.workload import Workload
-from sim.steady.frozen import Frozen
+from sim.steady.state import SteadyState
 
 Floats = NDArray[np.float64]
 
@@ -146,13 +146,13 @@ def with_barrier(others: float, mean: float, deviation: float, gpus: int) -> flo
     return float(others + deviation * rest)
 
 
-def stochastic_ratio(frozen: Frozen) -> StochasticRatio:
-    """Return the best ratios around a frozen AFD deployment. Raises ScenarioError for others."""
-    site = frozen.site
+def stochastic_ratio(state: SteadyState) -> StochasticRatio:
+    """Return the best ratios around a steady state of AFD. Raises ScenarioError for others."""
+    site = state.deployment
     if not isinstance(site, AfdDeployment):
         raise ScenarioError("only AFD has a ratio of attention to FFN: choose an AFD scenario")
     workload, seed = site.scenario.workload, site.scenario.simulation.seed
-    slots, load = int(frozen.batch.requests[0]), slot_load(workload, seed)
+    slots, load = int(state.batch.requests[0]), slot_load(workload, seed)
     attention = _attention_line(site, slots, load)
     mean = attention.ns(slots * load.mean_tokens)
     deviation = attention.ns_per_token * sqrt(slots * load.variance)
@@ -178,7 +178,7 @@ def stochastic_ratio(frozen: Frozen) -> StochasticRatio:
     most = int(min(_MOST_INSTANCES, site.most_attention_instances()))
     around, seen = side.instances, set[int]()
     while True:
-        ffn, transfer = _ffn_lines(frozen, site, slots, around, most)
+        ffn, transfer = _ffn_lines(state, site, slots, around, most)
         ratios = [of(instances, ffn, transfer) for instances in range(1, most + 1)]
         best = max(ratios, key=lambda ratio: ratio.barrier_tgs)
         seen.add(around)
@@ -214,7 +214,7 @@ def _attention_line(site: Deployment, slots: int, load: SlotLoad) -> Line:
 
 
 def _ffn_lines(
-    frozen: Frozen, site: AfdDeployment, slots: int, around: int, most: int
+    state: SteadyState, site: AfdDeployment, slots: int, around: int, most: int
 ) -> tuple[Line, Line]:
     """Return T_F and T_C over the tokens of a micro-batch, around so many attention instances."""
     afd, work = site.afd, dict[float, dict[str, float]]()
@@ -222,7 +222,7 @@ def _ffn_lines(
     # A line needs two points: where there is room for one instance, that is refused.
     for instances in sorted(n for n in counts | {around + 1} if n <= max(most, 2)):
         load = instances / afd.attention.instances
-        scenario = changed(frozen, resized(afd, instances, afd.ffn.instances), load)
+        scenario = changed(state, resized(afd, instances, afd.ffn.instances), load)
         other = compile_deployment(scenario)
         tokens = slots * other.attention_gpus
         work[tokens] = work_ns(other, other.expected.batch_of(tokens))

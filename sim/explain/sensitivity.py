@@ -18,7 +18,7 @@ from sim.engines.program import Program, Times
 from sim.inputs import cards
 from sim.inputs.hardware import Accelerator
 from sim.inputs.sourced import Sourced
-from sim.steady.frozen import Frozen
+from sim.steady.state import SteadyState
 
 CHANGE = Fraction(1, 10)
 
@@ -45,24 +45,24 @@ class Sensitivity:
     smaller: Effect
 
 
-def stage_sensitivities(frozen: Frozen) -> tuple[Sensitivity, ...]:
+def stage_sensitivities(state: SteadyState) -> tuple[Sensitivity, ...]:
     """Return the sensitivities to the time of each stage and delay."""
-    program = frozen.site.program
+    program = state.program
     names = [*(stage.name for stage in program.stages), *program.delays]
 
     def scaled_by(name: str) -> Callable[[Fraction], Times]:
-        return lambda factor: scaled(program, frozen.times, name, factor)
+        return lambda factor: scaled(program, state.times[0], name, factor)
 
-    return tuple(_sensitivity(frozen, name, "time", scaled_by(name)) for name in names)
+    return tuple(_sensitivity(state, name, "time", scaled_by(name)) for name in names)
 
 
-def card_sensitivities(frozen: Frozen) -> tuple[Sensitivity, ...]:
+def card_sensitivities(state: SteadyState) -> tuple[Sensitivity, ...]:
     """Return the sensitivities to each part of the hardware cards, by side where there are two.
 
     A transfer is as slow as the slower of its two ends, so the NICs of all sides change together,
     and so do scale-up links that carry the transfers.
     """
-    return tuple(_sensitivity(frozen, name, "speed", timed_on) for name, timed_on in _cards(frozen))
+    return tuple(_sensitivity(state, name, "speed", timed_on) for name, timed_on in _cards(state))
 
 
 def scaled(program: Program, times: Times, name: str, factor: Fraction) -> Times:
@@ -106,13 +106,13 @@ _TITLES: dict[Part, str] = {
 }
 
 
-def _cards(frozen: Frozen) -> Iterator[tuple[str, Callable[[Fraction], Times]]]:
-    site = frozen.site
+def _cards(state: SteadyState) -> Iterator[tuple[str, Callable[[Fraction], Times]]]:
+    site = state.deployment
 
     def timed(part: Part, sides: tuple[str, ...]) -> Callable[[Fraction], Times]:
         def on(factor: Fraction) -> Times:
             other = site.on_cards(lambda card: faster(card, part, float(factor)), sides)
-            return other.times(frozen.batch)
+            return other.times(state.batch)
 
         return on
 
@@ -126,13 +126,13 @@ def _cards(frozen: Frozen) -> Iterator[tuple[str, Callable[[Fraction], Times]]]:
 
 
 def _sensitivity(
-    frozen: Frozen,
+    state: SteadyState,
     name: str,
     quantity: Literal["time", "speed"],
     changed: Callable[[Fraction], Times],
 ) -> Sensitivity:
     effects = []
     for factor in (1 + CHANGE, 1 - CHANGE):
-        ratio = float(frozen.step_ns_with(changed(factor)) / frozen.step_ns)
+        ratio = float(state.step_ns_with(changed(factor)) / state.step_ns)
         effects.append(Effect(ratio - 1, 1 / ratio - 1))
     return Sensitivity(name, quantity, *effects)

@@ -86,7 +86,7 @@ def _rounding_ns(model: ModelCard, scenario: Scenario) -> float:
     return 0.5 * _KERNELS_OF_A_LAYER * (len(model.layer_sequence) + drafts + 1)
 
 
-def check_step(scenario: Scenario, step_ns: float, requests: int, micro_batches: int) -> None:
+def check_step(scenario: Scenario, step_ns: float, requests: float, micro_batches: int) -> None:
     """Raise ImpossibleFigureError if a steady step of all micro-batches beats the hardware."""
     least = floor(scenario, 0)
     least_ns = max(least.any_ns, requests * least.request_ns) - micro_batches * least.rounding_ns

@@ -22,7 +22,8 @@ from sim.deployments.deployment import Deployment
 from sim.foundation.units import NS_PER_S
 from sim.inputs.arrivals import Bursts, Gamma, Poisson
 from sim.inputs.scenario import Scenario
-from sim.steady.state import most_fitting, steady
+from sim.steady.largest_load import most_fitting
+from sim.steady.state import under_load
 
 # 99 % of a normal law lies below this many deviations: one false alarm in a hundred runs at the
 # very limit of what can be served, far fewer below it.
@@ -54,7 +55,7 @@ def _most_tokens_per_s(site: Deployment) -> float:
     # Of requests of many sizes a GPU may hold one more than of mean ones.
     each = max(most_fitting(site) + (not site.expected.are_alike()), 1)
     each = min(each, site.scenario.memory.max_running_requests or each)
-    full = steady(site, each * site.attention_gpus)
+    full = under_load(site, each * site.attention_gpus)
     return full.requests / (full.tpot_ns / NS_PER_S)
 
 

@@ -18,8 +18,9 @@ from sim.foundation.estimates import (
     weighted_percentile,
 )
 from sim.foundation.units import NS_PER_MS, NS_PER_S, NS_PER_US
-from sim.metrics import goodput
+from sim.metrics import requests
 from sim.metrics.physical import check_run, checked
+from sim.metrics.slo import IN_TIME, goodput, verdict
 from sim.metrics.stability import is_stable
 
 
@@ -73,12 +74,12 @@ def summary(run: Run) -> dict[str, Any]:
     tpot_ms = request_tpot_ms(run, cut)
     per_s = _tokens_per_s(run, measured)
     _numbers, step_gaps = step_gaps_ns({name: of[measured] for name, of in steps.items()})
-    queue_ms = goodput.queue_ms(run)
+    queue_ms = requests.queue_ms(run)
     queue_ms = queue_ms[~np.isnan(queue_ms)]
-    in_turn = goodput.tpot_ms(run, cut)
+    in_turn = requests.tpot_ms(run, cut)
     tail = None if run.is_closed() else percentile_interval(in_turn[~np.isnan(in_turn)], 99)
     stable = is_stable(run)
-    good = goodput.goodput(run, cut, measured)
+    good = goodput(run, cut, measured)
     kernel_ns = sum(run.usage_ns.values())
     figures: dict[str, Any] = {
         "scenario": scenario.name,
@@ -104,15 +105,13 @@ def summary(run: Run) -> dict[str, Any]:
         "goodput_requests_per_s": good.requests_per_s,
         "goodput_tgs": good.tokens_per_s / gpus,
         "tokens_per_s_per_user": 1e3 / tpot_ms.mean() if len(tpot_ms) else None,
-        "usd_per_1m_tokens": None,
+        "usd_per_1m_tokens": usd_per_1m_tokens(run.usd_per_hour, per_s),
         "t_step_ms": float((steps["end_ns"] - steps["start_ns"])[measured].mean()) / NS_PER_MS,
         "utilisation": utilisation(run, cut),
         "kv_occupancy": _kv_occupancy(run, measured),
         "measured_steps": int(steps["step"].max()) + 1 - cut,
         "replications": 1,
     }
-    if run.usd_per_hour is not None and per_s > 0:
-        figures["usd_per_1m_tokens"] = run.usd_per_hour / 3600 / per_s * 1e6
     for column, values in run.layer_ns.items():
         busy = measured & (steps["tokens"] > 0)
         figures[f"{column}_us"] = float(values[busy].mean()) / NS_PER_US if busy.any() else 0.0
@@ -126,9 +125,16 @@ def summary(run: Run) -> dict[str, Any]:
     slo = scenario.slo
     asked = _of(tpot_ms, slo.tpot_percentile), _of(queue_ms, slo.queue_percentile)
     if stable is False:
-        figures |= dict.fromkeys(goodput.IN_TIME)
+        figures |= dict.fromkeys(IN_TIME)
     check_run(run)
-    return checked(figures | goodput.verdict(slo, *asked, good.attainment, stable))
+    return checked(figures | verdict(slo, *asked, good.attainment, stable))
+
+
+def usd_per_1m_tokens(usd_per_hour: float | None, tokens_per_s: float) -> float | None:
+    """Return the rent of a million tokens; None without a price or tokens."""
+    if usd_per_hour is None or tokens_per_s <= 0:
+        return None
+    return usd_per_hour / 3600 / tokens_per_s * 1e6
 
 
 def _pauses_ns(run: Run, since_ns: int) -> NDArray[np.float64]:
@@ -146,10 +152,10 @@ def preemption_figures(run: Run) -> dict[str, Any]:
     again and a GPU let it in.
     """
     assert run.preemptions is not None
-    requests = np.unique(run.preemptions["request"])
+    preempted = np.unique(run.preemptions["request"])
     return {
         "preemptions": len(run.preemptions["request"]),
-        "preempted_share": len(requests) / len(run.requests["request"]),
+        "preempted_share": len(preempted) / len(run.requests["request"]),
         "preemption_ms_mean": _mean(_pauses_ns(run, 0) / NS_PER_MS),
     }
 
@@ -161,8 +167,8 @@ def speculation_figures(run: Run, measured: NDArray[np.bool_]) -> dict[str, Any]
     """
     assert run.scenario.speculation is not None
     tokens = run.steps["tokens"][measured].sum()
-    requests = requests_of(run.steps)[measured].sum()
-    emitted = float(tokens / requests) if requests else None
+    stepped = requests_of(run.steps)[measured].sum()
+    emitted = float(tokens / stepped) if stepped else None
     drafts = run.scenario.speculation.drafts
     return {
         "tokens_per_step": emitted,
@@ -172,7 +178,7 @@ def speculation_figures(run: Run, measured: NDArray[np.bool_]) -> dict[str, Any]
 
 def request_tpot_ms(run: Run, cut: int) -> NDArray[np.float64]:
     """Return the TPOT of the requests that have one, micro-batch after micro-batch, ms."""
-    found = goodput.tpot_ms(run, cut)[np.argsort(run.requests["micro_batch"], kind="stable")]
+    found = requests.tpot_ms(run, cut)[np.argsort(run.requests["micro_batch"], kind="stable")]
     return found[~np.isnan(found)]
 
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from sim.metrics.cautions import SCOPE
 from sim.pictures import gantt
 from sim.results.files import replace_file
-from sim.steady.frozen import Frozen
+from sim.steady.state import SteadyState
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -34,28 +34,28 @@ p {{ max-width: 60em; line-height: 1.4; }}
 """
 
 
-def write_page(path: Path, frozen: Frozen, sentences: Sequence[str]) -> None:
+def write_page(path: Path, state: SteadyState, sentences: Sequence[str]) -> None:
     """Write the picture with `sentences` above it as one HTML file that opens offline."""
-    figure = circuit_figure(frozen).to_html(
+    figure = circuit_figure(state).to_html(
         full_html=False,
         include_plotlyjs=True,
         div_id="pipeline",
         config={"responsive": True, "displaylogo": False, "showSendToCloud": False},
     )
     page = _PAGE.format(
-        title=html.escape(f"What limits {frozen.site.scenario.name}"),
+        title=html.escape(f"What limits {state.deployment.scenario.name}"),
         text="\n".join(f"<p>{html.escape(sentence)}</p>" for sentence in (*sentences, SCOPE)),
         figure=figure,
     )
     replace_file(path, lambda part: part.write_text(page, encoding="utf-8"))
 
 
-def circuit_figure(frozen: Frozen) -> go.Figure:
-    """Return the Plotly figure of a frozen step; rows are called as in the explanation."""
-    site, program = frozen.site, frozen.site.program
+def circuit_figure(state: SteadyState) -> go.Figure:
+    """Return the Plotly figure of a steady step; rows are called as in the explanation."""
+    site, program = state.deployment, state.program
     layers = gantt.middle_layers(program)
     records = gantt.nominal_records(site, layers)
-    figure = gantt.pipeline_figure(program, records, layers, marked_tasks(frozen))
+    figure = gantt.pipeline_figure(program, records, layers, marked_tasks(state))
     pools = {pool.name: index for index, pool in enumerate(program.pools)}
     labels = figure.layout.yaxis.categoryarray
     named = []
@@ -66,12 +66,12 @@ def circuit_figure(frozen: Frozen) -> go.Figure:
     return figure
 
 
-def marked_tasks(frozen: Frozen) -> set[tuple[int, int]]:
+def marked_tasks(state: SteadyState) -> set[tuple[int, int]]:
     """Return the tasks of the critical circuit, by (node, server)."""
-    program = frozen.site.program
+    program = state.program
     nodes = {
         (program.stages[node.stage].name, node.layer, node.micro_batch): index
         for index, node in enumerate(program.nodes)
     }
-    keyed = (((part.stage, part.layer, part.micro_batch), part) for part in frozen.bound.circuit)
+    keyed = (((part.stage, part.layer, part.micro_batch), part) for part in state.bound.circuit)
     return {(nodes[key], part.server) for key, part in keyed if key in nodes}

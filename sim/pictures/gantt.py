@@ -1,6 +1,6 @@
 """Gantt: what the servers of a pipeline do in two layers of one step, as a picture.
 
-The step is that of the frozen state: every micro-batch always takes the times of the nominal batch,
+The step is that of the steady state: every micro-batch always takes the times of the nominal batch,
 so the pipeline is steady after a few steps and a long run is not needed to see it.
 """
 
@@ -79,7 +79,7 @@ class Picture(Strict):
         return self
 
 
-class Frozen:
+class SteadyTimes:
     """A controller that always answers the same, until every micro-batch has ended its steps."""
 
     def __init__(self, times: Times, micro_batches: int, steps: int) -> None:
@@ -107,7 +107,7 @@ def nominal_records(site: Deployment, layers: range) -> list[Record]:
     program = site.program
     micro_batches = program.micro_batches
     times = site.times(site.expected.batch())
-    engine = event.EventEngine(program, Frozen(times, micro_batches, FILL_STEPS + 1))
+    engine = event.EventEngine(program, SteadyTimes(times, micro_batches, FILL_STEPS + 1))
     around = range(layers.start - 1, layers.stop + 1)
 
     def keep(node: Node, step: int) -> bool:

@@ -16,7 +16,9 @@ from sim.experiments.largest_batch import max_batch_under_slo
 from sim.experiments.replications import Figures, replicated
 from sim.foundation.errors import InfeasibleError, ScenarioError
 from sim.inputs.scenario import Scenario
-from sim.steady.state import Steady, fullest, most_fitting
+from sim.metrics.steady_summary import steady_summary
+from sim.steady.largest_load import fullest, most_fitting
+from sim.steady.state import SteadyState
 from sim.study.cells import Shapes, meets
 from sim.study.schema import Settings, Shortlist
 from sim.sweeps.axes import crossed
@@ -113,19 +115,19 @@ def screened(
     found, fit, least_ms = [], 0, float("inf")
     for number, settings in enumerate(every):
         try:
-            steady = bound(first.with_settings(settings | screen))
+            state = bound(first.with_settings(settings | screen))
         except InfeasibleError:
             continue
         fit += 1
-        figures = steady.figures()
+        figures = steady_summary(state)
         least_ms = min(least_ms, figures["tpot_ms_mean"])
         if figures["tpot_ms_mean"] <= first.slo.tpot_ms:
-            found.append(Candidate(number, settings, steady.requests, worth(figures, priced)))
+            found.append(Candidate(number, settings, int(state.requests), worth(figures, priced)))
     found.sort(key=lambda each: (-each.worth, each.number))
     return found, fit, least_ms
 
 
-def bound(scenario: Scenario, free: Collection[str] = ()) -> Steady:
+def bound(scenario: Scenario, free: Collection[str] = ()) -> SteadyState:
     """Return the steady state of the largest batch under the SLO, some stages taking no time."""
     return fullest(compile_deployment(scenario.with_batch(1)), scenario.slo.tpot_ms, free)
 
@@ -134,7 +136,7 @@ def probe(first: Scenario, candidate: Candidate, priced: bool) -> float:
     """Return what a shape is likely to be worth at its SLO, from one simulation.
 
     Where the simulation is slower than the bound, the batch has to shrink: half of a TPOT is taken
-    to be there without the batch, as in `sim.steady.state.largest`.
+    to be there without the batch, as in `sim.steady.largest_load.largest`.
     """
     scenario = first.with_settings(candidate.settings)
     try:

@@ -19,7 +19,8 @@ from sim.foundation.errors import InfeasibleError
 from sim.foundation.estimates import independent_half_width
 from sim.inputs.arrivals import ClosedLoop
 from sim.inputs.scenario import Scenario
-from sim.steady.frozen import Frozen
+from sim.metrics.steady_summary import steady_summary
+from sim.steady.state import SteadyState
 from sim.study.best_shapes import bound, contended, screened, worth
 from sim.study.cells import Shapes
 from sim.study.schema import Changed, Settings, Study
@@ -94,15 +95,14 @@ def limits(scenario: Scenario, screen: Settings) -> dict[str, Any]:
     `kind` of its critical circuit, the shares of the circuit's time by kind (`spent`), and the
     share of the step that the GPUs of each pool work (`busy`).
     """
-    frozen = Frozen.of(scenario.with_settings(screen))
-    circuit = critical_circuit(frozen)
-    pools = frozen.site.program.pools
+    state = SteadyState.of(scenario.with_settings(screen))
+    circuit = critical_circuit(state)
     return {
         "kind": circuit.kind,
         "spent": circuit.spent,
         "busy": {
-            pool.name: frozen.busy(number)
-            for number, pool in enumerate(pools)
+            pool.name: state.busy(number)
+            for number, pool in enumerate(state.program.pools)
             if pool.kind == "gpu"
         },
     }
@@ -132,5 +132,5 @@ def changed(
 
 def _gain(first: Scenario, each: dict[str, Any], change: Changed, study: Study) -> float:
     scenario = first.with_settings(each["settings"] | study.screen)
-    before, after = (bound(scenario, free).figures()["tgs"] for free in ((), change.free))
+    before, after = (steady_summary(bound(scenario, free))["tgs"] for free in ((), change.free))
     return float(after / before)

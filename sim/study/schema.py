@@ -118,7 +118,7 @@ class Study(Strict):
     set: Settings = Field(default_factory=dict)
     """Values by dotted path that hold for all shapes."""
     screen: Settings = Field(default_factory=dict)
-    """Values by dotted path for the screen alone: what stands for effects that a frozen state does
+    """Values by dotted path for the screen alone: what stands for effects that a steady state does
     not see, such as a load that a balancer has evened out."""
     sides: Annotated[dict[Label, Side], Field(min_length=2, max_length=2)]
     """The two that compete; margins are those of the first over the second."""

@@ -51,12 +51,13 @@ def _figures(point: Point) -> dict[str, Any]:
     # Imported here: who reads a sweep need not be able to run it.
     from sim.experiments.largest_batch import max_batch_under_slo
     from sim.experiments.replications import replicated
+    from sim.metrics.steady_summary import steady_summary
     from sim.steady.state import steady_state
 
     if point.search is not None:
         return max_batch_under_slo(point.scenario, point.search)
     if point.scenario.simulation.engine == "bound":
-        return steady_state(point.scenario).figures()
+        return steady_summary(steady_state(point.scenario))
     return replicated(point.scenario)
 
 

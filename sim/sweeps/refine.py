@@ -16,6 +16,7 @@ from sim.decoding.step_times import left_out
 from sim.foundation import json_text
 from sim.foundation.errors import SimError
 from sim.foundation.pareto import pareto_front
+from sim.metrics.steady_summary import steady_summary
 from sim.steady.state import steady_state
 from sim.sweeps.points import Point, Row, front
 from sim.sweeps.sweep import Loaded
@@ -54,12 +55,12 @@ def bound_place(point: Point) -> Place | None:
     """Return where the bound engine sees a point, a margin above; None if it cannot tell.
 
     A point that searches its batch has no place before it is simulated, nor has one of whose
-    effects a frozen state leaves some out: loads drawn step by step may be lighter than expected.
+    effects a steady state leaves some out: loads drawn step by step may be lighter than expected.
     """
     if point.search is not None or left_out(point.scenario):
         return None
     try:
-        figures = steady_state(point.scenario).figures()
+        figures = steady_summary(steady_state(point.scenario))
     except SimError:
         return None
     return (

@@ -37,7 +37,7 @@ SCENARIOS = ("step3-2a2f", "dsv3-ep128")
 STEPS = 500
 
 
-class Frozen:
+class SteadyTimes:
     """A controller that always answers the same for `steps` steps of each micro-batch."""
 
     def __init__(self, times: Times, micro_batches: int, steps: int) -> None:
@@ -71,9 +71,9 @@ def seconds(work: Callable[[], object], repeats: int = 3) -> float:
 def test_tasks_per_second_in_the_step_loop(name: str) -> None:
     site, times, tasks = compiled(name)
     program, m = site.program, site.program.micro_batches
-    slow = [event.EventEngine(program, Frozen(times, m, 5)) for _ in range(2)]
+    slow = [event.EventEngine(program, SteadyTimes(times, m, 5)) for _ in range(2)]
     event_s = seconds(lambda: slow.pop().run(), repeats=2) / 5
-    fast = [recurrence.RecurrenceEngine(program, Frozen(times, m, STEPS)) for _ in range(5)]
+    fast = [recurrence.RecurrenceEngine(program, SteadyTimes(times, m, STEPS)) for _ in range(5)]
     recurrence_s = seconds(lambda: fast.pop().run(), repeats=5) / STEPS
     print(
         f"\n{name}: event {tasks / event_s / 1e3:.0f} k tasks/s, recurrence "
@@ -86,7 +86,7 @@ def test_tasks_per_second_in_the_step_loop(name: str) -> None:
 def test_inner_loop_against_a_bare_one(name: str) -> None:
     site, times, _tasks = compiled(name)
     program, m = site.program, site.program.micro_batches
-    engine = recurrence.RecurrenceEngine(program, Frozen(times, m, STEPS))
+    engine = recurrence.RecurrenceEngine(program, SteadyTimes(times, m, STEPS))
     rows = engine.plan.rows
     width = rows[:, WIDTH].astype(np.uint64)
     first = np.cumsum(width) - width

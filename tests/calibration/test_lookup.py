@@ -14,6 +14,7 @@ from sim.kernels import cores, kernel_table, ops
 from sim.kernels.curve import Curve
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.timed import Timed, by_status
+from sim.metrics.steady_summary import steady_summary
 from sim.steady.state import steady_state
 
 CARD = cards.accelerator("h100-sxm")
@@ -191,4 +192,4 @@ def test_experts_keep_their_number_format_before_their_kernel() -> None:
         steady_state(load("dsv3-ep8-h200", [*on_gb200, f"deployment.moe_kernel={kernel}"]))
         for kernel in ("fused", "masked")
     )
-    assert fused.figures()["tpot_ms_mean"] == masked.figures()["tpot_ms_mean"]
+    assert steady_summary(fused)["tpot_ms_mean"] == steady_summary(masked)["tpot_ms_mean"]

@@ -15,7 +15,7 @@ from sim.explain.balance import EpBalance
 from sim.foundation.errors import InfeasibleError
 from sim.inputs import scenario
 from sim.metrics import summary
-from sim.steady.state import fullest, most_fitting
+from sim.steady.largest_load import fullest, most_fitting
 from sim.study.best_shapes import entry
 from tests import tiny
 

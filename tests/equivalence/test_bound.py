@@ -35,7 +35,7 @@ STEPS = 600
 LONGEST_CYCLE = 60
 
 
-class Frozen:
+class SteadyTimes:
     """A controller that always answers the same; it looks at the engine at micro-batch 0's."""
 
     def __init__(self, times: list[Times], steps: int) -> None:
@@ -61,7 +61,7 @@ def steady_ns(program: Program, times: list[Times]) -> Fraction | None:
     the same time in some steps, they always will: the event engine, which shows no such state,
     need only make the same calls until then.
     """
-    controller = Frozen(times, STEPS)
+    controller = SteadyTimes(times, STEPS)
     controller.engine = recurrence.RecurrenceEngine(program, controller)
     controller.engine.run()
     states = np.array(controller.states)
@@ -71,7 +71,7 @@ def steady_ns(program: Program, times: list[Times]) -> Fraction | None:
         if steady[-1]:
             first = int(np.argmax(steady))
             assert steady[first:].all()
-            reference = Frozen(times, first + 2 * cycle)
+            reference = SteadyTimes(times, first + 2 * cycle)
             event.run(program, reference)
             calls = reference.calls[:-1]
             assert calls == controller.calls[: len(calls)]

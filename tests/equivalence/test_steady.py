@@ -15,8 +15,10 @@ from sim.deployments.deployment import Deployment
 from sim.engines.bound import BoundEngine
 from sim.foundation.units import NS_PER_MS
 from sim.inputs.admission import share_of
+from sim.metrics.steady_summary import steady_summary
 from sim.metrics.summary import summary
-from sim.steady.state import fullest, largest, steady
+from sim.steady.largest_load import fullest, largest
+from sim.steady.state import under_load
 from tests import tiny
 
 # Every draft is accepted and no output ends, so that nothing varies.
@@ -62,7 +64,7 @@ def whole_ns(site: Deployment, in_flight: int) -> Fraction:
 def test_one_server_of_each_stands_for_all(tiny_model: Path, variety: str, batch: int) -> None:
     in_flight = batch * site_of(tiny_model, variety, 60).lanes
     site = site_of(tiny_model, variety, in_flight)
-    found = steady(site, in_flight)
+    found = under_load(site, in_flight)
     assert found.step_ns == whole_ns(site, in_flight)
 
 
@@ -71,7 +73,7 @@ def test_uneven_gpus_are_as_slow_as_the_fullest(tiny_model: Path, variety: str) 
     lanes = site_of(tiny_model, variety, 60).lanes
     for in_flight in (lanes + 1, 2 * lanes + lanes // 2):
         site = site_of(tiny_model, variety, in_flight)
-        assert steady(site, in_flight).step_ns >= whole_ns(site, in_flight)
+        assert under_load(site, in_flight).step_ns >= whole_ns(site, in_flight)
 
 
 @pytest.mark.parametrize("variety", VARIETIES)
@@ -81,7 +83,7 @@ def test_uneven_micro_batches_take_turns(tiny_model: Path, variety: str) -> None
     for each in range(1, 2 * site.micro_batches + 2):
         in_flight = each * site.attention_gpus
         if in_flight >= site.lanes:
-            assert steady(site, in_flight).step_ns == whole_ns(site, in_flight), each
+            assert under_load(site, in_flight).step_ns == whole_ns(site, in_flight), each
 
 
 @pytest.mark.parametrize("variety", VARIETIES)
@@ -95,7 +97,7 @@ def test_a_run_of_like_requests_reaches_the_steady_state(tiny_model: Path, varie
         f"workload.arrivals={{kind: closed, concurrency: {4 * lanes}}}",
     )
     simulated = summary(simulate(scenario))
-    figures = steady(compile_deployment(scenario), 4 * lanes).figures()
+    figures = steady_summary(under_load(compile_deployment(scenario), 4 * lanes))
     assert figures.keys() == simulated.keys()
     # All contexts lie in the window of the tiny model's attention, so that nothing varies.
     for name in ("tpot_ms_mean", "tgs", "t_a_layer_us", "t_f_layer_us", "t_a2f_layer_us"):
@@ -128,11 +130,11 @@ def test_the_largest_batch_is_the_last_one_that_meets_the_target(
     tiny_model: Path, variety: str
 ) -> None:
     site = site_of(tiny_model, variety, 60)
-    tpot_ms = float(steady(site, 50 * site.lanes).step_ns) / NS_PER_MS
-    each, gpus = fullest(site, tpot_ms).requests // site.attention_gpus, site.attention_gpus
+    tpot_ms = float(under_load(site, 50 * site.lanes).step_ns) / NS_PER_MS
+    each, gpus = int(fullest(site, tpot_ms).requests) // site.attention_gpus, site.attention_gpus
     assert each >= 50 * site.micro_batches
-    assert steady(site, each * gpus).step_ns <= tpot_ms * NS_PER_MS
-    assert steady(site, (each + 1) * gpus).step_ns > tpot_ms * NS_PER_MS
+    assert under_load(site, each * gpus).step_ns <= tpot_ms * NS_PER_MS
+    assert under_load(site, (each + 1) * gpus).step_ns > tpot_ms * NS_PER_MS
     assert fullest(site, 1e-6).requests == gpus
 
 

@@ -15,10 +15,11 @@ from hypothesis import assume, given, settings
 from sim.deployments import compile_deployment
 from sim.deployments.deployment import Deployment
 from sim.engines.bound import BoundEngine
+from sim.engines.program import Times
 from sim.explain.balance import EpBalance, balance, exposed_ns, ideal_micro_batches
 from sim.explain.bottleneck import critical_circuit
 from sim.explain.sensitivity import CHANGE, stage_sensitivities
-from sim.steady.frozen import Frozen
+from sim.steady.state import SteadyState
 from tests import oracles, tiny
 from tests.strategies import durations
 
@@ -45,7 +46,7 @@ def ep_sites(tiny_model: Path) -> dict[str, Deployment]:
     }
 
 
-def frozen(site: Deployment, rows: dict[str, int], **delays_ns: int) -> Frozen:
+def steady(site: Deployment, rows: dict[str, int], **delays_ns: int) -> SteadyState:
     """Return a state in which every task of a stage takes the same time in every layer."""
     program = site.program
     tail = program.layer_kinds[-1]
@@ -55,13 +56,17 @@ def frozen(site: Deployment, rows: dict[str, int], **delays_ns: int) -> Frozen:
         for kind in range(tail)
     }
     delays = {name: delays_ns.get(name, 0) for name in program.delays}
-    batch = site.expected.batch()
-    return Frozen(site, BoundEngine(program), batch, program.times(named, delays))
+    return unchanging(site, program.times(named, delays))
 
 
-def ring(site: Deployment, a: int, f: int, c1: int = 0, c2: int = 0, p: int = 0) -> Frozen:
+def unchanging(site: Deployment, times: Times) -> SteadyState:
+    requests, m = site.expected.requests(), site.micro_batches
+    return SteadyState(site, requests, BoundEngine(site.program), (times,) * m)
+
+
+def ring(site: Deployment, a: int, f: int, c1: int = 0, c2: int = 0, p: int = 0) -> SteadyState:
     rows = {"attention": a, "experts": f, "a2f": c1, "a2f_in": c1, "f2a": c2, "f2a_in": c2}
-    return frozen(site, rows, link=p)
+    return steady(site, rows, link=p)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +88,7 @@ def test_the_circuit_names_what_limits_a_ring(
     kind: str,
     servers: set[str],
 ) -> None:
-    circuit = critical_circuit(frozen(ring_site, rows, **delays_ns))
+    circuit = critical_circuit(steady(ring_site, rows, **delays_ns))
     assert circuit.kind == kind
     assert {leg.server for leg in circuit.legs if leg.server} == servers
     assert sum(leg.share for leg in circuit.legs) == pytest.approx(1)
@@ -104,8 +109,7 @@ def test_the_slowest_of_unlike_gpus_is_named(ring_site: Deployment) -> None:
     program = ring_site.program
     rows = {("attention", kind): [500, 500, 900, 500] for kind in range(2)}
     times = program.times(rows, dict.fromkeys(program.delays, 0))
-    state = Frozen(ring_site, BoundEngine(program), ring_site.expected.batch(), times)
-    (leg,) = critical_circuit(state).legs
+    (leg,) = critical_circuit(unchanging(ring_site, times)).legs
     assert (leg.server, leg.alike, leg.busy) == ("a1.g0", 1, 1)
 
 
@@ -154,7 +158,7 @@ def test_ep_kind_and_what_is_exposed(ep_sites: dict[str, Deployment], drawn: lis
     rows = dict(zip(EP, drawn, strict=True))
     d, s, a0, e, c, a1 = drawn
     for overlap, site in ep_sites.items():
-        state = frozen(site, rows)
+        state = steady(site, rows)
         if overlap == "none":
             assert critical_circuit(state).kind == "loop-bound"
             step_ns, exposed = LAYERS * sum(drawn), LAYERS * (d + c)
@@ -164,13 +168,13 @@ def test_ep_kind_and_what_is_exposed(ep_sites: dict[str, Deployment], drawn: lis
             if d < s + a0 and c < a1:
                 assert critical_circuit(state).kind == "GPU-bound"
         assert state.step_ns == step_ns
-        assert exposed_ns(state, state.times) == exposed
+        assert exposed_ns(state, state.times[0]) == exposed
 
 
 def test_what_is_hidden_is_what_is_not_exposed(ep_sites: dict[str, Deployment]) -> None:
     # Of a dispatch of 300, 200 lie behind shared and attn0; a combine of 100 lies behind attn1.
     rows = dict(zip(EP, (300, 150, 50, 50, 100, 200), strict=True))
-    found = balance(frozen(ep_sites["two_batch"], rows))
+    found = balance(steady(ep_sites["two_batch"], rows))
     assert isinstance(found, EpBalance)
     assert found.exposed_ms == pytest.approx(LAYERS * 2 * 100 / 1e6)
     assert found.all_to_all_ms == pytest.approx(LAYERS * 2 * 400 / 1e6)
@@ -179,7 +183,7 @@ def test_what_is_hidden_is_what_is_not_exposed(ep_sites: dict[str, Deployment]) 
 
 def test_exposed_communication_is_the_loop(ep_sites: dict[str, Deployment]) -> None:
     rows = dict(zip(EP, (900, 100, 100, 50, 10, 200), strict=True))
-    circuit = critical_circuit(frozen(ep_sites["two_batch"], rows))
+    circuit = critical_circuit(steady(ep_sites["two_batch"], rows))
     assert circuit.kind == "loop-bound"
     shares = {leg.stage: leg.share for leg in circuit.legs}
     half_layer_ns = 900 + 50 + 200

@@ -14,11 +14,13 @@ from sim.explain.balance import AfdBalance, EpBalance, Shape, balance, bounded, 
 from sim.explain.explanation import Explanation, explain, sentences
 from sim.explain.sensitivity import Part, card_sensitivities, faster
 from sim.foundation.errors import InfeasibleError
+from sim.foundation.units import NS_PER_MS
 from sim.inputs import scenario
 from sim.inputs.scenario import Scenario
+from sim.metrics.steady_summary import steady_figures
 from sim.metrics.summary import summary
 from sim.pictures.explain_page import marked_tasks
-from sim.steady.frozen import Frozen
+from sim.steady.state import SteadyState
 from tests import tiny
 
 SCENARIOS = ("step3-2a2f", "step3-h20-h800", "dsv3-ep128", "poisson-example")
@@ -26,9 +28,9 @@ HALF_DUPLEX = ("deployment.duplex=half", "deployment.attention.o_proj_tp=4")
 
 
 @pytest.fixture(scope="module", params=SCENARIOS)
-def frozen(request: pytest.FixtureRequest) -> Frozen:
+def state(request: pytest.FixtureRequest) -> SteadyState:
     name: str = request.param
-    return Frozen.of(scenario.load(name))
+    return SteadyState.of(scenario.load(name))
 
 
 @pytest.fixture(scope="module")
@@ -64,29 +66,29 @@ def test_time_on_the_circuit_is_where_longer_tasks_count(
 
 
 @pytest.mark.parametrize("name", ["step3-2a2f", "step3-h20-h800", "dsv3-ep128"])
-def test_the_frozen_state_is_near_what_a_run_finds(name: str) -> None:
-    frozen = Frozen.of(scenario.load(name))
-    run = summary(simulate(frozen.site.scenario))
-    figures = frozen.figures()
+def test_the_steady_state_is_near_what_a_run_finds(name: str) -> None:
+    state = SteadyState.of(scenario.load(name))
+    run = summary(simulate(state.deployment.scenario))
+    figures = steady_figures(state)
     assert figures.tpot_ms == pytest.approx(run["tpot_ms_mean"], rel=0.015)
     assert figures.tgs == pytest.approx(run["tgs"], rel=0.015)
     assert figures.usd_per_1m_tokens == pytest.approx(run["usd_per_1m_tokens"], rel=0.015)
-    assert frozen.requests_in_flight == pytest.approx(run["requests_in_flight"])
+    assert state.requests == pytest.approx(run["requests_in_flight"])
 
 
-def test_the_same_cards_give_the_same_times(frozen: Frozen) -> None:
-    site = frozen.site
-    same = site.on_cards(lambda card: card, tuple(site.sides)).times(frozen.batch)
-    assert (same.values == frozen.times.values).all()
-    assert (site.times(frozen.batch).values == frozen.times.values).all()
+def test_the_same_cards_give_the_same_times(state: SteadyState) -> None:
+    site = state.deployment
+    same = site.on_cards(lambda card: card, tuple(site.sides)).times(state.batch)
+    assert (same.values == state.times[0].values).all()
+    assert (site.times(state.batch).values == state.times[0].values).all()
 
 
-def test_faster_cards_never_slow_a_kernel_down(frozen: Frozen) -> None:
-    site = frozen.site
+def test_faster_cards_never_slow_a_kernel_down(state: SteadyState) -> None:
+    site = state.deployment
     for part in ("compute", "hbm", "scale_up", "nic"):
         other = site.on_cards(lambda card: faster(card, part, 1.1), tuple(site.sides))  # noqa: B023
-        assert (other.times(frozen.batch).values <= frozen.times.values).all(), part
-    assert all(card.larger.tpot <= 0 <= card.smaller.tpot for card in card_sensitivities(frozen))
+        assert (other.times(state.batch).values <= state.times[0].values).all(), part
+    assert all(card.larger.tpot <= 0 <= card.smaller.tpot for card in card_sensitivities(state))
 
 
 @pytest.mark.parametrize(
@@ -96,13 +98,13 @@ def test_faster_cards_never_slow_a_kernel_down(frozen: Frozen) -> None:
 def test_transfers_of_afd_take_their_bytes_over_the_links_bandwidth(
     base: str, part: Part, link: str
 ) -> None:
-    state = Frozen.of(scenario.load(base))
-    program = state.site.program
-    other = state.site.on_cards(lambda card: faster(card, part, 1.25), ("attention", "FFN"))
+    state = SteadyState.of(scenario.load(base))
+    program = state.program
+    other = state.deployment.on_cards(lambda card: faster(card, part, 1.25), ("attention", "FFN"))
     times = other.times(state.batch)
     for stage in program.stages:
         for kind in range(2):
-            before = program.row(state.times, stage.name, kind)
+            before = program.row(state.times[0], stage.name, kind)
             after = program.row(times, stage.name, kind)
             transfer = program.pools[stage.pool].kind == link
             assert np.abs(after - before / (1.25 if transfer else 1)).max() <= 1
@@ -110,7 +112,7 @@ def test_transfers_of_afd_take_their_bytes_over_the_links_bandwidth(
 
 def test_a_link_that_carries_transfers_changes_at_both_ends() -> None:
     titles = {
-        base: [card.of for card in card_sensitivities(Frozen.of(scenario.load(base)))]
+        base: [card.of for card in card_sensitivities(SteadyState.of(scenario.load(base)))]
         for base in ("step3-2a2f", "dsv3-afd-gb200")
     }
     assert titles["step3-2a2f"][-3:] == [
@@ -122,16 +124,16 @@ def test_a_link_that_carries_transfers_changes_at_both_ends() -> None:
 
 @pytest.mark.parametrize("side", ["attention", "FFN"])
 def test_a_card_changes_on_its_own_side_only(side: str) -> None:
-    state = Frozen.of(scenario.load("step3-2a2f", HALF_DUPLEX))
-    program = state.site.program
-    other = state.site.on_cards(lambda card: faster(card, "hbm", 1.25), (side,))
+    state = SteadyState.of(scenario.load("step3-2a2f", HALF_DUPLEX))
+    program = state.program
+    other = state.deployment.on_cards(lambda card: faster(card, "hbm", 1.25), (side,))
     times = other.times(state.batch)
     moved = {
         stage.name
         for stage in program.stages
         for kind in range(max(program.layer_kinds) + 1)
         if (
-            program.row(times, stage.name, kind) != program.row(state.times, stage.name, kind)
+            program.row(times, stage.name, kind) != program.row(state.times[0], stage.name, kind)
         ).any()
     }
     own = {"attention": {"attention", "o_proj", "lm_head"}, "FFN": {"experts"}}
@@ -141,10 +143,10 @@ def test_a_card_changes_on_its_own_side_only(side: str) -> None:
 def test_a_variant_is_what_its_own_explanation_says(found: dict[str, Explanation]) -> None:
     for count, shape in zip((2, 4), found["step3-2a2f"].micro_batches, strict=True):
         settings = (f"deployment.micro_batches={count}",)
-        assert shape == present(Frozen.of(scenario.load("step3-2a2f", settings)))
+        assert shape == present(SteadyState.of(scenario.load("step3-2a2f", settings)))
     (alone,) = found["dsv3-ep128"].micro_batches
     in_sequence = scenario.load("dsv3-ep128", ("deployment.overlap=none",))
-    assert alone == present(Frozen.of(in_sequence))
+    assert alone == present(SteadyState.of(in_sequence))
 
 
 def test_around_the_ratio_attention_and_ffn_change_places(found: dict[str, Explanation]) -> None:
@@ -180,9 +182,9 @@ def test_with_the_ideal_number_of_micro_batches_the_longest_worker_rests_least(
         assert fullest == pytest.approx(min(1, filled), abs=0.05)
 
 
-def at_load(base: Scenario, per_gpu: int) -> Frozen:
+def at_load(base: Scenario, per_gpu: int) -> SteadyState:
     arrivals = f"workload.arrivals={{kind: closed, concurrency: {per_gpu * base.gpu_count()}}}"
-    return Frozen.of(scenario.load(base.name, (arrivals,)))
+    return SteadyState.of(scenario.load(base.name, (arrivals,)))
 
 
 def test_two_batches_hide_the_all_to_all_up_to_the_load_that_is_said(
@@ -196,7 +198,7 @@ def test_two_batches_hide_the_all_to_all_up_to_the_load_that_is_said(
     at, beyond = (balance(at_load(base, needs.hides_up_to + more)) for more in (0, 2))
     assert isinstance(at, EpBalance)
     assert isinstance(beyond, EpBalance)
-    step_ms = at_load(base, needs.hides_up_to).figures().tpot_ms
+    step_ms = float(at_load(base, needs.hides_up_to).step_ns) / NS_PER_MS
     assert at.exposed_ms < 1e-3 * step_ms < beyond.exposed_ms
     assert at.hides_up_to == beyond.hides_up_to == needs.hides_up_to
     with pytest.raises(InfeasibleError, match="KV cache"):
@@ -223,17 +225,17 @@ def test_a_shape_that_cannot_run_says_why() -> None:
     assert "lower the batch" in str(refused.refused)
 
 
-def test_marked_tasks_are_those_of_the_circuit(frozen: Frozen) -> None:
-    program = frozen.site.program
-    marked = marked_tasks(frozen)
+def test_marked_tasks_are_those_of_the_circuit(state: SteadyState) -> None:
+    program = state.program
+    marked = marked_tasks(state)
     stages = {stage.name for stage in program.stages}
-    assert len(marked) == sum(part.stage in stages for part in frozen.bound.circuit)
+    assert len(marked) == sum(part.stage in stages for part in state.bound.circuit)
     layers = {program.nodes[node].layer for node, _server in marked}
     assert layers == set(range(len(program.layer_kinds)))
 
 
 def test_a_card_without_a_price_has_no_costs(tiny_model: Path) -> None:
     cards = ("deployment.ffn.accelerator=h200-sxm", "deployment.attention.accelerator=h800")
-    figures = Frozen.of(tiny.load(tiny_model, "step3-2a2f", *cards)).figures()
+    figures = steady_figures(SteadyState.of(tiny.load(tiny_model, "step3-2a2f", *cards)))
     assert figures.usd_per_1m_tokens is None
     assert figures.tgs > 0

@@ -17,7 +17,7 @@ from sim.inputs.lengths import DrawnLengths, Fixed, Geometric, Length, stationar
 from sim.inputs.scenario import Scenario, load
 from sim.inputs.workload import Workload
 from sim.metrics.summary import summary
-from sim.steady.frozen import Frozen
+from sim.steady.state import SteadyState
 from tests import tiny
 
 SLOTS, MICRO_BATCHES = 32, 3
@@ -129,7 +129,7 @@ def scenario(model: Path, of: Case, ratio: int) -> Scenario:
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_the_optimum_is_the_simulated_one(name: str, dense_model: Path) -> None:
     of = WORKLOADS[name]
-    found = stochastic_ratio(Frozen.of(scenario(dense_model, of, 4)))
+    found = stochastic_ratio(SteadyState.of(scenario(dense_model, of, 4)))
     # The FFN's time has a stair from 8 to 9 instances, a tile of rows: beyond 11 nothing is better.
     chosen = found.barrier.attention_instances
     ratios = sorted({*range(2, 12), chosen})
@@ -143,7 +143,7 @@ def test_the_optimum_is_the_simulated_one(name: str, dense_model: Path) -> None:
 
 def test_the_mean_field_overrates_what_differs(dense_model: Path) -> None:
     of = WORKLOADS["geometric"]
-    found = stochastic_ratio(Frozen.of(scenario(dense_model, of, 4)))
+    found = stochastic_ratio(SteadyState.of(scenario(dense_model, of, 4)))
     best = found.mean_field
     tgs = summary(simulate(scenario(dense_model, of, best.attention_instances)))["tgs"]
     assert best.mean_field_tgs > 1.08 * tgs
@@ -151,9 +151,9 @@ def test_the_mean_field_overrates_what_differs(dense_model: Path) -> None:
 
 
 def test_the_lines_go_through_the_kernel_table(dense_model: Path) -> None:
-    frozen = Frozen.of(scenario(dense_model, WORKLOADS["uniform"], 4))
-    found = stochastic_ratio(frozen)
-    site = compile_deployment(frozen.site.scenario)
+    state = SteadyState.of(scenario(dense_model, WORKLOADS["uniform"], 4))
+    found = stochastic_ratio(state)
+    site = compile_deployment(state.deployment.scenario)
     work = work_ns(site, site.expected.batch_of(4 * SLOTS))
     assert found.slots == SLOTS
     context = found.slots * found.load.mean_tokens
@@ -165,4 +165,4 @@ def test_the_lines_go_through_the_kernel_table(dense_model: Path) -> None:
 
 def test_only_afd_has_a_ratio() -> None:
     with pytest.raises(ScenarioError, match="only AFD"):
-        stochastic_ratio(Frozen.of(load("qwen3-ep16")))
+        stochastic_ratio(SteadyState.of(load("qwen3-ep16")))

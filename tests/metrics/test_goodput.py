@@ -10,7 +10,8 @@ import pytest
 from sim.decoding.run import Run, simulate
 from sim.foundation.units import NS_PER_MS, NS_PER_S
 from sim.inputs.scenario import Slo
-from sim.metrics import goodput, summary
+from sim.metrics import requests, summary
+from sim.metrics.slo import verdict
 from tests import tiny
 
 VARIED = (
@@ -33,7 +34,7 @@ def run_with(model: Path, base: str, slo: str, *settings: str) -> Run:
 def middling(base: str, tiny_model: Path) -> Run:
     """A run whose targets are the medians of what its requests saw."""
     run = run_with(tiny_model, base, "{tpot_ms: 1000}")
-    tpot, queue = goodput.tpot_ms(run, summary.cut_steps(run)), goodput.queue_ms(run)
+    tpot, queue = requests.tpot_ms(run, summary.cut_steps(run)), requests.queue_ms(run)
     slo = f"{{tpot_ms: {np.nanmedian(tpot)!s}, queue_ms: {np.nanmedian(queue)!s}}}"
     return run_with(tiny_model, base, slo.replace("np.float64", ""))
 
@@ -146,7 +147,7 @@ def test_the_verdict_is_of_what_the_slo_asks_for(
     attainment: float | None,
     missed: str,
 ) -> None:
-    found = goodput.verdict(Slo.model_validate(slo), tpot, queue, attainment)
+    found = verdict(Slo.model_validate(slo), tpot, queue, attainment)
     assert (found["slo_missed"], found["slo_met"]) == (missed, not missed)
 
 

@@ -17,6 +17,7 @@ from sim.foundation import json_text
 from sim.foundation.errors import EXIT_BUG, ImpossibleFigureError, InfeasibleError
 from sim.inputs import cards, scenario
 from sim.metrics.physical import check_run, check_step, checked, floor
+from sim.metrics.steady_summary import steady_summary
 from sim.metrics.summary import summary
 from sim.steady.state import steady_state
 from tests import tiny
@@ -31,7 +32,7 @@ def test_shipped_scenarios_keep_within_the_hardware(name: str) -> None:
     least = floor(loaded, 1)
     assert 0 < least.rounding_ns < least.any_ns
     if loaded.workload.arrivals.kind == "closed":
-        steady_state(loaded).figures()
+        steady_summary(steady_state(loaded))
 
 
 @pytest.mark.parametrize(

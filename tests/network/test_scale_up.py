@@ -18,7 +18,7 @@ from sim.deployments.deployment import Deployment
 from sim.explain.ratio import stochastic_ratio
 from sim.foundation.errors import InfeasibleError
 from sim.inputs import scenario
-from sim.steady.frozen import Frozen
+from sim.steady.state import SteadyState
 from sim.variation.unfold import unfold
 
 BASE = "dsv3-afd-gb200"
@@ -284,6 +284,6 @@ def test_the_best_ratio_stays_within_the_domain() -> None:
     lengths = "{kind: drawn, prompt: {kind: geometric, mean: 9000, max_tokens: 40000}"
     output = "output: {kind: fixed, tokens: 512}}"
     sets = [f"workload.lengths={lengths}, {output}", "workload.arrivals.requests_per_gpu=32"]
-    found = stochastic_ratio(Frozen.of(scenario.load(BASE, sets)))
+    found = stochastic_ratio(SteadyState.of(scenario.load(BASE, sets)))
     assert found.barrier.attention_instances == 10
     assert found.mean_field.attention_instances == 10

@@ -17,7 +17,7 @@ from sim.foundation.units import NS_PER_S
 from sim.inputs.admission import Admission, Recompute, Watermark
 from sim.inputs.speculation import Speculation
 from sim.metrics import summary
-from sim.metrics.goodput import _tokens
+from sim.metrics.requests import tokens_between
 from tests import tiny
 from tests.scripted_schedulers import open_loop
 from tests.strategies import Arrival, arrivals
@@ -136,7 +136,7 @@ def test_repeated_draws_are_those_of_the_run(
         every = run.steps["tokens"][rows]
         for first, last in ((0, len(ends)), (0, 7), (5, 6), (9, 17)):
             steps = np.full(mine.sum(), first), np.full(mine.sum(), last)
-            assert _tokens(run, mine, ends, *steps).sum() == every[first:last].sum()
+            assert tokens_between(run, mine, ends, *steps).sum() == every[first:last].sum()
 
 
 @pytest.mark.parametrize("base", ["step3-2a2f", "dsv3-ep128"])

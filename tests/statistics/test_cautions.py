@@ -9,8 +9,10 @@ import pytest
 
 from sim.foundation.errors import ScenarioError
 from sim.inputs import cards, scenario
-from sim.metrics.cautions import cautions, counted
+from sim.metrics.cautions import cautions
+from sim.metrics.steady_summary import steady_summary
 from sim.steady.state import steady_state
+from sim.sweeps.cautions import counted
 
 # Figures that nothing is to be said about.
 SOUND: dict[str, Any] = {
@@ -58,7 +60,7 @@ def test_noise_and_drafts_are_random() -> None:
 
 def test_the_bound_engine_knows_no_percentile() -> None:
     loaded = scenario.load("dsv3-ep8-h200", ["simulation.engine=bound"])
-    figures = steady_state(loaded).figures()
+    figures = steady_summary(steady_state(loaded))
     assert cautions(loaded, figures) == []
     assert cautions(loaded, figures, asks_percentile=True) != []
     asked = scenario.load("dsv3-ep8-h200", ["simulation.engine=bound", "slo.tpot_percentile=99"])

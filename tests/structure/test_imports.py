@@ -63,15 +63,7 @@ def level(name: str) -> int:
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_imports_go_down(name: str) -> None:
-    upwards = {other for other in within(MODULES[name]) if level(other) > level(name)}
-    assert upwards <= TO_BE_SPLIT.get(name, set())
-
-
-# Modules that still hold what belongs to a higher room.
-TO_BE_SPLIT = {
-    "metrics.cautions": {"sweeps.points"},
-    "steady.state": {"metrics.catalogue", "metrics.goodput", "metrics.physical"},
-}
+    assert {other for other in within(MODULES[name]) if level(other) > level(name)} == set()
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sim.foundation.errors import ScenarioError
 from sim.foundation.pareto import pareto_front
+from sim.metrics.steady_summary import steady_summary
 from sim.steady.state import steady_state
 from sim.sweeps import sweep
 from sim.sweeps.points import Point, Row, front, row
@@ -131,7 +132,7 @@ def test_the_bound_places_a_point_a_little_above_its_steady_state(loaded: sweep.
     point = loaded.points[0]
     place = bound_place(point)
     assert place is not None
-    figures = steady_state(point.scenario).figures()
+    figures = steady_summary(steady_state(point.scenario))
     assert place[0] == pytest.approx(1.01 * figures["tokens_per_s_per_user"])
     assert place[1] == pytest.approx(1.01 * figures["tgs"])
 

@@ -1,4 +1,4 @@
-"""Goodput: what each request saw, which of them met their targets, and what work they were.
+"""SLO: which requests met their targets, what work they were, and whether the SLO is met.
 
 A request meets its targets on its own: its TPOT is within `slo.tpot_ms` and, where one is given,
 its wait within `slo.queue_ms`. Whether a scenario meets its SLO is another question (`verdict`):
@@ -13,20 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.decoding.run import Run
-from sim.foundation.units import NS_PER_MS, NS_PER_S
+from sim.foundation.units import NS_PER_S
 from sim.inputs.scenario import Slo
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Chosen = NDArray[np.bool_]
+from sim.metrics.requests import Chosen, queue_ms, tokens_between, tpot_ms, without_gap
 
 # Figures that say what was in time. A deployment that falls further and further behind has none:
 # they would tell how long it was watched.
 IN_TIME = ("slo_attainment", "goodput_requests_per_s", "goodput_tgs")
 
 UNSTABLE = "more requests arrive than can be served"
-
-_NEEDED = ("request", "tokens_in_run", "first_token_ns")
 
 
 class Goodput(NamedTuple):
@@ -38,44 +33,6 @@ class Goodput(NamedTuple):
     """Requests that met all targets, per second."""
     tokens_per_s: float
     """Output tokens of these requests, per second."""
-
-
-def tpot_ms(run: Run, cut: int) -> Floats:
-    """Return the TPOT of every row of `run.requests` over its tokens after the warm-up, ms.
-
-    A closed loop is watched for a while in which long requests neither begin nor end: their TPOT
-    is that of the tokens seen. NaN for requests with fewer than two tokens after the cut. With
-    speculation, all tokens of its first step are a request's first one: a gap has to end. One that
-    gave way has the TPOT of all of its tokens, the pauses between them included.
-    """
-    result = np.full(len(run.requests["request"]), np.nan)
-    paused = np.zeros(len(result), dtype=np.bool_)
-    if run.preemptions is not None:
-        paused = np.isin(run.requests["request"], run.preemptions["request"])
-        lived = (run.requests["last_token_ns"] - run.requests["first_token_ns"])[paused]
-        gaps = run.requests["tokens_in_run"][paused] - 1
-        result[paused] = lived / np.where(gaps > 0, gaps, np.nan) / NS_PER_MS
-    for micro_batch in range(run.program.micro_batches):
-        ends = run.steps["end_ns"][run.steps["micro_batch"] == micro_batch]
-        if len(ends) <= cut:
-            continue
-        chosen = (run.requests["micro_batch"] == micro_batch) & ~paused
-        first = np.maximum(run.requests["first_token_ns"][chosen], ends[max(cut - 1, 0)])
-        last = run.requests["last_token_ns"][chosen]
-        steps = np.searchsorted(ends, first) + 1, np.searchsorted(ends, last) + 1
-        tokens = _tokens(run, chosen, ends, *steps)
-        gaps = np.where(tokens > 0, tokens, np.nan)
-        result[chosen] = (last - first) / gaps / NS_PER_MS
-    return result
-
-
-def queue_ms(run: Run) -> Floats:
-    """Return the wait of every row of `run.requests` from arrival to admission, ms.
-
-    NaN for the requests that a closed loop starts with: they are found in flight.
-    """
-    wait = (run.requests["admitted_ns"] - run.requests["arrival_ns"]) / NS_PER_MS
-    return np.where(run.requests["arrival_ns"] > 0, wait, np.nan)
 
 
 def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
@@ -94,7 +51,7 @@ def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
     met = ~(tpot > slo.tpot_ms)
     if slo.queue_ms is not None:
         met &= ~(queue_ms(run) > slo.queue_ms)
-    judged = ~np.isnan(tpot) | _without_gap(run)
+    judged = ~np.isnan(tpot) | without_gap(run)
     tokens_per_s = requests_per_s = 0.0
     for micro_batch in range(run.program.micro_batches):
         mine = requests["micro_batch"] == micro_batch
@@ -107,7 +64,7 @@ def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
         first = np.searchsorted(ends, requests["first_token_ns"][mine])
         last = np.searchsorted(ends, requests["last_token_ns"][mine], side="right")
         before = np.searchsorted(every, ends[0])
-        tokens = _tokens(run, mine, every, before + first, before + last)
+        tokens = tokens_between(run, mine, every, before + first, before + last)
         # One that gave way was elsewhere, or nowhere, in some of these steps.
         tokens = np.minimum(tokens, requests["tokens_in_run"][mine])
         judged[mine] &= tokens > 0
@@ -115,38 +72,9 @@ def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
         tokens_per_s += _good(tokens, judged[mine], good) / span_s
         requests_per_s += _good(tokens / output[mine], judged[mine], good) / span_s
     if not run.is_closed():
-        judged = late_arrivals(run, cut) & (~np.isnan(tpot) | _without_gap(run))
+        judged = late_arrivals(run, cut) & (~np.isnan(tpot) | without_gap(run))
     attainment = float(met[judged].mean()) if judged.any() else None
     return Goodput(attainment, requests_per_s, tokens_per_s)
-
-
-def _without_gap(run: Run) -> Chosen:
-    """Return which requests have no gap between tokens, so that no TPOT can be asked of them."""
-    requests = run.requests
-    alone: Chosen = requests["output_tokens"] == 1
-    if run.scenario.speculation is not None:
-        at_once = requests["first_token_ns"] == requests["last_token_ns"]
-        alone = alone | ((requests["finished"] == 1) & at_once)
-    return alone
-
-
-def _tokens(run: Run, chosen: Chosen, ends: Ints, first: Ints, last: Ints) -> Ints:
-    """Return the tokens of requests of a micro-batch in its steps `first` up to before `last`.
-
-    `ends` are the ends of all of its steps. With speculation the draws of acceptance are repeated:
-    no run keeps what every request emitted in every step.
-    """
-    if run.scenario.speculation is None:
-        return last - first
-    from sim.decoding.acceptance import emitted, law_of
-
-    law = law_of(run.scenario.speculation, run.scenario.simulation.seed)
-    requests = {name: run.requests[name][chosen] for name in _NEEDED}
-    begun = np.searchsorted(ends, requests["first_token_ns"])
-    turns = [np.maximum(of - begun, 0) for of in (first, last)]
-    tokens = np.empty(len(begun), dtype=np.int64)
-    emitted(requests["request"], requests["tokens_in_run"], turns[0], turns[1], law, tokens)
-    return tokens
 
 
 def late_arrivals(run: Run, cut: int) -> Chosen:
