@@ -20,7 +20,7 @@ TableOf = Callable[[str], KernelTable | None]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TableCheck:
     """Measurements of one kernel in one file, and what the table says for each."""
 
     file: str
@@ -48,7 +48,7 @@ class Comparison:
         return {name: value for name, value in asdict(self).items() if not name.endswith("_us")}
 
 
-def compare(measurements: Sequence[Measurement], table_of: TableOf) -> list[Comparison]:
+def compare(measurements: Sequence[Measurement], table_of: TableOf) -> list[TableCheck]:
     """Return one comparison per file, GPU, operation, format, kernel and regime, in file order."""
     found: dict[tuple[str, ...], list[Measurement]] = {}
     for row in measurements:
@@ -60,7 +60,7 @@ def compare(measurements: Sequence[Measurement], table_of: TableOf) -> list[Comp
 
 def _comparison(
     place: tuple[str, ...], rows: Sequence[Measurement], table_of: TableOf
-) -> Comparison:
+) -> TableCheck:
     cards = GPUS.get(rows[0].gpu, (rows[0].gpu,))
     table = table_of(cards[0])
     measured = np.array([row.latency_us for row in rows])
@@ -68,7 +68,7 @@ def _comparison(
     peak = np.full(len(rows), np.nan)
     inside = np.zeros(len(rows), dtype=np.bool_)
     if table is not None:
-        by_kernel: dict[families.Kernel, list[int]] = {}
+        by_kernel: dict[families.MeasuredKernel, list[int]] = {}
         for index, row in enumerate(rows):
             by_kernel.setdefault(families.kernel_of(row), []).append(index)
         for kernel, at in by_kernel.items():
@@ -78,7 +78,7 @@ def _comparison(
     error = modelled[known] / measured[known] - 1
     size = np.abs(error) if known.any() else None
     file, gpu, op, dtype, name, regime = place
-    return Comparison(
+    return TableCheck(
         file=file,
         gpu=gpu,
         op="moe" if op == "moe_hottest" else op,
@@ -98,7 +98,7 @@ def _comparison(
 
 
 def predict(
-    table: KernelTable, kernel: families.Kernel, rows: Sequence[Measurement]
+    table: KernelTable, kernel: families.MeasuredKernel, rows: Sequence[Measurement]
 ) -> tuple[Floats, NDArray[np.bool_], Floats]:
     """Return modelled µs (NaN: no curve), whether in range, and µs at the card's peak."""
     if kernel.op == "moe_hottest":
@@ -116,7 +116,7 @@ def predict(
 
 
 def _hottest(
-    table: KernelTable, kernel: families.Kernel, rows: Sequence[Measurement]
+    table: KernelTable, kernel: families.MeasuredKernel, rows: Sequence[Measurement]
 ) -> tuple[Floats, NDArray[np.bool_], Floats]:
     """Return the time of the hottest rank under a drawn load, on the kernel of even loads."""
     fixed = dict(kernel.fixed)

@@ -27,7 +27,7 @@ _NVLINK_DOMAIN = 72
 
 
 @dataclass(frozen=True)
-class Kernel:
+class MeasuredKernel:
     """What selects a curve: kernel, number format and the fixed part of the shape."""
 
     op: str
@@ -36,11 +36,11 @@ class Kernel:
     fixed: Fixed
 
 
-Build = Callable[[Accelerator, Kernel, Mapping[str, Floats]], Op]
+Build = Callable[[Accelerator, MeasuredKernel, Mapping[str, Floats]], Op]
 
 
 @dataclass(frozen=True)
-class Family:
+class KernelFamily:
     """How one operation is calibrated."""
 
     build: Build
@@ -60,7 +60,7 @@ class Family:
     across: tuple[str, ...] = ()
     """Text parts of the shape (and "dtype") whose kernels are fitted together."""
 
-    def group(self, kernel: Kernel) -> tuple[str, ...]:
+    def group(self, kernel: MeasuredKernel) -> tuple[str, ...]:
         """Return what kernels must share to be fitted together."""
         dtype = "" if "dtype" in self.across else kernel.dtype
         texts = [
@@ -68,7 +68,7 @@ class Family:
         ]
         return (kernel.op, kernel.kernel, dtype, *texts)
 
-    def features(self, kernel: Kernel, at: Mapping[str, Floats]) -> Floats:
+    def features(self, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Floats:
         """Return coordinates (points × features) in units of each one's reach."""
         columns = [np.log2(at[name]) / self.reach[name] for name in self.axes]
         one = np.ones_like(columns[0])
@@ -90,8 +90,8 @@ def _related(value: str) -> str:
     return "gather" if value in ("all_gather", "reduce_scatter") else value
 
 
-def kernel_of(one: Measurement) -> Kernel:
-    return Kernel(one.op, one.kernel, one.dtype, one.fixed)
+def kernel_of(one: Measurement) -> MeasuredKernel:
+    return MeasuredKernel(one.op, one.kernel, one.dtype, one.fixed)
 
 
 def coordinates(rows: Sequence[Measurement]) -> dict[str, Floats]:
@@ -100,30 +100,30 @@ def coordinates(rows: Sequence[Measurement]) -> dict[str, Floats]:
     return {name: np.array([dict(row.at)[name] for row in rows]) for name in names}
 
 
-def build(accelerator: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
+def build(accelerator: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
     """Return the Op of `kernel` at coordinates. Raises CalibrationError for an unknown op."""
     if kernel.op not in FAMILIES:
         raise CalibrationError(f"no calibration for op {kernel.op!r}")
     return FAMILIES[kernel.op].build(accelerator, kernel, at)
 
 
-def _sizes(kernel: Kernel, *names: str) -> list[int]:
+def _sizes(kernel: MeasuredKernel, *names: str) -> list[int]:
     fixed = dict(kernel.fixed)
     return [int(float(fixed[name])) for name in names]
 
 
-def _gemm(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
+def _gemm(card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
     tile = card.gemm_tile_rows
     return ops.gemm(kernel.dtype, at["m"], at["n"], at["k"], tile, kernel.kernel)
 
 
-def _core(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
+def _core(card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
     core, tokens = cores.CORES[kernel.op], at["batch"] * at["kv_len"]
     sizes = _sizes(kernel, *core.sizes)
     return core.build(kernel.dtype, *sizes, at["batch"], tokens, card.query_tile_rows)
 
 
-def _moe(card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
+def _moe(card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
     (hidden,) = _sizes(kernel, "hidden")
     experts = at["experts"]
     if kernel.kernel == served.MASKED:
@@ -148,7 +148,7 @@ def hit_experts(kernel: str, experts: Floats, pairs: Floats) -> Floats:
     return np.maximum(reachable * -np.expm1(-spread), 1.0)
 
 
-def _a2a(_card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
+def _a2a(_card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
     hidden, top_k = _sizes(kernel, "hidden", "topk")
     domain = _RDMA_DOMAIN if kernel.kernel.endswith("_rdma") else _NVLINK_DOMAIN
     direction: ops.Direction = "dispatch" if kernel.op == "a2a_dispatch" else "combine"
@@ -165,7 +165,7 @@ def _a2a(_card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
     )
 
 
-def _collective(_card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) -> Op:
+def _collective(_card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
     name = cast(ops.Collective, dict(kernel.fixed)["name"])
     return ops.collective(name, kernel.dtype, at["gpus"], at["bytes"], kernel.kernel)
 
@@ -173,8 +173,8 @@ def _collective(_card: Accelerator, kernel: Kernel, at: Mapping[str, Floats]) ->
 _CACHE_AXES = ("kv_len", "batch")
 _A2A_REACH = {"tokens": 4.0, "ep": 4.0, "experts": 4.0, "hidden": 4.0, "topk": 4.0}
 
-FAMILIES: dict[str, Family] = {
-    "gemm": Family(
+FAMILIES: dict[str, KernelFamily] = {
+    "gemm": KernelFamily(
         _gemm,
         {"m": 2.0, "n": 2.0, "k": 3.0},
         ("m", "n", "k"),
@@ -183,10 +183,12 @@ FAMILIES: dict[str, Family] = {
         pooled=True,
     ),
     **{
-        op: Family(_core, dict.fromkeys((*_CACHE_AXES, *sizes), 4.0), _CACHE_AXES, _CACHE_AXES)
+        op: KernelFamily(
+            _core, dict.fromkeys((*_CACHE_AXES, *sizes), 4.0), _CACHE_AXES, _CACHE_AXES
+        )
         for op, sizes in cores.MEASURED.items()
     },
-    "moe": Family(
+    "moe": KernelFamily(
         _moe,
         {
             "rows": 8.0,
@@ -198,13 +200,13 @@ FAMILIES: dict[str, Family] = {
         ("rows",),
         noise=0.02,
     ),
-    "a2a_dispatch": Family(
+    "a2a_dispatch": KernelFamily(
         _a2a, _A2A_REACH, ("tokens", "ep", "experts"), ("tokens",), noise=0.02, pooled=True
     ),
-    "a2a_combine": Family(
+    "a2a_combine": KernelFamily(
         _a2a, _A2A_REACH, ("tokens", "ep", "experts"), ("tokens",), noise=0.02, pooled=True
     ),
-    "collective": Family(
+    "collective": KernelFamily(
         _collective,
         {"bytes": 4.0, "gpus": 4.0, "name": 8.0, "dtype": 20.0},
         ("bytes", "gpus"),
@@ -214,7 +216,7 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-_MASKED_MOE = Family(
+_MASKED_MOE = KernelFamily(
     _moe,
     {"rows": 6.0, "active": 4.0, "experts": 6.0, "hidden": 4.0, "intermediate": 4.0},
     ("rows", "active", "experts"),
@@ -223,7 +225,7 @@ _MASKED_MOE = Family(
 )
 
 
-def family(kernel: Kernel) -> Family:
+def family(kernel: MeasuredKernel) -> KernelFamily:
     """Return the family of a kernel. Raises CalibrationError for an unknown op."""
     if kernel.op not in FAMILIES:
         raise CalibrationError(f"no calibration for op {kernel.op!r}")

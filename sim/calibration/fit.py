@@ -1,8 +1,8 @@
 """Fitting a calibration table: measurements in, curves with known held-out error out.
 
-Kernels that belong together are fitted together (`Family.group`): one set of roofline constants
-and one smooth residual over the whole group, from which each kernel's curve takes a grid. The
-error of a curve is measured by the same procedure on two thirds of the points; the curve itself
+Kernels that belong together are fitted together (`KernelFamily.group`): one set of roofline
+constants and one smooth residual over the whole group, from which each kernel's curve takes a grid.
+The error of a curve is measured by the same procedure on two thirds of the points; the curve itself
 then uses all of them.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.calibration import families
-from sim.calibration.families import Family, Kernel
+from sim.calibration.families import KernelFamily, MeasuredKernel
 from sim.calibration.grid import curve_on_grid
 from sim.calibration.measurements import GPUS, Measurement
 from sim.calibration.merge import DERIVED
@@ -38,8 +38,8 @@ class Group:
     """Measurements that are fitted together."""
 
     name: tuple[str, ...]
-    family: Family
-    members: tuple[tuple[Kernel, tuple[Measurement, ...]], ...]
+    family: KernelFamily
+    members: tuple[tuple[MeasuredKernel, tuple[Measurement, ...]], ...]
 
     def rows(self) -> list[Measurement]:
         return [row for _, rows in self.members for row in rows]
@@ -63,7 +63,7 @@ def impossible(rows: Sequence[Measurement], accelerator: Accelerator) -> list[tu
     """Return, for each row faster than the card's peak, how many times and its index."""
     table = KernelTable(accelerator)
     found = []
-    by_kernel: dict[Kernel, list[int]] = {}
+    by_kernel: dict[MeasuredKernel, list[int]] = {}
     for index, row in enumerate(rows):
         by_kernel.setdefault(families.kernel_of(row), []).append(index)
     for kernel, indices in by_kernel.items():
@@ -77,7 +77,7 @@ def impossible(rows: Sequence[Measurement], accelerator: Accelerator) -> list[tu
 
 
 def groups(measurements: Iterable[Measurement]) -> list[Group]:
-    found: dict[tuple[str, ...], dict[Kernel, list[Measurement]]] = {}
+    found: dict[tuple[str, ...], dict[MeasuredKernel, list[Measurement]]] = {}
     for row in measurements:
         kernel = families.kernel_of(row)
         name = families.family(kernel).group(kernel)
@@ -94,12 +94,12 @@ def groups(measurements: Iterable[Measurement]) -> list[Group]:
     ]
 
 
-def _order(member: tuple[Kernel, list[Measurement]]) -> str:
+def _order(member: tuple[MeasuredKernel, list[Measurement]]) -> str:
     return repr(member[0])
 
 
 @dataclass(frozen=True)
-class Trial:
+class HeldOut:
     """A held-out measurement and the error of a fit that had not seen it."""
 
     row: Measurement
@@ -112,7 +112,7 @@ class Fit:
     """The curves of one accelerator and the trials that tell their error."""
 
     curves: tuple[Curve, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[HeldOut, ...]
     left_out: tuple[str, ...] = ()
     """What was measured of the card and gave no curve, and why."""
 
@@ -136,7 +136,7 @@ def fit(
         known = ", ".join(sorted({row.gpu for row in measurements}))
         raise CalibrationError(f"none of the measurements is of {accelerator.name}; GPUs: {known}")
     curves: dict[Identity, Curve] = {}
-    trials: list[Trial] = []
+    trials: list[HeldOut] = []
     for group in groups(donors):
         assert like is not None
         if group.name in mine and group.family.pooled:
@@ -186,7 +186,7 @@ def _at_link_rate(curve: Curve, accelerator: Accelerator, like: Accelerator) -> 
     return replace(curve, axes=axes)
 
 
-def _fit_group(group: Group, accelerator: Accelerator) -> tuple[list[Curve], list[Trial]]:
+def _fit_group(group: Group, accelerator: Accelerator) -> tuple[list[Curve], list[HeldOut]]:
     """Return the curves of a group and its trials; none if it is too small."""
     if len(group.rows()) < _FEWEST_POINTS:
         return [], []
@@ -225,7 +225,7 @@ def curves_of(group: Group, accelerator: Accelerator) -> list[Curve]:
     ]
 
 
-def held_out(group: Group, accelerator: Accelerator) -> dict[Kernel, list[Trial]]:
+def held_out(group: Group, accelerator: Accelerator) -> dict[MeasuredKernel, list[HeldOut]]:
     """Return the trials of each kernel: fitted on two thirds of its group, tried on the rest.
 
     None where nothing was held out, or too little was left to fit.
@@ -235,7 +235,7 @@ def held_out(group: Group, accelerator: Accelerator) -> dict[Kernel, list[Trial]
         for kernel, rows in group.members
     ]
     training = replace(group, members=tuple((kernel, rows) for kernel, rows in members if rows))
-    found: dict[Kernel, list[Trial]] = {kernel: [] for kernel, _ in members}
+    found: dict[MeasuredKernel, list[HeldOut]] = {kernel: [] for kernel, _ in members}
     if len(training.rows()) < _FEWEST_POINTS:
         return found
     table = KernelTable(accelerator, curves_of(training, accelerator))
@@ -244,11 +244,13 @@ def held_out(group: Group, accelerator: Accelerator) -> dict[Kernel, list[Trial]
         if tried:
             errors = relative_errors(table, kernel, tried)
             pairs = zip(tried, errors, strict=True)
-            found[kernel] = [Trial(row, float(error)) for row, error in pairs if error == error]
+            found[kernel] = [HeldOut(row, float(error)) for row, error in pairs if error == error]
     return found
 
 
-def relative_errors(table: KernelTable, kernel: Kernel, rows: Sequence[Measurement]) -> Floats:
+def relative_errors(
+    table: KernelTable, kernel: MeasuredKernel, rows: Sequence[Measurement]
+) -> Floats:
     """Return modelled/measured − 1 of measurements of one kernel; NaN where it has no curve."""
     op = families.build(table.accelerator, kernel, families.coordinates(rows))
     curve, _ = table.serving(op)
@@ -258,7 +260,7 @@ def relative_errors(table: KernelTable, kernel: Kernel, rows: Sequence[Measureme
     return np.asarray(time_us / np.array([row.latency_us for row in rows]) - 1)
 
 
-def is_held(family: Family, row: Measurement) -> bool:
+def is_held(family: KernelFamily, row: Measurement) -> bool:
     """Return whether a measurement belongs to the third that validation holds out."""
     names = family.block or [name for name, _ in row.at]
     block = [value for name, value in row.at if name in names]

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from sim.calibration import families
-from sim.calibration.families import Family, Kernel
+from sim.calibration.families import KernelFamily, MeasuredKernel
 from sim.calibration.measurements import Measurement
 from sim.calibration.regression import Constants, Residual, rising, roofline_us
 from sim.inputs.hardware import Accelerator
@@ -33,9 +33,9 @@ LICENCES = {
 
 
 def curve_on_grid(
-    family: Family,
+    family: KernelFamily,
     accelerator: Accelerator,
-    kernel: Kernel,
+    kernel: MeasuredKernel,
     rows: Sequence[Measurement],
     constants: Constants,
     residual: Residual,
@@ -90,7 +90,7 @@ def _least_rise(
     launched: Callable[[Mapping[str, Floats], str], tuple[Floats, Floats]],
     at: Mapping[str, Floats],
     name: str,
-    family: Family,
+    family: KernelFamily,
     shape: tuple[int, ...],
 ) -> Floats:
     """Return how much log time must rise to each node so that it never falls on the way there.
@@ -117,7 +117,7 @@ def _least_rise(
     return np.clip(climb - least, 0.0, np.maximum(climb, 0.0))
 
 
-def _most_work(measured: Mapping[str, Floats], family: Family) -> float:
+def _most_work(measured: Mapping[str, Floats], family: KernelFamily) -> float:
     work = work_of({name: measured[name] for name in family.axes})
     return float(f"{work.max() * (1 + 1e-5):.5g}")
 

@@ -47,7 +47,7 @@ class Case:
         return f"{self.op} {self.kernel} {self.dtype} {sizes}"
 
 
-class Prepared(Protocol):
+class PreparedKernel(Protocol):
     """A kernel ready to launch on its inputs."""
 
     def error(self) -> float:
@@ -69,7 +69,7 @@ class Backend(Protocol):
     def supports(self, case: Case) -> bool:
         """Return whether the device has the kernel and its number format."""
 
-    def prepare(self, case: Case) -> Prepared:
+    def prepare(self, case: Case) -> PreparedKernel:
         """Return the kernel of `case` on fresh random inputs; MemoryError if they do not fit."""
 
 

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sim.calibration.measurements import Fixed, Measurement, Row
+from sim.calibration.measurements import Fixed, Measurement, MeasurementLine
 from sim.foundation.errors import CalibrationError
 from sim.foundation.reading import lines
 from sim.inputs.csv_columns import NO_ROW, records
@@ -39,7 +39,7 @@ _COLLECTIVES = {
 }
 
 
-def _gemm(row: Row) -> Iterator[Measurement]:
+def _gemm(row: MeasurementLine) -> Iterator[Measurement]:
     label = row.one_of("dtype", ("bfloat16", "fp8", "fp8_block", "nvfp4"))
     usual = "rowwise" if label == "fp8" else served.gemm_kernel(_DTYPES[label])
     kernel = row.values.get("kernel") or usual
@@ -47,7 +47,7 @@ def _gemm(row: Row) -> Iterator[Measurement]:
     yield row.measurement("gemm", kernel, dtype=_DTYPES[label], label=label, fixed=(), at=at)
 
 
-def _attention(row: Row, op: str, sizes: tuple[str, ...]) -> Iterator[Measurement]:
+def _attention(row: MeasurementLine, op: str, sizes: tuple[str, ...]) -> Iterator[Measurement]:
     label = row.one_of("kv_dtype", _DTYPES)
     yield row.measurement(
         op,
@@ -60,7 +60,7 @@ def _attention(row: Row, op: str, sizes: tuple[str, ...]) -> Iterator[Measuremen
     )
 
 
-def _mla_module(row: Row) -> Iterator[Measurement]:
+def _mla_module(row: MeasurementLine) -> Iterator[Measurement]:
     label = row.one_of("gemm_dtype", _DTYPES)
     kv = _DTYPES[row.one_of("kv_dtype", _DTYPES)]
     engine = row.text("source").removeprefix("aic:").partition("/")[0]
@@ -81,7 +81,7 @@ _EVEN = ("uniform", "balanced")
 _GROUP_LIMITED = (7168, 256)
 
 
-def _moe(row: Row) -> Iterator[Measurement]:
+def _moe(row: MeasurementLine) -> Iterator[Measurement]:
     kind = row.one_of("kind", ("fused_moe", "deepep_ll_masked", "trtllm_wideep"))
     label = row.one_of("dtype", _DTYPES)
     load, kernel = row.text("distribution"), row.text("kernel")
@@ -115,7 +115,7 @@ def _moe(row: Row) -> Iterator[Measurement]:
     yield row.measurement("moe", name, fixed=fixed, at=at, **shape)
 
 
-def _grouped_gemm(row: Row) -> Iterator[Measurement]:
+def _grouped_gemm(row: MeasurementLine) -> Iterator[Measurement]:
     label = row.one_of("dtype", _DTYPES)
     layout = row.one_of("layout", ("masked", "contiguous"))
     kernel = row.values.get("kernel") or layout
@@ -126,7 +126,7 @@ def _grouped_gemm(row: Row) -> Iterator[Measurement]:
     )
 
 
-def _a2a(row: Row) -> Iterator[Measurement]:
+def _a2a(row: MeasurementLine) -> Iterator[Measurement]:
     mode, nodes = row.text("mode"), row.values["nodes"].strip()
     kernel = mode
     if mode.startswith("deepep_ll"):
@@ -156,7 +156,7 @@ def _a2a(row: Row) -> Iterator[Measurement]:
         )
 
 
-def _collective(row: Row) -> Iterator[Measurement]:
+def _collective(row: MeasurementLine) -> Iterator[Measurement]:
     label = row.one_of("dtype", _DTYPES)
     name = _COLLECTIVES[row.one_of("op", _COLLECTIVES)]
     impl = row.text("impl")
@@ -174,7 +174,7 @@ def _collective(row: Row) -> Iterator[Measurement]:
     )
 
 
-def _p2p(row: Row) -> Iterator[Measurement]:
+def _p2p(row: MeasurementLine) -> Iterator[Measurement]:
     if not row.values["bytes"].strip():
         return  # a round trip of a size that its source does not state
     kind, medium = row.text("kind"), "scale_up" if row.text("link") == "NVLink" else "nic"
@@ -194,7 +194,7 @@ def _columns(text: str) -> tuple[str, ...]:
 
 
 # Columns of each form of file and the reader of its rows. Other columns may stand beside them.
-FORMS: dict[tuple[str, ...], Callable[[Row], Iterator[Measurement]]] = {
+FORMS: dict[tuple[str, ...], Callable[[MeasurementLine], Iterator[Measurement]]] = {
     _columns("gpu dtype m n k latency_us source"): _gemm,
     **{
         ("gpu", *sizes, *_columns("kv_dtype batch kv_len latency_us source")): partial(
@@ -234,7 +234,7 @@ def read(path: Path) -> list[Measurement]:
     parse = _form(header, f"{path}:{number}")
     found: list[Measurement] = []
     for number, record in chain([first], rows):
-        row = Row(str(path), number, dict(zip(header, record or (), strict=False)))
+        row = MeasurementLine(str(path), number, dict(zip(header, record or (), strict=False)))
         if record is None:
             raise row.wrong(NO_ROW)
         if len(record) != len(header):
@@ -247,7 +247,7 @@ def read_all(paths: Iterable[Path]) -> list[Measurement]:
     return [one for path in paths for one in read(path)]
 
 
-def _form(header: list[str], place: str) -> Callable[[Row], Iterator[Measurement]]:
+def _form(header: list[str], place: str) -> Callable[[MeasurementLine], Iterator[Measurement]]:
     """Return the reader of the form whose columns `header` has."""
     matches = [columns for columns in FORMS if set(columns) <= set(header)]
     if matches:

@@ -65,7 +65,7 @@ class Measurement:
 
 
 @dataclass
-class Row:
+class MeasurementLine:
     """One line of a measurement file; every getter checks and raises CalibrationError."""
 
     path: str

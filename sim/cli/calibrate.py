@@ -13,7 +13,7 @@ from sim.foundation import json_text
 from sim.foundation.printable import printable
 
 if TYPE_CHECKING:
-    from sim.calibration.fit import Fit, Trial
+    from sim.calibration.fit import Fit, HeldOut
     from sim.calibration.measurements import Measurement
     from sim.calibration.merge import Change
     from sim.kernels.kernel_table import KernelTable
@@ -174,7 +174,7 @@ def _report(fitted: Fit, as_json: bool) -> None:
     """Print the held-out error per op, number format, kernel and regime."""
     import numpy as np
 
-    found: dict[tuple[str, ...], list[Trial]] = {}
+    found: dict[tuple[str, ...], list[HeldOut]] = {}
     for trial in fitted.trials:
         row = trial.row
         place = (row.op, row.label or row.dtype, row.kernel, row.regime)

@@ -24,7 +24,7 @@ from sim.inputs.sourced import (
 )
 
 
-class Node(Strict):
+class ServerCard(Strict):
     """One server: its accelerators, the link between them and its NICs."""
 
     gpus: Annotated[int, Field(ge=1, le=1024)]
@@ -78,7 +78,7 @@ class Accelerator(Strict):
     """Rows of the tensor-core tile to which a GEMM pads M."""
     default_efficiency: Share
     """Share of the roofline that an operation without calibration rows is taken to reach."""
-    node: Node
+    node: ServerCard
 
     def peak_flops_per_s(self, dtype: str) -> float:
         """Return the dense peak for `dtype`, FLOP/s.

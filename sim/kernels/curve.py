@@ -88,7 +88,7 @@ class Curve:
         shape, launches = together.shape, together.size
         work_us = np.empty((3, *shape))
         work_us[0], work_us[1], work_us[2] = compute_us, memory_us, least_us
-        described = _Described(self, ()) if lacks else self._described
+        described = _CurveArrays(self, ()) if lacks else self._described
         coordinates = np.empty((len(described.names), *shape))
         for row, name in enumerate(described.names):
             coordinates[row] = at[name]
@@ -124,11 +124,11 @@ class Curve:
         return times, total, measured
 
     @cached_property
-    def _described(self) -> _Described:
-        return _Described(self, self.axes)
+    def _described(self) -> _CurveArrays:
+        return _CurveArrays(self, self.axes)
 
 
-class _Described:
+class _CurveArrays:
     """A curve as the arrays of `sim.kernels.curve_loops`."""
 
     def __init__(self, curve: Curve, axes: tuple[tuple[str, Floats], ...]) -> None:

@@ -10,14 +10,14 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sim.calibration.check import Comparison
+from sim.calibration.check import TableCheck
 from sim.kernels.ops import Floats
 
 _BAND = 0.10
 _HEIGHT = 420
 
 
-def write(comparisons: Sequence[Comparison], path: Path) -> None:
+def write(comparisons: Sequence[TableCheck], path: Path) -> None:
     """Write one self-contained page: a row per card and operation, that opens offline.
 
     Left: modelled against measured time in log-log with a ±10 % band. Right: measured time
@@ -52,7 +52,7 @@ def write(comparisons: Sequence[Comparison], path: Path) -> None:
     figure.write_html(path, include_plotlyjs=True, config={"showSendToCloud": False})
 
 
-def _label(one: Comparison) -> str:
+def _label(one: TableCheck) -> str:
     return html.escape(" ".join(part for part in (one.dtype, one.kernel, one.regime) if part))
 
 
@@ -72,7 +72,7 @@ def _line(x: Floats, factor: float, dash: str) -> go.Scatter:
     )
 
 
-def _measured_and_modelled(figure: go.Figure, row: int, members: Sequence[Comparison]) -> None:
+def _measured_and_modelled(figure: go.Figure, row: int, members: Sequence[TableCheck]) -> None:
     for one in members:
         figure.add_trace(_points(one.measured_us, one.modelled_us, _label(one)), row=row, col=1)
     ends = _ends([one.measured_us for one in members])
@@ -82,7 +82,7 @@ def _measured_and_modelled(figure: go.Figure, row: int, members: Sequence[Compar
     figure.update_yaxes(title="modelled, µs", row=row, col=1)
 
 
-def _roofline(figure: go.Figure, row: int, members: Sequence[Comparison]) -> None:
+def _roofline(figure: go.Figure, row: int, members: Sequence[TableCheck]) -> None:
     for one in members:
         figure.add_trace(_points(one.peak_us, one.measured_us, _label(one)), row=row, col=2)
     ends = _ends([one.peak_us for one in members])

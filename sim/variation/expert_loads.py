@@ -50,7 +50,7 @@ class Loads(NamedTuple):
     """Experts, over all layers, whose weights each rank has to load before it begins."""
 
 
-class _Placed(NamedTuple):
+class _PlacedExperts(NamedTuple):
     slots: Ints
     """Expert in each slot, layers × copies, rank after rank."""
     replicas: Ints
@@ -126,7 +126,7 @@ class ExpertLoads:
         rng = stream(self._seed, "expert-load", step, micro_batch, *grid.layers)
         return draw(self.shares(step), tokens, grid.top_k, self._per_step.groups, rng)
 
-    def _first_placement(self, tokens: int) -> _Placed:
+    def _first_placement(self, tokens: int) -> _PlacedExperts:
         grid, placement = self._grid, self._per_step.placement
         in_order = np.arange(grid.copies) % grid.experts
         if isinstance(placement, RoundRobin):
@@ -138,7 +138,7 @@ class ExpertLoads:
             groups = self._per_step.groups
             counts = draw(self.shares(0), window, grid.top_k, groups, rng)
             slots = self._better(slots, counts.astype(np.float64), placement)
-        return _Placed(slots, *eplb.replicas(slots, grid.experts))
+        return _PlacedExperts(slots, *eplb.replicas(slots, grid.experts))
 
     def _rebalance(self, placement: EplbPlacement, epoch: int, step: int) -> Ints:
         """Balance anew by the last window; return how many experts each rank has to load."""
@@ -149,7 +149,7 @@ class ExpertLoads:
         if self._seen:
             weights = np.sum([counts for _step, counts in self._seen], axis=0)
             slots = self._better(before, np.asarray(weights, dtype=np.float64), placement)
-        self._placed[epoch] = _Placed(slots, *eplb.replicas(slots, self._grid.experts))
+        self._placed[epoch] = _PlacedExperts(slots, *eplb.replicas(slots, self._grid.experts))
         for old in sorted(self._placed)[:-_KEPT]:
             del self._placed[old]
         return self._new_experts(before, slots)

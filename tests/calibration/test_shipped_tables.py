@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.calibration import families
-from sim.calibration.families import Kernel
+from sim.calibration.families import MeasuredKernel
 from sim.calibration.measurements import Fixed
 from sim.inputs import cards
 from sim.kernels import kernel_table
@@ -29,7 +29,7 @@ def table(name: str) -> kernel_table.KernelTable:
     return kernel_table.load(cards.accelerator(name), cards.calibration(name))
 
 
-def kernel_of(curve: Curve) -> Kernel:
+def kernel_of(curve: Curve) -> MeasuredKernel:
     """Return the kernel whose shape key `curve` has."""
     size = {name: float(value) for name, value in re.findall(r"([a-z]+)([\d.]+)", curve.key)}
     fixed: Fixed = ()
@@ -44,7 +44,7 @@ def kernel_of(curve: Curve) -> Kernel:
         fixed = (("hidden", size["h"]), ("topk", size["k"]))
     elif curve.op == "collective":
         fixed = (("name", curve.key),)
-    return Kernel(curve.op, curve.kernel, curve.dtype, fixed)
+    return MeasuredKernel(curve.op, curve.kernel, curve.dtype, fixed)
 
 
 @st.composite
