@@ -21,7 +21,7 @@ from sim.steady.state import SteadyState
 
 
 @dataclass(frozen=True)
-class Stage:
+class ExplainedStage:
     """A stage or a delay in the steady state."""
 
     stage: str
@@ -55,7 +55,7 @@ class Explanation:
     context_tokens: int
     """Context of each of them."""
     circuit: Circuit
-    stages: tuple[Stage, ...]
+    stages: tuple[ExplainedStage, ...]
     cards: tuple[Sensitivity, ...]
     """Sensitivities to the speed of parts of the cards."""
     micro_batches: tuple[Shape, ...]
@@ -93,7 +93,7 @@ def explain_state(state: SteadyState) -> Explanation:
     )
 
 
-def _stages(state: SteadyState, circuit: Circuit) -> Iterator[Stage]:
+def _stages(state: SteadyState, circuit: Circuit) -> Iterator[ExplainedStage]:
     program, bound = state.program, state.bound
     pools = {stage.name: stage.pool for stage in program.stages}
     delays = dict(zip(program.delays, state.times[0].delays_ns, strict=True))
@@ -109,7 +109,7 @@ def _stages(state: SteadyState, circuit: Circuit) -> Iterator[Stage]:
         else:
             time_ns, server, busy = float(delays[of.of]), None, None
         slack_ns = bound.slack_ns[of.of]
-        yield Stage(
+        yield ExplainedStage(
             stage=of.of,
             server=server,
             time_us=time_ns / NS_PER_US,

@@ -58,7 +58,7 @@ class SlotLoad(NamedTuple):
     """ν² = Σ[D·P² + P·D(D−1) + D(D−1)(2D−1)/6]/ΣD − θ²."""
 
 
-class Line(NamedTuple):
+class LinearTime(NamedTuple):
     """A time as a straight line over tokens."""
 
     ns_per_token: float
@@ -97,11 +97,11 @@ class StochasticRatio:
     slots: int
     """B: requests of a micro-batch on an attention GPU."""
     load: SlotLoad
-    attention: Line
+    attention: LinearTime
     """T_A over the KV tokens of a GPU."""
-    ffn: Line
+    ffn: LinearTime
     """T_F over the tokens of a micro-batch."""
-    transfer: Line
+    transfer: LinearTime
     """T_C over the same: the busiest NIC or NVLink direction."""
     attention_us: float
     """μ."""
@@ -158,7 +158,7 @@ def stochastic_ratio(state: SteadyState) -> StochasticRatio:
     deviation = attention.ns_per_token * sqrt(slots * load.variance)
     side, ffn_side = site.afd.attention, site.afd.ffn
 
-    def of(instances: int, ffn: Line, transfer: Line) -> Ratio:
+    def of(instances: int, ffn: LinearTime, transfer: LinearTime) -> Ratio:
         gpus = instances * side.gpus_per_instance
         tokens, all_gpus = gpus * slots, gpus + ffn_side.gpu_count()
         others = max(ffn.ns(tokens), transfer.ns(tokens))
@@ -199,7 +199,7 @@ def stochastic_ratio(state: SteadyState) -> StochasticRatio:
     )
 
 
-def _attention_line(site: Deployment, slots: int, load: SlotLoad) -> Line:
+def _attention_line(site: Deployment, slots: int, load: SlotLoad) -> LinearTime:
     """Return T_A over the KV tokens of a GPU, fitted up to two deviations from its mean."""
     middle, deviation = slots * load.mean_tokens, sqrt(slots * load.variance)
     reach = min(max(2 * deviation, 0.1 * middle), 0.9 * middle)
@@ -215,7 +215,7 @@ def _attention_line(site: Deployment, slots: int, load: SlotLoad) -> Line:
 
 def _ffn_lines(
     state: SteadyState, site: AfdDeployment, slots: int, around: int, most: int
-) -> tuple[Line, Line]:
+) -> tuple[LinearTime, LinearTime]:
     """Return T_F and T_C over the tokens of a micro-batch, around so many attention instances."""
     afd, work = site.afd, dict[float, dict[str, float]]()
     counts = {max(1, f(around * part)) for part in _AROUND for f in (floor, ceil)}
@@ -243,9 +243,9 @@ def work_ns(site: Deployment, batch: Batch) -> dict[str, float]:
     return {pool.name: float(ns) for pool, ns in zip(program.pools, busy, strict=True)}
 
 
-def _line(tokens: list[float], time_ns: Callable[[float], float]) -> Line:
+def _line(tokens: list[float], time_ns: Callable[[float], float]) -> LinearTime:
     """Return the line of least squares through times at some numbers of tokens."""
     x, y = np.array(tokens, dtype=np.float64), np.array([time_ns(each) for each in tokens])
     slope, constant = np.polyfit(x, y, 1)
     misfit = np.abs(constant + slope * x - y) / np.maximum(y, 1.0)
-    return Line(float(slope), float(constant), float(misfit.max()))
+    return LinearTime(float(slope), float(constant), float(misfit.max()))

@@ -22,7 +22,7 @@ from sim.steady.state import SteadyState
 
 CHANGE = Fraction(1, 10)
 
-Part = Literal["compute", "hbm", "scale_up", "nic"]
+CardPart = Literal["compute", "hbm", "scale_up", "nic"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def scaled(program: Program, times: Times, name: str, factor: Fraction) -> Times
     return times._replace(values=values, delays_ns=delays_ns)
 
 
-def faster(card: Accelerator, part: Part, factor: float) -> Accelerator:
+def faster(card: Accelerator, part: CardPart, factor: float) -> Accelerator:
     """Return `card` with one of its speeds multiplied; unchanged if it has no such part."""
 
     def times(speed: Sourced) -> Sourced:
@@ -98,7 +98,7 @@ def faster(card: Accelerator, part: Part, factor: float) -> Accelerator:
     return card.model_copy(update={"node": node.model_copy(update=changed)})
 
 
-_TITLES: dict[Part, str] = {
+_TITLES: dict[CardPart, str] = {
     "compute": "FLOP/s",
     "hbm": "HBM bandwidth",
     "scale_up": "scale-up bandwidth",
@@ -109,7 +109,7 @@ _TITLES: dict[Part, str] = {
 def _cards(state: SteadyState) -> Iterator[tuple[str, Callable[[Fraction], Times]]]:
     site = state.deployment
 
-    def timed(part: Part, sides: tuple[str, ...]) -> Callable[[Fraction], Times]:
+    def timed(part: CardPart, sides: tuple[str, ...]) -> Callable[[Fraction], Times]:
         def on(factor: Fraction) -> Times:
             other = site.on_cards(lambda card: faster(card, part, float(factor)), sides)
             return other.times(state.batch)

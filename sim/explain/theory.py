@@ -1,8 +1,8 @@
 """What a decoded token costs on paper: the closed-form tables of the Step-3 report.
 
-Bytes, FLOPs and USD per decoded token follow from a model card's shapes and an accelerator
-card's peaks alone (arXiv 2507.19427, tables 2 to 7); no kernel is less than perfect here. The
-tables leave out router, embedding and LM head; parameter counts include them.
+Bytes, FLOPs and USD per decoded token follow from a model card's shapes and an accelerator card's
+peaks alone (arXiv 2507.19427, tables 1, 2, 3 and 6); every kernel is perfect here. The tables leave
+out router, embedding and LM head; parameter counts include them.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sim.foundation.units import DTYPE_BYTES
 from sim.inputs.hardware import Accelerator
-from sim.inputs.model import ModelCard, MoeFfn
+from sim.inputs.model import Layer, ModelCard, MoeFfn
 
 FLOPS_PER_WEIGHT = 2
 """One multiply and one add per weight and token."""
-TRAINING_PASSES = 3
-"""FLOPs of a training step in forward passes: one forward, and a backward of two."""
 TOKENS_PRICED = 1_000_000
 """Costs are USD per this many output tokens."""
 
@@ -100,30 +97,29 @@ def _cheapest(
     return min(priced, key=lambda item: item[0], default=None)
 
 
+def _over_layers(model: ModelCard, of: Callable[[Layer], float]) -> float:
+    return sum(count * of(layer) for layer, count in model.layer_counts.items())
+
+
 def kv_bytes(model: ModelCard, ctx: float) -> float:
     """Return bytes of KV read for one token, plus constant states read and written (table 2)."""
-    total = 0.0
-    for layer, count in model.layer_counts.items():
+
+    def of(layer: Layer) -> float:
         attention = model.attention[layer.attention]
-        total += count * (2 * attention.state_bytes() + attention.read_bytes("card", ctx))
-    return total
+        return 2 * attention.state_bytes() + attention.read_bytes("card", ctx)
+
+    return float(_over_layers(model, of))
 
 
 def attention_flops(model: ModelCard, ctx: float) -> float:
     """Return FLOPs of the attention cores for one token, MLA as the report counts it (table 2)."""
-    flops = (
-        count * model.attention[layer.attention].core_flops(ctx)
-        for layer, count in model.layer_counts.items()
-    )
-    return float(sum(flops))
+    return float(_over_layers(model, lambda of: model.attention[of.attention].core_flops(ctx)))
 
 
 def linear_params(model: ModelCard) -> int:
     """Return weights of the projections before and after the attention cores."""
-    return sum(
-        count * model.attention[layer.attention].weights(model.hidden)
-        for layer, count in model.layer_counts.items()
-    )
+    hidden = model.hidden
+    return int(_over_layers(model, lambda of: model.attention[of.attention].weights(hidden)))
 
 
 def linear_flops(model: ModelCard) -> float:
@@ -133,18 +129,12 @@ def linear_flops(model: ModelCard) -> float:
 
 def ffn_params(model: ModelCard) -> int:
     """Return weights of all dense FFNs and experts, routers left out."""
-    return sum(
-        count * model.ffn[layer.ffn].weights(model.hidden)
-        for layer, count in model.layer_counts.items()
-    )
+    return int(_over_layers(model, lambda of: model.ffn[of.ffn].weights(model.hidden)))
 
 
 def active_ffn_params(model: ModelCard) -> int:
     """Return FFN weights that one token multiplies with, routers left out."""
-    return sum(
-        count * model.ffn[layer.ffn].active_weights(model.hidden)
-        for layer, count in model.layer_counts.items()
-    )
+    return int(_over_layers(model, lambda of: model.ffn[of.ffn].active_weights(model.hidden)))
 
 
 def ffn_flops(model: ModelCard) -> float:
@@ -205,43 +195,3 @@ def ffn_usd_per_1m(model: ModelCard, accelerator: Accelerator) -> float | None:
     """Return USD per 1M tokens of the FFNs, limited by FLOPs at a large batch (table 6)."""
     per_flop = accelerator.usd_per_flop()
     return None if per_flop is None else TOKENS_PRICED * ffn_flops(model) * per_flop
-
-
-def training_usd_per_1m(model: ModelCard, ctx: float, accelerator: Accelerator) -> float | None:
-    """Return USD per 1M trained tokens at full FLOPs, as the report's figure 4 counts them."""
-    per_flop = accelerator.usd_per_flop()
-    if per_flop is None:
-        return None
-    forward = attention_flops(model, ctx) + linear_flops(model) + ffn_flops(model)
-    return TOKENS_PRICED * TRAINING_PASSES * forward * per_flop
-
-
-def roofline_ratio(accelerator: Accelerator) -> float:
-    """Return FLOP per byte of HBM at which the accelerator is balanced (table 4)."""
-    return accelerator.cost_flops_per_s() / accelerator.hbm_bytes_per_s
-
-
-def stage_budget_s(tpot_s: float, stages: int) -> float:
-    """Return the seconds that each stage of an AFD pipeline has per token (section 3)."""
-    return tpot_s / stages
-
-
-def combine_budget_s(stage_s: float) -> float:
-    """Return F→A's part of the network stage: BF16 back, FP8 out, hence 2/3 (table 7)."""
-    back, out = DTYPE_BYTES["bf16"], DTYPE_BYTES["fp8"]
-    return stage_s * back / (back + out)
-
-
-def minimum_sparsity(
-    hidden: int, layers: int, accelerator: Accelerator, combine_s: float
-) -> float | None:
-    """Return the S below which the network starves the FFN; None without NICs (table 7).
-
-    An expert of one-byte weights needs batch·S ≥ FLOPs / (2·bandwidth) tokens to be compute-bound;
-    a node's NICs bring back at most batch = Net·combine_s / (2·hidden·layers) tokens in BF16.
-    """
-    node = accelerator.node
-    if node.nics is None or node.nic_bytes_per_s is None:
-        return None
-    node_bytes_per_s = node.nics * node.nic_bytes_per_s
-    return hidden * layers * roofline_ratio(accelerator) / (node_bytes_per_s * combine_s)

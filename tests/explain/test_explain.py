@@ -12,7 +12,7 @@ import pytest
 from sim.decoding.run import simulate
 from sim.explain.balance import AfdBalance, EpBalance, Shape, balance, bounded, present
 from sim.explain.explanation import Explanation, explain, sentences
-from sim.explain.sensitivity import Part, card_sensitivities, faster
+from sim.explain.sensitivity import CardPart, card_sensitivities, faster
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.units import NS_PER_MS
 from sim.inputs import scenario
@@ -96,7 +96,7 @@ def test_faster_cards_never_slow_a_kernel_down(state: SteadyState) -> None:
     [("step3-2a2f", "nic", "nic"), ("dsv3-afd-gb200", "scale_up", "nvlink")],
 )
 def test_transfers_of_afd_take_their_bytes_over_the_links_bandwidth(
-    base: str, part: Part, link: str
+    base: str, part: CardPart, link: str
 ) -> None:
     state = SteadyState.of(scenario.load(base))
     program = state.program

@@ -113,7 +113,7 @@ TABLES_4_5 = {
 
 
 def roofline_ratio(a: str) -> float:
-    return theory.roofline_ratio(card(a))
+    return card(a).cost_flops_per_s() / card(a).hbm_bytes_per_s
 
 
 def usd_per_byte(a: str) -> float:
@@ -191,7 +191,10 @@ def decode_usd_910b(m: str, ctx: int) -> float:
 
 
 def training_usd_910b(m: str) -> float:
-    return known(theory.training_usd_per_1m(model(m), K8, card("910B")))
+    """A training step costs three forward passes: one forward, and a backward of two."""
+    of = model(m)
+    forward = theory.attention_flops(of, K8) + theory.linear_flops(of) + theory.ffn_flops(of)
+    return 1e6 * 3 * forward * known(card("910B").usd_per_flop())
 
 
 def figure_4() -> list[Row]:
@@ -231,18 +234,30 @@ def attention_design() -> list[Row]:
 
 def stage_s() -> float:
     # 50/3 = 16.67 ms: the report cuts it to 16.6 ms and goes on with that in sections 3 and 6.
-    return truncated(theory.stage_budget_s(TPOT_S, 3) * 1e3, "16.6") * 1e-3
+    return truncated(TPOT_S / 3 * 1e3, "16.6") * 1e-3
+
+
+def combine_budget_s(stage_s: float) -> float:
+    """F→A's part of the network stage: BF16 back, FP8 out."""
+    return stage_s * 2 / 3
 
 
 def combine_s() -> float:
     # Table 7 goes on with 11.1 ms, rounded from 16.6 · 2/3 = 11.07 ms.
-    return printed_float(theory.combine_budget_s(stage_s()) * 1e3, "11.1") * 1e-3
+    return printed_float(combine_budget_s(stage_s()) * 1e3, "11.1") * 1e-3
 
 
 def minimum_sparsity(a: str) -> float:
-    step3 = model("Step-3")
-    layers = len(step3.layer_sequence)
-    return known(theory.minimum_sparsity(step3.hidden, layers, card(a), combine_s()))
+    """The S below which the network starves the FFN.
+
+    An expert of one-byte weights needs batch·S ≥ FLOPs / (2·bandwidth) tokens to be compute-bound;
+    a node's NICs bring back at most batch = Net·combine_s / (2·hidden·layers) tokens in BF16.
+    """
+    step3, node = model("Step-3"), card(a).node
+    assert node.nics is not None
+    node_bytes_per_s = node.nics * known(node.nic_bytes_per_s)
+    numbers = step3.hidden * len(step3.layer_sequence)
+    return numbers * roofline_ratio(a) / (node_bytes_per_s * combine_s())
 
 
 def moe(short: str) -> MoeFfn:
@@ -269,7 +284,7 @@ def table_7() -> list[Row]:
         ),
         Row("T7.dsv3.experts", "14", experts_needed),
         Row("T7.step3.S", "0.08", lambda: known(theory.sparsity(model("Step-3")))),
-        Row("T7.eq", "11.1", lambda: theory.combine_budget_s(stage_s()) * 1e3),
+        Row("T7.eq", "11.1", lambda: combine_budget_s(stage_s()) * 1e3),
     ]
 
 
@@ -339,7 +354,7 @@ def l4_cards() -> float:
 def stages_and_l20() -> list[Row]:
     return [
         Row("S3.stage", "16.6", lambda: stage_s() * 1e3),
-        Row("S3.stage4", "12.5", lambda: theory.stage_budget_s(TPOT_S, 4) * 1e3),
+        Row("S3.stage4", "12.5", lambda: TPOT_S / 4 * 1e3),
         Row("S6.layer", "272", layer_us),
         Row("S6.l20", "235", l20_stage_mb),
         Row("S6.lin", "67", linear_weights_mb),

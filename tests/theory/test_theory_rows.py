@@ -140,7 +140,3 @@ def test_a_card_without_a_price_has_no_costs() -> None:
 
 def test_a_dense_model_has_no_sparsity() -> None:
     assert theory.sparsity(SHIPPED["qwen3-32b"]) is None
-
-
-def test_a_node_without_nics_sets_no_minimum_sparsity() -> None:
-    assert theory.minimum_sparsity(7168, 61, cards.accelerator("l4"), 11.1e-3) is None
