@@ -93,11 +93,10 @@ def play(program: Program, script: Script | Times, steps: int) -> Timeline:
     """Run `program` for `steps` steps of every micro-batch and return what happened."""
     answer = always(script) if isinstance(script, Times) else script
     controller = Scripted(program.micro_batches, answer, steps)
-    engine = event.EventEngine(program, controller)
-    records = event.record(engine, lambda _node, _step: True)
+    engine = event.EventEngine(program, controller, lambda _node, _step: True)
     engine.run()
-    keyed = {(r.node, r.step, r.server): r for r in records}
-    assert len(keyed) == len(records), "a task ran twice in one step"
+    keyed = {(r.node, r.step, r.server): r for r in engine.records}
+    assert len(keyed) == len(engine.records), "a task ran twice in one step"
     boundaries = [mine[: steps + 1] for mine in controller.boundaries]
     return Timeline(program, steps, boundaries, keyed)
 

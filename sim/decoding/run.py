@@ -107,7 +107,6 @@ def decode(
     try:
         return _engine_run(decoder, keep)
     except BaseException as error:
-        # The event engine hands on copies of what a process raises: attributes last from here on.
         vars(error)["clock_ns"] = decoder.clock_ns
         raise
 
@@ -129,7 +128,6 @@ def _engine_run(
             note = "the event engine ran: it alone records a timeline"
     from sim.engines import event
 
-    engine = event.EventEngine(program, decoder)
-    records = event.record(engine, keep) if keep is not None else []
+    engine = event.EventEngine(program, decoder, keep)
     engine.run()
-    return "event", note, records
+    return "event", note, engine.records

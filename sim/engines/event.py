@@ -1,19 +1,22 @@
 """The event engine: SimPy walks a Program one task at a time. It is the reference.
 
-Read it beside Figure 7 of the Step-3 report. Every server is a SimPy process that walks its
-static order: take the next task, wait until it has been served, tell those who wait for it. Every
-micro-batch is a process too: begin a step, wait until the step is closed, begin the next.
+Read it beside Figure 7 of the Step-3 report: `deployments/afd_ring.py` draws the figure's stages
+and sets the order in which the servers run them. This module knows a stage by its number alone.
 
-One idiom keeps it fast: a server that must wait for its inputs does not poll and is not woken to
-start. Whoever brings the last input puts the *end* of the task into the event queue, the latency
-of its inputs included, so a task costs one event whether or not its server had to wait.
+- A server is a process, `_serve`. It takes its tasks in static order: wait for the inputs of the
+  next task, work, tell the tasks that wait for this one.
+- A micro-batch is a process, `_decode`: ask the controller, begin a step, wait until it is closed.
+
+A task costs one event, whether or not its server had to wait: a server is not woken to begin.
+Whoever brings the last input puts the *end* of the task into the queue, and the server sleeps until
+then. Each process has one event, which is put into the queue again whenever it has fired.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable
+from functools import partial
 from itertools import chain, cycle
-from typing import Protocol
 
 import simpy
 from simpy.events import NORMAL, EventPriority
@@ -21,315 +24,212 @@ from simpy.events import NORMAL, EventPriority
 from sim.engines.controller import Controller, Record, Wait
 from sim.engines.program import Link, Node, Program, Times
 
+Process = Generator[simpy.Event, None, None]
+Tell = Callable[[], None]
+
 # Boundaries come after all other events of their instant, in the order of the micro-batches, so
 # that a tie is decided by rule.
 BOUNDARY = NORMAL + 1
 
 
-class Service(simpy.Event):
-    """An event that fires when something that has just begun is over. It can be used again."""
-
-    _ok = True
-    _value = None
-
-
-class Receiver(Protocol):
-    """Whoever takes inputs: a task, or what stands between two tasks."""
-
-    def arrive(self) -> None:
-        """Take one input."""
-
-
-class Work:
-    """What the tasks of one node share."""
-
-    __slots__ = ("durations_ns", "engine", "needs", "node")
-
-    def __init__(self, engine: EventEngine, index: int) -> None:
-        node = engine.program.nodes[index]
-        self.engine = engine
-        self.node = index
-        self.needs = len(node.inputs) + node.gated
-        self.durations_ns = engine.rows[node.micro_batch][node.slot]
-
-
-class Task:
-    """One node on one server, reused step after step."""
-
-    __slots__ = ("at_end", "at_start", "missing", "ready_ns", "server", "service", "work")
-
-    def __init__(self, work: Work, server: int) -> None:
-        self.work = work
-        self.server = server
-        self.missing = work.needs
-        self.ready_ns = 0
-        self.service: Service | None = None
-        self.at_start: Receiver | None = None
-        self.at_end: Receiver | None = None
-
-    def arrive(self) -> None:
-        """Count one input; start if it was the last and the server waits."""
-        self.missing -= 1
-        if self.missing == 0 and self.service is not None:
-            self._start(self.service)
-
-    def arrive_at(self, ready_ns: int) -> None:
-        """Count one input that can be used from `ready_ns` on."""
-        if ready_ns > self.ready_ns:
-            self.ready_ns = ready_ns
-        self.arrive()
-
-    def take(self, service: Service) -> None:
-        """Note that the server has come to this task; start if all inputs are there."""
-        if self.missing:
-            self.service = service
-        else:
-            self._start(service)
-
-    def _start(self, service: Service) -> None:
-        """Occupy the server as soon as all inputs can be used, until `service` fires."""
-        work = self.work
-        engine = work.engine
-        self.service = None
-        self.missing = work.needs
-        duration_ns = work.durations_ns[self.server]
-        wait_ns = 0
-        if self.ready_ns:
-            wait_ns = max(0, self.ready_ns - engine.now_ns())
-            self.ready_ns = 0
-        engine.schedule(service, NORMAL, wait_ns + duration_ns)
-        at_start = self.at_start
-        if at_start is not None:
-            if wait_ns:
-                engine.env.timeout(wait_ns).callbacks.append(lambda _event: at_start.arrive())
-            else:
-                at_start.arrive()
-        if engine.record is not None:
-            engine.record(work.node, self.server, wait_ns, duration_ns)
-
-
-class Several:
-    """Passes one input on to each of several receivers."""
-
-    __slots__ = ("receivers",)
-
-    def __init__(self, receivers: Sequence[Receiver]) -> None:
-        self.receivers = receivers
-
-    def arrive(self) -> None:
-        """Pass it on."""
-        for receiver in self.receivers:
-            receiver.arrive()
-
-
-class Latency:
-    """Passes one input on to tasks, to be used when a delay is over."""
-
-    __slots__ = ("delay", "delays_ns", "engine", "targets")
+class EventEngine:
+    """One run of a program under a controller. `keep(node, step)` chooses tasks to be recorded."""
 
     def __init__(
-        self, engine: EventEngine, targets: Sequence[Task], micro_batch: int, delay: int
+        self,
+        program: Program,
+        controller: Controller,
+        keep: Callable[[Node, int], bool] | None = None,
     ) -> None:
-        self.engine = engine
-        self.targets = targets
-        self.delays_ns = engine.delays_ns[micro_batch]
-        self.delay = delay
-
-    def arrive(self) -> None:
-        """Pass it on with the time from which it can be used."""
-        ready_ns = self.engine.now_ns() + self.delays_ns[self.delay]
-        for target in self.targets:
-            target.arrive_at(ready_ns)
-
-
-class Barrier:
-    """Passes on one input when the last of several has come."""
-
-    __slots__ = ("missing", "needs", "receiver")
-
-    def __init__(self, needs: int, receiver: Receiver) -> None:
-        self.needs = needs
-        self.missing = needs
-        self.receiver = receiver
-
-    def arrive(self) -> None:
-        """Count one input; after the last, pass one on."""
-        self.missing -= 1
-        if self.missing == 0:
-            self.missing = self.needs
-            self.receiver.arrive()
-
-
-def both(one: Receiver | None, other: Receiver) -> Receiver:
-    """Return a receiver that stands for one (if any) and other."""
-    return other if one is None else Several((one, other))
-
-
-class Closing:
-    """Fires the boundary of a micro-batch's step when all servers have finished it."""
-
-    __slots__ = ("engine", "micro_batch", "missing", "needs", "step_over")
-
-    def __init__(self, engine: EventEngine, needs: int, micro_batch: int) -> None:
-        self.engine = engine
-        self.needs = needs
-        self.missing = needs
-        self.micro_batch = micro_batch
-        self.step_over = Service(engine.env)
-
-    def arrive(self) -> None:
-        """Count one server; after the last, end the step when the host has caught up."""
-        self.missing -= 1
-        if not self.missing:
-            self.missing = self.needs
-            delays_ns = self.engine.delays_ns[self.micro_batch]
-            self.fire_in(delays_ns[self.engine.program.closing_delay])
-
-    def fire_in(self, delay_ns: int) -> None:
-        """Let the micro-batch come to its boundary `delay_ns` from now."""
-        priority = EventPriority(BOUNDARY + self.micro_batch)
-        self.engine.schedule(self.step_over, priority, delay_ns)
-
-
-class EventEngine:
-    """One run of a program under a controller."""
-
-    def __init__(self, program: Program, controller: Controller) -> None:
         self.env = simpy.Environment()
         self.schedule = self.env.schedule
         self.program = program
         self.controller = controller
+        self.keep = keep
+        self.records: list[Record] = []
         self.steps = [-1] * program.micro_batches
-        self.rows = [[[0] for _ in range(program.slots)] for _ in program.closing]
-        """Durations of the step that each micro-batch is in; tasks hold on to these lists."""
+        # The step that each micro-batch is in; tasks and links hold on to these lists.
+        self.durations_ns = [[[0] for _ in range(program.slots)] for _ in program.closing]
         self.delays_ns = [[0 for _ in program.delays] for _ in program.closing]
-        self.tasks_done = 0
-        self.record: Callable[[int, int, int, int], None] | None = None
-        self._finished = self.env.event()
-        self._tasks = self._make_tasks()
-        self._gates: list[list[Task]] = [[] for _ in program.closing]
-        for node, tasks in zip(program.nodes, self._tasks, strict=True):
-            if node.gated:
-                self._gates[node.micro_batch] += tasks
-        self._closings = [self._close(j, node) for j, node in enumerate(program.closing)]
+        self._boundaries = [self.env.event().succeed() for _ in program.closing]
+        self._tasks = [
+            [Task(self, i, server) for server in range(program.pool_of(node).servers)]
+            for i, node in enumerate(program.nodes)
+        ]
+        for tasks, node in zip(self._tasks, program.nodes, strict=True):
+            for link in node.inputs:
+                self._wire(link, tasks)
+        for micro_batch, last in enumerate(program.closing):
+            close = Barrier(len(self._tasks[last]), partial(self._close, micro_batch))
+            for task in self._tasks[last]:
+                task.at_end.append(close.arrive)
 
     def run(self) -> int:
         """Run until the controller ends it and return the simulated end, ns."""
-        for pool_index, pool in enumerate(self.program.pools):
+        for index, pool in enumerate(self.program.pools):
+            first, then = self.program.laps(index)
             for server in range(pool.servers):
-                self.env.process(self._serve(pool_index, server))
-        for micro_batch in range(self.program.micro_batches):
-            self.env.process(self._decode(micro_batch))
-        self.env.run(until=self._finished)
+                tasks = [[self._tasks[node][server] for node in lap] for lap in (first, then)]
+                self.env.process(self._serve(chain(tasks[0], cycle(tasks[1]))))
+        micro_batches = [self.env.process(self._decode(j)) for j in range(len(self.steps))]
+        self.env.run(until=self.env.any_of(micro_batches))
         return self.now_ns()
 
     def now_ns(self) -> int:
-        """Return the simulated time, ns."""
         return int(self.env.now)
 
-    def _serve(self, pool: int, server: int) -> Generator[simpy.Event, None, None]:
-        """Live as a server: one task after the other, in static order, for ever."""
-        service = Service(self.env)
-        for task in self._tasks_of(pool, server):
-            service.callbacks = []
-            task.take(service)
-            yield service
-            self.tasks_done += 1
-            if task.at_end is not None:
-                task.at_end.arrive()
+    def _serve(self, tasks: Iterable[Task]) -> Process:
+        """Live as a server: one task after the other, for ever."""
+        end = self.env.event().succeed()
+        yield end
+        for task in tasks:
+            end.callbacks = []
+            if task.missing:
+                task.end = end
+            else:
+                task.begin(end)
+            yield end
+            for tell in task.at_end:
+                tell()
 
-    def _decode(self, micro_batch: int) -> Generator[simpy.Event, None, None]:
-        """Live as a micro-batch: one decode step after the other."""
-        closing = self._closings[micro_batch]
+    def _decode(self, micro_batch: int) -> Process:
+        """Live as a micro-batch: one decode step after the other, until the controller ends it."""
+        boundary = self._boundaries[micro_batch]
         while True:
+            yield boundary
+            boundary.callbacks = []
             answer = self.controller.boundary(micro_batch, self.now_ns())
             if answer is None:
-                if not self._finished.triggered:
-                    self._finished.succeed()
                 return
-            closing.step_over.callbacks = []
             if isinstance(answer, Wait):
-                closing.fire_in(answer.until_ns - self.now_ns())
+                self._come_back(micro_batch, answer.until_ns - self.now_ns())
             else:
                 self._begin_step(micro_batch, answer)
-            yield closing.step_over
 
     def _begin_step(self, micro_batch: int, times: Times) -> None:
         self.steps[micro_batch] += 1
         self.delays_ns[micro_batch][:] = times.delays_ns
-        for row, durations_ns in zip(self.rows[micro_batch], times.rows, strict=True):
+        for row, durations_ns in zip(self.durations_ns[micro_batch], times.rows, strict=True):
             row[:] = durations_ns.tolist()
-        for task in self._gates[micro_batch]:
-            task.arrive()
+        for node, tasks in zip(self.program.nodes, self._tasks, strict=True):
+            if node.gated and node.micro_batch == micro_batch:
+                for task in tasks:
+                    task.arrive()
 
-    def _tasks_of(self, pool: int, server: int) -> Iterator[Task]:
-        first, then = self.program.laps(pool)
-        return chain(
-            [self._tasks[node][server] for node in first],
-            cycle([self._tasks[node][server] for node in then]),
-        )
+    def _close(self, micro_batch: int) -> None:
+        """Let a step end, all servers being through with it, when the host has caught up."""
+        self._come_back(micro_batch, self.delays_ns[micro_batch][self.program.closing_delay])
 
-    def _make_tasks(self) -> list[list[Task]]:
-        tasks = []
-        for index, node in enumerate(self.program.nodes):
-            work = Work(self, index)
-            tasks.append([Task(work, server) for server in range(self._width(node))])
-        for index, node in enumerate(self.program.nodes):
-            for link in node.inputs:
-                self._wire(link, tasks[link.node], tasks[index])
-        return tasks
+    def _come_back(self, micro_batch: int, delay_ns: int) -> None:
+        priority = EventPriority(BOUNDARY + micro_batch)
+        self.schedule(self._boundaries[micro_batch], priority, delay_ns)
 
-    def _wire(self, link: Link, sources: list[Task], targets: list[Task]) -> None:
-        """Connect the tasks of a link's source with its targets."""
-        if link.wiring == "all":
-            groups = [(sources, targets)]
-        elif len(sources) >= len(targets):
-            block = len(sources) // len(targets)
-            groups = [(sources[i * block : (i + 1) * block], [t]) for i, t in enumerate(targets)]
-        else:
-            block = len(targets) // len(sources)
-            groups = [([s], targets[i * block : (i + 1) * block]) for i, s in enumerate(sources)]
-        for froms, tos in groups:
-            for target in tos:
-                target.missing -= link.steps_back
-            receiver: Receiver
-            receiver = tos[0] if len(tos) == 1 else Several(tos)
-            if link.delay is not None:
-                micro_batch = self.program.nodes[link.node].micro_batch
-                receiver = Latency(self, tos, micro_batch, link.delay)
-            if len(froms) > 1:
-                receiver = Barrier(len(froms), receiver)
-            for source in froms:
-                if link.when == "start":
-                    source.at_start = both(source.at_start, receiver)
-                else:
-                    source.at_end = both(source.at_end, receiver)
+    def _wire(self, link: Link, targets: list[Task]) -> None:
+        """Let the tasks of a link's source tell its targets."""
+        sources = self._tasks[link.node]
+        for target in targets:
+            target.missing -= link.steps_back
+        blocks = 1 if link.wiring == "all" else min(len(sources), len(targets))
+        fan_in, fan_out = len(sources) // blocks, len(targets) // blocks
+        for i in range(blocks):
+            tells = self._tells(link, fan_in, targets[i * fan_out : (i + 1) * fan_out])
+            for source in sources[i * fan_in : (i + 1) * fan_in]:
+                (source.at_start if link.when == "start" else source.at_end).extend(tells)
 
-    def _close(self, micro_batch: int, node: int) -> Closing:
-        closing = Closing(self, len(self._tasks[node]), micro_batch)
-        for task in self._tasks[node]:
-            task.at_end = both(task.at_end, closing)
-        return closing
+    def _tells(self, link: Link, fan_in: int, targets: list[Task]) -> list[Tell]:
+        """Return what `fan_in` sources call, each of them, to bring their targets one input."""
+        if fan_in == 1 and link.delay is None:
+            return [target.arrive for target in targets]
+        delays_ns = self.delays_ns[self.program.nodes[link.node].micro_batch]
+        env, delay = self.env, link.delay
 
-    def _width(self, node: Node) -> int:
-        return self.program.pools[self.program.stages[node.stage].pool].servers
+        def pass_on() -> None:
+            ready_ns = 0 if delay is None else int(env.now) + delays_ns[delay]
+            for target in targets:
+                target.arrive(ready_ns)
+
+        return [pass_on if fan_in == 1 else Barrier(fan_in, pass_on).arrive]
+
+    def note(self, task: Task, wait_ns: int, duration_ns: int) -> None:
+        """Record a task that begins in `wait_ns`, if it is to be kept."""
+        node = self.program.nodes[task.node]
+        step = self.steps[node.micro_batch]
+        if self.keep is not None and self.keep(node, step):
+            start_ns = self.now_ns() + wait_ns
+            end_ns = start_ns + duration_ns
+            self.records.append(Record(task.node, step, task.server, start_ns, end_ns))
+
+
+class Task:
+    """One node on one server, used again in every step."""
+
+    __slots__ = (
+        *("at_end", "at_start", "durations_ns", "end", "engine", "missing", "needs", "node"),
+        *("ready_ns", "server"),
+    )
+
+    def __init__(self, engine: EventEngine, index: int, server: int) -> None:
+        node = engine.program.nodes[index]
+        self.engine = engine
+        self.node = index
+        self.server = server
+        self.durations_ns = engine.durations_ns[node.micro_batch][node.slot]
+        self.needs = self.missing = len(node.inputs) + node.gated
+        self.ready_ns = 0
+        """From when on the inputs can be used, if that is later than their arrival."""
+        self.end: simpy.Event | None = None
+        """What the server waits for, if it has come to this task before the last input."""
+        self.at_start: list[Tell] = []
+        self.at_end: list[Tell] = []
+
+    def arrive(self, ready_ns: int = 0) -> None:
+        """Take an input that can be used from `ready_ns` on."""
+        self.missing -= 1
+        if ready_ns > self.ready_ns:
+            self.ready_ns = ready_ns
+        if self.end is not None and not self.missing:
+            self.begin(self.end)
+
+    def begin(self, end: simpy.Event) -> None:
+        """Occupy the server from when on the inputs can be used; `end` is when the task ends."""
+        engine = self.engine
+        self.end = None
+        self.missing = self.needs
+        duration_ns = self.durations_ns[self.server]
+        wait_ns = 0
+        if self.ready_ns:
+            wait_ns = max(0, self.ready_ns - int(engine.env.now))
+            self.ready_ns = 0
+        if not wait_ns:
+            for tell in self.at_start:
+                tell()
+        elif self.at_start:
+            engine.env.timeout(wait_ns).callbacks.append(self._started)
+        if engine.keep is not None:
+            engine.note(self, wait_ns, duration_ns)
+        engine.schedule(end, NORMAL, wait_ns + duration_ns)
+
+    def _started(self, _event: simpy.Event) -> None:
+        for tell in self.at_start:
+            tell()
+
+
+class Barrier:
+    """Does something whenever `needs` more have arrived."""
+
+    __slots__ = ("missing", "needs", "then")
+
+    def __init__(self, needs: int, then: Tell) -> None:
+        self.needs = self.missing = needs
+        self.then = then
+
+    def arrive(self) -> None:
+        self.missing -= 1
+        if not self.missing:
+            self.missing = self.needs
+            self.then()
 
 
 def run(program: Program, controller: Controller) -> int:
     """Run `program` under `controller` and return the simulated end, ns."""
     return EventEngine(program, controller).run()
-
-
-def record(engine: EventEngine, keep: Callable[[Node, int], bool]) -> list[Record]:
-    """Make `engine` record the tasks of the (node, step) that `keep` accepts; return the list."""
-    records: list[Record] = []
-
-    def note(node: int, server: int, wait_ns: int, duration_ns: int) -> None:
-        described = engine.program.nodes[node]
-        step = engine.steps[described.micro_batch]
-        if keep(described, step):
-            start_ns = engine.now_ns() + wait_ns
-            records.append(Record(node, step, server, start_ns, start_ns + duration_ns))
-
-    engine.record = note
-    return records

@@ -115,6 +115,9 @@ class Program:
         """Return the index in `Times.rows` of a stage in a kind of layer."""
         return stage * self._kinds + kind
 
+    def pool_of(self, node: Node) -> Pool:
+        return self.pools[self.stages[node.stage].pool]
+
     def walk(self, pool: int) -> Iterator[tuple[int, int]]:
         """Yield (node, step) for ever, in the order in which a server of `pool` runs them."""
         order = self.orders[pool]

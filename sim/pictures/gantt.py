@@ -107,15 +107,14 @@ def nominal_records(site: Deployment, layers: range) -> list[Record]:
     program = site.program
     micro_batches = program.micro_batches
     times = site.times(site.expected.batch())
-    engine = event.EventEngine(program, SteadyTimes(times, micro_batches, FILL_STEPS + 1))
     around = range(layers.start - 1, layers.stop + 1)
 
     def keep(node: Node, step: int) -> bool:
         return step == FILL_STEPS and node.layer in around
 
-    records = event.record(engine, keep)
+    engine = event.EventEngine(program, SteadyTimes(times, micro_batches, FILL_STEPS + 1), keep)
     engine.run()
-    return records
+    return engine.records
 
 
 def pipeline_figure(
