@@ -116,14 +116,14 @@ def bounded(scenario: Scenario) -> Shape:
 
 def present(state: SteadyState) -> Shape:
     """Return the shape of a steady state with its figures."""
-    deployment = state.deployment.scenario.deployment
+    scenario, circuit = state.deployment.scenario, critical_circuit(state)
     return Shape(
-        shape=deployment.shape_name(),
+        shape=scenario.deployment.shape_name(),
         micro_batches=state.micro_batches,
-        gpus=state.deployment.scenario.gpu_count(),
+        gpus=scenario.gpu_count(),
         requests_in_flight=float(state.requests),
         figures=steady_figures(state),
-        kind=critical_circuit(state).kind,
+        kind=circuit.kind,
         busy={pool.name: state.busy(i) for i, pool in enumerate(state.program.pools)},
         ideal_micro_batches=ideal_micro_batches(state),
         refused=None,
@@ -140,7 +140,7 @@ def changed(state: SteadyState, deployment: Afd | Ep, load: float = 1.0) -> Scen
     scenario = state.deployment.scenario
     arrivals = scenario.workload.arrivals
     if isinstance(arrivals, ClosedLoop):
-        in_flight = max(1, round(float(state.requests) * load))
+        in_flight = max(1, round(state.requests * load))
         arrivals = ClosedLoop(kind="closed", concurrency=in_flight)
     else:
         field = rate_field(arrivals)

@@ -49,7 +49,7 @@ class Explanation:
     deployment: str
     model: str
     frozen: Shape
-    """The steady state of the nominal batch."""
+    """The present shape, in its steady state."""
     requests_per_gpu: int
     """Requests of a micro-batch on each attention GPU."""
     context_tokens: int

@@ -54,7 +54,7 @@ def circuit_figure(state: SteadyState) -> go.Figure:
     """Return the Plotly figure of a steady step; rows are called as in the explanation."""
     site, program = state.deployment, state.program
     layers = gantt.middle_layers(program)
-    records = gantt.nominal_records(site, layers)
+    records = gantt.steady_records(site, layers)
     figure = gantt.pipeline_figure(program, records, layers, marked_tasks(state))
     pools = {pool.name: index for index, pool in enumerate(program.pools)}
     labels = figure.layout.yaxis.categoryarray

@@ -1,6 +1,6 @@
 """Gantt: what the servers of a pipeline do in two layers of one step, as a picture.
 
-The step is that of the steady state: every micro-batch always takes the times of the nominal batch,
+The step is that of the steady state: every micro-batch always takes the times of the same batch,
 so the pipeline is steady after a few steps and a long run is not needed to see it.
 """
 
@@ -99,10 +99,10 @@ def middle_layers(program: Program) -> range:
     return range(first, min(first + 2, layers))
 
 
-def nominal_records(site: Deployment, layers: range) -> list[Record]:
+def steady_records(site: Deployment, layers: range) -> list[Record]:
     """Return the tasks of `layers`, and of one layer on either side, in a steady step.
 
-    All micro-batches take the times of the nominal batch. No request is simulated.
+    All micro-batches take the times of the expected batch. No request is simulated.
     """
     program = site.program
     micro_batches = program.micro_batches

@@ -116,7 +116,7 @@ def _pipeline(scenario: Scenario) -> Kept:
     try:
         site = compile_deployment(scenario)
         layers = gantt.middle_layers(site.program)
-        records = gantt.nominal_records(site, layers)
+        records = gantt.steady_records(site, layers)
         picture = gantt.picture(site.program, records, layers)
     except Exception as error:
         # One picture is not worth the page of a whole sweep, whatever is wrong with it.

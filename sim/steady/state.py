@@ -14,7 +14,7 @@ limits the deployment has a name.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -45,8 +45,8 @@ class SteadyState:
     """Of all servers, or of one of each pool."""
     times: tuple[Times, ...]
     """Durations of a step of each micro-batch."""
-    usage_ns: Floats = field(default_factory=lambda: NO_USAGE)
-    """Kernel time by status of its look-up; not known in a state of all servers."""
+    usage_ns: Floats
+    """Kernel time by status of its look-up, of all micro-batches."""
 
     @classmethod
     def of(cls, scenario: Scenario) -> SteadyState:
@@ -55,9 +55,9 @@ class SteadyState:
         Raises InfeasibleError as a run does.
         """
         deployment = compile_deployment(scenario)
-        expected, program = deployment.expected, deployment.program
-        times = (deployment.times(expected.batch()),) * program.micro_batches
-        return cls(deployment, expected.requests(), BoundEngine(program), times)
+        expected, engine = deployment.expected, BoundEngine(deployment.program)
+        step, m = deployment.step(expected.batch()), deployment.micro_batches
+        return cls(deployment, expected.requests(), engine, (step.times,) * m, step.usage_ns * m)
 
     @property
     def program(self) -> Program:
@@ -79,8 +79,8 @@ class SteadyState:
 
     @cached_property
     def step_ns(self) -> Fraction:
-        """Time per step, ns."""
-        return self.engine.step_ns(self.times)
+        """Time per step, ns; found faster than the `bound`."""
+        return self.bound.step_ns if "bound" in vars(self) else self.engine.step_ns(self.times)
 
     @property
     def tpot_ns(self) -> float:

@@ -19,6 +19,7 @@ from sim.engines.program import Times
 from sim.explain.balance import EpBalance, balance, exposed_ns, ideal_micro_batches
 from sim.explain.bottleneck import critical_circuit
 from sim.explain.sensitivity import CHANGE, stage_sensitivities
+from sim.kernels.timed import NO_USAGE
 from sim.steady.state import SteadyState
 from tests import oracles, tiny
 from tests.strategies import durations
@@ -61,7 +62,7 @@ def steady(site: Deployment, rows: dict[str, int], **delays_ns: int) -> SteadySt
 
 def unchanging(site: Deployment, times: Times) -> SteadyState:
     requests, m = site.expected.requests(), site.micro_batches
-    return SteadyState(site, requests, BoundEngine(site.program), (times,) * m)
+    return SteadyState(site, requests, BoundEngine(site.program), (times,) * m, NO_USAGE)
 
 
 def ring(site: Deployment, a: int, f: int, c1: int = 0, c2: int = 0, p: int = 0) -> SteadyState:

@@ -39,7 +39,7 @@ def bars(figure: Any) -> dict[tuple[str, str, int, int], tuple[float, float]]:
 def test_every_bar_is_a_task_of_the_nominal_step(base: str, tiny_model: Path) -> None:
     site = compile_deployment(tiny.load(tiny_model, base, *FEW[base]))
     program = site.program
-    records = gantt.nominal_records(site, range(1, 3))
+    records = gantt.steady_records(site, range(1, 3))
     drawn = bars(gantt.pipeline_figure(program, records, range(1, 3)))
     times = site.times(site.expected.batch())
     inside = [r for r in records if program.nodes[r.node].layer in (1, 2)]
@@ -64,7 +64,7 @@ def test_the_step_shown_is_steady(base: str) -> None:
     site = compile_deployment(scenario.load(base))
     program = site.program
     begins: dict[int, list[int]] = {29: [], 30: []}
-    for record in gantt.nominal_records(site, range(29, 31)):
+    for record in gantt.steady_records(site, range(29, 31)):
         node = program.nodes[record.node]
         if node.layer in begins and program.stages[node.stage].name == "experts":
             begins[node.layer].append(record.start_ns)
@@ -79,7 +79,7 @@ def test_many_servers_are_represented_by_the_first_and_the_marked() -> None:
     site = compile_deployment(scenario.load("step3-2a2f"))
     layers = gantt.middle_layers(site.program)
     assert layers == range(29, 31)
-    records = gantt.nominal_records(site, layers)
+    records = gantt.steady_records(site, layers)
     node = next(
         index
         for index, node in enumerate(site.program.nodes)
