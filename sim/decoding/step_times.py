@@ -45,10 +45,10 @@ class DrawnTimes:
 
     def step(self, batch: Batch, micro_batch: int, step: int) -> Step:
         """Return the durations of a step of a micro-batch that holds `batch`."""
-        times, usage_ns = self._site.step(batch)
+        alike = self._site.step(batch)
         if self._unfolding is None:
-            return Step(times, usage_ns)
-        times = self._unfolding.times(times)
+            return alike
+        times, usage_ns = self._unfolding.times(alike.times), alike.usage_ns
         if batch.is_empty():
             return Step(times, usage_ns)
         if self._experts is not None:

@@ -79,7 +79,6 @@ class AfdDeployment(Deployment):
 
     @property
     def ordering_usage_ns(self) -> ops.Floats:
-        """Usage of the look-ups that the static order goes by."""
         return self._expected_durations.usage_ns
 
     def one_of_each(self, rows: Mapping[tuple[str, int], Ns]) -> Program:
@@ -216,15 +215,21 @@ class AfdDeployment(Deployment):
         if isinstance(ffn, DenseFfn):
             time = timer.dense(ffn.intermediate / gpus, tokens).on(gpus)
         elif not self.draws(layer):
-            time = timer.experts(ffn, self.spread(ffn), tokens, shared=True).on(gpus)
-            ranks = time.ns
-            ns = ranks.reshape(y, -1).max(axis=1) if len(ranks) >= y else np.repeat(ranks, y)
-            time = time.lasting(ns)
+            what = "experts", layer.ffn, tokens
+            time = timer.once(what, partial(self._experts, ffn, tokens))
         if self.draws(layer) and self._follows_routing():
             return {}
         arriving = np.asarray(tokens * self._visits(layer))
         experts = time.lasting(self._slowed("experts", time.ns))
         return {"experts": experts} | self._collectives(arriving, gpus)
+
+    def _experts(self, ffn: MoeFfn, tokens: float) -> Timed:
+        """Return the time of the slowest rank of each instance."""
+        side = self.afd.ffn
+        timed = self.ffn_timer.experts(ffn, self.spread(ffn), tokens, shared=True)
+        ranks, y = timed.ns, side.instances
+        ns = ranks.reshape(y, -1).max(axis=1) if len(ranks) >= y else np.repeat(ranks, y)
+        return timed.lasting(ns).on(side.gpu_count())
 
     def _transfers(self, layer: Layer, tokens: Ns) -> dict[str, Timed]:
         """Return the times of the links of both sides, both ways.

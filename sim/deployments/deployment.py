@@ -253,7 +253,7 @@ class Deployment(ABC):
 
     @property
     def ordering_usage_ns(self) -> Floats:
-        """Kernel time by status that the static order goes by."""
+        """Kernel time by status of the look-ups that choose the static order, which runs count."""
         return NO_USAGE
 
     def times(self, batch: Batch) -> Times:
@@ -279,7 +279,7 @@ class Deployment(ABC):
         for (kind, around), (first, last) in zip(arounds, self._core_bounds, strict=True):
             core = core_ns[kind.layer.attention, kind.positions]
             values[first:last] = self.slowed(kind.layer, self.core_stage, around + core)
-        return Step(rest._replace(values=values), usage_ns + core_usage_ns)
+        return Step(Times(values, rest.bounds, rest.delays_ns), usage_ns + core_usage_ns)
 
     def on_cards(
         self, change: Callable[[Accelerator], Accelerator], sides: Collection[str]

@@ -48,7 +48,7 @@ class Timed:
 
 
 def counted(calibrated_ns: int, extrapolated_ns: int, uncalibrated_ns: int = 0) -> Floats:
-    """Return usage."""
+    """Return usage, ns."""
     return np.array([calibrated_ns, extrapolated_ns, uncalibrated_ns], dtype=np.float64)
 
 
