@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.text import AsJson, Settings, Table, progress, say, show
+from sim.cli.text import AsJson, Settings, Table, job_bar, say, show
 from sim.foundation import json_text
 from sim.foundation.errors import EXIT_FAILED_POINTS, EXIT_OK
 from sim.parallel import signals
 
 if TYPE_CHECKING:
-    from sim.study.cells import Loaded
     from sim.study.schema import Study
-    from sim.study.verdicts import Outcome
+    from sim.study.verdicts import JudgedCell
 
 
 def study(
@@ -38,107 +37,35 @@ def study(
 
     Example: afdsim study afd-vs-ep --only context=4K
     """
-    import os
-
     from sim.inputs.naming import folder_name
     from sim.metrics.cautions import SCOPE
     from sim.parallel import processes as pools
+    from sim.pictures import study_page
     from sim.results.files import RUNS
-    from sim.study import cells, verdicts
-    from sim.study.jobs import Contests
-    from sim.sweeps.store import Store
+    from sim.study import cells, folder
 
     loaded = cells.load(name, setting or (), only or ())
-    folder = out or RUNS / folder_name(loaded.study.name)
-    stopped = None
-    with (
-        pools.local(workers or len(os.sched_getaffinity(0))) as pool,
-        Store(folder, loaded.study.name) as store,
-    ):
-        contests = Contests(loaded, store)
-        try:
-            for title, jobs in (("champions", contests.champions), ("duels", contests.meetings)):
-                with _Progress(title, found := jobs()) as shown:
-                    contests.run(found, pool, shown.advance)
-        except signals.Stopped as signal:
-            stopped = signal
-            pool.stop(now=True)
+    place = out or RUNS / folder_name(loaded.study.name)
+    with pools.local(workers or pools.cores()) as pool:
+        result = folder.run(loaded, place, pool, watch=job_bar)
         with signals.postponed():
-            found_all = [verdicts.outcome(loaded.study, result) for result in contests.results()]
-            _save(loaded, found_all, folder)
-    rows = verdicts.rows(loaded.study, found_all)
+            study_page.draw(result)
     if as_json:
-        plain = {"directory": str(folder), "scope": SCOPE, "cells": rows}
+        plain = {"directory": str(place), "scope": SCOPE, "cells": result.rows()}
         print(json_text.dumps(plain, ensure_ascii=False, indent=2))
     else:
-        _print(loaded.study, found_all)
-    for failure in contests.failures:
+        _print(loaded.study, result.cells)
+    for failure in result.failures:
         say(f"failed: {failure}")
-    finished = sum(each.verdict is not None for each in found_all)
-    say(f"{finished} of {len(found_all)} cells are finished; open {folder}/report.html")
-    if stopped:
+    finished = sum(each.verdict is not None for each in result.cells)
+    say(f"{finished} of {len(result.cells)} cells are finished; open {place}/report.html")
+    if result.stopped:
         say("interrupted")
-        raise typer.Exit(stopped.exit_code)
-    raise typer.Exit(EXIT_FAILED_POINTS if contests.failures else EXIT_OK)
+        raise typer.Exit(result.stopped.exit_code)
+    raise typer.Exit(EXIT_FAILED_POINTS if result.failures else EXIT_OK)
 
 
-class _Progress:
-    """A progress bar on stderr with the time to go, taken from the jobs of this sitting alone."""
-
-    def __init__(self, title: str, jobs: list[Any]) -> None:
-        self.bar = progress(title, "{task.fields[taken]} taken over")
-        self.task = self.bar.add_task(title, total=len(jobs), taken=0)
-        self.taken = 0
-
-    def __enter__(self) -> _Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def advance(self, _job: object, outcome: object | None) -> None:
-        if outcome is None:
-            self.taken += 1
-            (task,) = self.bar.tasks
-            left = (task.total or 0) - 1
-            self.bar.update(self.task, total=left, taken=self.taken)
-        else:
-            self.bar.update(self.task, advance=1)
-
-
-def _save(loaded: Loaded, found: list[Outcome], folder: Path) -> None:
-    from sim.pictures import study_page
-    from sim.results import files, provenance
-    from sim.study import verdicts
-    from sim.study.cells import named_cards
-    from sim.sweeps import points
-
-    study = loaded.study
-    scenarios = [each for cell in loaded.cells for of in cell.sides for each in named_cards(of)]
-    used = {name for scenario in scenarios for name in scenario.deployment.accelerators()}
-    described = {
-        **provenance.provenance(),
-        "study": study.model_dump(mode="json"),
-        "scenarios_sha256": provenance.sha256([provenance.resolved(each) for each in scenarios]),
-        "cells": len(found),
-        "finished": sum(each.verdict is not None for each in found),
-        "calibration": provenance.calibration_of(sorted(used)),
-        "verdicts": dict(verdicts.counts(found)),
-    }
-
-    def fill(target: Path) -> None:
-        files.write_table(target / "study", points.columns(verdicts.rows(study, found)))
-        mechanisms = verdicts.mechanism_rows(found)
-        if mechanisms:
-            files.write_table(target / "mechanisms", points.columns(mechanisms))
-        files.write_json(target / "run.json", described)
-        study_page.write(target, study, found, described)
-
-    files.replace_files(folder, fill)
-
-
-def _print(study: Study, found: list[Outcome]) -> None:
+def _print(study: Study, found: list[JudgedCell]) -> None:
     from sim.metrics.cautions import SCOPE
     from sim.study.verdicts import described_shape
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +11,8 @@ from sim.cli.text import (
     AsJson,
     Settings,
     Table,
+    job_bar,
     number,
-    progress,
     say,
     say_notes,
     show,
@@ -31,9 +30,7 @@ _SHOWN_PER_FAMILY = 10
 
 if TYPE_CHECKING:
     from sim.parallel.processes import Workers
-    from sim.sweeps.points import Outcome, Point, Row
-    from sim.sweeps.session import Session
-    from sim.sweeps.sweep import Loaded, Sweep
+    from sim.sweeps.points import Row
 
 
 def sweep(
@@ -68,11 +65,10 @@ def sweep(
     """
     from sim.inputs.naming import folder_name
     from sim.metrics.cautions import SCOPE
+    from sim.pictures import sweep_page
     from sim.results.files import RUNS
+    from sim.sweeps import folder as folders
     from sim.sweeps import sweep as sweeps
-    from sim.sweeps.cautions import about_points
-    from sim.sweeps.session import Session
-    from sim.sweeps.store import Store
 
     if workers and scheduler:
         raise typer.BadParameter("give --workers or --scheduler", param_hint="--scheduler")
@@ -83,87 +79,39 @@ def sweep(
         say(f"{loaded.left_out} of {total} combinations are left out by constraints")
     say_notes(point.scenario.workload for point in loaded.points)
     folder = out or RUNS / "-".join([folder_name(loaded.sweep.name), *([engine] if engine else [])])
-    with _workers(workers, scheduler) as pool, Store(folder, loaded.sweep.name) as store:
-        session, stopped = Session(store, retry_failed=retry_failed), None
-        why = store.why if explain else None
-        points = loaded.points if loaded.sweep.refine is None else []
-        try:
-            if loaded.sweep.refine is None:
-                _run(session, points, pool, why)
-            else:
-                points = _explore(loaded, session, pool, why)
-        except signals.Stopped as signal:
-            stopped = signal
-            pool.stop(now=True)
-            points = points or sorted(session.asked, key=lambda point: point.index)
+    with _workers(workers, scheduler) as pool:
+        result = folders.run(
+            loaded,
+            folder,
+            pool,
+            retry_failed=retry_failed,
+            explain=explain,
+            watch=job_bar,
+            tell=say,
+        )
+        rows, warnings = result.rows, result.warnings
         with signals.postponed():
-            rows = session.rows(points)
-            warnings = about_points(points, rows)
             if rows:
-                _save_sweep(loaded, points, rows, warnings, folder)
+                sweep_page.draw(result)
     warn(warnings)
     if as_json:
-        saved = str(folder) if rows else None
-        told = {"directory": saved, "scope": SCOPE, "warnings": warnings, "points": rows}
+        place = str(folder) if rows else None
+        told = {"directory": place, "scope": SCOPE, "warnings": warnings, "points": rows}
         print(json_text.dumps(told, ensure_ascii=False, indent=2))
     elif rows:
         _print_front(rows)
     if rows:
-        say(f"saved {len(rows)} of {len(points)} points in {folder}; open {folder}/report.html")
-    raise typer.Exit(_sweep_code(rows, stopped))
+        saved = f"saved {len(rows)} of {len(result.points)} points"
+        say(f"{saved} in {folder}; open {folder}/report.html")
+    raise typer.Exit(_sweep_code(rows, result.stopped))
 
 
 def _workers(processes: int | None, scheduler: str | None) -> Workers:
-    import os
-
     from sim.parallel import processes as workers
 
     if scheduler:
         return workers.cluster(scheduler)
-    return workers.local(processes or len(os.sched_getaffinity(0)))
-
-
-def _run(
-    session: Session, points: Sequence[Point], pool: Workers, why: Callable[[Point], str] | None
-) -> None:
-    runs = session.missing(points)
-    taken = len(points) - len(runs)
-    if taken:
-        say(f"{taken} of {len(points)} points are taken over, {len(runs)} run")
-    if why is not None:
-        for point in runs:
-            say(f"point {point.index} ({_label(point)}) runs: {why(point)}")
-    if runs:
-        with _Progress(len(runs), taken) as shown:
-            session.run(points, pool, shown.advance)
-
-
-def _explore(
-    loaded: Loaded, session: Session, pool: Workers, why: Callable[[Point], str] | None
-) -> list[Point]:
-    from sim.parallel.processes import Failure
-    from sim.sweeps import refine
-
-    def screen(points: Sequence[Point]) -> list[refine.Place | None]:
-        found = {point.index: place for point, place in pool.run(refine.bound_place, points)}
-        places = [found[point.index] for point in points]
-        return [None if isinstance(place, Failure) else place for place in places]
-
-    def simulate(points: Sequence[Point]) -> list[Row]:
-        _run(session, points, pool, why)
-        return session.rows(points)
-
-    points = refine.explore(loaded, screen, simulate)
-    grid = sum(point.index < len(loaded.points) for point in points)
-    say(
-        f"{grid} of {len(loaded.points)} points of the grid can reach a front; "
-        f"{len(points) - grid} were added between them"
-    )
-    return points
-
-
-def _label(point: Point) -> str:
-    return ", ".join([point.family, *(f"{path}={v}" for path, v in point.settings.items())])
+    return workers.local(processes or workers.cores())
 
 
 def _sweep_code(rows: list[dict[str, Any]], stopped: signals.Stopped | None) -> int:
@@ -179,73 +127,6 @@ def _sweep_code(rows: list[dict[str, Any]], stopped: signals.Stopped | None) -> 
         say("no point meets its SLO")
         return EXIT_INFEASIBLE
     return EXIT_OK
-
-
-class _Progress:
-    """A progress bar on stderr with rate and estimated time to go."""
-
-    def __init__(self, total: int, taken: int) -> None:
-        self.bar = progress(
-            "points",
-            "{task.fields[rate]:.1f}/s",
-            "{task.fields[taken]} taken over",
-            "{task.fields[failed]} failed",
-        )
-        self.task = self.bar.add_task("points", total=total, taken=taken, failed=0, rate=0.0)
-        self.failed = 0
-
-    def __enter__(self) -> _Progress:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def advance(self, outcome: Outcome) -> None:
-        self.failed += outcome["status"] == "failed"
-        (task,) = self.bar.tasks
-        rate = (task.completed + 1) / max(task.elapsed or 0.0, 0.1)
-        self.bar.update(self.task, advance=1, failed=self.failed, rate=rate)
-
-
-def _save_sweep(
-    loaded: Loaded, ran: Sequence[Point], rows: list[Row], warnings: list[str], folder: Path
-) -> None:
-    from sim.metrics.cautions import SCOPE
-    from sim.pictures import sweep_page
-    from sim.results import files as results
-    from sim.results import provenance
-    from sim.sweeps import points
-
-    sweep: Sweep = loaded.sweep
-
-    def fill(target: Path) -> None:
-        results.write_table(target / "sweep", points.columns(rows))
-        resolved = [provenance.resolved(point.scenario) for point in ran]
-        used = {name for point in ran for name in point.scenario.deployment.accelerators()}
-        scenarios = {point.index: point.scenario for point in ran}
-        for row in rows:
-            if row.get("batch") is not None:  # found by a search: its load is the row's
-                found = scenarios[row["point"]].with_batch(round(row["requests_in_flight"]))
-                scenarios[row["point"]] = found
-        described = {
-            **provenance.provenance(),
-            "sweep": sweep.model_dump(mode="json"),
-            "scenarios_sha256": provenance.sha256(resolved),
-            "points": len(ran),
-            "finished": len(rows),
-            "scope": SCOPE,
-            "warnings": warnings,
-            "calibration": provenance.calibration_of(sorted(used)),
-            "best": sweep_page.best_scenarios(rows, scenarios),
-        }
-        results.write_json(target / "run.json", described)
-        pipelines = sweep_page.pipelines(rows, scenarios)
-        sweep_page.write_pipelines(target, pipelines)
-        source = sweep_page.Source(sweep.name, rows, sweep.published, described, pipelines)
-        sweep_page.write(target / "report.html", [source])
-
-    results.replace_files(folder, fill)
 
 
 def _print_front(rows: list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ either, so verbs print by `say`, `show` and `progress`, which print text as writ
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -106,11 +106,23 @@ def show(*parts: str | Table | Text) -> None:
             screen.print(Text(plain(part)) if isinstance(part, str) else part, soft_wrap=True)
 
 
-def progress(title: str, *fields: str) -> Progress:
-    """Return a progress bar on stderr with count and times, then `fields`.
+@contextmanager
+def job_bar(title: str, total: int, taken: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show a progress bar of jobs on stderr and yield what each outcome is told to."""
+    fields = ("{task.fields[rate]:.1f}/s", f"{taken} taken over", "{task.fields[failed]} failed")
+    with _progress(title, *fields) as bar:
+        number = bar.add_task(title, total=total, failed=0, rate=0.0)
+        (task,) = bar.tasks
 
-    A field is a format such as `{task.fields[failed]} failed`.
-    """
+        def advance(outcome: dict[str, Any]) -> None:
+            failed = task.fields["failed"] + (outcome["status"] == "failed")
+            rate = (task.completed + 1) / max(task.elapsed or 0.0, 0.1)
+            bar.update(number, advance=1, failed=failed, rate=rate)
+
+        yield advance
+
+
+def _progress(title: str, *fields: str) -> Progress:
     from rich import progress as bars
     from rich.console import Console
 

@@ -188,6 +188,11 @@ def _future(call: _Call[Item, Result]) -> Future[Result]:
     return call.future
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def local(count: int) -> Workers:
     """Return `count` worker processes; each is started by its first call.
 

@@ -16,8 +16,10 @@ from sim.foundation import json_text
 from sim.metrics.cautions import SCOPE
 from sim.pictures import page as pages
 from sim.pictures.verdict_map import verdict_map
+from sim.results.files import replace_files
+from sim.study.folder import StudyResult
 from sim.study.schema import Study
-from sim.study.verdicts import Outcome, counts, described_shape, percent, told
+from sim.study.verdicts import JudgedCell, counts, described_shape, percent, told
 
 
 class Section(NamedTuple):
@@ -27,18 +29,27 @@ class Section(NamedTuple):
     rows: list[list[str]]
 
 
+def draw(result: StudyResult) -> Path:
+    """Write report.md and report.html into the directory of a study; return the page's path."""
+    replace_files(
+        result.folder,
+        lambda target: write(target, result.study, result.cells, result.described),
+    )
+    return result.folder / "report.html"
+
+
 def write(
-    folder: Path, study: Study, outcomes: Sequence[Outcome], described: dict[str, Any]
+    folder: Path, study: Study, cells: Sequence[JudgedCell], described: dict[str, Any]
 ) -> None:
     """Write report.md and report.html into `folder`."""
-    found = list(sections(study, outcomes))
-    (folder / "report.md").write_text(markdown(study, outcomes, found), encoding="utf-8")
-    figure = verdict_map(study, outcomes)
+    found = list(sections(study, cells))
+    (folder / "report.md").write_text(markdown(study, cells, found), encoding="utf-8")
+    figure = verdict_map(study, cells)
     page = pages.rendered(
         "study.html",
         title=study.name,
         description=study.description,
-        summary=summary(study, outcomes),
+        summary=summary(study, cells),
         figure=json.loads(figure.to_json()),
         height=figure.layout.height,
         sections=found,
@@ -47,8 +58,8 @@ def write(
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def markdown(study: Study, outcomes: Sequence[Outcome], found: Sequence[Section]) -> str:
-    head = [f"# {study.name}", "", study.description, "", summary(study, outcomes)]
+def markdown(study: Study, cells: Sequence[JudgedCell], found: Sequence[Section]) -> str:
+    head = [f"# {study.name}", "", study.description, "", summary(study, cells)]
     lines = [_as_written(line) for line in head]
     for section in found:
         lines += ["", f"## {_as_written(section.title)}", "", _as_written(section.text), ""]
@@ -67,19 +78,17 @@ def _as_written(text: str) -> str:
     return text.replace("<", "&lt;").replace("[", "\\[")
 
 
-def summary(study: Study, outcomes: Sequence[Outcome]) -> str:
-    many = counts(outcomes)
+def summary(study: Study, cells: Sequence[JudgedCell]) -> str:
+    many = counts(cells)
     said = ", ".join(f"{verdict}: {count}" for verdict, count in many.most_common())
-    unfinished = sum(each.verdict is None for each in outcomes)
+    unfinished = sum(each.verdict is None for each in cells)
     more = f" {unfinished} cells are not finished." if unfinished else ""
-    return (
-        f"Of {len(outcomes)} cells, by verdict: {said or 'none yet'}.{more} {SCOPE.capitalize()}."
-    )
+    return f"Of {len(cells)} cells, by verdict: {said or 'none yet'}.{more} {SCOPE.capitalize()}."
 
 
-def sections(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
+def sections(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
     first, second = study.sides
-    yield from _verdicts(study, outcomes)
+    yield from _verdicts(study, cells)
     yield Section(
         "Champions",
         "The best shape of each side at the largest batch that meets the SLO in simulation. Batch: "
@@ -105,8 +114,8 @@ def sections(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
             "at the end of",
         ],
         [
-            _champion(each, number, side)
-            for each in outcomes
+            _best_shape(each, number, side)
+            for each in cells
             for number, side in enumerate(study.sides)
         ],
     )
@@ -118,7 +127,7 @@ def sections(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
             "and batch chosen anew; «→» where the verdict is another then. Last stands what the "
             "winner owes most of its lead to; «–» where nothing takes 1 % of its yield.",
             [*study.dimensions, "margin", *names, "decides"],
-            [_mechanisms(each, names) for each in outcomes if each.moved],
+            [_mechanisms(each, names) for each in cells if each.moved],
         )
         yield Section(
             "Sensitivity",
@@ -126,26 +135,26 @@ def sections(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
             "mechanism switched off; how many verdicts that flips; and the median factor by which "
             f"the yield of {first} relative to {second} changes.",
             ["", first, second, "tie", "flips", "median factor"],
-            list(_sensitivity(study, outcomes, names)),
+            list(_sensitivity(study, cells, names)),
         )
         yield Section(
             "Robustness",
             "How many verdicts hold whatever single mechanism is switched off, how many of those "
             "also with the known errors of prediction, and which mechanism decides how often.",
             ["verdict", "cells", "no mechanism flips it", "nor a known error", "decides"],
-            list(_robustness(outcomes)),
+            list(_robustness(cells)),
         )
     yield Section(
         "Sides",
         "What ends the batch of the champions, and the median share of their kernel time from "
         "inside measured ranges.",
         ["side", "champions", "KV", "requests", "SLO", "measured"],
-        list(_sides(study, outcomes)),
+        list(_sides(study, cells)),
     )
 
 
-def _robustness(outcomes: Sequence[Outcome]) -> Iterator[list[str]]:
-    met = [each for each in outcomes if each.moved]
+def _robustness(cells: Sequence[JudgedCell]) -> Iterator[list[str]]:
+    met = [each for each in cells if each.moved]
     for verdict in dict.fromkeys(str(each.verdict) for each in met):
         mine = [each for each in met if each.verdict == verdict]
         decides = Counter(each.decides.name if each.decides else "–" for each in mine)
@@ -158,9 +167,9 @@ def _robustness(outcomes: Sequence[Outcome]) -> Iterator[list[str]]:
         ]
 
 
-def _sides(study: Study, outcomes: Sequence[Outcome]) -> Iterator[list[str]]:
+def _sides(study: Study, cells: Sequence[JudgedCell]) -> Iterator[list[str]]:
     for number, side in enumerate(study.sides):
-        entries = [each.entries[number] for each in outcomes]
+        entries = [each.entries[number] for each in cells]
         found = [entry for entry in entries if entry is not None]
         limits = Counter(entry["limit"] for entry in found)
         measured = [entry["figures"]["calibrated_share"] for entry in found]
@@ -169,11 +178,11 @@ def _sides(study: Study, outcomes: Sequence[Outcome]) -> Iterator[list[str]]:
         yield [side, str(len(found)), *counts, share]
 
 
-def _verdicts(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
+def _verdicts(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
     """Yield a table for each value of the first dimension: the last one across."""
     first, _second = study.sides
     *front, down, _across = study.dimensions
-    by_place = {tuple(each.cell.place.values()): each for each in outcomes}
+    by_place = {tuple(each.cell.place.values()): each for each in cells}
     fronts = dict.fromkeys(tuple(place[: len(front)]) for place in by_place)
     for number, chosen in enumerate(fronts):
         mine = {p[len(front) :]: each for p, each in by_place.items() if p[: len(front)] == chosen}
@@ -195,11 +204,11 @@ def _verdicts(study: Study, outcomes: Sequence[Outcome]) -> Iterator[Section]:
         )
 
 
-def _champion(outcome: Outcome, number: int, side: str) -> list[str]:
-    entry, limits, beyond = outcome.entries[number], outcome.limits[number], outcome.beyond[number]
-    place = [*outcome.cell.place.values(), side]
+def _best_shape(judged: JudgedCell, number: int, side: str) -> list[str]:
+    entry, limits, beyond = judged.entries[number], judged.limits[number], judged.beyond[number]
+    place = [*judged.cell.place.values(), side]
     if entry is None:
-        return [*place, outcome.whys[number], *["–"] * 11]
+        return [*place, judged.whys[number], *["–"] * 11]
     figures = entry["figures"]
     usd = figures["usd_per_1m_tokens"]
     bound_by = busy = "–"
@@ -223,12 +232,12 @@ def _champion(outcome: Outcome, number: int, side: str) -> list[str]:
         busy,
         " / ".join(f"{share:.0%}" for share in shares),
         "–" if beyond is None else percent(beyond),
-        ", ".join(path.rsplit(".", 1)[-1] for path in outcome.edges[number]) or "–",
+        ", ".join(path.rsplit(".", 1)[-1] for path in judged.edges[number]) or "–",
     ]
 
 
-def _mechanisms(outcome: Outcome, names: Sequence[str]) -> list[str]:
-    moved = {each.name: each for each in outcome.moved}
+def _mechanisms(judged: JudgedCell, names: Sequence[str]) -> list[str]:
+    moved = {each.name: each for each in judged.moved}
     cells = []
     for name in names:
         each = moved.get(name)
@@ -237,19 +246,19 @@ def _mechanisms(outcome: Outcome, names: Sequence[str]) -> list[str]:
             continue
         margin = each.verdict if each.margin is None else percent(each.margin)
         cells.append(f"{margin} → {each.verdict}" if each.flips else margin)
-    most = outcome.decides
+    most = judged.decides
     return [
-        *outcome.cell.place.values(),
-        told(outcome),
+        *judged.cell.place.values(),
+        told(judged),
         *cells,
         "–" if most is None else most.name,
     ]
 
 
 def _sensitivity(
-    study: Study, outcomes: Sequence[Outcome], names: Sequence[str]
+    study: Study, cells: Sequence[JudgedCell], names: Sequence[str]
 ) -> Iterator[list[str]]:
-    met = [each for each in outcomes if each.margin is not None]
+    met = [each for each in cells if each.margin is not None]
     kinds = [*study.sides, "tie"]
     yield ["as it is", *(str(sum(each.verdict == kind for each in met)) for kind in kinds), "", ""]
     for name in names:

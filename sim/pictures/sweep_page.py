@@ -23,10 +23,11 @@ from sim.metrics.catalogue import METRICS
 from sim.metrics.cautions import SCOPE
 from sim.pictures import gantt, pareto_figure
 from sim.pictures import page as pages
-from sim.results.provenance import resolved
+from sim.results.files import replace_files
 from sim.sweeps import saved
+from sim.sweeps.folder import SweepResult
 from sim.sweeps.labels import differences
-from sim.sweeps.points import SETTING, Row
+from sim.sweeps.points import SETTING, Row, best, best_rows
 from sim.sweeps.sweep import Published
 
 Described = dict[str, Any]
@@ -78,38 +79,9 @@ def read(folder: Path) -> Source:
     return Source(folder.name, rows, published, described, pipelines)
 
 
-def best(rows: Sequence[Row]) -> Row | None:
-    """Return the row of the highest throughput under its SLO; if none meets it, of the least TPOT.
-
-    None if no row has a TPOT. Of equal rows the first is returned.
-    """
-    timed = [row for row in rows if row["status"] == "ok" and row["tpot_ms_mean"] is not None]
-    met = [row for row in timed if row["slo_met"]]
-    if met:
-        return max(met, key=lambda row: row["tgs"])
-    return min(timed, key=lambda row: row["tpot_ms_mean"], default=None)
-
-
-def best_scenarios(
-    rows: Sequence[Row], scenarios: Mapping[int, Scenario]
-) -> dict[str, dict[str, Any]]:
-    """Return the resolved scenario of each family's best point; `scenarios` are by point."""
-    found = {}
-    for family in pareto_figure.families(rows):
-        row = best([row for row in rows if row["family"] == family])
-        if row is not None:
-            found[family] = resolved(scenarios[row["point"]])
-    return found
-
-
 def pipelines(rows: Sequence[Row], scenarios: Mapping[int, Scenario]) -> dict[str, Kept]:
     """Return what the page shows of each family's best point, so that it can be made again."""
-    found = {}
-    for family in pareto_figure.families(rows):
-        row = best([row for row in rows if row["family"] == family])
-        if row is not None:
-            found[family] = _pipeline(scenarios[row["point"]])
-    return found
+    return {family: _pipeline(scenarios[row["point"]]) for family, row in best_rows(rows).items()}
 
 
 def _pipeline(scenario: Scenario) -> Kept:
@@ -122,6 +94,20 @@ def _pipeline(scenario: Scenario) -> Kept:
         # One picture is not worth the page of a whole sweep, whatever is wrong with it.
         return Kept(picture=None, reason=f"{type(error).__name__}: {error}")
     return Kept(picture=picture)
+
+
+def draw(result: SweepResult) -> Path:
+    """Write report.html into the directory of a sweep and return its path."""
+    found = pipelines(result.rows, result.scenarios())
+    sweep = result.loaded.sweep
+    source = Source(sweep.name, result.rows, sweep.published, result.described, found)
+
+    def fill(target: Path) -> None:
+        write_pipelines(target, found)
+        write(target / "report.html", [source])
+
+    replace_files(result.folder, fill)
+    return result.folder / "report.html"
 
 
 def write_pipelines(folder: Path, kept: Mapping[str, Kept]) -> None:

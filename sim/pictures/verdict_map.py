@@ -10,18 +10,18 @@ from plotly.subplots import make_subplots
 
 from sim.pictures.pareto_figure import COLOURS
 from sim.study.schema import Study
-from sim.study.verdicts import Outcome, described_shape, percent, told
+from sim.study.verdicts import JudgedCell, described_shape, percent, told
 
 # Margins beyond this share have the full colour.
 _FULL = 0.5
 
 
-def verdict_map(study: Study, outcomes: Sequence[Outcome]) -> go.Figure:
+def verdict_map(study: Study, cells: Sequence[JudgedCell]) -> go.Figure:
     """Return the map: a panel for each value of the first dimension, coloured by margin."""
     first, second = study.sides
     names = list(study.dimensions)
     across, down = names[-1], names[-2]
-    panels = list(dict.fromkeys(tuple(each.cell.place.values())[:-2] for each in outcomes))
+    panels = list(dict.fromkeys(tuple(each.cell.place.values())[:-2] for each in cells))
     columns = min(len(panels), 2)
     lines = -(-len(panels) // columns)
     titles = [html.escape(", ".join(panel)) for panel in panels]
@@ -29,7 +29,7 @@ def verdict_map(study: Study, outcomes: Sequence[Outcome]) -> go.Figure:
         lines, columns, subplot_titles=titles, horizontal_spacing=0.12, vertical_spacing=0.14
     )
     for number, panel in enumerate(panels):
-        mine = [each for each in outcomes if tuple(each.cell.place.values())[:-2] == panel]
+        mine = [each for each in cells if tuple(each.cell.place.values())[:-2] == panel]
         xs = list(dict.fromkeys(each.cell.place[across] for each in mine))
         ys = list(dict.fromkeys(each.cell.place[down] for each in mine))
         at = {(each.cell.place[down], each.cell.place[across]): each for each in mine}
@@ -69,31 +69,31 @@ def verdict_map(study: Study, outcomes: Sequence[Outcome]) -> go.Figure:
     return figure
 
 
-def _colour(study: Study, outcome: Outcome | None) -> float | None:
-    if outcome is None or outcome.verdict is None:
+def _colour(study: Study, judged: JudgedCell | None) -> float | None:
+    if judged is None or judged.verdict is None:
         return None
-    if outcome.margin is not None:
-        return outcome.margin
+    if judged.margin is not None:
+        return judged.margin
     first, second = study.sides
-    return {f"only {first}": _FULL, f"only {second}": -_FULL}.get(outcome.verdict)
+    return {f"only {first}": _FULL, f"only {second}": -_FULL}.get(judged.verdict)
 
 
-def _short(outcome: Outcome | None) -> str:
-    if outcome is None or outcome.verdict is None:
+def _short(judged: JudgedCell | None) -> str:
+    if judged is None or judged.verdict is None:
         return "–"
-    if outcome.margin is None:
-        return html.escape(outcome.verdict)
-    return f"{html.escape(outcome.verdict)}<br>{percent(outcome.margin)}"
+    if judged.margin is None:
+        return html.escape(judged.verdict)
+    return f"{html.escape(judged.verdict)}<br>{percent(judged.margin)}"
 
 
-def _hover(study: Study, outcome: Outcome | None) -> str:
-    if outcome is None:
+def _hover(study: Study, judged: JudgedCell | None) -> str:
+    if judged is None:
         return ""
-    lines = [f"<b>{html.escape(outcome.cell.name())}</b>: {html.escape(told(outcome))}"]
+    lines = [f"<b>{html.escape(judged.cell.name())}</b>: {html.escape(told(judged))}"]
     for number, side in enumerate(study.sides):
-        entry, limits = outcome.entries[number], outcome.limits[number]
+        entry, limits = judged.entries[number], judged.limits[number]
         if entry is None:
-            lines.append(f"{html.escape(side)}: {html.escape(outcome.whys[number])}")
+            lines.append(f"{html.escape(side)}: {html.escape(judged.whys[number])}")
             continue
         figures = entry["figures"]
         lines.append(f"{html.escape(side)}: {html.escape(described_shape(entry))}")
@@ -103,7 +103,7 @@ def _hover(study: Study, outcome: Outcome | None) -> str:
         )
         if limits:
             lines.append(f"  {limits['kind']}")
-    most = outcome.decides
+    most = judged.decides
     if most is not None:
         lines.append(f"decides: {html.escape(most.name)}")
     return "<br>".join(lines)

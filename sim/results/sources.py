@@ -13,10 +13,13 @@ from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
-_ENTRIES = ("sim.sweeps.points", "sim.study.best_shapes", "sim.study.paired_runs")
+_ENTRIES = (
+    *("sim.experiments.largest_batch", "sim.experiments.replications", "sim.steady.state"),
+    *("sim.study.best_shapes", "sim.study.paired_runs"),
+)
 """What a worker calls for a point of a sweep and for the jobs of a study."""
-_ALONE = ("sim.study.jobs",)
-"""Puts those jobs together; its other imports keep what came out."""
+_ALONE = ("sim.sweeps.points", "sim.study.jobs")
+"""They put those calls together; their other imports keep what came out."""
 
 # To parse the modules would take each worker a fifth of a second.
 _IMPORT = re.compile(

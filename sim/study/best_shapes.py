@@ -1,4 +1,4 @@
-"""Champions: the best shape of one side of a study, and how surely it is the best.
+"""Best shapes: those of one side of a study, and how surely the first of them is the best.
 
 All shapes are screened by the bound engine, in milliseconds each. The best of them are simulated
 once at the batch that the bound found; of the best of those the largest batch is searched. What is
@@ -19,7 +19,7 @@ from sim.inputs.scenario import Scenario
 from sim.metrics.steady_summary import steady_summary
 from sim.steady.largest_load import fullest, most_fitting
 from sim.steady.state import SteadyState
-from sim.study.cells import Shapes, meets
+from sim.study.cells import SideShapes, meets
 from sim.study.schema import Settings, Shortlist
 from sim.sweeps.axes import crossed
 
@@ -41,16 +41,16 @@ class Candidate:
     worth: float
 
 
-def champion(
-    shapes: Shapes, screen: Settings, shortlist: Shortlist, priced: bool
+def best_shapes(
+    shapes: SideShapes, screen: Settings, shortlist: Shortlist, priced: bool
 ) -> dict[str, Any]:
     """Return the best shape of a side under its SLO, as plain data.
 
     `status` is ok, `slo` (some shapes fit in memory, none meets the SLO; `least_tpot_ms` is the
     least found) or `memory` (none fits); `counts` says how many shapes were looked at how closely,
-    `searched` holds those whose batch was searched and met the SLO, the champion first, and
+    `searched` holds those whose batch was searched and met the SLO, the best first, and
     `reconsidered` the settings of those that a counterfactual chooses among.
-    `beyond` is by how much a shape that was never simulated would beat the champion if it lost no
+    `beyond` is by how much a shape that was never simulated would beat the best if it lost no
     more to chance than the shape that lost least (−0.1: it would be 10 % worse); None if all were
     simulated.
     """
@@ -92,7 +92,7 @@ def contended(
     return max((found / each.worth for found, each in probed), default=0.0), searched
 
 
-def admitted(shapes: Shapes) -> list[Settings]:
+def admitted(shapes: SideShapes) -> list[Settings]:
     """Return the settings of every shape that is a scenario and meets the constraints."""
     found = []
     for settings in crossed(shapes.axes):

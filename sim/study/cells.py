@@ -1,4 +1,4 @@
-"""Cells: what a study file makes of its dimensions, and the shapes that compete in each of them."""
+"""Cells: what a study file makes of its dimensions, and the shapes of both sides in each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sim.sweeps.constraints import UnknownPathError, holds
 
 
 @dataclass(frozen=True)
-class Shapes:
+class SideShapes:
     """The shapes of one side in one cell."""
 
     side: str
@@ -35,7 +35,7 @@ class Cell:
     index: int
     place: dict[str, str]
     """Its value of each dimension."""
-    sides: tuple[Shapes, Shapes]
+    sides: tuple[SideShapes, SideShapes]
     priced: bool
     """Whether all cards have a price: output for the money decides then, else output per GPU."""
 
@@ -45,14 +45,14 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedStudy:
     """A study file, read."""
 
     study: Study
     cells: list[Cell]
 
 
-def load(name: str | Path, overrides: Iterable[str] = (), only: Iterable[str] = ()) -> Loaded:
+def load(name: str | Path, overrides: Iterable[str] = (), only: Iterable[str] = ()) -> LoadedStudy:
     """Return a study and its cells. Raises ScenarioError with every mistake.
 
     `overrides` are `path=value` assignments for all shapes, `only` are `DIMENSION=VALUE`: cells
@@ -75,7 +75,7 @@ def load(name: str | Path, overrides: Iterable[str] = (), only: Iterable[str] = 
             cells.append(Cell(index, place, (first, second), _are_priced((first, second))))
     if reader.problems:
         raise ScenarioError(reader.problems)
-    return Loaded(study, cells)
+    return LoadedStudy(study, cells)
 
 
 def _check_shapes(study: Study, document: Document) -> None:
@@ -109,7 +109,7 @@ def meets(scenario: Scenario, constraints: Sequence[str]) -> bool:
     return all(holds(text, data) for text in constraints)
 
 
-def named_cards(shapes: Shapes) -> Iterator[Scenario]:
+def named_cards(shapes: SideShapes) -> Iterator[Scenario]:
     """Yield scenarios that together name every card that the shapes do."""
     yield shapes.first
     for axis in shapes.axes:
@@ -117,7 +117,7 @@ def named_cards(shapes: Shapes) -> Iterator[Scenario]:
             yield from (shapes.first.with_settings(settings) for settings in axis.settings())
 
 
-def _are_priced(sides: Iterable[Shapes]) -> bool:
+def _are_priced(sides: Iterable[SideShapes]) -> bool:
     named = {
         name
         for shapes in sides
@@ -188,7 +188,7 @@ class _Reader:
                     remedy = did_you_mean(side, known)
                     yield self._document.problem((*where, side), f"no side; {remedy}")
 
-    def shapes(self, place: dict[str, str], side: str) -> Shapes | None:
+    def shapes(self, place: dict[str, str], side: str) -> SideShapes | None:
         """Return the shapes of a side in a cell, None if there is something wrong with them."""
         base = self._base(side)
         if base is None:
@@ -222,7 +222,9 @@ class _Reader:
         if not self._are_about(first, constraints):
             return None
         self._check_changes(first, side)
-        return Shapes(side, first, tuple(axis for *_, axis in axes), tuple(constraints.values()))
+        return SideShapes(
+            side, first, tuple(axis for *_, axis in axes), tuple(constraints.values())
+        )
 
     def _base(self, side: str) -> Document | None:
         if side not in self._bases:

@@ -1,69 +1,40 @@
-"""Contests: the work of a study as jobs, each done once and kept in the store.
+"""The jobs of a study, each done once and kept in the store.
 
-First the champions of all cells are found, side by side; then they meet, and every counterfactual
-is tried. A job's key is the hash of all that its outcome depends on, so a study goes on where it
-was stopped, and a changed card or shape runs only what depends on it.
+First the best shapes of all cells are found, side by side; then they run in pairs, and every
+counterfactual is tried. A job's key is the hash of all that its outcome depends on, so a study goes
+on where it was stopped, and a changed card or shape runs only what depends on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from sim.parallel.processes import Failure, Workers
 from sim.results.provenance import resolved, sha256
-from sim.study.best_shapes import champion
-from sim.study.cells import Cell, Loaded, named_cards
-from sim.study.paired_runs import changed, duel, limits, loaded
+from sim.study.best_shapes import best_shapes
+from sim.study.cells import Cell, LoadedStudy, named_cards
+from sim.study.paired_runs import at_its_batch, changed, limits, paired_runs
 from sim.study.schema import Counterfactual, Settings, Shortlist, Study
-from sim.sweeps.points import Outcome, failed
-from sim.sweeps.store import Inputs, Store, read_by
-
-
-class Job(Protocol):
-    """A part of a study."""
-
-    @property
-    def cell(self) -> Cell:
-        """The cell that it is about."""
-
-    @property
-    def family(self) -> str:
-        """What kind of job it is."""
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Which one of them."""
-
-    def inputs(self) -> Inputs:
-        """Return what the outcome depends on, as plain data."""
-
-    def outcome(self) -> Outcome:
-        """Do the work and return what came out, as plain data."""
+from sim.sweeps.inputs import Inputs, read_by
+from sim.sweeps.points import Outcome
+from sim.sweeps.runner import Runner
 
 
 @dataclass(frozen=True)
-class FindChampion:
-    """The search for the best shape of one side in a cell."""
+class BestShapesJob:
+    """The search for the best shapes of one side in a cell."""
 
     cell: Cell
     side: int
     screen: Settings
     shortlist: Shortlist
-
-    @property
-    def family(self) -> str:
-        """What kind of job it is."""
-        return "champion"
+    family: str = "best shapes"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Which one of them."""
         return {**self.cell.place, "side": self.cell.sides[self.side].side}
 
     def inputs(self) -> Inputs:
-        """Return what the outcome depends on, as plain data."""
         shapes = self.cell.sides[self.side]
         made_of: Inputs = {"files": {}, "calibration": {}}
         for scenario in named_cards(shapes):
@@ -81,144 +52,115 @@ class FindChampion:
         }
 
     def outcome(self) -> Outcome:
-        """Do the work and return what came out, as plain data."""
         shapes = self.cell.sides[self.side]
-        return champion(shapes, self.screen, self.shortlist, self.cell.priced)
+        return best_shapes(shapes, self.screen, self.shortlist, self.cell.priced)
 
 
 @dataclass(frozen=True)
-class Meet:
-    """What becomes of the two champions of a cell: their duel, or a counterfactual."""
+class PairedRunsJob:
+    """The best shapes of a cell in pairs, or what they yield in a counterfactual."""
 
     cell: Cell
-    champions: tuple[Outcome, Outcome]
-    keys: tuple[str, str]
-    """Keys of the champions: what they are depends on nothing else."""
+    searches: tuple[BestShapesJob, BestShapesJob]
+    best: tuple[Outcome, Outcome]
+    """What the searches found."""
     study: Study
     change: Counterfactual | None = None
 
     @property
     def family(self) -> str:
-        """What kind of job it is."""
-        return "duel" if self.change is None else f"counterfactual {self.change.name}"
+        return "paired runs" if self.change is None else f"counterfactual {self.change.name}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Which one of them."""
         return dict(self.cell.place)
 
     def inputs(self) -> Inputs:
-        """Return what the outcome depends on, as plain data."""
+        """Return the keys of the searches, which all else follows from, and what is done."""
         pairs = {"pairs": self.study.pairs}
         what = pairs if self.change is None else self.change.model_dump()
-        return {"champions": list(self.keys), "what": what}
+        return {"best_shapes": [sha256(each.inputs()) for each in self.searches], "what": what}
 
     def outcome(self) -> Outcome:
-        """Do the work and return what came out, as plain data."""
         sides, priced = self.cell.sides, self.cell.priced
-        both = list(zip(sides, self.champions, strict=True))
+        both = list(zip(sides, self.best, strict=True))
         if self.change is None:
-            scenarios = [loaded(shapes.first, found) for shapes, found in both]
-            found = duel(scenarios[0], scenarios[1], self.study.pairs, priced)
-            return found | {"limits": [limits(each, self.study.screen) for each in scenarios]}
+            scenarios = [at_its_batch(shapes.first, best) for shapes, best in both]
+            found = paired_runs(scenarios[0], scenarios[1], self.study.pairs, priced)
+            found["limits"] = [limits(each, self.study.screen) for each in scenarios]
+            return {"status": "ok", **found}
         changes = self.change.sides
-        return {
-            "yields": [
-                changed(shapes, found, changes.get(shapes.side), self.study, priced)
-                for shapes, found in both
-            ]
-        }
+        yields = [
+            changed(shapes, best, changes.get(shapes.side), self.study, priced)
+            for shapes, best in both
+        ]
+        return {"status": "ok", "yields": yields}
 
 
 @dataclass
-class Result:
+class CellResult:
     """What is known of a cell."""
 
     cell: Cell
-    champions: list[Outcome | None]
-    duel: Outcome | None = None
+    best: list[Outcome | None]
+    """The best shapes of both sides, None where they are not found yet."""
+    paired: Outcome | None = None
     yields: dict[str, list[float]] | None = None
     """What both sides yield in each counterfactual."""
 
 
-Progress = Callable[[Job, Outcome | None], None]
-"""Called with each job that is finished; with None for one that was taken over."""
+class StudyJobs:
+    """The jobs of a study and what the runner knows of them. Those that failed run again."""
 
-
-class Contests:
-    """One sitting of a study: jobs that the store holds are taken over, the others run."""
-
-    def __init__(self, loaded: Loaded, store: Store) -> None:
-        self._loaded = loaded
-        self._store = store
-        self.failures: list[str] = []
-        """What went wrong with jobs, in words; they run again next time."""
-
-    def champions(self) -> list[FindChampion]:
-        """Return the jobs of the first round."""
-        study = self._loaded.study
-        return [
-            FindChampion(cell, side, study.screen, study.shortlist)
-            for cell in self._loaded.cells
+    def __init__(self, loaded: LoadedStudy, runner: Runner) -> None:
+        study = loaded.study
+        self._study = study
+        self._runner = runner
+        self.searches = [
+            BestShapesJob(cell, side, study.screen, study.shortlist)
+            for cell in loaded.cells
             for side in range(2)
         ]
+        """Jobs of the first round: two a cell."""
 
-    def meetings(self) -> list[Meet]:
-        """Return the jobs of the second round: of cells in which both sides have a champion."""
-        study, found = self._loaded.study, self.champions()
+    def comparisons(self) -> list[PairedRunsJob]:
+        """Return the jobs of the second round: of cells in which both sides have a best shape."""
         jobs = []
-        for first, second in zip(found[::2], found[1::2], strict=True):
-            keys = sha256(first.inputs()), sha256(second.inputs())
-            a, b = (self._store.outcome(key) for key in keys)
+        for first, second in zip(self.searches[::2], self.searches[1::2], strict=True):
+            a, b = self._known(first), self._known(second)
             if a is not None and b is not None and a["status"] == b["status"] == "ok":
-                made_of = first.cell, (a, b), keys, study
-                tried = [c for c in study.counterfactuals if c.concerns(first.cell.place)]
-                jobs += [Meet(*made_of, each) for each in (None, *tried)]
+                tried = [c for c in self._study.counterfactuals if c.concerns(first.cell.place)]
+                jobs += [
+                    PairedRunsJob(first.cell, (first, second), (a, b), self._study, each)
+                    for each in (None, *tried)
+                ]
         return jobs
 
-    def run(self, jobs: Sequence[Job], workers: Workers, progress: Progress) -> None:
-        """Do what is missing of `jobs`; each finished one is kept before `progress` is called.
-
-        Raises StoreError if it cannot be kept.
-        """
-        missing = []
-        for job in jobs:
-            if self._store.outcome(sha256(job.inputs())) is None:
-                missing.append(job)
-            else:
-                progress(job, None)
-        for job, result in workers.run(_work, missing):
-            outcome = failed(result.reason) if isinstance(result, Failure) else result
-            if outcome.get("status") == "failed":
-                self.failures.append(f"{job.cell.name()}, {job.family}: {outcome['reason']}")
-            else:
-                self._store.keep(job, job.inputs(), outcome)
-            progress(job, outcome)
-
-    def results(self) -> list[Result]:
+    def results(self) -> list[CellResult]:
         """Return what is known of each cell, in the order of the study."""
-        jobs = self.champions()
         results = {
-            first.cell.index: Result(first.cell, [self._kept(first), self._kept(second)])
-            for first, second in zip(jobs[::2], jobs[1::2], strict=True)
+            first.cell.index: CellResult(first.cell, [self._known(first), self._known(second)])
+            for first, second in zip(self.searches[::2], self.searches[1::2], strict=True)
         }
-        for meeting in self.meetings():
-            result, kept = results[meeting.cell.index], self._kept(meeting)
-            if kept is None:
+        for job in self.comparisons():
+            result, known = results[job.cell.index], self._known(job)
+            if known is None:
                 continue
-            if meeting.change is None:
-                result.duel = kept
+            if job.change is None:
+                result.paired = known
             else:
-                result.yields = {**(result.yields or {}), meeting.change.name: kept["yields"]}
+                result.yields = {**(result.yields or {}), job.change.name: known["yields"]}
         return list(results.values())
 
-    def _kept(self, job: Job) -> Outcome | None:
-        return self._store.outcome(sha256(job.inputs()))
+    def failures(self) -> list[str]:
+        """Return what went wrong with jobs, in words."""
+        jobs: list[BestShapesJob | PairedRunsJob] = [*self.searches, *self.comparisons()]
+        return [
+            f"{job.cell.name()}, {job.family}: {outcome['reason']}"
+            for job, outcome in self._runner.finished(jobs)
+            if outcome["status"] == "failed"
+        ]
 
-
-def _work(job: Job) -> Outcome:
-    """Do a job, on a worker; a failure is an outcome too."""
-    try:
-        return job.outcome()
-    except Exception as error:
-        return failed(f"{type(error).__name__}: {error}")
+    def _known(self, job: BestShapesJob | PairedRunsJob) -> Outcome | None:
+        outcome = self._runner.outcome(job)
+        return None if outcome is None or outcome["status"] == "failed" else outcome

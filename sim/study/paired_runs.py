@@ -1,7 +1,7 @@
-"""Duels: two champions of a cell, run in pairs under common random numbers, and why one wins.
+"""Paired runs: the best shapes of a cell under common random numbers, and why one side wins.
 
 The difference has a 95 % interval from the pairs, whose seeds took no part in the choice of the
-champions. Mechanisms are switched off one at a time; by how much the margin then moves is what each
+shapes. Mechanisms are switched off one at a time; by how much the margin then moves is what each
 matters.
 """
 
@@ -22,11 +22,11 @@ from sim.inputs.scenario import Scenario
 from sim.metrics.steady_summary import steady_summary
 from sim.steady.state import SteadyState
 from sim.study.best_shapes import bound, contended, screened, worth
-from sim.study.cells import Shapes
+from sim.study.cells import SideShapes
 from sim.study.schema import Changed, Settings, Study
 
-Champion = dict[str, Any]
-"""A side's best shapes as `sim.study.best_shapes.champion` returns them."""
+BestShapes = dict[str, Any]
+"""A side's best shapes as `sim.study.best_shapes.best_shapes` returns them."""
 
 TIE = "tie"
 NEITHER = "neither"
@@ -43,14 +43,14 @@ def verdict(margin: float, half_width: float, indifference: float, sides: Sequen
     return sides[0] if margin > 0 else sides[1]
 
 
-def loaded(first: Scenario, champion: Champion) -> Scenario:
-    """Return the scenario of a champion at its batch."""
-    best = champion["searched"][0]
+def at_its_batch(first: Scenario, found: BestShapes) -> Scenario:
+    """Return the scenario of the best shape at its batch."""
+    best = found["searched"][0]
     in_flight = round(best["figures"]["requests_in_flight"])
     return first.with_settings(best["settings"]).with_batch(in_flight)
 
 
-def duel(a: Scenario, b: Scenario, pairs: int, priced: bool) -> dict[str, Any]:
+def paired_runs(a: Scenario, b: Scenario, pairs: int, priced: bool) -> dict[str, Any]:
     """Return the margin of A over B, the half-width of its interval, and the mean TPOT of both, ms.
 
     Both have the same seed in each pair, and other seeds than the search for them.
@@ -109,7 +109,7 @@ def limits(scenario: Scenario, screen: Settings) -> dict[str, Any]:
 
 
 def changed(
-    shapes: Shapes, champion: Champion, change: Changed | None, study: Study, priced: bool
+    shapes: SideShapes, best: BestShapes, change: Changed | None, study: Study, priced: bool
 ) -> float:
     """Return what a side would yield with something changed, its shape and batch chosen anew.
 
@@ -118,14 +118,14 @@ def changed(
     is taken from bounds: of the shapes that were searched, each yields more by the ratio of its
     bounds with it and without.
     """
-    searched, first = champion["searched"], shapes.first
+    searched, first = best["searched"], shapes.first
     if change is None or change.factor is not None:
         factor = 1.0 if change is None or change.factor is None else change.factor
         return float(searched[0]["worth"]) * factor
     if change.free:
         return max(float(each["worth"]) * _gain(first, each, change, study) for each in searched)
     other, short = first.with_settings(change.set), study.shortlist
-    again, _fit, _least = screened(other, champion["reconsidered"], study.screen, priced)
+    again, _fit, _least = screened(other, best["reconsidered"], study.screen, priced)
     _kept, found = contended(other, again[: short.probe], short.search, priced)
     return max((float(each["worth"]) for each in found if each["slo_met"]), default=0.0)
 

@@ -130,7 +130,7 @@ class Study(Strict):
     by the bound engine."""
     shortlist: Shortlist
     pairs: Annotated[int, Field(ge=3, le=10_000)]
-    """Paired replications of the two champions of a cell."""
+    """Paired replications of the best shapes of a cell."""
     indifference: Annotated[float, Field(ge=0, lt=1)]
     """A margin smaller than this share is a tie, however narrow its interval: kernel times are not
     known better."""

@@ -1,4 +1,4 @@
-"""Outcomes: what a study found, cell by cell, as verdicts and as rows of its tables."""
+"""Verdicts: what a study says of each cell, and the rows of its tables."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.foundation import json_text
-from sim.study.cells import Cell, Shapes
-from sim.study.jobs import Result
+from sim.study.cells import Cell, SideShapes
+from sim.study.jobs import CellResult
 from sim.study.paired_runs import NEITHER, TIE, verdict
 from sim.study.schema import Study
 from sim.sweeps.points import Row
 
-# Figures of a champion that the table holds, beside its shape and what limits it.
+# Figures of a best shape that the table holds, beside its shape and what limits it.
 _FIGURES = (
     *("gpus", "batch", "requests_in_flight", "tgs", "usd_per_1m_tokens", "tpot_ms_mean"),
     *("kv_occupancy", "calibrated_share", "extrapolated_share", "uncalibrated_share"),
@@ -43,25 +43,25 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JudgedCell:
     """What a study says of a cell."""
 
     cell: Cell
     verdict: str | None
     """The side that wins, `tie`, `only SIDE`, `neither`; None if the cell is not finished."""
     margin: float | None
-    """What the first side yields more than the second, as a share; None without a duel."""
+    """What the first side yields more than the second, as a share; None without paired runs."""
     half_width: float | None
     """Of its 95 % interval."""
     entries: tuple[dict[str, Any] | None, dict[str, Any] | None]
-    """The champions of both sides, None for a side without one."""
+    """The best shapes of both sides, None for a side without one."""
     limits: tuple[dict[str, Any] | None, dict[str, Any] | None]
     whys: tuple[str, str]
-    """Why a side has no champion; empty if it has one."""
+    """Why a side has no best shape; empty if it has one."""
     beyond: tuple[float | None, float | None]
-    """By how much a shape that was not simulated may beat the champion."""
+    """By how much a shape that was not simulated may beat the best."""
     edges: tuple[tuple[str, ...], tuple[str, ...]]
-    """Paths whose largest tried value a champion has: larger ones might suit it better."""
+    """Paths whose largest tried value the best shape has: larger ones might suit it better."""
     moved: tuple[Moved, ...]
 
     @property
@@ -79,21 +79,21 @@ class Outcome:
         return most if factor < 1 - _NOTABLE else None
 
 
-def outcome(study: Study, result: Result) -> Outcome:
+def judge(study: Study, result: CellResult) -> JudgedCell:
     """Return what a study says of a cell whose jobs gave `result`."""
     names = list(study.sides)
-    found = result.champions
+    found = result.best
     has = [each is not None and each["status"] == "ok" for each in found]
     said, margin, half_width = None, None, None
-    if result.duel is not None:
-        margin, half_width = result.duel["margin"], result.duel["half_width"]
+    if result.paired is not None:
+        margin, half_width = result.paired["margin"], result.paired["half_width"]
         said = verdict(margin, half_width, study.indifference, names)
     elif None not in found and not all(has):
         said = f"only {names[has.index(True)]}" if any(has) else NEITHER
-    limits = result.duel["limits"] if result.duel is not None else (None, None)
+    limits = result.paired["limits"] if result.paired is not None else (None, None)
     entries = [each["searched"][0] if each and ok else None
                for each, ok in zip(found, has, strict=True)]  # fmt: skip
-    return Outcome(
+    return JudgedCell(
         result.cell,
         said,
         margin,
@@ -107,12 +107,12 @@ def outcome(study: Study, result: Result) -> Outcome:
     )
 
 
-def _beyond(champion: dict[str, Any] | None) -> float | None:
-    return champion.get("beyond") if champion else None
+def _beyond(best: dict[str, Any] | None) -> float | None:
+    return best.get("beyond") if best else None
 
 
-def _edges(shapes: Shapes, entry: dict[str, Any] | None) -> tuple[str, ...]:
-    """Return the paths at whose end a champion stands."""
+def _edges(shapes: SideShapes, entry: dict[str, Any] | None) -> tuple[str, ...]:
+    """Return the paths at whose end a best shape stands."""
     if entry is None:
         return ()
     return tuple(
@@ -126,24 +126,24 @@ def _edges(shapes: Shapes, entry: dict[str, Any] | None) -> tuple[str, ...]:
     )
 
 
-def _why(result: Result, side: int) -> str:
-    champion = result.champions[side]
-    if champion is None:
+def _why(result: CellResult, side: int) -> str:
+    best = result.best[side]
+    if best is None:
         return "not finished"
-    if champion["status"] == "memory":
+    if best["status"] == "memory":
         return "no shape fits in memory"
-    if champion["status"] == "slo":
+    if best["status"] == "slo":
         limit_ms = result.cell.sides[side].first.slo.tpot_ms
-        return f"least TPOT {champion['least_tpot_ms']:.0f} ms, the SLO is {limit_ms:g} ms"
+        return f"least TPOT {best['least_tpot_ms']:.0f} ms, the SLO is {limit_ms:g} ms"
     return ""
 
 
-def _moved(study: Study, result: Result) -> Iterator[Moved]:
-    if result.duel is None or result.yields is None:
+def _moved(study: Study, result: CellResult) -> Iterator[Moved]:
+    if result.paired is None or result.yields is None:
         return
-    worths = [each["searched"][0]["worth"] for each in result.champions if each is not None]
+    worths = [each["searched"][0]["worth"] for each in result.best if each is not None]
     before, names = worths[0] / worths[1], list(study.sides)
-    margin, half_width = result.duel["margin"], result.duel["half_width"]
+    margin, half_width = result.paired["margin"], result.paired["half_width"]
     now = verdict(margin, half_width, study.indifference, names)
     errors = {
         each.name
@@ -164,12 +164,12 @@ def _moved(study: Study, result: Result) -> Iterator[Moved]:
         yield Moved(name, there, factor, said, said != now, name not in errors)
 
 
-def counts(outcomes: Sequence[Outcome]) -> Counter[str]:
+def counts(cells: Sequence[JudgedCell]) -> Counter[str]:
     """Return how many cells have each verdict."""
-    return Counter(each.verdict for each in outcomes if each.verdict is not None)
+    return Counter(each.verdict for each in cells if each.verdict is not None)
 
 
-def rows(study: Study, outcomes: Sequence[Outcome]) -> list[Row]:
+def rows(study: Study, cells: Sequence[JudgedCell]) -> list[Row]:
     """Return one row per cell and side."""
     return [
         {
@@ -183,13 +183,13 @@ def rows(study: Study, outcomes: Sequence[Outcome]) -> list[Row]:
             "why_not": each.whys[number],
             **_of_side(each, number),
         }
-        for each in outcomes
+        for each in cells
         for number, side in enumerate(study.sides)
     ]
 
 
-def _of_side(outcome: Outcome, number: int) -> Row:
-    entry, limits = outcome.entries[number], outcome.limits[number]
+def _of_side(judged: JudgedCell, number: int) -> Row:
+    entry, limits = judged.entries[number], judged.limits[number]
     figures = entry["figures"] if entry else {}
     busy = limits["busy"] if limits else {}
     return {
@@ -201,12 +201,12 @@ def _of_side(outcome: Outcome, number: int) -> Row:
         "circuit": limits["kind"] if limits else None,
         "circuit_shares": json_text.dumps(limits["spent"]) if limits else None,
         "busy_shares": json_text.dumps(busy) if busy else None,
-        "beyond": outcome.beyond[number],
-        "at_end_of_axis": ", ".join(outcome.edges[number]),
+        "beyond": judged.beyond[number],
+        "at_end_of_axis": ", ".join(judged.edges[number]),
     }
 
 
-def mechanism_rows(outcomes: Sequence[Outcome]) -> list[Row]:
+def mechanism_rows(cells: Sequence[JudgedCell]) -> list[Row]:
     """Return one row per cell and counterfactual."""
     return [
         {
@@ -219,18 +219,18 @@ def mechanism_rows(outcomes: Sequence[Outcome]) -> list[Row]:
             "verdict_there": moved.verdict,
             "flips": moved.flips,
         }
-        for each in outcomes
+        for each in cells
         for moved in each.moved
     ]
 
 
-def told(outcome: Outcome | None) -> str:
+def told(judged: JudgedCell | None) -> str:
     """Return a verdict with its margin and interval, in words."""
-    if outcome is None or outcome.verdict is None:
+    if judged is None or judged.verdict is None:
         return "–"
-    if outcome.margin is None or outcome.half_width is None:
-        return outcome.verdict
-    return f"{outcome.verdict} {percent(outcome.margin)} ± {100 * outcome.half_width:.1f}"
+    if judged.margin is None or judged.half_width is None:
+        return judged.verdict
+    return f"{judged.verdict} {percent(judged.margin)} ± {100 * judged.half_width:.1f}"
 
 
 def percent(share: float) -> str:
@@ -239,7 +239,7 @@ def percent(share: float) -> str:
 
 
 def described_shape(entry: dict[str, Any]) -> str:
-    """Return a champion's shape and settings in a line."""
+    """Return the shape and settings in a line."""
     names = {"deployment.ffn.parallelism": "{}", "deployment.overlap": "{}"}
     told = [entry["shape"]]
     for path, value in entry["settings"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,11 @@ from sim.foundation import json_text
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.pareto import pareto_front
 from sim.inputs.scenario import Scenario, TpotOf
+from sim.sweeps.inputs import Inputs, read_by
 
 Row = dict[str, Any]
 Outcome = dict[str, Any]
-"""What simulating a point gave: `status` (ok, refused, failed), `reason` and, if ok, figures."""
+"""What a job gave: its `status` (ok, refused, failed), a `reason` unless ok, and its figures."""
 
 
 SETTING = "set."
@@ -33,18 +35,21 @@ class Point:
     entry: int = 0
     """Place of its entry in `Sweep.families`."""
 
+    def inputs(self) -> Inputs:
+        """Return what the outcome depends on: the scenario, files that it names, and the code."""
+        made_of = read_by(self.scenario)
+        made_of["scenario"] |= {"max_batch_under_slo": self.search}
+        return made_of
 
-def outcome(point: Point) -> Outcome:
-    """Simulate a point; a refusal or a failure is an outcome too."""
-    try:
-        figures = _figures(point)
-    except InfeasibleError as error:
-        return {"status": "refused", "reason": "; ".join(str(error).splitlines())}
-    except Exception as error:
-        return failed(f"{type(error).__name__}: {error}")
-    for pool, share in figures.pop("utilisation").items():
-        figures[f"utilisation.{pool}"] = share
-    return {"status": "ok", "reason": figures.pop("slo_missed"), **figures}
+    def outcome(self) -> Outcome:
+        """Simulate the point; a refusal is an outcome too."""
+        try:
+            figures = _figures(self)
+        except InfeasibleError as error:
+            return {"status": "refused", "reason": "; ".join(str(error).splitlines())}
+        for pool, share in figures.pop("utilisation").items():
+            figures[f"utilisation.{pool}"] = share
+        return {"status": "ok", "reason": figures.pop("slo_missed"), **figures}
 
 
 def _figures(point: Point) -> dict[str, Any]:
@@ -61,8 +66,16 @@ def _figures(point: Point) -> dict[str, Any]:
     return replicated(point.scenario)
 
 
+def attempted(job: Callable[[], Outcome]) -> Outcome:
+    """Return what `job` returns; that it failed is an outcome too."""
+    try:
+        return job()
+    except Exception as error:
+        return failed(f"{type(error).__name__}: {error}")
+
+
 def failed(reason: str) -> Outcome:
-    """Return the outcome of a point that could not be simulated for `reason`."""
+    """Return the outcome of a job that could not be done for `reason`."""
     return {"status": "failed", "reason": reason}
 
 
@@ -94,6 +107,25 @@ def _one_type(values: list[Any]) -> list[Any]:
     if len(kinds) > 1 or kinds & {list, dict}:
         return [None if value is None else json_text.dumps(value) for value in values]
     return values
+
+
+def best(rows: Sequence[Row]) -> Row | None:
+    """Return the row of the highest throughput under its SLO; if none meets it, of the least TPOT.
+
+    None if no row has a TPOT. Of equal rows the first is returned.
+    """
+    timed = [row for row in rows if row["status"] == "ok" and row["tpot_ms_mean"] is not None]
+    met = [row for row in timed if row["slo_met"]]
+    if met:
+        return max(met, key=lambda row: row["tgs"])
+    return min(timed, key=lambda row: row["tpot_ms_mean"], default=None)
+
+
+def best_rows(rows: Sequence[Row]) -> dict[str, Row]:
+    """Return the best row of each family that has one."""
+    families = dict.fromkeys(row["family"] for row in rows)
+    found = {each: best([row for row in rows if row["family"] == each]) for each in families}
+    return {family: row for family, row in found.items() if row is not None}
 
 
 def front(rows: list[Row], family: str | None = None) -> list[Row]:

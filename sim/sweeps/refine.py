@@ -19,7 +19,7 @@ from sim.foundation.pareto import pareto_front
 from sim.metrics.steady_summary import steady_summary
 from sim.steady.state import steady_state
 from sim.sweeps.points import Point, Row, front
-from sim.sweeps.sweep import Loaded
+from sim.sweeps.sweep import LoadedSweep
 
 # How far a simulation may be above its bound by chance: contexts around their mean.
 MARGIN = 0.01
@@ -35,7 +35,7 @@ Simulate = Callable[[Sequence[Point]], list[Row]]
 """Runs points and returns the rows of those that are finished."""
 
 
-def explore(loaded: Loaded, screen: Screen, simulate: Simulate) -> list[Point]:
+def explore(loaded: LoadedSweep, screen: Screen, simulate: Simulate) -> list[Point]:
     """Simulate what can reach the fronts of a sweep and refine them; return the points simulated.
 
     Points of the grid come first, in their order, then those added.
@@ -101,7 +101,7 @@ def within_reach(
 
 
 def refined(
-    loaded: Loaded, points: list[Point], rows: list[Row], simulate: Simulate
+    loaded: LoadedSweep, points: list[Point], rows: list[Row], simulate: Simulate
 ) -> list[Point]:
     """Add points until every front's steps are small; return them, in the order in which they came.
 
@@ -129,7 +129,7 @@ def refined(
 
 
 def _between(
-    loaded: Loaded, points: Sequence[Point], rows: Iterable[Row], tolerance: float
+    loaded: LoadedSweep, points: Sequence[Point], rows: Iterable[Row], tolerance: float
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield entry and settings of points that may lie in the gaps of the fronts."""
     by_index = {point.index: point for point in points}
@@ -185,7 +185,7 @@ def _middle(one: dict[str, Any], other: dict[str, Any], path: str) -> dict[str, 
     return one | {path: int(middle) if isinstance(first, int) and isinstance(last, int) else middle}
 
 
-def _ranges(loaded: Loaded, entry: int) -> set[str]:
+def _ranges(loaded: LoadedSweep, entry: int) -> set[str]:
     return {path for axis in loaded.sweep.families[entry].axes for path in axis.ranges
             if len(axis.values) == 1}  # fmt: skip
 

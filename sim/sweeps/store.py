@@ -5,7 +5,7 @@ is a transaction, a half written one is undone at the next opening, and the file
 dies with the process, keeps a second sweep out. One process writes; workers only compute. A
 thousand points are a few megabytes, and `sqlite3 points.sqlite` reads them.
 
-A point is found again by the hash of everything that its outcome depends on (`inputs`). What is
+A job is found again by the hash of everything that its outcome depends on (its `inputs`). What is
 kept of it has a checksum, so that a damaged outcome is told and never becomes a row.
 """
 
@@ -13,28 +13,24 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 from sim.foundation import json_text
 from sim.foundation.errors import StoreError
-from sim.foundation.reading import file_sha256
-from sim.inputs import cards
-from sim.inputs.scenario import Scenario
-from sim.results.provenance import code, resolved, sha256
-from sim.sweeps.points import Outcome, Point
+from sim.results.provenance import sha256
+from sim.sweeps.inputs import Inputs, changes
+from sim.sweeps.points import Outcome
 
 FILE = "points.sqlite"
 
-Inputs = dict[str, Any]
 
-
-class Placed(Protocol):
-    """Something with an outcome to keep: a point of a sweep, a job of a study."""
+class Job(Protocol):
+    """Something that is done once and whose outcome is kept: a point of a sweep, a study's job."""
 
     @property
     def family(self) -> str:
@@ -43,6 +39,12 @@ class Placed(Protocol):
     @property
     def settings(self) -> dict[str, Any]:
         """What tells it from others there."""
+
+    def inputs(self) -> Inputs:
+        """Return what the outcome depends on, as plain data."""
+
+    def outcome(self) -> Outcome:
+        """Do the work and return what came out, as plain data with a `status`."""
 
 
 _FORMAT = 2
@@ -59,55 +61,6 @@ _DAMAGES = (
     *("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH"),
     *("SQLITE_FORMAT", "SQLITE_SCHEMA"),
 )
-
-
-def inputs(point: Point) -> Inputs:
-    """Return what the outcome of a point depends on, as plain data.
-
-    That is the resolved scenario (the seed is part of it), the files that it names by their
-    SHA-256, the calibration tables of its accelerators, and the code.
-    """
-    made_of = read_by(point.scenario)
-    made_of["scenario"] |= {"max_batch_under_slo": point.search}
-    return made_of
-
-
-def read_by(scenario: Scenario) -> Inputs:
-    """Return what the run of a scenario depends on, as plain data."""
-    named = {f"model {scenario.model}": cards.find(cards.MODELS, scenario.model, "model")}
-    fabric = scenario.deployment.fabric
-    named[f"fabric {fabric}"] = cards.find(cards.FABRICS, fabric, "fabric")
-    tables = {}
-    for name in scenario.deployment.accelerators():
-        path = named[f"accelerator {name}"] = cards.find(cards.ACCELERATORS, name, "accelerator")
-        table = cards.calibration(_card_name(name, _state(path)))
-        tables[name] = None if table is None else _file_sha256(table, _state(table))
-    recording = scenario.workload.recording()
-    if recording is not None:
-        named[f"{recording.kind} {recording.path}"] = Path(recording.path)
-    named |= {f"measured {path}": Path(path) for path in scenario.measured_files()}
-    return {
-        "scenario": resolved(scenario),
-        "calibration": tables,
-        "files": {what: _file_sha256(path, _state(path)) for what, path in named.items()},
-        "afdsim": code(),
-    }
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    """Return what changes with a file's content, so that thousands of points read it once."""
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-@lru_cache
-def _file_sha256(path: Path, _state: tuple[int, int, int]) -> str:
-    return file_sha256(path)
-
-
-@lru_cache
-def _card_name(accelerator: str, _state: tuple[int, int, int]) -> str:
-    return cards.accelerator(accelerator).name
 
 
 class Store:
@@ -214,36 +167,36 @@ class Store:
                 raise _damaged(self.folder, "an outcome is not as it was written")
         return [(json.loads(made_of), json.loads(outcome)) for _, made_of, outcome, _ in found]
 
-    def keep(self, point: Placed, made_of: Inputs, outcome: Outcome) -> None:
-        """Keep the outcome of a point; it is safe when this returns. Raises StoreError."""
+    def keep(self, job: Job, made_of: Inputs, outcome: Outcome) -> None:
+        """Keep the outcome of a job; it is safe when this returns. Raises StoreError."""
         key, texts = sha256(made_of), [_text(made_of), _text(outcome)]
         values = (key, *texts, _checksum(key, *texts))
         with self._told():
             self._base.execute("BEGIN")
             try:
                 self._base.execute("INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?)", values)
-                self._place(point, key)
+                self._place(job, key)
                 self._base.execute("COMMIT")
             except BaseException:
                 if self._base.in_transaction:
                     self._base.execute("ROLLBACK")
                 raise
 
-    def place(self, point: Placed, key: str) -> None:
-        """Note that a kept outcome is also that of `point`."""
+    def place(self, job: Job, key: str) -> None:
+        """Note that a kept outcome is also that of `job`."""
         with self._told():
-            self._place(point, key)
+            self._place(job, key)
 
-    def _place(self, point: Placed, key: str) -> None:
-        self._base.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (_place(point), key))
+    def _place(self, job: Job, key: str) -> None:
+        self._base.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (_place(job), key))
 
-    def why(self, point: Point) -> str:
-        """Return why a point has to run: what differs from the nearest one kept at its place."""
-        made_of = inputs(point)
+    def why(self, job: Job) -> str:
+        """Return why a job has to run: what differs from the nearest one kept at its place."""
+        made_of = job.inputs()
         same = self.outcome(sha256(made_of))
         if same is not None:
             return f"{same['status']} before: {same['reason']}"
-        kept = self._kept("JOIN places USING (key) WHERE place = ?", _place(point))
+        kept = self._kept("JOIN places USING (key) WHERE place = ?", _place(job))
         if not kept:
             return "new"
         least = min((changes(before, made_of) for before, _outcome in kept), key=len)
@@ -294,32 +247,5 @@ def _text(data: object) -> str:
     return json_text.dumps(data, ensure_ascii=False)
 
 
-def _place(point: Placed) -> str:
-    return _text([point.family, point.settings])
-
-
-def changes(before: Inputs, now: Inputs) -> list[str]:
-    """Return what differs between two inputs, in words."""
-    old, new = (dict(_leaves(each["scenario"], "")) for each in (before, now))
-    paths = [path for path in {**old, **new} if old.get(path) != new.get(path)]
-    words = [f"{path} was {old.get(path)}, is {new.get(path)}" for path in paths]
-    for kind, said in (("files", "{}"), ("calibration", "calibration of {}")):
-        names = {**before[kind], **now[kind]}
-        words += [
-            f"{said.format(name)} changed"
-            for name in names
-            if name in before[kind] and name in now[kind] and before[kind][name] != now[kind][name]
-        ]
-    if before["afdsim"] != now["afdsim"]:
-        versions = before["afdsim"]["version"], now["afdsim"]["version"]
-        words.append("afdsim was {}, is {}".format(*versions) if len(set(versions)) > 1 else
-                     f"the code of afdsim {versions[0]} changed")  # fmt: skip
-    return words
-
-
-def _leaves(data: Mapping[str, Any], front: str) -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{front}{key}.")
-        else:
-            yield f"{front}{key}", value
+def _place(job: Job) -> str:
+    return _text([job.family, job.settings])

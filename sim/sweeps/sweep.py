@@ -23,7 +23,7 @@ from sim.inputs.scenario import Scenario, TpotOf, from_document
 from sim.parallel import processes as workers
 from sim.sweeps.axes import MOST_POINTS, Axis, combinations, crossed
 from sim.sweeps.constraints import Constraint, UnknownPathError, holds
-from sim.sweeps.points import Point, Row, columns, failed, outcome, row
+from sim.sweeps.points import Outcome, Point, Row, attempted, columns, failed, row
 
 if TYPE_CHECKING:
     import pandas
@@ -96,7 +96,7 @@ class Sweep(Strict):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedSweep:
     """A sweep file, read."""
 
     sweep: Sweep
@@ -118,7 +118,7 @@ class Loaded:
         )
 
 
-def load(name: str | Path, overrides: Iterable[str] = ()) -> Loaded:
+def load(name: str | Path, overrides: Iterable[str] = ()) -> LoadedSweep:
     """Return a sweep and its points, all validated. Raises ScenarioError with every mistake."""
     document = read(cards.find(cards.SWEEPS, str(name), "sweep"))
     sweep = document.validate(Sweep)
@@ -155,7 +155,7 @@ def load(name: str | Path, overrides: Iterable[str] = ()) -> Loaded:
         problems.append(document.problem(("constraints",), "no point meets the constraints"))
     if problems:
         raise ScenarioError(dict.fromkeys(problems))
-    return Loaded(sweep, points, left_out, document, bases, overrides)
+    return LoadedSweep(sweep, points, left_out, document, bases, overrides)
 
 
 def _check_points(sweep: Sweep, document: Document) -> None:
@@ -261,15 +261,19 @@ def sweep(name: str | Path, overrides: Iterable[str] = (), workers: int = 1) -> 
 
     points = load(name, overrides).points
     if workers == 1:
-        rows = [row(point, outcome(point)) for point in points]
+        rows = [row(point, _outcome(point)) for point in points]
     else:
         rows = sorted(_side_by_side(points, workers), key=lambda row: row["point"])
     return pandas.DataFrame(columns(rows))
 
 
+def _outcome(point: Point) -> Outcome:
+    return attempted(point.outcome)
+
+
 def _side_by_side(points: list[Point], count: int) -> Iterator[Row]:
     with workers.local(count) as pool:
-        for point, result in pool.run(outcome, points):
+        for point, result in pool.run(_outcome, points):
             if isinstance(result, workers.Failure):
                 result = failed(result.reason)
             yield row(point, result)

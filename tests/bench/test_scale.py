@@ -17,7 +17,6 @@ import pytest
 from sim.decoding.run import simulate
 from sim.inputs import scenario
 from sim.sweeps import sweep
-from sim.sweeps.points import outcome
 
 pytestmark = pytest.mark.bench
 
@@ -39,11 +38,11 @@ families:
 def test_shapes_screened_on_one_core(tmp_path: Path) -> None:
     path = tmp_path / "shapes.yaml"
     path.write_text(SHAPES)
-    outcome(sweep.load(path).points[0])
+    sweep.load(path).points[0].outcome()
     begun = process_time()
     points = sweep.load(path).points
     loaded_s = process_time() - begun
-    found = [outcome(point) for point in points]
+    found = [point.outcome() for point in points]
     spent_s = process_time() - begun
     met = sum(one["status"] == "ok" and one["slo_met"] for one in found)
     print(

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from sim.sweeps import sweep as sweeps
-from sim.sweeps.session import Session
+from sim.sweeps.runner import Runner
 from sim.sweeps.store import Store
 from tests import tiny
 
@@ -92,7 +92,7 @@ def tables(folder: Path) -> dict[str, bytes]:
 def finished(folder: Path) -> int:
     """Return how many points of the sweep its store holds."""
     with Store(folder, NAME) as store:
-        return len(Session(store).rows(sweeps.load(sweep_file()).points))
+        return len(Runner(store).finished(sweeps.load(sweep_file()).points))
 
 
 def command(folder: Path, *options: str) -> list[str]:

@@ -12,18 +12,25 @@ import pytest
 
 from sim.foundation.errors import EXIT_NOT_KEPT, StoreError
 from sim.results.provenance import sha256
+from sim.sweeps.inputs import Inputs
 from sim.sweeps.points import Outcome
-from sim.sweeps.store import FILE, Inputs, Store
+from sim.sweeps.store import FILE, Store
 
 POINTS = 40
 Damage = Callable[[Path], None]
 
 
-class Placed:
+class Counted:
     family = "AFD"
 
     def __init__(self, number: int) -> None:
         self.settings = {"number": number}
+
+    def inputs(self) -> Inputs:
+        return made_of(self.settings["number"])
+
+    def outcome(self) -> Outcome:
+        return outcome(self.settings["number"])
 
 
 def made_of(number: int) -> Inputs:
@@ -40,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "out"
     with Store(made, "small") as store:
         for number in range(POINTS):
-            store.keep(Placed(number), made_of(number), outcome(number))
+            store.keep(Counted(number), made_of(number), outcome(number))
     return made
 
 
@@ -48,7 +55,7 @@ def read(folder: Path) -> list[Outcome | None]:
     """Open a store and read all of it, as a sweep does that goes on."""
     with Store(folder, "small") as store:
         found = [store.outcome(sha256(made_of(number))) for number in range(POINTS)]
-        store.keep(Placed(POINTS), made_of(POINTS), outcome(POINTS))
+        store.keep(Counted(POINTS), made_of(POINTS), outcome(POINTS))
     return found
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from sim.parallel import processes
 from sim.sweeps import sweep
-from sim.sweeps.points import Outcome
-from sim.sweeps.session import Session
+from sim.sweeps.points import Outcome, row
+from sim.sweeps.runner import Runner
 from sim.sweeps.store import Store
 from tests.faults import shaken
 from tests.faults.halving import halve
@@ -44,7 +44,9 @@ def test_killed_workers_cost_nothing(tmp_path: Path) -> None:
     assert len(points) == shaken.POINTS
     folder = tmp_path / "shaken"
     with Store(folder, shaken.NAME) as store, processes.local(2) as pool:
-        rows = Session(store).run(points, pool, kill_one)
+        runner = Runner(store)
+        runner.run(points, pool, kill_one)
+        rows = [row(*done) for done in runner.finished(points)]
     assert killed == WORKER_KILLS
     assert [row["point"] for row in rows] == list(range(shaken.POINTS))
     # A point may be so unlucky that two workers are killed at it; it is told, and repeated.

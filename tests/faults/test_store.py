@@ -15,9 +15,9 @@ from sim.foundation.errors import StoreError
 from sim.inputs import cards
 from sim.parallel.processes import Failure, Item, Result, Workers
 from sim.results import provenance
-from sim.sweeps import session, store, sweep
-from sim.sweeps.points import Outcome, Point, Row, failed
-from sim.sweeps.session import Session
+from sim.sweeps import inputs, runner, sweep
+from sim.sweeps.points import Outcome, Point, Row, failed, row
+from sim.sweeps.runner import Runner
 from sim.sweeps.store import FILE, Store
 
 SWEEP = """
@@ -82,10 +82,11 @@ class Bench:
         """Return the rows, the points that ran, and why."""
         self.ran = []
         with Store(self.folder / "out", "small") as kept:
-            sitting = Session(kept, retry_failed=retry_failed)
+            sitting = Runner(kept, retry_failed=retry_failed)
             missing = sitting.missing(self.points)
             reasons = [kept.why(point) for point in missing]
-            rows = sitting.run(self.points, Workers([Here()]))
+            sitting.run(self.points, Workers([Here()]))
+            rows = [row(*done) for done in sitting.finished(self.points)]
         assert [point.index for point in missing] == self.ran
         return rows, self.ran, reasons
 
@@ -94,7 +95,7 @@ class Bench:
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.chdir(tmp_path)
     made = Bench(tmp_path)
-    monkeypatch.setattr(session, "outcome", made.outcome)
+    monkeypatch.setattr(Point, "outcome", lambda point: made.outcome(point))
     return made
 
 
@@ -159,9 +160,9 @@ def test_a_changed_card_or_table_runs_its_points_again(
 def test_another_version_runs_all_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.run()
     now = provenance.code()
-    monkeypatch.setattr(store, "code", lambda: now | {"sources": "0"})
+    monkeypatch.setattr(inputs, "code", lambda: now | {"sources": "0"})
     assert set(bench.run()[2]) == {f"the code of afdsim {now['version']} changed"}
-    monkeypatch.setattr(store, "code", lambda: {"version": "9.9", "sources": "1"})
+    monkeypatch.setattr(inputs, "code", lambda: {"version": "9.9", "sources": "1"})
     # Two are kept and as near; which of them is told does not matter.
     assert set(bench.run()[2]) == {f"afdsim was {now['version']}, is 9.9"}
 
@@ -179,20 +180,21 @@ def test_a_failed_point_keeps_its_error_until_it_is_retried(bench: Bench) -> Non
     assert [row["status"] for row in bench.run(retry_failed=True)[0]] == ["ok"] * 3
 
 
-def test_rounds_of_one_session_share_what_is_finished(bench: Bench) -> None:
+def test_rounds_of_one_sitting_share_what_is_finished(bench: Bench) -> None:
     with Store(bench.folder / "out", "small") as kept:
-        sitting, pool = Session(kept), Workers([Here()])
-        assert len(sitting.run(bench.points[:2], pool)) == 2
-        assert len(sitting.run(bench.points, pool)) == 3
+        sitting, pool = Runner(kept), Workers([Here()])
+        for count in (2, 3):
+            sitting.run(bench.points[:count], pool)
+            assert len(sitting.finished(bench.points)) == count
     assert bench.ran == [0, 1, 2]
 
 
 def test_a_worker_with_other_cards_refuses(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = store.inputs(bench.points[0])
-    job = session._Job(bench.points[0], known | {"calibration": {"h800": "another"}})
-    refused = session._work(job)
+    known = bench.points[0].inputs()
+    task = runner._Task(bench.points[0], known | {"calibration": {"h800": "another"}})
+    refused = runner._work(task)
     assert refused["status"] == "failed"
-    assert "reads other files than the sweep: calibration of h800 changed" in refused["reason"]
+    assert "reads other files than the command: calibration of h800 changed" in refused["reason"]
     assert bench.ran == []
 
 
@@ -239,7 +241,7 @@ def test_directories_that_are_not_the_sweeps_are_left_alone(tmp_path: Path) -> N
 def test_outcomes_come_back_as_they_went_in(bench: Bench) -> None:
     result = {"status": "ok", "reason": "ein «Ü»", "x": 0.1 + 0.2, "n": None, "b": True, "i": 2**60}
     point = bench.points[0]
-    made_of = store.inputs(point)
+    made_of = point.inputs()
     with Store(bench.folder / "out", "small") as kept:
         kept.keep(point, made_of, result)
         found = kept.outcome(provenance.sha256(made_of))

@@ -16,7 +16,7 @@ from sim.foundation.errors import ScenarioError
 from sim.sweeps import sweep
 from sim.sweeps.axes import Axis, crossed
 from sim.sweeps.constraints import UnknownPathError, holds
-from sim.sweeps.sweep import Loaded
+from sim.sweeps.sweep import LoadedSweep
 
 BOTH = "deployment.attention.instances + deployment.ffn.instances"
 
@@ -146,7 +146,7 @@ def test_any_text_is_a_constraint_or_is_told(text: str) -> None:
         assert holds(text, NUMBERS) in (True, False)
 
 
-def load(folder: Path, constraints: str = "", of_family: str = "", extra: str = "") -> Loaded:
+def load(folder: Path, constraints: str = "", of_family: str = "", extra: str = "") -> LoadedSweep:
     path = folder / "sweep.yaml"
     path.write_text(
         "kind: sweep\nname: s\n"
@@ -163,7 +163,7 @@ def load(folder: Path, constraints: str = "", of_family: str = "", extra: str = 
     return sweep.load(path)
 
 
-def shapes(loaded: Loaded) -> list[str]:
+def shapes(loaded: LoadedSweep) -> list[str]:
     return [point.scenario.deployment.shape_name() for point in loaded.points]
 
 

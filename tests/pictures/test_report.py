@@ -9,7 +9,7 @@ import pytest
 
 from sim.inputs.scenario import Scenario
 from sim.pictures import pareto_figure, sweep_page
-from sim.sweeps import saved
+from sim.sweeps import points, saved
 from sim.sweeps.points import Row
 from tests import tiny
 
@@ -50,9 +50,9 @@ def trace(figure: Any, name: str) -> list[tuple[float, float]]:
 
 
 def test_best_is_the_highest_throughput_under_the_slo() -> None:
-    assert sweep_page.best(ROWS) is ROWS[1]
-    assert sweep_page.best([*ROWS[3:4], row(7, 55, 10), REFUSED]) == row(7, 55, 10)
-    assert sweep_page.best([REFUSED, row(8, 1, 1, tpot_ms_mean=None)]) is None
+    assert points.best(ROWS) is ROWS[1]
+    assert points.best([*ROWS[3:4], row(7, 55, 10), REFUSED]) == row(7, 55, 10)
+    assert points.best([REFUSED, row(8, 1, 1, tpot_ms_mean=None)]) is None
 
 
 def test_cost_has_a_front_of_its_own() -> None:

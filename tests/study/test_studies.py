@@ -18,12 +18,14 @@ from sim.foundation.errors import InfeasibleError
 from sim.parallel import processes
 from sim.parallel.signals import Stopped
 from sim.study import cells, verdicts
-from sim.study.best_shapes import champion
-from sim.study.cells import Loaded
-from sim.study.jobs import Contests, Job, Result
-from sim.study.paired_runs import TIE, changed, duel, fitting, loaded, verdict
+from sim.study.best_shapes import best_shapes
+from sim.study.cells import LoadedStudy
+from sim.study.jobs import CellResult, StudyJobs
+from sim.study.paired_runs import TIE, at_its_batch, changed, fitting, paired_runs, verdict
 from sim.study.schema import Changed, Shortlist
 from sim.study.verdicts import Moved
+from sim.sweeps.points import Outcome
+from sim.sweeps.runner import Runner
 from sim.sweeps.store import Store
 from tests import small_study, tiny
 
@@ -31,16 +33,18 @@ SIDES = ("AFD", "EP")
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+def study(tmp_path_factory: pytest.TempPathFactory) -> LoadedStudy:
     return cells.load(small_study.write(tmp_path_factory.mktemp("study")))
 
 
 @pytest.mark.parametrize("cell", [0, 1])
 @pytest.mark.parametrize("side", [0, 1])
-def test_the_shortlist_holds_the_best_of_all_shapes(study: Loaded, cell: int, side: int) -> None:
+def test_the_shortlist_holds_the_best_of_all_shapes(
+    study: LoadedStudy, cell: int, side: int
+) -> None:
     shapes, priced = study.cells[cell].sides[side], study.cells[cell].priced
-    short = champion(shapes, study.study.screen, study.study.shortlist, priced)
-    every = champion(
+    short = best_shapes(shapes, study.study.screen, study.study.shortlist, priced)
+    every = best_shapes(
         shapes, study.study.screen, Shortlist(probe=99, search=99, reconsider=99), priced
     )
     assert every["counts"]["searched"] == every["counts"]["screened"] > 3
@@ -52,9 +56,11 @@ def test_the_shortlist_holds_the_best_of_all_shapes(study: Loaded, cell: int, si
     assert worths == sorted(worths, reverse=True)
 
 
-def test_a_champion_meets_the_slo_and_one_more_request_does_not(study: Loaded) -> None:
+def test_a_best_shape_meets_the_slo_and_one_more_request_does_not(study: LoadedStudy) -> None:
     shapes = study.cells[0].sides[1]
-    best = champion(shapes, study.study.screen, study.study.shortlist, priced=True)["searched"][0]
+    best = best_shapes(shapes, study.study.screen, study.study.shortlist, priced=True)["searched"][
+        0
+    ]
     limit_ms = shapes.first.slo.tpot_ms
     assert best["figures"]["tpot_ms_mean"] <= limit_ms
     assert best["limit"] == "SLO"
@@ -72,18 +78,18 @@ def test_verdicts(margin: float, half_width: float, indifference: float) -> None
         assert abs(margin) >= indifference
 
 
-def test_a_scenario_draws_with_itself(study: Loaded) -> None:
+def test_a_scenario_draws_with_itself(study: LoadedStudy) -> None:
     shapes = study.cells[0].sides[0]
-    found = champion(shapes, study.study.screen, study.study.shortlist, priced=True)
-    scenario = loaded(shapes.first, found)
-    same = duel(scenario, scenario, 3, priced=True)
+    found = best_shapes(shapes, study.study.screen, study.study.shortlist, priced=True)
+    scenario = at_its_batch(shapes.first, found)
+    same = paired_runs(scenario, scenario, 3, priced=True)
     assert (same["margin"], same["half_width"]) == (0, 0)
     assert verdict(0, 0, 0, SIDES) == TIE
 
 
-def test_what_a_counterfactual_changes(study: Loaded) -> None:
+def test_what_a_counterfactual_changes(study: LoadedStudy) -> None:
     shapes = study.cells[0].sides[0]
-    found = champion(shapes, study.study.screen, study.study.shortlist, priced=True)
+    found = best_shapes(shapes, study.study.screen, study.study.shortlist, priced=True)
     now = found["searched"][0]["worth"]
 
     def yields(change: Changed | None) -> float:
@@ -103,7 +109,7 @@ def entry(worth: float) -> dict[str, Any]:
     return {"status": "ok", "searched": searched, "beyond": None}
 
 
-def test_verdicts_of_cells(study: Loaded) -> None:
+def test_verdicts_of_cells(study: LoadedStudy) -> None:
     cell, of = study.cells[0], study.study
     slow = {"status": "slo", "searched": [], "least_tpot_ms": 3.0}
     full: dict[str, Any] = {"status": "memory", "searched": [], "least_tpot_ms": None}
@@ -115,17 +121,17 @@ def test_verdicts_of_cells(study: Loaded) -> None:
         ([fine, fine], None),
         ([None, slow], None),
     ]
-    for champions, said in cases:
-        found = verdicts.outcome(of, Result(cell, champions))
+    for best, said in cases:
+        found = verdicts.judge(of, CellResult(cell, best))
         assert found.verdict == said
         assert found.margin is None
-    assert verdicts.outcome(of, Result(cell, [full, slow])).whys == (
+    assert verdicts.judge(of, CellResult(cell, [full, slow])).whys == (
         "no shape fits in memory",
         "least TPOT 3 ms, the SLO is 0.9 ms",
     )
 
 
-def test_what_decides_is_what_the_winner_could_not_do_without(study: Loaded) -> None:
+def test_what_decides_is_what_the_winner_could_not_do_without(study: LoadedStudy) -> None:
     met = {"margin": 0.2, "half_width": 0.01, "limits": [None, None]}
     # "understated" of the study file is an error of prediction, no mechanism.
     yields = {
@@ -135,8 +141,8 @@ def test_what_decides_is_what_the_winner_could_not_do_without(study: Loaded) -> 
         "c": [1.15, 1.0],
         "d": [0.0, 1.0],
     }
-    result = Result(study.cells[0], [entry(1.2), entry(1.0)], met, dict(yields))
-    found = verdicts.outcome(study.study, result)
+    result = CellResult(study.cells[0], [entry(1.2), entry(1.0)], met, dict(yields))
+    found = verdicts.judge(study.study, result)
     assert found.decides is not None
     assert found.decides.name == "d"
     assert found.edges == (("deployment.attention.instances",), ("deployment.gpus",))
@@ -178,28 +184,27 @@ def test_the_same_bytes_by_any_number_of_workers_and_after_an_interruption(
     one = run("one", 1)
     assert run("two", 2) == one
 
-    ran: list[Job] = []
+    finished = 0
 
-    def stop(job: Job, _outcome: object) -> None:
-        ran.append(job)
-        if len(ran) == 3:
+    def stop(_outcome: Outcome) -> None:
+        nonlocal finished
+        finished += 1
+        if finished == 3:
             raise Stopped(signal.SIGTERM)
 
     loaded = cells.load(path)
     with Store(tmp_path / "three", "small") as store, processes.local(1) as pool:
-        contests = Contests(loaded, store)
+        runner = Runner(store)
+        jobs = StudyJobs(loaded, runner)
         with pytest.raises(Stopped):
-            contests.run(contests.champions(), pool, stop)
-        (_unfinished, second) = contests.results()
-        assert None not in contests.results()[0].champions
-        assert None in second.champions
-    with Store(tmp_path / "three", "small") as store, processes.local(1) as pool:
-        contests, taken = Contests(loaded, store), list[Job]()
-        jobs = contests.champions()
-        contests.run(
-            jobs, pool, lambda job, outcome: taken.append(job) if outcome is None else None
-        )
-        assert [job.settings for job in taken] == [job.settings for job in ran]
+            runner.run(jobs.searches, pool, stop)
+        first, second = jobs.results()
+        assert None not in first.best
+        assert None in second.best
+    with Store(tmp_path / "three", "small") as store:
+        runner = Runner(store)
+        jobs = StudyJobs(loaded, runner)
+        assert runner.missing(jobs.searches) == jobs.searches[3:]
     assert run("three", 1) == one
     capsys.readouterr()
     assert run("three", 1, "--json") == one
@@ -212,7 +217,7 @@ def test_the_same_bytes_by_any_number_of_workers_and_after_an_interruption(
     ]
 
 
-def test_a_duel_at_the_edge_of_memory_takes_a_load_that_fits_with_every_seed(
+def test_pairs_at_the_edge_of_memory_take_a_load_that_fits_with_every_seed(
     loaded_model: Path,
 ) -> None:
     lengths = "workload.lengths.prompt={kind: lognormal, mean: 3000, cv: 1.0, max_tokens: 20000}"
@@ -233,4 +238,4 @@ def test_a_duel_at_the_edge_of_memory_takes_a_load_that_fits_with_every_seed(
     fits = fitting(full, range(1, 7))
     for number in range(1, 7):
         compile_deployment(replication(fits, number))
-    assert duel(full, full, 3, priced=False)["margin"] == 0
+    assert paired_runs(full, full, 3, priced=False)["margin"] == 0

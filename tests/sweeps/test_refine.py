@@ -39,7 +39,7 @@ families:
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> sweep.Loaded:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> sweep.LoadedSweep:
     path = tmp_path_factory.mktemp("refine") / "made.yaml"
     path.write_text(FILE)
     return sweep.load(path)
@@ -84,11 +84,11 @@ coordinates = st.tuples(st.integers(1, 12), st.integers(1, 12))
     st.lists(st.floats(0, 2), min_size=16, max_size=16),
 )
 def test_no_point_of_the_front_is_left_out(
-    loaded: sweep.Loaded, places: list[tuple[int, int]], above: list[float]
+    loaded: sweep.LoadedSweep, places: list[tuple[int, int]], above: list[float]
 ) -> None:
     truth = {i: (float(x), float(y)) for i, (x, y) in enumerate(places)}
     coarse = loaded.sweep.model_copy(update={"refine": sweep.Refine(pareto=0.999_999)})
-    grid = sweep.Loaded(coarse, loaded.points, 0, loaded.document, loaded.bases, ())
+    grid = sweep.LoadedSweep(coarse, loaded.points, 0, loaded.document, loaded.bases, ())
     made = Made(truth)
 
     def screen(points: Sequence[Point]) -> list[Place | None]:
@@ -108,7 +108,7 @@ def test_no_point_of_the_front_is_left_out(
         assert {truth[i] for i in found} == {truth[i] for i in best}
 
 
-def test_the_steps_of_the_front_become_small(loaded: sweep.Loaded) -> None:
+def test_the_steps_of_the_front_become_small(loaded: sweep.LoadedSweep) -> None:
     made = Made()
     points = explore(loaded, lambda points: [None] * len(points), made.simulate)
     rows = Made().simulate(points)
@@ -128,7 +128,9 @@ def test_the_steps_of_the_front_become_small(loaded: sweep.Loaded) -> None:
     assert [(p.index, p.settings) for p in again] == [(p.index, p.settings) for p in points]
 
 
-def test_the_bound_places_a_point_a_little_above_its_steady_state(loaded: sweep.Loaded) -> None:
+def test_the_bound_places_a_point_a_little_above_its_steady_state(
+    loaded: sweep.LoadedSweep,
+) -> None:
     point = loaded.points[0]
     place = bound_place(point)
     assert place is not None
@@ -145,7 +147,7 @@ def test_the_bound_places_a_point_a_little_above_its_steady_state(loaded: sweep.
         "routing={kind: uniform, per_step: {placement: {kind: contiguous}}}",
     ],
 )
-def test_the_bound_places_only_what_it_sees_whole(loaded: sweep.Loaded, effect: str) -> None:
+def test_the_bound_places_only_what_it_sees_whole(loaded: sweep.LoadedSweep, effect: str) -> None:
     path = loaded.document.name
     point = sweep.load(path, [effect]).points[0]
     assert (bound_place(point) is None) == ("engine" not in effect)

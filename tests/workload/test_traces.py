@@ -25,7 +25,6 @@ from sim.inputs.traces import recorded as traces
 from sim.inputs.traces.recorded import read
 from sim.inputs.workload import Requests, Workload
 from sim.sweeps.points import Point
-from sim.sweeps.store import inputs
 from tests.strategies import csv_texts
 
 # Headers as they stand in the published files; all rows are made up.
@@ -471,7 +470,7 @@ def test_what_a_point_of_a_sweep_depends_on_has_the_trace(tmp_path: Path) -> Non
     path = written(tmp_path, AZURE_2023)
     loaded = scenario.load("dsv3-ep128", settings_of(path))
     point = Point(0, "family", "dsv3-ep128", {}, loaded)
-    assert f"trace {path}" in inputs(point)["files"]
+    assert f"trace {path}" in point.inputs()["files"]
 
 
 def test_the_command_line_tells_what_it_left_out(

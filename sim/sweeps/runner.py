@@ -1,0 +1,112 @@
+"""The runner: jobs go through the workers into the store, each once.
+
+with Store(folder, name) as store, workers.local(2) as pool:
+    runner = Runner(store)
+    runner.run(jobs, pool)
+    runner.run(further_jobs, pool)
+    finished = runner.finished([*jobs, *further_jobs])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple, TypeVar
+
+from sim.parallel.processes import Failure, Workers
+from sim.results.provenance import sha256
+from sim.sweeps.inputs import Inputs, changes
+from sim.sweeps.points import Outcome, attempted, failed
+from sim.sweeps.store import Job, Store
+
+AnyJob = TypeVar("AnyJob", bound=Job)
+
+Watch = Callable[[str, int, int], AbstractContextManager[Callable[[Outcome], None]]]
+"""Given a title, the number of jobs to run and of those taken over, returns who is told each
+outcome: a progress bar."""
+
+
+def unwatched(
+    _title: str, _total: int, _taken: int
+) -> AbstractContextManager[Callable[[Outcome], None]]:
+    return nullcontext(lambda outcome: None)
+
+
+class _Task(NamedTuple):
+    job: Job
+    inputs: Inputs
+
+
+class Runner:
+    """One sitting of a sweep or study: jobs that the store holds are taken over, others run."""
+
+    def __init__(self, store: Store, *, retry_failed: bool = False) -> None:
+        """Take over jobs that failed in earlier sittings as they are, or run them again."""
+        self._store = store
+        self._retry_failed = retry_failed
+        # By identity, which lasts as long as the job is kept beside its key.
+        self._keys: dict[int, tuple[Job, str]] = {}
+        self._ran: set[str] = set()
+
+    def missing(self, jobs: Sequence[AnyJob]) -> list[AnyJob]:
+        """Return the jobs that have to run; of jobs with the same inputs the first."""
+        found: dict[str, AnyJob] = {}
+        for job in jobs:
+            if self._has_to_run(self.key(job)):
+                found.setdefault(self.key(job), job)
+        return list(found.values())
+
+    def run(
+        self,
+        jobs: Sequence[Job],
+        workers: Workers,
+        progress: Callable[[Outcome], None] = lambda outcome: None,
+    ) -> None:
+        """Run what is missing of `jobs`.
+
+        Each outcome is in the store before `progress` is called with it, also when this ends early
+        (Stopped, SchedulerError, StoreError).
+        """
+        for task, result in workers.run(_work, self._tasks(jobs)):
+            outcome = failed(result.reason) if isinstance(result, Failure) else result
+            self._store.keep(task.job, task.inputs, outcome)
+            progress(outcome)
+
+    def finished(self, jobs: Sequence[AnyJob]) -> list[tuple[AnyJob, Outcome]]:
+        """Return those jobs that are finished with their outcomes, in their order."""
+        found = [(job, self.outcome(job)) for job in jobs]
+        return [(job, outcome) for job, outcome in found if outcome is not None]
+
+    def outcome(self, job: Job) -> Outcome | None:
+        """Return the outcome of a job, None if it is not finished."""
+        return self._store.outcome(self.key(job))
+
+    def key(self, job: Job) -> str:
+        """Return the hash of what the outcome of a job depends on."""
+        if id(job) not in self._keys:
+            self._keys[id(job)] = job, sha256(job.inputs())
+        return self._keys[id(job)][1]
+
+    def _tasks(self, jobs: Sequence[Job]) -> Iterator[_Task]:
+        for job in jobs:
+            key = self.key(job)
+            if self._has_to_run(key):
+                self._ran.add(key)
+                yield _Task(job, job.inputs())
+            elif key not in self._ran:
+                self._store.place(job, key)
+
+    def _has_to_run(self, key: str) -> bool:
+        if key in self._ran:
+            return False
+        known = self._store.outcome(key)
+        return known is None or (self._retry_failed and known["status"] == "failed")
+
+
+def _work(task: _Task) -> Outcome:
+    """Do a job, on a worker. One that would read other files than the command refuses."""
+    here = task.job.inputs()
+    if here != task.inputs:
+        others = ": ".join(["", *filter(None, [", ".join(changes(task.inputs, here))])])
+        return failed(f"the worker reads other files than the command{others}")
+    return attempted(task.job.outcome)
