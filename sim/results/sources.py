@@ -14,7 +14,8 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
 _ENTRIES = (
-    *("sim.experiments.largest_batch", "sim.experiments.replications", "sim.steady.state"),
+    *("sim.experiments.largest_batch", "sim.experiments.replications"),
+    *("sim.metrics.steady_summary", "sim.steady.state"),
     *("sim.study.best_shapes", "sim.study.paired_runs"),
 )
 """What a worker calls for a point of a sweep and for the jobs of a study."""

@@ -9,7 +9,6 @@ from sim.inputs import cards, scenario
 from sim.metrics.summary import summary
 from sim.study import best_shapes, cells
 from sim.sweeps import sweep
-from sim.sweeps.points import outcome
 
 FEW_STEPS = ("simulation.min_steps=20", "simulation.max_steps=20")
 STUDIES = [path.parent.name for path in cards.packaged(cards.STUDIES).glob("*/study.yaml")]
@@ -31,7 +30,7 @@ def test_the_first_point_of_each_family_of_a_sweep_runs(name: str) -> None:
     points = sweep.load(name, ["simulation.engine=bound"]).points
     firsts = {point.family: point for point in reversed(points)}
     for point in firsts.values():
-        made = outcome(point)
+        made = point.outcome()
         assert made["status"] == "ok", made["reason"]
 
 

@@ -15,7 +15,13 @@ PACKAGE = Path(sim.__file__).parent
 
 SIMULATE = (
     *("decoding.run", "kernels.kernel_table", "kernels.ops", "inputs.cards", "inputs.scenario"),
-    *("sweeps.points", "engines.event", "engines.recurrence", "deployments.afd"),
+    *(
+        "sweeps.points",
+        "metrics.steady_summary",
+        "engines.event",
+        "engines.recurrence",
+        "deployments.afd",
+    ),
     *("study.best_shapes", "study.paired_runs", "study.jobs"),
 )
 SHOW = ("pictures", "cli")
