@@ -1,7 +1,7 @@
-"""Balance: what would have to change for no part of a deployment to wait for another.
+"""Balance: what would have to change so that no part of a deployment waits for another.
 
-The questions are answered twice: by a fraction, from the times of the steady state alone, and by
-whole shapes near it, each compiled and bounded anew with the same requests in flight.
+There are two answers: a fraction, from the times of the steady state alone, and whole shapes near
+it, each with a steady state of its own at the same requests in flight.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sim.inputs.scenario import Scenario
 from sim.metrics.steady_summary import SteadyFigures, steady_figures
 from sim.steady.state import SteadyState
 
-# An all-to-all counts as hidden when what is left of it is below this share of the step.
+# An all-to-all counts as hidden when its exposed part is below this share of the step.
 _HIDDEN = 1e-3
 
 _MOST_MICRO_BATCHES = 8
@@ -38,7 +38,7 @@ _MOST_TIMES_FFN = 8
 
 @dataclass(frozen=True)
 class Shape:
-    """A whole shape, bounded: the present one or one that may be better balanced."""
+    """A shape and its steady state: the present shape, or one that may be better balanced."""
 
     shape: str
     """xAyF or EPn."""
@@ -63,9 +63,9 @@ class AfdBalance:
     present_ratio: float
     """Attention instances over FFN instances."""
     ratio: float | None
-    """The same, such that attention GPUs and FFN GPUs work equally long on these micro-batches:
-    more attention GPUs hold fewer requests each, while the FFN sees the same tokens. None if not
-    even one request a GPU, or all on one, would do."""
+    """The ratio at which attention GPUs and FFN GPUs work equally long on these micro-batches: more
+    attention GPUs hold fewer requests each, while the FFN sees the same tokens. None if no number
+    of requests on a GPU, from one to all, has that effect."""
     ideal_micro_batches: float
     """Time of a micro-batch alone over the longest work of a server on it: with as many, the
     longest-working server always has one to work on."""
@@ -97,7 +97,6 @@ class EpBalance:
 
 
 def balance(state: SteadyState) -> AfdBalance | EpBalance:
-    """Return what a balanced deployment of the same kind needs."""
     if isinstance(state.deployment, AfdDeployment):
         return _afd(state, state.deployment.afd)
     deployment = state.deployment.scenario.deployment

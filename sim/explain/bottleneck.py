@@ -33,7 +33,7 @@ class Leg:
     server: str | None
     """Name of the server; None for a delay, which occupies none."""
     alike: int
-    """Servers that could take its place: those of the pool that work as long."""
+    """Servers of the pool that work as long, this one included."""
     tasks: int
     """Tasks on the circuit."""
     time_ms: float
@@ -57,7 +57,7 @@ class Circuit:
     spent: dict[str, float]
     """Share of its time in the turns of a kind of server, on the way (loop), or in the tail."""
     legs: tuple[Leg, ...]
-    """In the order in which the circuit comes by, from the first stage on."""
+    """In the order of the circuit, from its first stage on."""
 
 
 def critical_circuit(state: SteadyState) -> Circuit:
@@ -74,7 +74,7 @@ def critical_circuit(state: SteadyState) -> Circuit:
 
 
 def _spent(program: Program, parts: Sequence[Part]) -> dict[str, int]:
-    """Return the ns of a circuit by the way in which they pass."""
+    """Return the ns of a circuit in turns by kind of server, on the way, and in the tail."""
     tail, closing = len(program.layer_kinds) - 1, program.delays[program.closing_delay]
     pools = {stage.name: stage.pool for stage in program.stages}
     turns = _turns([part for part in parts if part.stage in pools], pools)
@@ -100,12 +100,11 @@ def _turns(tasks: Sequence[Part], pools: Mapping[str, int]) -> Iterator[bool]:
 
 
 def pool_word(pool: Pool) -> str:
-    """Return what a kind of server is called."""
     return _GPU_WORDS.get(pool.name, pool.name) if pool.kind == "gpu" else _WORDS[pool.kind]
 
 
 def _from_the_first(program: Program, parts: Sequence[Part]) -> list[Part]:
-    """Return a circuit turned such that it begins with the first stage and layer that it has."""
+    """Return a circuit turned so that it begins with its first stage and layer."""
     order = {stage.name: index for index, stage in enumerate(program.stages)}
     ranks = [(order.get(part.stage, len(order)), part.layer) for part in parts]
     begin = ranks.index(min(ranks)) if ranks else 0

@@ -63,7 +63,6 @@ class Explanation:
     balance: AfdBalance | EpBalance
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain data, ready for JSON."""
         return asdict(self)
 
 
@@ -73,7 +72,6 @@ def explain(scenario: Scenario) -> Explanation:
 
 
 def explain_state(state: SteadyState) -> Explanation:
-    """Return what limits a steady state."""
     scenario = state.deployment.scenario
     m, requests = state.micro_batches, int(state.batch.requests[0])
     circuit = critical_circuit(state)
@@ -122,7 +120,6 @@ def _stages(state: SteadyState, circuit: Circuit) -> Iterator[ExplainedStage]:
 
 
 def sentences(found: Explanation) -> list[str]:
-    """Return what was found in a few sentences."""
     state, figures = found.frozen, found.frozen.figures
     assert figures is not None
     word = found.circuit.kind.removesuffix("-bound")

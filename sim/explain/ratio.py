@@ -38,7 +38,7 @@ Floats = NDArray[np.float64]
 
 # Ratios are looked at up to this many attention instances, or as many as the links join.
 _MOST_INSTANCES = 512
-# The lines are fitted again around the optimum that they give, at most so often.
+# The lines are fitted again around the optimum that they give, at most this many times.
 _MOST_FITS = 6
 # T_F and T_C are fitted at these shares of the attention instances.
 _AROUND = (0.5, 0.75, 1.0, 1.25, 1.5)
@@ -50,7 +50,7 @@ _PHI = np.array([0.5 * (1 + erf(z / sqrt(2))) for z in _Z])
 
 
 class SlotLoad(NamedTuple):
-    """The context that a slot of a closed loop holds, as found at any time."""
+    """The context in a slot of a closed loop at a random time."""
 
     mean_tokens: float
     """θ = Σ[D·P + D(D−1)/2]/ΣD, of prompts P and outputs D."""
@@ -67,7 +67,6 @@ class LinearTime(NamedTuple):
     """Largest relative departure of the fitted points."""
 
     def ns(self, tokens: float) -> float:
-        """Return the time of so many tokens."""
         return self.constant_ns + self.ns_per_token * tokens
 
 
@@ -114,7 +113,6 @@ class StochasticRatio:
     """Highest throughput per GPU with the barrier."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain data, ready for JSON."""
         plain = asdict(self)
         for name in ("load", "attention", "ffn", "transfer"):
             plain[name] = getattr(self, name)._asdict()
@@ -216,7 +214,7 @@ def _attention_line(site: Deployment, slots: int, load: SlotLoad) -> LinearTime:
 def _ffn_lines(
     state: SteadyState, site: AfdDeployment, slots: int, around: int, most: int
 ) -> tuple[LinearTime, LinearTime]:
-    """Return T_F and T_C over the tokens of a micro-batch, around so many attention instances."""
+    """Return T_F and T_C over the tokens of a micro-batch, fitted around `around` instances."""
     afd, work = site.afd, dict[float, dict[str, float]]()
     counts = {max(1, f(around * part)) for part in _AROUND for f in (floor, ceil)}
     # A line needs two points: where there is room for one instance, that is refused.

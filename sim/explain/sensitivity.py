@@ -27,7 +27,7 @@ CardPart = Literal["compute", "hbm", "scale_up", "nic"]
 
 @dataclass(frozen=True)
 class Effect:
-    """Relative changes that go with one change; 0.1 is 10 % more."""
+    """Relative changes; 0.1 is 10 % more."""
 
     tpot: float
     tgs: float

@@ -6,8 +6,6 @@ from typing import Literal, NamedTuple
 
 
 class Metric(NamedTuple):
-    """A declared figure."""
-
     name: str
     unit: str
     better: Literal["max", "min", ""]

@@ -54,7 +54,7 @@ def _tail(scenario: Scenario, figures: Mapping[str, Any], asks_percentile: bool)
 
 
 def _is_calm(scenario: Scenario) -> bool:
-    """Return whether neither arrivals, noise, routing nor drafts make one step unlike another."""
+    """Return whether arrivals, noise, routing and drafts leave all steps alike."""
     return (
         scenario.workload.arrivals.kind == "closed"
         and scenario.noise is None

@@ -27,7 +27,7 @@ from sim.inputs.scenario import Scenario
 # Figures that are a part of a whole; the names of all others say their unit.
 _SHARES = ("slo_attainment", "preempted_share", "drafts_of_use_share")
 _ABOVE_ONE = 1 + 1e-9
-# Each kernel rounds to whole ns; so many at most are timed in a layer, and as many around it.
+# Each kernel rounds to whole ns. A layer times at most 32 kernels, and 32 more lie around it.
 _KERNELS_OF_A_LAYER = 32
 
 
@@ -43,7 +43,7 @@ class Floor(NamedTuple):
 
 
 def floor(scenario: Scenario, ctx: float) -> Floor:
-    """Return what no step can beat whose requests have at least `ctx` context tokens each."""
+    """Return the least time of a step whose requests have at least `ctx` context tokens each."""
     model, precision = cards.model(scenario.model), scenario.precision
     attention, gpus, o_proj_tp, peak_flops_per_s = _machines(scenario)
     hidden, elements, kv_bytes = model.hidden, 0.0, 0.0

@@ -1,4 +1,4 @@
-"""Requests: what each request saw: its TPOT and its wait.
+"""Requests: the TPOT and the wait of each request.
 
 The TPOT of a request is the time from its first to its last token over the tokens less one.
 """
@@ -21,10 +21,10 @@ _NEEDED = ("request", "tokens_in_run", "first_token_ns")
 def tpot_ms(run: Run, cut: int) -> Floats:
     """Return the TPOT of every row of `run.requests` over its tokens after the warm-up, ms.
 
-    A closed loop is watched for a while in which long requests neither begin nor end: their TPOT
-    is that of the tokens seen. NaN for requests with fewer than two tokens after the cut. With
-    speculation, all tokens of its first step are a request's first one: a gap has to end. One that
-    gave way has the TPOT of all of its tokens, the pauses between them included.
+    In a closed loop a long request may neither begin nor end during the run: its TPOT is that of
+    the tokens seen. NaN for requests with fewer than two tokens after the cut. With speculation,
+    all tokens of a request's first step count as its first one. A preempted request has the TPOT of
+    all its tokens, pauses included.
     """
     result = np.full(len(run.requests["request"]), np.nan)
     paused = np.zeros(len(result), dtype=np.bool_)
@@ -50,14 +50,14 @@ def tpot_ms(run: Run, cut: int) -> Floats:
 def queue_ms(run: Run) -> Floats:
     """Return the wait of every row of `run.requests` from arrival to admission, ms.
 
-    NaN for the requests that a closed loop starts with: they are found in flight.
+    NaN for the requests that a closed loop starts with: they never waited.
     """
     wait = (run.requests["admitted_ns"] - run.requests["arrival_ns"]) / NS_PER_MS
     return np.where(run.requests["arrival_ns"] > 0, wait, np.nan)
 
 
 def without_gap(run: Run) -> Chosen:
-    """Return which requests have no gap between tokens, so that no TPOT can be asked of them."""
+    """Return which requests have no gap between tokens, and so no TPOT."""
     requests = run.requests
     alone: Chosen = requests["output_tokens"] == 1
     if run.scenario.speculation is not None:

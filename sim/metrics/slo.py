@@ -1,4 +1,4 @@
-"""SLO: which requests met their targets, what work they were, and whether the SLO is met.
+"""SLO: which requests met their targets, how much work that is, and whether the SLO is met.
 
 A request meets its targets on its own: its TPOT is within `slo.tpot_ms` and, where one is given,
 its wait within `slo.queue_ms`. Whether a scenario meets its SLO is another question (`verdict`):
@@ -17,15 +17,15 @@ from sim.foundation.units import NS_PER_S
 from sim.inputs.scenario import Slo
 from sim.metrics.requests import Chosen, queue_ms, tokens_between, tpot_ms, without_gap
 
-# Figures that say what was in time. A deployment that falls further and further behind has none:
-# they would tell how long it was watched.
+# Figures of requests in time. A deployment that falls further and further behind has none: its
+# values would only depend on the length of the run.
 IN_TIME = ("slo_attainment", "goodput_requests_per_s", "goodput_tgs")
 
 UNSTABLE = "more requests arrive than can be served"
 
 
 class Goodput(NamedTuple):
-    """The share and the rate of work that was in time."""
+    """The share and the rate of requests in time."""
 
     attainment: float | None
     """Share of requests that met all targets; None if none was judged."""
@@ -36,15 +36,15 @@ class Goodput(NamedTuple):
 
 
 def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
-    """Return what the requests that met their targets are of the rows of `run.steps` `measured`.
+    """Return the goodput over the rows `measured` of `run.steps`.
 
     `cut` is how many leading steps of each micro-batch are warm-up. Attainment is that of the
     requests seen in these steps; in an open loop, of all that arrived after the warm-up.
 
-    A request counts for the share of its output that it emitted in these steps: of a long request,
-    of which a short run sees a part, that part. Requests whose second token is still to come are
-    not judged; their tokens count like those that are. A target that does not apply to a request
-    (TPOT of one token, the wait of one found in flight) is met.
+    A request counts for the share of its output that it emitted in these steps, so that a short run
+    counts a part of a long request. A request whose second token is still to come is not judged;
+    its tokens count as the judged ones do on average. A target that does not apply to a request is
+    met: TPOT if the output is one token, the wait if a closed loop starts with the request.
     """
     slo, steps, requests = run.scenario.slo, run.steps, run.requests
     tpot, output = tpot_ms(run, cut if run.is_closed() else 0), requests["output_tokens"]
@@ -65,7 +65,7 @@ def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
         last = np.searchsorted(ends, requests["last_token_ns"][mine], side="right")
         before = np.searchsorted(every, ends[0])
         tokens = tokens_between(run, mine, every, before + first, before + last)
-        # One that gave way was elsewhere, or nowhere, in some of these steps.
+        # A preempted request was not in all of these steps.
         tokens = np.minimum(tokens, requests["tokens_in_run"][mine])
         judged[mine] &= tokens > 0
         good = met[mine][judged[mine]]
@@ -80,8 +80,8 @@ def goodput(run: Run, cut: int, measured: Chosen) -> Goodput:
 def late_arrivals(run: Run, cut: int) -> Chosen:
     """Return which requests of an open loop arrived after the warm-up; at least the later half.
 
-    They are known by when they arrive, since those that wait until the last arrival is over are
-    just the ones that a loaded deployment fails.
+    Chosen by arrival, not by admission: an overloaded deployment fails just the requests that wait
+    beyond the last arrival.
     """
     arrival_ns, steps = run.requests["arrival_ns"], run.steps
     warm_ns = steps["end_ns"][steps["step"] < cut].max(initial=0)
@@ -90,7 +90,7 @@ def late_arrivals(run: Run, cut: int) -> Chosen:
 
 
 def _good(work: NDArray[Any], judged: Chosen, good: Chosen) -> float:
-    """Return all work, times the share of the judged part that is good."""
+    """Return all work times the good share of the judged work."""
     known = work[judged].sum()
     return float(work.sum() * work[judged][good].sum() / known) if known else 0.0
 
@@ -131,7 +131,6 @@ def verdict(
 
 
 def criterion(slo: Slo) -> str:
-    """Return in words what the SLO asks for."""
     asked = [f"{named(slo.tpot_percentile) or 'mean '}TPOT within {slo.tpot_ms:g} ms"]
     if slo.queue_ms is not None:
         of = named(slo.queue_percentile) or "mean "
@@ -142,5 +141,5 @@ def criterion(slo: Slo) -> str:
 
 
 def named(percentile: float | None) -> str:
-    """Return a percentile as a word before what it is of; nothing for the mean."""
+    """Return `p99 ` for 99; nothing for the mean."""
     return "" if percentile is None else f"p{percentile:g} "

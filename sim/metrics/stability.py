@@ -38,7 +38,7 @@ def is_stable(run: Run) -> bool | None:
 
 
 def offered_load(scenario: Scenario) -> float:
-    """Return output tokens that requests of an open loop bring, over those that can be emitted.
+    """Return the output tokens that arrive in an open loop over those that the deployment can emit.
 
     What can be emitted is the steady state of the largest load that fits in memory, which no run
     exceeds: more than 1 is too much for certain. Raises InfeasibleError if the shape cannot run.

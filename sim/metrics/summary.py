@@ -138,7 +138,7 @@ def usd_per_1m_tokens(usd_per_hour: float | None, tokens_per_s: float) -> float 
 
 
 def _pauses_ns(run: Run, since_ns: int) -> NDArray[np.float64]:
-    """Return the gaps between tokens of requests that gave way, as far as they ended since then."""
+    """Return the pauses of preempted requests that ended after `since_ns`."""
     assert run.preemptions is not None
     table = run.preemptions
     ended = table["token_ns"] >= since_ns
@@ -146,10 +146,9 @@ def _pauses_ns(run: Run, since_ns: int) -> NDArray[np.float64]:
 
 
 def preemption_figures(run: Run) -> dict[str, Any]:
-    """Return how often requests gave way in the whole run, and what it cost them.
+    """Return how often requests were preempted in the whole run, and how long they paused.
 
-    A pause is what a request waited for its next token in place of a step: until its KV was there
-    again and a GPU let it in.
+    A pause is the gap between two tokens around a preemption.
     """
     assert run.preemptions is not None
     preempted = np.unique(run.preemptions["request"])
@@ -161,9 +160,9 @@ def preemption_figures(run: Run) -> dict[str, Any]:
 
 
 def speculation_figures(run: Run, measured: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return how many tokens requests emitted a step, and the share of drafts that were of use.
+    """Return tokens per request and step, and the share of drafts that were accepted.
 
-    Drafts beyond the end of an output are of none.
+    Drafts beyond the end of an output count as rejected.
     """
     assert run.scenario.speculation is not None
     tokens = run.steps["tokens"][measured].sum()

@@ -42,8 +42,8 @@ def largest_load(
 ) -> int:
     """Return the largest load from 1 to `most` whose value is at most `limit`; 0 if none.
 
-    Whole batches are looked for first, beginning with a batch of `guess`; then the loads up to the
-    next one, of which some micro-batches have one more a GPU.
+    Whole batches come first, beginning with a batch of `guess`. Then come the loads up to the next
+    batch, in which some micro-batches have one request more on each GPU.
     """
     whole = largest(lambda batch: value(batch * micro_batches), limit, most // micro_batches, guess)
     low = whole * micro_batches
@@ -57,8 +57,8 @@ def largest_load(
 def largest(value: Callable[[int], float], limit: float, most: int, guess: int) -> int:
     """Return the largest whole number from 1 to `most` whose value is at most `limit`; 0 if none.
 
-    Values are positive and taken to rise. The search follows the line through the two latest ones,
-    and halves the range whenever that has not done better.
+    Values must be positive and rise. The search follows the line through the two latest values, and
+    halves the range whenever the line has done no better.
     """
     low, high, trial = 0, most + 1, min(max(guess, 1), max(most, 1))
     known: list[tuple[int, float]] = []

@@ -97,7 +97,7 @@ class SteadyState:
         return self.program.busy_ns(self.times[0])
 
     def work_of(self, pool: int) -> NDArray[np.int64]:
-        """Return the same for the servers of a pool."""
+        """Return `work_ns` of the servers of a pool."""
         pools = self.program.pools
         first = sum(before.servers for before in pools[:pool])
         return self.work_ns[first : first + pools[pool].servers]
