@@ -39,7 +39,6 @@ from sim.kernels.ops import Floats
 
 SCHEMA = "afdsim-calibration 2"
 COLUMNS = ("op", "kernel", "dtype", "key", "field", "at", "values")
-IDENTITY = COLUMNS[:4]
 # What any kernel was measured to be away from its roofline lies far within.
 _LEAST_SHARE = 1e-6
 _MOST_OVERHEAD_US = 1e6

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sim.decoding.run import simulate
 from sim.inputs import cards
 from sim.inputs.scenario import load
 from sim.kernels import cores, kernel_table, ops
@@ -94,6 +95,13 @@ def test_the_status_of_many_values_is_that_of_each() -> None:
         assert found.ns.tolist() == [int(one.ns) for one in each]
         assert found.usage_ns.tolist() == np.sum([one.usage_ns for one in each], axis=0).tolist()
     assert by_status(found.usage_ns)["calibrated"] == 2 * each[0].ns
+
+
+def test_runs_that_share_a_table_count_their_own_time_alone() -> None:
+    short = load("dsv3-ep8-h200", ["simulation.max_steps=12"])
+    first, second = simulate(short), simulate(short)
+    assert first.usage_ns["calibrated"] > 0
+    assert first.usage_ns == second.usage_ns
 
 
 def test_more_work_than_measured_is_extrapolated() -> None:
