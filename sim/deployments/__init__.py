@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sim.deployments.afd import AfdDeployment
 from sim.deployments.deployment import Deployment
 from sim.deployments.ep import EpDeployment
-from sim.inputs.deployment import Afd
 from sim.inputs.scenario import Scenario
+
+DEPLOYMENTS: dict[str, Callable[[Scenario], Deployment]] = {
+    "afd": AfdDeployment,
+    "ep": EpDeployment,
+}
+"""What compiles each kind of deployment."""
 
 
 def compile_deployment(scenario: Scenario) -> Deployment:
@@ -15,7 +22,6 @@ def compile_deployment(scenario: Scenario) -> Deployment:
     Raises InfeasibleError, with the numbers, if its weights or its mean KV do not fit, its experts
     do not divide, or its GPUs lack a link that it needs.
     """
-    afd = isinstance(scenario.deployment, Afd)
-    site: Deployment = AfdDeployment(scenario) if afd else EpDeployment(scenario)
-    site.check_memory()
-    return site
+    deployment = DEPLOYMENTS[scenario.deployment.kind](scenario)
+    deployment.check_memory()
+    return deployment

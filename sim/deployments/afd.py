@@ -144,14 +144,6 @@ class AfdDeployment(Deployment):
         """Times the attention core."""
         return self.attention_timer
 
-    def cards_and_gpus(self) -> list[tuple[str, int]]:
-        """Return how many GPUs of which card the deployment rents."""
-        attention, ffn = self.afd.attention, self.afd.ffn
-        return [
-            (attention.accelerator, attention.gpu_count()),
-            (ffn.accelerator, ffn.gpu_count()),
-        ]
-
     def kv_memory(self) -> GpuMemory:
         """Return the memory of a GPU that holds KV."""
         return self.attention_memory

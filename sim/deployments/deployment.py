@@ -359,10 +359,6 @@ class Deployment(ABC):
         return Step(self.program.times({}, dict.fromkeys(self.program.delays, 0)), NO_USAGE)
 
     @abstractmethod
-    def cards_and_gpus(self) -> list[tuple[str, int]]:
-        """Return how many GPUs of which card the deployment rents."""
-
-    @abstractmethod
     def kv_memory(self) -> GpuMemory:
         """Return the memory of a GPU that holds KV."""
 
@@ -412,7 +408,7 @@ class Deployment(ABC):
     def usd_per_hour(self) -> float | None:
         """Return the rent of the deployment, USD per hour; None if a card has no price."""
         total = 0.0
-        for name, gpus in self.cards_and_gpus():
+        for name, gpus in self.scenario.deployment.gpus_by_card():
             price = cards.accelerator(name).usd_per_hour
             if price is None:
                 return None

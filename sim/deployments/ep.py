@@ -164,10 +164,6 @@ class EpDeployment(Deployment):
         gap_us = self.scenario.software.host_gap_us_per_step / self.host_share
         return {"host": from_us(gap_us, "the host gap")}
 
-    def cards_and_gpus(self) -> list[tuple[str, int]]:
-        """Return how many GPUs of which card the deployment rents."""
-        return [(self.ep.accelerator, self.ep.gpus)]
-
     def kv_memory(self) -> GpuMemory:
         """Return the memory of a GPU that holds KV."""
         return self._memory

@@ -14,7 +14,6 @@ from math import ceil, floor
 
 import numpy as np
 
-from sim.deployments.afd import AfdDeployment
 from sim.deployments.layers import Batch
 from sim.engines.program import Times
 from sim.explain.bottleneck import critical_circuit
@@ -22,15 +21,13 @@ from sim.explain.sensitivity import scaled
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.units import NS_PER_MS
 from sim.inputs.arrivals import ClosedLoop, at_rate, rate_field
-from sim.inputs.deployment import Afd, Ep
+from sim.inputs.deployment import MOST_MICRO_BATCHES, Afd, DeploymentShape, Ep
 from sim.inputs.scenario import Scenario
 from sim.metrics.steady_summary import SteadyFigures, steady_figures
 from sim.steady.state import SteadyState
 
 # An all-to-all counts as hidden when its exposed part is below this share of the step.
 _HIDDEN = 1e-3
-
-_MOST_MICRO_BATCHES = 8
 
 # More FFN instances are tried up to this many times the present ones.
 _MOST_TIMES_FFN = 8
@@ -97,11 +94,11 @@ class EpBalance:
 
 
 def balance(state: SteadyState) -> AfdBalance | EpBalance:
-    if isinstance(state.deployment, AfdDeployment):
-        return _afd(state, state.deployment.afd)
-    deployment = state.deployment.scenario.deployment
-    assert isinstance(deployment, Ep)
-    return _ep(state, deployment)
+    match state.deployment.scenario.deployment:
+        case Afd() as afd:
+            return _afd(state, afd)
+        case Ep() as ep:
+            return _ep(state, ep)
 
 
 def bounded(scenario: Scenario) -> Shape:
@@ -134,7 +131,7 @@ def ideal_micro_batches(state: SteadyState) -> float:
     return float(state.loop_ns() / int(state.work_ns.max()))
 
 
-def changed(state: SteadyState, deployment: Afd | Ep, load: float = 1.0) -> Scenario:
+def changed(state: SteadyState, deployment: DeploymentShape, load: float = 1.0) -> Scenario:
     """Return the scenario with another deployment and `load` times the requests in flight."""
     scenario = state.deployment.scenario
     arrivals = scenario.workload.arrivals
@@ -150,19 +147,9 @@ def changed(state: SteadyState, deployment: Afd | Ep, load: float = 1.0) -> Scen
 
 
 def with_micro_batches(state: SteadyState, count: int) -> Shape | None:
-    """Return the present deployment with another number of micro-batches, None if it has none.
-
-    One micro-batch of an EP deployment is no overlap, two are DeepSeek's.
-    """
-    deployment = state.deployment.scenario.deployment
-    if isinstance(deployment, Afd):
-        if not 1 <= count <= _MOST_MICRO_BATCHES:
-            return None
-        return bounded(changed(state, deployment.model_copy(update={"micro_batches": count})))
-    if count not in (1, 2):
-        return None
-    overlap = "none" if count == 1 else "two_batch"
-    return bounded(changed(state, deployment.model_copy(update={"overlap": overlap})))
+    """Return the present deployment with another number of micro-batches, None if it has none."""
+    other = state.deployment.scenario.deployment.with_micro_batches(count)
+    return None if other is None else bounded(changed(state, other))
 
 
 def _afd(state: SteadyState, afd: Afd) -> AfdBalance:
@@ -175,7 +162,7 @@ def _afd(state: SteadyState, afd: Afd) -> AfdBalance:
     rows = []
     for a, f in dict.fromkeys(shapes):
         if a:
-            rows += _with_ideal_micro_batches(state, resized(afd, a, f))
+            rows += _with_ideal_micro_batches(state, afd.resized(a, f))
     return AfdBalance(x / y, ratio, ideal_micro_batches(state), tuple(rows))
 
 
@@ -189,7 +176,7 @@ def _ffn_around_balance(state: SteadyState, afd: Afd) -> list[int]:
     counts = range(now - 1, 0, -1) if attention_leads else range(now + 1, _MOST_TIMES_FFN * now + 1)
     last, refused = now, []
     for count in counts:
-        shape = bounded(changed(state, resized(afd, afd.attention.instances, count)))
+        shape = bounded(changed(state, afd.resized(afd.attention.instances, count)))
         if shape.refused:
             refused.append(count)
         elif _attention_leads(shape) != attention_leads:
@@ -203,24 +190,12 @@ def _attention_leads(shape: Shape) -> bool:
     return shape.busy["attention"] > shape.busy["ffn"]
 
 
-def resized(afd: Afd, attention: int, ffn: int) -> Afd:
-    """Return the deployment with other numbers of attention and FFN instances."""
-    sides = {"attention": afd.attention, "ffn": afd.ffn}
-    counts = {"attention": attention, "ffn": ffn}
-    return afd.model_copy(
-        update={
-            name: side.model_copy(update={"instances": counts[name]})
-            for name, side in sides.items()
-        }
-    )
-
-
 def _with_ideal_micro_batches(state: SteadyState, afd: Afd) -> list[Shape]:
     """Return a shape with the present number of micro-batches, and with its own ideal number."""
     shape = bounded(changed(state, afd))
     if shape.ideal_micro_batches is None:
         return [shape]
-    ideal = min(max(1, round(shape.ideal_micro_batches)), _MOST_MICRO_BATCHES)
+    ideal = min(max(1, round(shape.ideal_micro_batches)), MOST_MICRO_BATCHES)
     if ideal == shape.micro_batches:
         return [shape]
     return [shape, bounded(changed(state, afd.model_copy(update={"micro_batches": ideal})))]

@@ -27,7 +27,7 @@ from sim.deployments import compile_deployment
 from sim.deployments.afd import AfdDeployment
 from sim.deployments.deployment import Deployment
 from sim.deployments.layers import Batch
-from sim.explain.balance import changed, resized
+from sim.explain.balance import changed
 from sim.foundation.errors import ScenarioError
 from sim.foundation.units import NS_PER_S, NS_PER_US
 from sim.inputs.lengths import BLOCK, DrawnLengths
@@ -220,7 +220,7 @@ def _ffn_lines(
     # A line needs two points: where there is room for one instance, that is refused.
     for instances in sorted(n for n in counts | {around + 1} if n <= max(most, 2)):
         load = instances / afd.attention.instances
-        scenario = changed(state, resized(afd, instances, afd.ffn.instances), load)
+        scenario = changed(state, afd.resized(instances, afd.ffn.instances), load)
         other = compile_deployment(scenario)
         tokens = slots * other.attention_gpus
         work[tokens] = work_ns(other, other.expected.batch_of(tokens))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from abc import abstractmethod
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationInfo, model_validator
 
 from sim.foundation.units import DType
 from sim.inputs.base import Strict
+from sim.inputs.software import Communication, Compute
 
 MoeKernel = Literal["masked", "fused"]
 
 # A validation context that lets pass what does not divide, to see what else is wrong with a shape.
 UNDIVIDED = {"undivided": True}
 
-
+MOST_MICRO_BATCHES = 8
 MOST_GPUS = 16_384
 Gpus = Annotated[int, Field(gt=0, le=MOST_GPUS)]
 """GPUs that one deployment may have; each takes some 40 kB in a run."""
@@ -88,13 +90,53 @@ class FfnSide(Strict):
         return self.instances * self.gpus_per_instance
 
 
-class Afd(Strict):
+class AttentionGpus(NamedTuple):
+    """The GPUs that hold KV."""
+
+    accelerator: str
+    gpus: int
+    o_proj_tp: int
+    """GPUs that share an output projection."""
+
+
+class DeploymentKind(Strict):
+    """What every kind of deployment tells. A new kind is a subclass and a member of the union."""
+
+    noise_sides: ClassVar[tuple[str, ...]] = ("all",)
+    """Sides that noise may name."""
+    beside: ClassVar[dict[Compute, Communication]]
+    """What runs beside what in its static order."""
+
+    @abstractmethod
+    def gpus_by_card(self) -> list[tuple[str, int]]:
+        """Return how many GPUs of which accelerator card it takes, side by side."""
+
+    @abstractmethod
+    def attention_gpus(self) -> AttentionGpus: ...
+
+    @abstractmethod
+    def shape_name(self) -> str:
+        """Return the shape as people write it: 2A4F, EP128."""
+
+    @abstractmethod
+    def with_micro_batches(self, count: int) -> Self | None:
+        """Return it with another number of micro-batches; None if it can have no such number."""
+
+    def gpu_count(self) -> int:
+        return sum(gpus for _name, gpus in self.gpus_by_card())
+
+    def accelerators(self) -> list[str]:
+        """Return the names of the cards, sorted, each once."""
+        return sorted({name for name, _gpus in self.gpus_by_card()})
+
+
+class Afd(DeploymentKind):
     """Attention-FFN disaggregation (Step-3): xAyF instances and a ring of micro-batches."""
 
     kind: Literal["afd"]
     attention: AttentionSide
     ffn: FfnSide
-    micro_batches: Annotated[int, Field(ge=1, le=8)]
+    micro_batches: Annotated[int, Field(ge=1, le=MOST_MICRO_BATCHES)]
     """Micro-batches in the pipeline (3 in Step-3's: attention, network, FFN)."""
     a2f: Literal["broadcast", "routed"]
     """broadcast: every token goes to every FFN instance; routed: only to those that host one of
@@ -109,19 +151,38 @@ class Afd(Strict):
     """What carries transfers between the instances, a file in hardware/fabrics/: rdma over NICs;
     nvlink over the scale-up link, within one domain and with `ffn.gpus_per_instance` 1."""
 
-    def gpu_count(self) -> int:
-        return self.attention.gpu_count() + self.ffn.gpu_count()
+    noise_sides = ("all", "attention", "ffn")
+    # The transfers of other micro-batches go both ways at any time.
+    beside: ClassVar[dict[Compute, Communication]] = {
+        "attention": "transfers",
+        "o_proj": "transfers",
+        "experts": "transfers",
+    }
+
+    def gpus_by_card(self) -> list[tuple[str, int]]:
+        return [(side.accelerator, side.gpu_count()) for side in (self.attention, self.ffn)]
+
+    def attention_gpus(self) -> AttentionGpus:
+        side = self.attention
+        return AttentionGpus(side.accelerator, side.gpu_count(), side.o_proj_tp)
 
     def shape_name(self) -> str:
-        """Return the shape as people write it: 2A4F."""
         return f"{self.attention.instances}A{self.ffn.instances}F"
 
-    def accelerators(self) -> list[str]:
-        """Return the names of the cards, sorted, each once."""
-        return sorted({self.attention.accelerator, self.ffn.accelerator})
+    def with_micro_batches(self, count: int) -> Afd | None:
+        in_range = 1 <= count <= MOST_MICRO_BATCHES
+        return self.replaced(micro_batches=count) if in_range else None
+
+    def resized(self, attention: int, ffn: int) -> Afd:
+        """Return the deployment with other numbers of attention and FFN instances."""
+        sides = {
+            "attention": self.attention.model_copy(update={"instances": attention}),
+            "ffn": self.ffn.model_copy(update={"instances": ffn}),
+        }
+        return self.model_copy(update=sides)
 
 
-class Ep(Strict):
+class Ep(DeploymentKind):
     """Colocated wide expert parallelism (DeepSeek): DP attention and EP over the same GPUs."""
 
     kind: Literal["ep"]
@@ -157,16 +218,26 @@ class Ep(Strict):
         """Micro-batches in flight: 2 when they overlap, else 1."""
         return 2 if self.overlap == "two_batch" else 1
 
-    def gpu_count(self) -> int:
-        return self.gpus
+    beside: ClassVar[dict[Compute, Communication]] = {
+        "attn0": "dispatch",
+        "shared": "dispatch",
+        "attn1": "combine",
+    }
+
+    def gpus_by_card(self) -> list[tuple[str, int]]:
+        return [(self.accelerator, self.gpus)]
+
+    def attention_gpus(self) -> AttentionGpus:
+        return AttentionGpus(self.accelerator, self.gpus, 1)
 
     def shape_name(self) -> str:
-        """Return the shape as people write it: EP128."""
         return f"EP{self.gpus}"
 
-    def accelerators(self) -> list[str]:
-        """Return the name of the card."""
-        return [self.accelerator]
+    def with_micro_batches(self, count: int) -> Ep | None:
+        """Return it with one micro-batch, which overlaps nothing, or with DeepSeek's two."""
+        if count not in (1, 2):
+            return None
+        return self.replaced(overlap="none" if count == 1 else "two_batch")
 
 
 DeploymentShape = Annotated[Afd | Ep, Field(discriminator="kind")]

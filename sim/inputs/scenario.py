@@ -18,7 +18,7 @@ from sim.inputs import cards
 from sim.inputs.admission import Admission
 from sim.inputs.arrivals import ClosedLoop, Trace
 from sim.inputs.base import Strict
-from sim.inputs.deployment import UNDIVIDED, DeploymentShape, Ep
+from sim.inputs.deployment import UNDIVIDED, DeploymentShape
 from sim.inputs.documents.document import Document, Loc, read
 from sim.inputs.lengths import CsvLengths
 from sim.inputs.naming import Name
@@ -168,12 +168,13 @@ class Scenario(Strict):
             raise ValueError(
                 "simulation.engine bound knows no arrivals: write workload.arrivals of kind closed"
             )
-        strangers = self.software.strangers(self.deployment.kind)
+        strangers = self.software.strangers(self.deployment.kind, self.deployment.beside)
         if strangers:
             raise ValueError("; ".join(strangers))
         places = self.noise.places() if self.noise is not None else []
-        if isinstance(self.deployment, Ep) and any(place.side != "all" for place in places):
-            raise ValueError("noise: side attention or ffn is of AFD; leave it out under EP")
+        if any(place.side not in self.deployment.noise_sides for place in places):
+            kind = self.deployment.kind.upper()
+            raise ValueError(f"noise: side attention or ffn is of AFD; leave it out under {kind}")
         return self
 
     def with_settings(self, settings: Mapping[str, Any]) -> Scenario:

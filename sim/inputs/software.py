@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -11,13 +12,6 @@ from sim.inputs.sourced import Pause, Slowdown
 
 Compute = Literal["attn0", "attn1", "shared", "attention", "o_proj", "experts"]
 Communication = Literal["dispatch", "combine", "transfers"]
-
-# What runs beside what in the static orders: under EP, and under AFD, where the transfers of other
-# micro-batches go both ways at any time.
-BESIDE: dict[str, dict[Compute, Communication]] = {
-    "ep": {"attn0": "dispatch", "shared": "dispatch", "attn1": "combine"},
-    "afd": {"attention": "transfers", "o_proj": "transfers", "experts": "transfers"},
-}
 
 
 class Pair(Strict):
@@ -62,9 +56,8 @@ class Software(Strict):
         own = [pair.slowdown for pair in self.overlap_pairs if pair.compute == compute]
         return float(own[0] if own else self.overlap_slowdown)
 
-    def strangers(self, deployment: str) -> list[str]:
+    def strangers(self, deployment: str, beside: Mapping[Compute, Communication]) -> list[str]:
         """Return what is wrong with pairs that never meet under a kind of deployment."""
-        beside = BESIDE[deployment]
         return [
             f"software.overlap_pairs: {pair.compute} never runs beside {pair.communication} under "
             f"{deployment}; pairs are {', '.join(f'{a} and {b}' for a, b in beside.items())}"

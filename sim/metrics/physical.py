@@ -19,7 +19,6 @@ from sim.decoding.step_table import requests_of
 from sim.foundation.errors import ImpossibleFigureError
 from sim.foundation.units import DTYPE_BYTES, NS_PER_S
 from sim.inputs import cards
-from sim.inputs.deployment import Afd
 from sim.inputs.hardware import Accelerator
 from sim.inputs.model import ModelCard
 from sim.inputs.scenario import Scenario
@@ -67,14 +66,10 @@ def floor(scenario: Scenario, ctx: float) -> Floor:
 
 def _machines(scenario: Scenario) -> tuple[Accelerator, int, int, float]:
     """Return attention card, attention GPUs, GPUs that share an output projection, all FLOP/s."""
-    deployment = scenario.deployment
-    if isinstance(deployment, Afd):
-        sides = deployment.attention, deployment.ffn
-        peak = sum(_peak(cards.accelerator(s.accelerator)) * s.gpu_count() for s in sides)
-        card = cards.accelerator(deployment.attention.accelerator)
-        return card, deployment.attention.gpu_count(), deployment.attention.o_proj_tp, peak
-    card = cards.accelerator(deployment.accelerator)
-    return card, deployment.gpus, 1, _peak(card) * deployment.gpus
+    gpus_by_card = scenario.deployment.gpus_by_card()
+    peak = sum(_peak(cards.accelerator(name)) * gpus for name, gpus in gpus_by_card)
+    attention = scenario.deployment.attention_gpus()
+    return cards.accelerator(attention.accelerator), attention.gpus, attention.o_proj_tp, peak
 
 
 def _peak(card: Accelerator) -> float:

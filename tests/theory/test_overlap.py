@@ -9,8 +9,10 @@ from sim.deployments import compile_deployment
 from sim.deployments.layers import Ns
 from sim.foundation.errors import ScenarioError
 from sim.inputs import scenario
-from sim.inputs.software import BESIDE, Compute
+from sim.inputs.deployment import Afd, Ep
+from sim.inputs.software import Compute
 
+BESIDE = {"ep": Ep.beside, "afd": Afd.beside}
 BASES = {"ep": "dsv3-ep128", "afd": "step3-4a2f-8k"}
 
 
