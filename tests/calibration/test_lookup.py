@@ -98,7 +98,7 @@ def test_the_status_of_many_values_is_that_of_each() -> None:
 
 
 def test_runs_that_share_a_table_count_their_own_time_alone() -> None:
-    short = load("dsv3-ep8-h200", ["simulation.max_steps=12"])
+    short = load("dsv3-ep8-h200", ["simulation.min_steps=20", "simulation.max_steps=20"])
     first, second = simulate(short), simulate(short)
     assert first.usage_ns["calibrated"] > 0
     assert first.usage_ns == second.usage_ns
