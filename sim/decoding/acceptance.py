@@ -1,7 +1,7 @@
 """Acceptance: how many drafts of a request its next step accepts, drawn by request and step.
 
 A draw depends on the request and on how many steps it has had, never on where it runs or with whom:
-deployments that are compared see the same tokens accepted. Importing this module imports Numba.
+deployments that are compared see the same tokens accepted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _accepted(law: Law, request: int, turn: int) -> np.int64:
 @compiled(f"UniTuple(int64, 2)(int64[:, ::1], int64, int64, int64, int64[::1], int64[:, ::1], "
           f"{_LAW})")  # fmt: skip
 def accept(
-    flight: Ints, count: int, fresh: int, step: int, ctx: Ints, ledger: Ints, law: Law
+    batch: Ints, count: int, fresh: int, step: int, ctx: Ints, table: Ints, law: Law
 ) -> tuple[int, int]:
     """Add the accepted drafts that come with the tokens of `step`, up to the end of each output.
 
@@ -59,17 +59,17 @@ def accept(
     """
     every = late = 0
     for i in range(count):
-        rest = flight[LAST_STEP, i] - step
+        rest = batch[LAST_STEP, i] - step
         if rest <= 0:
             continue
-        request = flight[REQUEST, i]
-        turn = step - 1 - ledger[ENTERED, request] + ledger[TURNS, request]
+        request = batch[REQUEST, i]
+        turn = step - 1 - table[ENTERED, request] + table[TURNS, request]
         more = min(_accepted(law, request, turn), rest)
         # As if as many steps were over already.
-        flight[CTX_AT_START, i] += more
-        flight[LAST_STEP, i] -= more
-        ledger[KEPT, request] += more
-        ctx[flight[GPU, i]] += more
+        batch[CTX_AT_START, i] += more
+        batch[LAST_STEP, i] -= more
+        table[KEPT, request] += more
+        ctx[batch[GPU, i]] += more
         every += more
         if i >= count - fresh:
             late += more

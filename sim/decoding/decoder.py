@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.decoding.scheduler import Emission, Scheduler
 from sim.decoding.step_table import FILL_STEPS, Columns, StepTable, step_gaps_ns
 from sim.decoding.step_times import DrawnTimes
 from sim.decoding.work_log import WorkLog
@@ -18,9 +18,6 @@ from sim.engines.program import Times
 from sim.foundation.estimates import half_width
 from sim.foundation.nanoseconds import MOST_RUN_NS, too_long
 from sim.inputs.arrivals import ClosedLoop
-
-if TYPE_CHECKING:
-    from sim.decoding.scheduler import Emission
 
 # Half-widths are looked at this often, in steps.
 _CHECK_EVERY = 5
@@ -41,9 +38,6 @@ class Decoder:
     """Closes a step, admits requests, times the next step, and decides when it is enough."""
 
     def __init__(self, site: Deployment) -> None:
-        # Numba takes most of a second to import.
-        from sim.decoding.scheduler import Scheduler
-
         self.site = site
         self.drawn = DrawnTimes(site)
         scenario = site.scenario
@@ -132,10 +126,10 @@ class Decoder:
 
     def request_columns(self) -> Columns:
         """Return the table of all requests that emitted a token, finished or still in flight."""
-        scheduler, flights = self.scheduler, self.scheduler.flights
+        scheduler, micro_batches = self.scheduler, self.scheduler.micro_batches
         seen = np.flatnonzero(scheduler.column("first_token_ns") >= 0)
         columns = scheduler.columns(seen)
-        ended = np.array([flight.steps for flight in flights])[columns["micro_batch"]]
+        ended = np.array([batch.steps for batch in micro_batches])[columns["micro_batch"]]
         last_ns = np.array(self._last_ns)[columns["micro_batch"]]
         finished = columns["finished"] == 1
         # Since a request that is out last came in, it has emitted nothing.

@@ -1,16 +1,15 @@
-"""Flights: the requests of each micro-batch.
+"""Micro-batch: its requests, in the order in which they were admitted.
 
 Nothing is counted up from step to step but the KV that requests claim: contexts and ages follow
-from the steps that the micro-batch has ended. Importing this module imports Numba.
+from the steps that the micro-batch has ended.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from sim.decoding import micro_batch_loops
+from sim.decoding.acceptance import Law, accept
 from sim.decoding.micro_batch_loops import (
     CTX_AT_START,
     GPU,
@@ -22,16 +21,11 @@ from sim.decoding.micro_batch_loops import (
 )
 from sim.deployments.kvcache import KvLayout
 
-if TYPE_CHECKING:
-    from sim.decoding.acceptance import Law
-
 _ROWS = 5
 _LEAST_ROOM = 64
 
 
-class Flight:
-    """The requests of one micro-batch in the order in which they were admitted."""
-
+class MicroBatch:
     def __init__(self, micro_batch: int, gpus: int, layout: KvLayout) -> None:
         self.micro_batch = micro_batch
         self.steps = 0
@@ -44,7 +38,7 @@ class Flight:
         """Requests that came in at the last boundary."""
         self._layout = sizes_of(layout)
         self._turn = np.zeros(1, dtype=np.int64)
-        self._table = np.empty((_ROWS, _LEAST_ROOM), dtype=np.int64)
+        self._rows = np.empty((_ROWS, _LEAST_ROOM), dtype=np.int64)
         self._count = 0
 
     def __len__(self) -> int:
@@ -53,47 +47,45 @@ class Flight:
     @property
     def request(self) -> Ints:
         """Number of each request."""
-        return self._table[REQUEST, : self._count]
+        return self._rows[REQUEST, : self._count]
 
     @property
     def gpu(self) -> Ints:
         """GPU of each request."""
-        return self._table[GPU, : self._count]
+        return self._rows[GPU, : self._count]
 
     @property
     def contexts(self) -> Ints:
         """Context tokens of each request."""
-        return self._table[CTX_AT_START, : self._count] + self.steps
+        return self._rows[CTX_AT_START, : self._count] + self.steps
 
-    def accept(self, law: Law, ledger: Ints) -> tuple[int, int]:
+    def accept(self, law: Law, table: Ints) -> tuple[int, int]:
         """Let the step that ends accept drafts; return how many, and how many of the fresh ones."""
-        from sim.decoding.acceptance import accept
+        where = self._rows, self._count, len(self.fresh), self.steps + 1
+        return accept(*where, self.ctx, table, law)
 
-        where = self._table, self._count, len(self.fresh), self.steps + 1
-        return accept(*where, self.ctx, ledger, law)
-
-    def step(self, now_ns: int, used_bytes: Ints, ledger: Ints) -> Ints:
+    def step(self, now_ns: int, used_bytes: Ints, table: Ints) -> Ints:
         """End a step: every request emits a token. Return the requests that leave with it."""
         self.steps += 1
         self.ctx += self.held
         gone = np.empty(self._count, dtype=np.int64)
         state = self.held, self.ctx, used_bytes
         left = micro_batch_loops.leave(
-            self._table, self._count, self.steps, now_ns, *state, ledger, gone
+            self._rows, self._count, self.steps, now_ns, *state, table, gone
         )
         self._count -= left
         return gone[:left]
 
-    def make_room(self, now_ns: int, capacity_bytes: float, used_bytes: Ints, ledger: Ints) -> Ints:
+    def make_room(self, now_ns: int, capacity_bytes: float, used_bytes: Ints, table: Ints) -> Ints:
         """Claim KV for the next step of every request. Return those that give way, as they lay.
 
         The youngest of a GPU give way, one after the other, until the others' KV fits.
         """
-        micro_batch_loops.grow(self._table, self._count, self.steps, self._layout, used_bytes)
+        micro_batch_loops.grow(self._rows, self._count, self.steps, self._layout, used_bytes)
         gone = np.empty(self._count, dtype=np.int64)
         state = self.held, self.ctx, used_bytes
-        where = self._table, self._count, self.steps
-        left = micro_batch_loops.give_way(*where, now_ns, capacity_bytes, *state, ledger, gone)
+        where = self._rows, self._count, self.steps
+        left = micro_batch_loops.give_way(*where, now_ns, capacity_bytes, *state, table, gone)
         self._count -= left
         return gone[:left]
 
@@ -104,20 +96,20 @@ class Flight:
         limits: Limits,
         used_bytes: Ints,
         slots: Ints,
-        ledger: Ints,
+        table: Ints,
     ) -> int:
         """Let requests in, in order, as far as there is room and GPUs have `slots` left.
 
         Returns how many entered, or TOO_LARGE if one of them fits on no GPU.
         """
-        room = self._table.shape[1]
+        room = self._rows.shape[1]
         if self._count + len(requests) > room:
             wider = np.empty((_ROWS, 2 * (self._count + len(requests))), dtype=np.int64)
-            wider[:, : self._count] = self._table[:, : self._count]
-            self._table = wider
-        where = self._table, self._count, self.steps, self.micro_batch, requests, now_ns
+            wider[:, : self._count] = self._rows[:, : self._count]
+            self._rows = wider
+        where = self._rows, self._count, self.steps, self.micro_batch, requests, now_ns
         state = self._turn, self.held, self.ctx, used_bytes, slots
-        entered = micro_batch_loops.enter(*where, limits, self._layout, *state, ledger)
+        entered = micro_batch_loops.enter(*where, limits, self._layout, *state, table)
         if entered > 0:
             self._count += entered
             self.fresh = requests[:entered]
@@ -126,9 +118,9 @@ class Flight:
     def seen(self, window: int) -> Ints:
         """Return the context tokens on each GPU that a layer with this window reads."""
         seen = np.zeros_like(self.ctx)
-        micro_batch_loops.add_seen(self._table, self._count, self.steps, window, seen)
+        micro_batch_loops.add_seen(self._rows, self._count, self.steps, window, seen)
         return seen
 
     def add_kv_bytes(self, used: Floats) -> None:
         """Add the bytes of KV blocks in use on each GPU to `used`."""
-        micro_batch_loops.add_kv_bytes(self._table, self._count, self.steps, self._layout, used)
+        micro_batch_loops.add_kv_bytes(self._rows, self._count, self.steps, self._layout, used)

@@ -1,7 +1,4 @@
-"""Flight loops: what is compiled of a step boundary, over the requests of one micro-batch.
-
-Importing this module imports Numba.
-"""
+"""Micro-batch loops: what is compiled of a step boundary, over the requests of a micro-batch."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ from sim.inputs.admission import Balancing
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-# Rows of a flight, one column a request, in the order in which they were admitted.
+# Rows of a micro-batch, one column a request, in the order in which they were admitted.
 REQUEST, GPU, CTX_AT_START, LAST_STEP, HELD_BYTES = range(5)
 
 TOO_LARGE = -1
@@ -80,50 +77,50 @@ def _kv_bytes(ctx: int, layout: Sizes) -> float:
 @compiled("int64(int64[:, ::1], int64, int64, int64, int64[::1], int64[::1], int64[::1], "
           "int64[:, ::1], int64[::1])")  # fmt: skip
 def leave(
-    flight: Ints,
+    batch: Ints,
     count: int,
     step: int,
     now_ns: int,
     held: Ints,
     ctx: Ints,
     used_bytes: Ints,
-    ledger: Ints,
+    table: Ints,
     gone: Ints,
 ) -> int:
     """Take out the requests whose last step has ended, note them in `gone`; return how many."""
     kept = left = 0
     for i in range(count):
-        request, gpu = flight[REQUEST, i], flight[GPU, i]
-        if flight[LAST_STEP, i] == step:
+        request, gpu = batch[REQUEST, i], batch[GPU, i]
+        if batch[LAST_STEP, i] == step:
             held[gpu] -= 1
-            ctx[gpu] -= flight[CTX_AT_START, i] + step
-            used_bytes[gpu] -= flight[HELD_BYTES, i]
-            ledger[LAST_TOKEN, request] = now_ns
-            ledger[FINISHED, request] = 1
+            ctx[gpu] -= batch[CTX_AT_START, i] + step
+            used_bytes[gpu] -= batch[HELD_BYTES, i]
+            table[LAST_TOKEN, request] = now_ns
+            table[FINISHED, request] = 1
             gone[left] = request
             left += 1
         else:
             if left:
                 for row in range(5):
-                    flight[row, kept] = flight[row, i]
+                    batch[row, kept] = batch[row, i]
             kept += 1
     return left
 
 
 @compiled(f"void(int64[:, ::1], int64, int64, {_LAYOUT}, int64[::1])")
-def grow(flight: Ints, count: int, step: int, layout: Sizes, used_bytes: Ints) -> None:
+def grow(batch: Ints, count: int, step: int, layout: Sizes, used_bytes: Ints) -> None:
     """Let every request claim KV for the tokens that its next step writes."""
     step_tokens = layout[4]
     for i in range(count):
-        claimed = np.int64(_kv_bytes(flight[CTX_AT_START, i] + step + step_tokens, layout))
-        used_bytes[flight[GPU, i]] += claimed - flight[HELD_BYTES, i]
-        flight[HELD_BYTES, i] = claimed
+        claimed = np.int64(_kv_bytes(batch[CTX_AT_START, i] + step + step_tokens, layout))
+        used_bytes[batch[GPU, i]] += claimed - batch[HELD_BYTES, i]
+        batch[HELD_BYTES, i] = claimed
 
 
 @compiled("int64(int64[:, ::1], int64, int64, int64, float64, int64[::1], int64[::1], "
           "int64[::1], int64[:, ::1], int64[::1])")  # fmt: skip
 def give_way(
-    flight: Ints,
+    batch: Ints,
     count: int,
     step: int,
     now_ns: int,
@@ -131,7 +128,7 @@ def give_way(
     held: Ints,
     ctx: Ints,
     used_bytes: Ints,
-    ledger: Ints,
+    table: Ints,
     gone: Ints,
 ) -> int:
     """Take out the youngest requests of GPUs without room for all, note them; return how many."""
@@ -141,27 +138,27 @@ def give_way(
         youngest[:] = -1
         found = False
         for i in range(count - left):
-            gpu = flight[GPU, i]
-            if used_bytes[gpu] > capacity_bytes and flight[REQUEST, i] > youngest[gpu]:
-                youngest[gpu] = flight[REQUEST, i]
+            gpu = batch[GPU, i]
+            if used_bytes[gpu] > capacity_bytes and batch[REQUEST, i] > youngest[gpu]:
+                youngest[gpu] = batch[REQUEST, i]
                 found = True
         if not found:
             return left
         kept = 0
         for i in range(count - left):
-            request, gpu = flight[REQUEST, i], flight[GPU, i]
+            request, gpu = batch[REQUEST, i], batch[GPU, i]
             if youngest[gpu] == request:
                 held[gpu] -= 1
-                ctx[gpu] -= flight[CTX_AT_START, i] + step
-                used_bytes[gpu] -= flight[HELD_BYTES, i]
-                ledger[KEPT, request] += step - ledger[ENTERED, request]
-                ledger[TURNS, request] += step - ledger[ENTERED, request]
-                ledger[ENTERED, request] = -1
-                ledger[LAST_TOKEN, request] = now_ns
+                ctx[gpu] -= batch[CTX_AT_START, i] + step
+                used_bytes[gpu] -= batch[HELD_BYTES, i]
+                table[KEPT, request] += step - table[ENTERED, request]
+                table[TURNS, request] += step - table[ENTERED, request]
+                table[ENTERED, request] = -1
+                table[LAST_TOKEN, request] = now_ns
                 gone[left + i - kept] = request
             else:
                 for row in range(5):
-                    flight[row, kept] = flight[row, i]
+                    batch[row, kept] = batch[row, i]
                 kept += 1
         left = count - kept
 
@@ -235,7 +232,7 @@ def _chosen_gpu(
           f"{_LIMITS}, {_LAYOUT}, int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], "
           "int64[:, ::1])")  # fmt: skip
 def enter(
-    flight: Ints,
+    batch: Ints,
     count: int,
     step: int,
     micro_batch: int,
@@ -248,7 +245,7 @@ def enter(
     ctx: Ints,
     used_bytes: Ints,
     slots: Ints,
-    ledger: Ints,
+    table: Ints,
 ) -> int:
     """Let requests in, in order, as far as there is room; return how many entered.
 
@@ -260,11 +257,11 @@ def enter(
     open_to = np.empty(len(held), dtype=np.bool_)
     for place in range(len(requests)):
         request = requests[place]
-        need = ledger[WHOLE, request]
+        need = table[WHOLE, request]
         if need > capacity_bytes:
             return TOO_LARGE
-        age = ledger[AGE, request] + ledger[KEPT, request]
-        context = ledger[PROMPT, request] + age
+        age = table[AGE, request] + table[KEPT, request]
+        context = table[PROMPT, request] + age
         if grows:
             need = np.int64(_kv_bytes(context + layout[4], layout))
         rooms = 0
@@ -284,26 +281,26 @@ def enter(
         used_bytes[home] += need
         slots[home] -= 1
         at = count + place
-        flight[REQUEST, at], flight[GPU, at] = request, home
-        flight[CTX_AT_START, at] = context - step
-        flight[LAST_STEP, at] = step + ledger[OUTPUT, request] - age
-        flight[HELD_BYTES, at] = need
-        if ledger[ADMITTED, request] < 0:
-            ledger[ADMITTED, request] = now_ns
-        ledger[MICRO_BATCH, request], ledger[HOME, request] = micro_batch, home
-        ledger[ENTERED, request], ledger[FINISHED, request] = step, 0
+        batch[REQUEST, at], batch[GPU, at] = request, home
+        batch[CTX_AT_START, at] = context - step
+        batch[LAST_STEP, at] = step + table[OUTPUT, request] - age
+        batch[HELD_BYTES, at] = need
+        if table[ADMITTED, request] < 0:
+            table[ADMITTED, request] = now_ns
+        table[MICRO_BATCH, request], table[HOME, request] = micro_batch, home
+        table[ENTERED, request], table[FINISHED, request] = step, 0
     return len(requests)
 
 
 @compiled(f"void(int64[:, ::1], int64, int64, {_LAYOUT}, float64[::1])")
-def add_kv_bytes(flight: Ints, count: int, step: int, layout: Sizes, used: Floats) -> None:
+def add_kv_bytes(batch: Ints, count: int, step: int, layout: Sizes, used: Floats) -> None:
     """Add the bytes of the KV blocks of every request to those of its GPU."""
     for i in range(count):
-        used[flight[GPU, i]] += _kv_bytes(flight[CTX_AT_START, i] + step, layout)
+        used[batch[GPU, i]] += _kv_bytes(batch[CTX_AT_START, i] + step, layout)
 
 
 @compiled("void(int64[:, ::1], int64, int64, int64, int64[::1])")
-def add_seen(flight: Ints, count: int, step: int, window: int, seen: Ints) -> None:
+def add_seen(batch: Ints, count: int, step: int, window: int, seen: Ints) -> None:
     """Add the context tokens of every request inside `window` to those of its GPU."""
     for i in range(count):
-        seen[flight[GPU, i]] += min(flight[CTX_AT_START, i] + step, window)
+        seen[batch[GPU, i]] += min(batch[CTX_AT_START, i] + step, window)

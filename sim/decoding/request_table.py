@@ -1,4 +1,4 @@
-"""Ledger: what is known of every request, one column a request, by number."""
+"""Request table: what is known of every request, one column a request, by number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sim.deployments.kvcache import KvLayout
 Ints = NDArray[np.int64]
 
 # −1 where nothing is known yet.
-LEDGER = (
+COLUMNS = (
     *("micro_batch", "gpu", "arrival_ns", "admitted_ns", "first_token_ns", "last_token_ns"),
     *("prompt", "output", "age", "kept", "entered", "finished", "whole_bytes", "turns"),
 )
@@ -21,24 +21,24 @@ PROMPT, OUTPUT, AGE, KEPT, ENTERED, FINISHED, WHOLE, TURNS = range(6, 14)
 # −1 while it is out. Whole: KV with all of its output. Turns: steps it had before it gave way.
 
 
-class Ledger:
+class RequestTable:
     """A table that grows with the requests that are drawn."""
 
     def __init__(self, layout: KvLayout) -> None:
         self._layout = layout
-        self.table = np.full((len(LEDGER), 1024), -1, dtype=np.int64)
+        self.values = np.full((len(COLUMNS), 1024), -1, dtype=np.int64)
         self.count = 0
         """Requests drawn."""
 
     def write(self, prompt: Ints, output: Ints, age: Ints) -> None:
         """Note the sizes of the next requests."""
         first, last = self.count, self.count + len(prompt)
-        width = self.table.shape[1]
+        width = self.values.shape[1]
         if last > width:
-            table = np.full((len(LEDGER), max(last, 2 * width)), -1, dtype=np.int64)
-            table[:, :first] = self.table[:, :first]
-            self.table = table
-        new = self.table[:, first:last]
+            table = np.full((len(COLUMNS), max(last, 2 * width)), -1, dtype=np.int64)
+            table[:, :first] = self.values[:, :first]
+            self.values = table
+        new = self.values[:, first:last]
         new[PROMPT], new[OUTPUT], new[AGE] = prompt, output, age
         new[KEPT] = new[TURNS] = 0
         new[WHOLE] = self._layout.whole_bytes(prompt, output)
@@ -46,8 +46,8 @@ class Ledger:
 
     def column(self, name: str) -> Ints:
         """Return one column by request."""
-        return self.table[LEDGER.index(name), : self.count]
+        return self.values[COLUMNS.index(name), : self.count]
 
     def columns(self, requests: Ints) -> dict[str, Ints]:
         """Return all that is known of some requests."""
-        return dict(zip(LEDGER, self.table[:, requests], strict=True))
+        return dict(zip(COLUMNS, self.values[:, requests], strict=True))

@@ -7,13 +7,13 @@ in the order in which they arrive.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.decoding.micro_batch import Flight
+from sim.decoding.acceptance import Law, law_of
+from sim.decoding.micro_batch import MicroBatch
 from sim.decoding.micro_batch_loops import BALANCINGS, TOO_LARGE, Floats, Ints
-from sim.decoding.queue import Line
+from sim.decoding.request_queue import RequestQueue
 from sim.decoding.request_table import (
     AGE,
     ARRIVAL,
@@ -24,7 +24,7 @@ from sim.decoding.request_table import (
     OUTPUT,
     PROMPT,
     WHOLE,
-    Ledger,
+    RequestTable,
 )
 from sim.deployments.kvcache import KvLayout, Transfer
 from sim.deployments.layers import Batch
@@ -37,9 +37,6 @@ from sim.inputs.arrivals import ClosedLoop
 from sim.inputs.lengths import stationary_sample
 from sim.inputs.speculation import Speculation
 from sim.inputs.workload import Requests, Workload
-
-if TYPE_CHECKING:
-    from sim.decoding.acceptance import Law
 
 # A request that gave way: what is known of it and of where it was, and of how it went on. Times
 # are −1 until they are known.
@@ -70,7 +67,7 @@ class Emission:
 
 
 class Scheduler:
-    """Requests in flight and in line, over all micro-batches and attention GPUs."""
+    """Requests in flight and in the queue, over all micro-batches and attention GPUs."""
 
     def __init__(
         self,
@@ -87,18 +84,17 @@ class Scheduler:
         max_running_requests: int | None = None,
     ) -> None:
         self.gpus = gpus
-        self.micro_batches = micro_batches
         self.layout = layout
         self.kv_capacity_bytes = kv_capacity_bytes
         self._most = _NO_LIMIT if max_running_requests is None else max_running_requests
         """Requests on a GPU."""
         self.used_bytes = np.zeros(gpus, dtype=np.int64)
         """KV that requests claim on each GPU."""
-        self.flights = [Flight(j, gpus, layout) for j in range(micro_batches)]
+        self.micro_batches = [MicroBatch(j, gpus, layout) for j in range(micro_batches)]
         self._closed = isinstance(workload.arrivals, ClosedLoop)
         self._requests = Requests(workload, seed)
-        self._ledger = Ledger(layout)
-        self._line = Line()
+        self._table = RequestTable(layout)
+        self._queue = RequestQueue()
         self._last_arrival_ns = -1
         """Of the requests that are drawn, in an open loop."""
         self._queued = 0
@@ -106,8 +102,6 @@ class Scheduler:
         self._transfer = transfer
         self._law: Law | None = None
         if speculation is not None:
-            from sim.decoding.acceptance import law_of
-
             self._law = law_of(speculation, seed)
         self._policy = admission.kv
         self._row = admission.row(gpus)
@@ -122,16 +116,16 @@ class Scheduler:
         if self._closed:
             assert requests_in_flight is not None
             sample = stationary_sample(workload.law, seed, requests_in_flight)
-            self._ledger.write(*sample)
+            self._table.write(*sample)
             self._arrive(requests_in_flight, 0, there=True)
 
     def column(self, name: str) -> Ints:
-        """Return a column of the ledger by request; −1 where nothing is known yet."""
-        return self._ledger.column(name)
+        """Return a column by request; −1 where nothing is known yet."""
+        return self._table.column(name)
 
     def columns(self, requests: Ints) -> dict[str, Ints]:
-        """Return all that the ledger has of some requests."""
-        return self._ledger.columns(requests)
+        """Return all that is known of some requests."""
+        return self._table.columns(requests)
 
     def preemptions(self) -> dict[str, Ints]:
         """Return the table of preemptions, in the order in which they happened."""
@@ -140,16 +134,16 @@ class Scheduler:
 
     def waiting(self) -> int:
         """Return how many requests might enter if there were room."""
-        return len(self._line)
+        return len(self._queue)
 
     def in_flight(self) -> int:
         """Return the number of requests in all micro-batches."""
-        return sum(len(flight) for flight in self.flights)
+        return sum(len(batch) for batch in self.micro_batches)
 
     def next_arrival_ns(self) -> int | None:
-        """Return when the next request comes to the line; None if none will."""
+        """Return when the next request comes to the queue; None if none will."""
         while True:
-            comes_ns = self._line.next_ns()
+            comes_ns = self._queue.next_ns()
             certain = comes_ns is not None and comes_ns <= self._last_arrival_ns
             if self._closed or certain or not self._draw():
                 return comes_ns
@@ -157,23 +151,23 @@ class Scheduler:
     def emit(self, micro_batch: int, now_ns: int) -> Emission:
         """Let every request of the micro-batch emit its tokens; the finished ones leave.
 
-        In a closed loop each finished request is replaced at once, at the end of the line. Where KV
-        is claimed as it grows, the youngest requests of a GPU without room for all give way.
+        In a closed loop each finished request is replaced at once, at the end of the queue. Where
+        KV is claimed as it grows, the youngest requests of a GPU without room for all give way.
         """
-        flight = self.flights[micro_batch]
-        requests, fresh = len(flight), len(flight.fresh)
+        batch = self.micro_batches[micro_batch]
+        requests, fresh = len(batch), len(batch.fresh)
         accepted = of_fresh = 0
         if self._law is not None:
-            accepted, of_fresh = flight.accept(self._law, self._ledger.table)
+            accepted, of_fresh = batch.accept(self._law, self._table.values)
         if fresh:
-            self._first_tokens(flight.fresh, now_ns)
-            flight.fresh = flight.fresh[:0]
-        finished = flight.step(now_ns, self.used_bytes, self._ledger.table)
+            self._first_tokens(batch.fresh, now_ns)
+            batch.fresh = batch.fresh[:0]
+        finished = batch.step(now_ns, self.used_bytes, self._table.values)
         if self._closed and len(finished):
             self._arrive(len(finished), now_ns)
         if isinstance(self._policy, Watermark):
-            limits = self.kv_capacity_bytes, self.used_bytes, self._ledger.table
-            gone = flight.make_room(now_ns, *limits)
+            limits = self.kv_capacity_bytes, self.used_bytes, self._table.values
+            gone = batch.make_room(now_ns, *limits)
             if len(gone):
                 self._preempt(gone, now_ns, self._policy)
         tokens = requests + accepted
@@ -185,52 +179,52 @@ class Scheduler:
         A micro-batch takes at most its share of all requests present, so that all stay even. Which
         GPU takes a request is `Admission.gpu`'s to say; by default one takes at most its share of
         the micro-batch, since the fullest GPU sets the pace and one request over a tile of rows
-        costs a tile. The head of the line waits if no GPU has room for its KV.
+        costs a tile. The head of the queue waits if no GPU has room for its KV.
 
         Raises InfeasibleError for a request that no empty GPU could hold.
         """
         while not self._closed and self._last_arrival_ns <= now_ns and self._draw():
             pass
-        self._line.pass_to(now_ns)
-        if not len(self._line):
+        self._queue.pass_to(now_ns)
+        if not len(self._queue):
             return
-        flight = self.flights[micro_batch]
+        batch = self.micro_batches[micro_batch]
         present = min(self.in_flight() + self.waiting(), self.gpus * self._most)
-        share = share_of(present, micro_batch, self.micro_batches, self._row)
-        requests = self._line.head(max(share - len(flight), 0))
+        share = share_of(present, micro_batch, len(self.micro_batches), self._row)
+        requests = self._queue.head(max(share - len(batch), 0))
         limits = (-(-share // self.gpus), *self._limits)
-        state = self.used_bytes, self._slots(), self._ledger.table
-        entered = flight.enter(requests, now_ns, limits, *state)
+        state = self.used_bytes, self._slots(), self._table.values
+        entered = batch.enter(requests, now_ns, limits, *state)
         if entered == TOO_LARGE:
             raise self._too_large(requests)
-        self._line.leave(entered)
+        self._queue.leave(entered)
 
     def _slots(self) -> Ints:
         """Return how many further requests each GPU may run."""
         slots = np.full(self.gpus, self._most, dtype=np.int64)
-        for flight in self.flights:
-            slots -= flight.held
+        for batch in self.micro_batches:
+            slots -= batch.held
         return slots
 
     def batch(self, micro_batch: int) -> Batch:
         """Return requests and context tokens per GPU of a micro-batch."""
-        flight = self.flights[micro_batch]
-        kv_tokens: dict[int | None, Ints] = {None: flight.ctx.copy()}
+        batch = self.micro_batches[micro_batch]
+        kv_tokens: dict[int | None, Ints] = {None: batch.ctx.copy()}
         for window in self.layout.bytes_per_token:
             if window is not None:
-                kv_tokens[window] = flight.seen(window)
-        return Batch(flight.held.copy(), kv_tokens)
+                kv_tokens[window] = batch.seen(window)
+        return Batch(batch.held.copy(), kv_tokens)
 
     def kv_bytes(self) -> Floats:
         """Return bytes of KV blocks in use on each GPU."""
         used = np.zeros(self.gpus)
-        for flight in self.flights:
-            flight.add_kv_bytes(used)
+        for batch in self.micro_batches:
+            batch.add_kv_bytes(used)
         return used
 
     def _first_tokens(self, requests: Ints, now_ns: int) -> None:
         """Note the first tokens of requests that came in at the last boundary."""
-        first_token_ns = self._ledger.table[FIRST_TOKEN]
+        first_token_ns = self._table.values[FIRST_TOKEN]
         first_token_ns[requests[first_token_ns[requests] < 0]] = now_ns
         if self._paused:
             for request in requests.tolist():
@@ -239,7 +233,7 @@ class Scheduler:
 
     def _preempt(self, requests: Ints, now_ns: int, policy: Watermark) -> None:
         """Send requests that gave way to where they get their KV back."""
-        known = self._ledger.table[:, requests]
+        known = self._table.values[:, requests]
         contexts = known[PROMPT] + known[AGE] + known[KEPT]
         back_ns = now_ns + _restored_ns(policy.preemption, contexts, self.layout)
         rows = (requests, known[MICRO_BATCH], known[HOME], contexts, back_ns)
@@ -248,44 +242,44 @@ class Scheduler:
         ):
             self._paused[request] = len(self._preemptions)
             self._preemptions.append([request, micro_batch, gpu, now_ns, context, back, -1])
-            self._line.send_away(request, back)
+            self._queue.send_away(request, back)
 
     def _arrive(self, count: int, now_ns: int, there: bool = False) -> None:
         """Let the next requests of a closed loop arrive, their KV being `there` already or not."""
         first, last = self._queued, self._queued + count
-        while self._ledger.count < last:
+        while self._table.count < last:
             self._draw()
-        self._ledger.table[ARRIVAL, first:last] = now_ns
+        self._table.values[ARRIVAL, first:last] = now_ns
         self._queued = last
         self._expect(np.arange(first, last), there)
 
     def _draw(self) -> bool:
         """Draw another block of requests; return False if the workload has none."""
-        first = self._ledger.count
+        first = self._table.count
         block = self._requests.block(first)
         if block is None:
             return False
         prompt, output, arrival_ns = block
-        self._ledger.write(prompt, output, np.zeros_like(prompt))
+        self._table.write(prompt, output, np.zeros_like(prompt))
         if arrival_ns is not None:
-            self._ledger.table[ARRIVAL, first : self._ledger.count] = arrival_ns
+            self._table.values[ARRIVAL, first : self._table.count] = arrival_ns
             self._last_arrival_ns = int(arrival_ns[-1])
-            self._expect(np.arange(first, self._ledger.count))
+            self._expect(np.arange(first, self._table.count))
         return True
 
     def _expect(self, requests: Ints, there: bool = False) -> None:
-        """Put requests in line for the time at which their KV is there."""
-        comes_ns = self._ledger.table[ARRIVAL, requests]
+        """Put requests in the queue for the time at which their KV is there."""
+        comes_ns = self._table.values[ARRIVAL, requests]
         if self._transfer is not None and not there:
-            kv_bytes = self.layout.moved_bytes(self._ledger.table[PROMPT, requests])
+            kv_bytes = self.layout.moved_bytes(self._table.values[PROMPT, requests])
             time_ns = kv_bytes / self._transfer.bytes_per_s * NS_PER_S
             comes_ns = comes_ns + whole_ns(time_ns, "a KV transfer") + self._transfer.latency_ns
-        self._line.expect(requests, comes_ns)
+        self._queue.expect(requests, comes_ns)
 
     def _too_large(self, requests: Ints) -> InfeasibleError:
-        needs = self._ledger.table[WHOLE, requests]
+        needs = self._table.values[WHOLE, requests]
         at = int(np.argmax(needs > self.kv_capacity_bytes))
-        prompt, output = self._ledger.table[[PROMPT, OUTPUT], requests[at]]
+        prompt, output = self._table.values[[PROMPT, OUTPUT], requests[at]]
         return InfeasibleError(
             f"a request of {prompt} + {output} tokens needs {gigabytes(needs[at])} of "
             f"KV, an attention GPU has {gigabytes(self.kv_capacity_bytes)}: shorten the "

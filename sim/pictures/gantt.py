@@ -46,7 +46,7 @@ class Row(NamedTuple):
 Count = Annotated[int, Field(ge=0, le=10**18)]
 
 
-class Task(NamedTuple):
+class Bar(NamedTuple):
     row: Count
     """Its place in `Picture.rows`."""
     stage: str
@@ -67,7 +67,7 @@ class Picture(Strict):
     """All servers, with a row or without."""
     layers: Annotated[list[Count], Field(min_length=1, max_length=10_000)]
     micro_batches: Annotated[int, Field(ge=1, le=10_000)]
-    tasks: list[Task]
+    tasks: list[Bar]
     """By start time. Those of other layers are pale."""
 
     @model_validator(mode="after")
@@ -146,9 +146,9 @@ def picture(
     )
 
 
-def _task(program: Program, record: Record, rows: Mapping[Row, int], marked: Marked) -> Task:
+def _task(program: Program, record: Record, rows: Mapping[Row, int], marked: Marked) -> Bar:
     node = program.nodes[record.node]
-    return Task(
+    return Bar(
         row=rows[_row(program, record)],
         stage=program.stages[node.stage].name,
         layer=node.layer,
@@ -214,7 +214,7 @@ def _label(program: Program, row: Row) -> str:
     return pool.name if pool.servers == 1 else f"{pool.name} {row.server}"
 
 
-def _places(shown: Picture, tasks: Sequence[Task], begin_ns: int) -> dict[str, object]:
+def _places(shown: Picture, tasks: Sequence[Bar], begin_ns: int) -> dict[str, object]:
     return {
         "orientation": "h",
         "y": [html.escape(shown.rows[task.row]) for task in tasks],
@@ -224,7 +224,7 @@ def _places(shown: Picture, tasks: Sequence[Task], begin_ns: int) -> dict[str, o
 
 
 def _bars(
-    shown: Picture, tasks: Sequence[Task], begin_ns: int, micro_batch: int
+    shown: Picture, tasks: Sequence[Bar], begin_ns: int, micro_batch: int
 ) -> dict[str, object]:
     names = [html.escape(task.stage) for task in tasks]
     inside = [task.layer in shown.layers for task in tasks]

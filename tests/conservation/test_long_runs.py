@@ -27,7 +27,7 @@ def test_contexts_of_a_million_tokens_are_counted_to_the_token() -> None:
     for step in range(100_000):
         finished = scheduler.emit(0, step).finished
         if step % 9973 == 0 or step > 99_990:
-            contexts = scheduler.flights[0].contexts.tolist()
+            contexts = scheduler.micro_batches[0].contexts.tolist()
             assert contexts == [900_001 + step] * len(contexts)
             assert scheduler.kv_bytes().tolist() == [
                 sum(-(-context // 64) * 64 for context in contexts)

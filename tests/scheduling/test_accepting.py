@@ -44,11 +44,9 @@ def speculations(draw: st.DrawFn) -> Speculation:
 def tokens_of(scheduler: Scheduler) -> dict[int, int]:
     """Return the tokens that requests in flight have emitted so far, by request."""
     found: dict[int, int] = {}
-    for flight in scheduler.flights:
-        prompt = scheduler.columns(flight.request)["prompt"]
-        found |= dict(
-            zip(flight.request.tolist(), (flight.contexts - prompt).tolist(), strict=True)
-        )
+    for batch in scheduler.micro_batches:
+        prompt = scheduler.columns(batch.request)["prompt"]
+        found |= dict(zip(batch.request.tolist(), (batch.contexts - prompt).tolist(), strict=True))
     return found
 
 
@@ -67,10 +65,10 @@ def test_every_token_is_emitted_once(
     now, left = 0, Counter[int]()
     emitted = 0
     for _ in range(400):
-        for j in range(scheduler.micro_batches):
-            flight = scheduler.flights[j]
-            before, held = tokens_of(scheduler), len(flight)
-            mine = flight.request.tolist()
+        for j in range(len(scheduler.micro_batches)):
+            batch = scheduler.micro_batches[j]
+            before, held = tokens_of(scheduler), len(batch)
+            mine = batch.request.tolist()
             seen = scheduler.emit(j, now)
             assert seen.requests == held
             assert held <= seen.tokens <= held * speculation.positions
@@ -84,7 +82,7 @@ def test_every_token_is_emitted_once(
             scheduler.admit(j, now)
             assert (scheduler.used_bytes <= capacity).all()
             assert (scheduler.used_bytes >= scheduler.kv_bytes()).all()
-            for each in scheduler.flights:
+            for each in scheduler.micro_batches:
                 on_gpu = np.bincount(each.gpu, each.contexts, scheduler.gpus)
                 assert each.ctx.tolist() == on_gpu.tolist()
             now += 10
@@ -107,7 +105,7 @@ def test_what_is_accepted_does_not_depend_on_where(
         taken, now = Counter[int](), 0
         for _ in range(400):
             for j in range(m):
-                taken.update(scheduler.flights[j].request.tolist())
+                taken.update(scheduler.micro_batches[j].request.tolist())
                 scheduler.emit(j, now)
                 scheduler.admit(j, now)
                 now += 10

@@ -36,12 +36,12 @@ def boundaries(scheduler: Scheduler, rounds: int) -> Iterator[Seen]:
     """Bring every micro-batch in turn to its boundary, one every 10 ns."""
     now = 0
     for _ in range(rounds):
-        for j in range(scheduler.micro_batches):
+        for j in range(len(scheduler.micro_batches)):
             scheduler.emit(j, now)
-            before = [flight.request.tolist() for flight in scheduler.flights]
+            before = [batch.request.tolist() for batch in scheduler.micro_batches]
             reserved = scheduler.used_bytes.tolist()
             scheduler.admit(j, now)
-            after = scheduler.flights[j].request.tolist()
+            after = scheduler.micro_batches[j].request.tolist()
             assert after[: len(before[j])] == before[j]
             yield Seen(j, now, before, after[len(before[j]) :], reserved)
             now += 10
@@ -69,11 +69,11 @@ def test_the_gpu_with_least_kv_among_those_with_room(
     gpus, m = shape
     scheduler = open_loop(script, gpus, m, capacity, block)
     for seen in boundaries(scheduler, 60):
-        flight = scheduler.flights[seen.micro_batch]
-        gpu_of = dict(zip(flight.request.tolist(), flight.gpu.tolist(), strict=True))
+        batch = scheduler.micro_batches[seen.micro_batch]
+        gpu_of = dict(zip(batch.request.tolist(), batch.gpu.tolist(), strict=True))
         kv = [0] * gpus
         held = [0] * gpus
-        for request, gpu, context in zip(flight.request, flight.gpu, flight.contexts, strict=True):
+        for request, gpu, context in zip(batch.request, batch.gpu, batch.contexts, strict=True):
             if request not in seen.entered:
                 kv[gpu] += context
                 held[gpu] += 1
@@ -99,8 +99,8 @@ def test_a_request_stays_where_it_is(script: list[Arrival], shape: tuple[int, in
     scheduler = open_loop(script, *shape)
     homes: dict[int, tuple[int, int]] = {}
     for _seen in boundaries(scheduler, 40):
-        for j, flight in enumerate(scheduler.flights):
-            for request, gpu in zip(flight.request.tolist(), flight.gpu.tolist(), strict=True):
+        for j, batch in enumerate(scheduler.micro_batches):
+            for request, gpu in zip(batch.request.tolist(), batch.gpu.tolist(), strict=True):
                 assert homes.setdefault(request, (j, gpu)) == (j, gpu)
 
 
@@ -111,10 +111,10 @@ def test_admission_only_at_the_boundary_of_the_own_micro_batch(
 ) -> None:
     scheduler = open_loop(script, *shape)
     for seen in boundaries(scheduler, 40):
-        for j, flight in enumerate(scheduler.flights):
+        for j, batch in enumerate(scheduler.micro_batches):
             if j != seen.micro_batch:
-                assert flight.request.tolist() == seen.before[j]
-        flight = scheduler.flights[seen.micro_batch]
+                assert batch.request.tolist() == seen.before[j]
+        batch = scheduler.micro_batches[seen.micro_batch]
         assert (scheduler.column("admitted_ns")[seen.entered] == seen.now_ns).all()
         assert (scheduler.column("arrival_ns")[seen.entered] <= seen.now_ns).all()
 
@@ -130,7 +130,7 @@ def test_a_closed_loop_replaces_at_once_and_keeps_micro_batches_even(
         assert scheduler.in_flight() + scheduler.waiting() == concurrency
         if seen.now_ns >= 10 * (m - 1):
             assert scheduler.in_flight() == concurrency
-            sizes = [len(flight) for flight in scheduler.flights]
+            sizes = [len(batch) for batch in scheduler.micro_batches]
             assert sizes == dealt(concurrency, m)
 
 
@@ -143,10 +143,10 @@ def test_kv_is_reserved_for_the_whole_output_and_never_exceeds_capacity(
     scheduler = closed_loop(concurrency, gpus, m, capacity, block, seed)
     for _seen in boundaries(scheduler, 25):
         expected = [0] * gpus
-        for flight in scheduler.flights:
-            prompts = scheduler.column("prompt")[flight.request]
-            outputs = scheduler.column("output")[flight.request]
-            for gpu, prompt, output in zip(flight.gpu, prompts, outputs, strict=True):
+        for batch in scheduler.micro_batches:
+            prompts = scheduler.column("prompt")[batch.request]
+            outputs = scheduler.column("output")[batch.request]
+            for gpu, prompt, output in zip(batch.gpu, prompts, outputs, strict=True):
                 expected[gpu] += -(-(prompt + output) // block) * block
         assert scheduler.used_bytes.tolist() == expected
         assert (scheduler.used_bytes <= capacity).all()
@@ -209,14 +209,14 @@ def test_a_gpu_runs_as_many_requests_as_its_engine_says_and_no_more(
     entered: list[int] = []
     for seen in boundaries(scheduler, 40 * m + 40):
         entered += seen.entered
-        running = np.sum([flight.held for flight in scheduler.flights], axis=0)
+        running = np.sum([batch.held for batch in scheduler.micro_batches], axis=0)
         assert (running <= most).all()
         # Nobody waits while the micro-batch has less than its share of all that may run.
         if scheduler.waiting():
             present = min(scheduler.in_flight() + scheduler.waiting(), gpus * most)
             share = dealt(present, m, admission.row(gpus))[seen.micro_batch]
             full = bool((running == most).all())
-            assert full or len(scheduler.flights[seen.micro_batch]) == share
+            assert full or len(scheduler.micro_batches[seen.micro_batch]) == share
     assert entered == list(range(len(script)))
 
 
@@ -225,13 +225,13 @@ def test_the_request_after_the_last_slot_waits_for_a_request_to_leave() -> None:
     scheduler = open_loop(script, m=2, most=2)
     for j in (0, 1):
         scheduler.admit(j, 0)
-    assert [flight.request.tolist() for flight in scheduler.flights] == [[0], [1]]
+    assert [batch.request.tolist() for batch in scheduler.micro_batches] == [[0], [1]]
     for step in (1, 2):
         assert scheduler.waiting() == 1
         for j in (0, 1):
             scheduler.emit(j, step)
             scheduler.admit(j, step)
-    assert [flight.request.tolist() for flight in scheduler.flights] == [[2], [1]]
+    assert [batch.request.tolist() for batch in scheduler.micro_batches] == [[2], [1]]
 
 
 def test_a_block_counts_whole() -> None:
@@ -247,14 +247,14 @@ def test_the_head_of_the_queue_is_not_overtaken() -> None:
     script = [Arrival(0, 5, 2), Arrival(1, 8, 2), Arrival(2, 1, 1)]
     scheduler = open_loop(script, capacity=12)
     scheduler.admit(0, 2)
-    assert scheduler.flights[0].request.tolist() == [0]
+    assert scheduler.micro_batches[0].request.tolist() == [0]
     scheduler.emit(0, 3)
     scheduler.admit(0, 3)
-    assert scheduler.flights[0].request.tolist() == [0]
+    assert scheduler.micro_batches[0].request.tolist() == [0]
     # The first leaves with its second token: at this boundary, not a step later, there is room.
     scheduler.emit(0, 4)
     scheduler.admit(0, 4)
-    assert scheduler.flights[0].request.tolist() == [1, 2]
+    assert scheduler.micro_batches[0].request.tolist() == [1, 2]
 
 
 def test_kv_of_other_micro_batches_takes_room() -> None:
@@ -262,7 +262,7 @@ def test_kv_of_other_micro_batches_takes_room() -> None:
     scheduler = open_loop(script, gpus=1, m=2, capacity=19)
     scheduler.admit(0, 0)
     scheduler.admit(1, 0)
-    assert [len(flight) for flight in scheduler.flights] == [1, 0]
+    assert [len(batch) for batch in scheduler.micro_batches] == [1, 0]
     assert scheduler.waiting() == 1
 
 
@@ -276,7 +276,7 @@ def test_rows_stay_even_in_a_closed_loop(
     scheduler = closed_loop(concurrency, gpus, m, seed=seed, admission=rows)
     for seen in boundaries(scheduler, 25):
         if seen.now_ns >= 10 * (m - 1):
-            assert [len(flight) for flight in scheduler.flights] == dealt(concurrency, m, gpus)
+            assert [len(batch) for batch in scheduler.micro_batches] == dealt(concurrency, m, gpus)
 
 
 @pytest.mark.parametrize(
@@ -287,9 +287,9 @@ def test_shares_are_rows_of_one_a_gpu(requests: int, shares: list[int]) -> None:
     scheduler = open_loop([Arrival(0, 1, 9)] * requests, gpus=2, m=3, admission=rows)
     for j in range(3):
         scheduler.admit(j, 0)
-    assert [len(flight) for flight in scheduler.flights] == shares
-    for flight in scheduler.flights:
-        assert flight.held.max() == ceil(len(flight) / 2)
+    assert [len(batch) for batch in scheduler.micro_batches] == shares
+    for batch in scheduler.micro_batches:
+        assert batch.held.max() == ceil(len(batch) / 2)
 
 
 def test_a_micro_batch_takes_no_more_than_its_share() -> None:
@@ -297,7 +297,7 @@ def test_a_micro_batch_takes_no_more_than_its_share() -> None:
     scheduler = open_loop(script, gpus=1, m=3)
     for j in range(3):
         scheduler.admit(j, 0)
-    assert [len(flight) for flight in scheduler.flights] == [3, 2, 2]
+    assert [len(batch) for batch in scheduler.micro_batches] == [3, 2, 2]
 
 
 @few
@@ -307,7 +307,7 @@ def test_tokens_are_counted_once_each(script: list[Arrival], shape: tuple[int, i
     tokens = continuing = 0
     now = 0
     while scheduler.in_flight() or scheduler.waiting() or scheduler.next_arrival_ns() is not None:
-        for j in range(scheduler.micro_batches):
+        for j in range(len(scheduler.micro_batches)):
             emission = scheduler.emit(j, now)
             tokens += emission.tokens
             continuing += emission.continuing

@@ -32,8 +32,8 @@ class Home:
     """What the GPUs of one micro-batch hold as requests enter one after the other."""
 
     def __init__(self, scheduler: Scheduler, micro_batch: int, turn: int) -> None:
-        flight = scheduler.flights[micro_batch]
-        self.held, self.ctx = flight.held.tolist(), flight.ctx.tolist()
+        batch = scheduler.micro_batches[micro_batch]
+        self.held, self.ctx = batch.held.tolist(), batch.ctx.tolist()
         self.used = scheduler.used_bytes.tolist()
         self.turn = turn
 
@@ -77,20 +77,20 @@ def test_requests_go_where_the_policy_says(
         j = step % m
         scheduler.emit(j, now)
         home = Home(scheduler, j, turns[j])
-        before = len(scheduler.flights[j])
+        before = len(scheduler.micro_batches[j])
         scheduler.admit(j, now)
-        flight = scheduler.flights[j]
+        batch = scheduler.micro_batches[j]
         present = scheduler.in_flight() + scheduler.waiting()
         share = dealt(present, m)[j]
         most = ceil(share / gpus)
-        for request, gpu in zip(flight.request[before:], flight.gpu[before:], strict=True):
+        for request, gpu in zip(batch.request[before:], batch.gpu[before:], strict=True):
             one = script[request]
             need = one.prompt + one.output
             assert gpu in home.candidates(policy, need, capacity, most)
             home.take(int(gpu), one.prompt, need)
             order.append(int(request))
         turns[j] = home.turn
-        if scheduler.waiting() and len(flight) < share:
+        if scheduler.waiting() and len(batch) < share:
             need = script[len(order)].prompt + script[len(order)].output
             assert not home.candidates(policy, need, capacity, most)
         now += 10
@@ -102,7 +102,7 @@ def spread(policy: Balancing, seed: int = 0) -> Counter[int]:
     lengths = [Arrival(0, 10, 5)] * 800
     scheduler = open_loop(lengths, gpus=8, admission=Admission(gpu=policy))
     scheduler.admit(0, 0)
-    return Counter(scheduler.flights[0].held.tolist())
+    return Counter(scheduler.micro_batches[0].held.tolist())
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -121,7 +121,7 @@ def test_draws_of_two_hit_all_gpus_and_depend_on_the_seed() -> None:
         admission = Admission(gpu="power_of_two")
         scheduler = closed_loop(200, 8, 1, seed=seed, admission=admission)
         scheduler.admit(0, 0)
-        return list(scheduler.flights[0].gpu)
+        return list(scheduler.micro_batches[0].gpu)
 
     assert set(homes(0)) == set(range(8))
     assert homes(0) == homes(0)
@@ -149,7 +149,7 @@ def test_short_prompts_overtake_long_ones_on_the_way() -> None:
     for now in (10, 11, 12, 100, 101):
         scheduler.admit(0, now)
     # At 100 the first comes; the last would come at 101.
-    assert scheduler.flights[0].request.tolist() == [1, 2, 0, 3]
+    assert scheduler.micro_batches[0].request.tolist() == [1, 2, 0, 3]
 
 
 def test_replaced_requests_of_a_closed_loop_bring_their_kv_later() -> None:
@@ -181,7 +181,7 @@ def test_all_come_in_the_order_of_their_kv(
         scheduler.admit(0, comes_ns - 1)
         assert scheduler.in_flight() == before
         scheduler.admit(0, comes_ns)
-        requests = scheduler.flights[0].request.tolist()[before:]
+        requests = scheduler.micro_batches[0].request.tolist()[before:]
         assert requests
         entered += [(comes_ns, request) for request in requests]
         comes_ns = scheduler.next_arrival_ns()

@@ -38,8 +38,8 @@ def watermark(share: float = 1.0, preemption: Recompute | Swap | None = None) ->
 def claims(scheduler: Scheduler, block: int = 1) -> list[int]:
     """Return the KV that requests in flight need for their next step, in blocks, by GPU."""
     used = [0] * scheduler.gpus
-    for flight in scheduler.flights:
-        for gpu, context in zip(flight.gpu.tolist(), flight.contexts.tolist(), strict=True):
+    for batch in scheduler.micro_batches:
+        for gpu, context in zip(batch.gpu.tolist(), batch.contexts.tolist(), strict=True):
             used[gpu] += -(-(context + 1) // block) * block
     return used
 
@@ -75,17 +75,17 @@ def boundaries(scheduler: Scheduler, most: int = 4000) -> Iterator[Seen]:
     """Bring micro-batches to their boundaries in turn, 10 ns apart, until all is served."""
     now = 0
     for _ in range(most):
-        for j in range(scheduler.micro_batches):
+        for j in range(len(scheduler.micro_batches)):
             before = [
-                [*zip(flight.request.tolist(), flight.gpu.tolist(), strict=True)]
-                for flight in scheduler.flights
+                [*zip(batch.request.tolist(), batch.gpu.tolist(), strict=True)]
+                for batch in scheduler.micro_batches
             ]
             rows = len(scheduler.preemptions()["request"])
             emission = scheduler.emit(j, now)
-            stayed = set(scheduler.flights[j].request.tolist())
+            stayed = set(scheduler.micro_batches[j].request.tolist())
             gone = preempted(scheduler, rows)
             scheduler.admit(j, now)
-            entered = [r for r in scheduler.flights[j].request.tolist() if r not in stayed]
+            entered = [r for r in scheduler.micro_batches[j].request.tolist() if r not in stayed]
             finished = emission.finished.tolist()
             yield Seen(j, now, before, gone, finished, entered, emission.tokens)
             now += 10
@@ -122,7 +122,7 @@ def test_all_tokens_come_once_and_kv_never_exceeds_capacity(
         assert (scheduler.used_bytes <= capacity).all()
         assert (scheduler.kv_bytes() <= scheduler.used_bytes).all()
         held = [sum(r[1] == g for r in _flat(scheduler)) for g in range(scheduler.gpus)]
-        assert sum(flight.held for flight in scheduler.flights).tolist() == held  # type: ignore[union-attr]
+        assert sum(batch.held for batch in scheduler.micro_batches).tolist() == held  # type: ignore[union-attr]
     assert tokens == [one.output for one in script]
     assert finished == len(script)
     assert scheduler.used_bytes.tolist() == [0] * scheduler.gpus
@@ -131,8 +131,8 @@ def test_all_tokens_come_once_and_kv_never_exceeds_capacity(
 def _flat(scheduler: Scheduler) -> list[tuple[int, int]]:
     return [
         pair
-        for flight in scheduler.flights
-        for pair in zip(flight.request.tolist(), flight.gpu.tolist(), strict=True)
+        for batch in scheduler.micro_batches
+        for pair in zip(batch.request.tolist(), batch.gpu.tolist(), strict=True)
     ]
 
 
@@ -218,27 +218,27 @@ def test_one_gives_way_to_the_byte() -> None:
     script = [Arrival(0, 4, 9), Arrival(0, 4, 3)]
     scheduler = open_loop(script, capacity=13, admission=watermark(1.0, recompute(0.5)))
     scheduler.admit(0, 0)
-    assert scheduler.flights[0].request.tolist() == [0, 1]
+    assert scheduler.micro_batches[0].request.tolist() == [0, 1]
     assert scheduler.used_bytes.tolist() == [10]
     assert scheduler.emit(0, 10).tokens == 2
     assert scheduler.used_bytes.tolist() == [12]
     assert scheduler.emit(0, 20).tokens == 2
-    assert scheduler.flights[0].request.tolist() == [0]
+    assert scheduler.micro_batches[0].request.tolist() == [0]
     assert scheduler.used_bytes.tolist() == [7]
     # Two tokens were decoded and are kept; 6 tokens at 0.5 per ns are there after 12 ns.
     assert preempted(scheduler, 0) == [Gone(1, 0, 20, 6, 32)]
     assert (scheduler.waiting(), scheduler.next_arrival_ns()) == (0, 32)
     for now in (30, 31):
         scheduler.admit(0, now)
-        assert scheduler.flights[0].request.tolist() == [0]
-    # Beside 7 there is no room for 7 more: it waits at the head of the line.
+        assert scheduler.micro_batches[0].request.tolist() == [0]
+    # Beside 7 there is no room for 7 more: it waits at the head of the queue.
     scheduler.admit(0, 32)
-    assert scheduler.flights[0].request.tolist() == [0]
+    assert scheduler.micro_batches[0].request.tolist() == [0]
     assert scheduler.waiting() == 1
     for now in range(40, 110, 10):
         scheduler.emit(0, now)
         scheduler.admit(0, now)
-    assert scheduler.flights[0].request.tolist() == [1]
+    assert scheduler.micro_batches[0].request.tolist() == [1]
     assert scheduler.column("admitted_ns").tolist() == [0, 0]
     emission = scheduler.emit(0, 110)
     assert (emission.tokens, emission.continuing) == (1, 0)
@@ -262,10 +262,10 @@ def test_requests_are_let_in_up_to_the_watermark_only() -> None:
     script = [Arrival(0, 4, 9)] * 4
     scheduler = open_loop(script, capacity=20, admission=watermark(0.5))
     scheduler.admit(0, 0)
-    assert scheduler.flights[0].request.tolist() == [0, 1]
+    assert scheduler.micro_batches[0].request.tolist() == [0, 1]
     scheduler = open_loop(script, capacity=20, admission=watermark(0.49))
     scheduler.admit(0, 0)
-    assert scheduler.flights[0].request.tolist() == [0]
+    assert scheduler.micro_batches[0].request.tolist() == [0]
 
 
 def test_an_empty_gpu_takes_what_is_over_the_watermark() -> None:

@@ -1,4 +1,4 @@
-"""Line: who waits to be let in, first come first served, and who is on the way.
+"""Request queue: who waits to be let in, first come first served, and who is on the way.
 
 Requests come when their KV is there. Those that gave way stand before all others, the oldest first.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 
-class Line:
+class RequestQueue:
     """Requests by number, in the order in which they may enter."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Line:
         self._request, self._comes_ns = request, comes_ns
 
     def send_away(self, request: int, back_ns: int) -> None:
-        """Let a request that gave way come back to the head of the line at `back_ns`."""
+        """Let a request that gave way come back to the head of the queue at `back_ns`."""
         heappush(self._away, (back_ns, request))
 
     def pass_to(self, now_ns: int) -> None:
@@ -60,7 +60,7 @@ class Line:
         return min(known, default=None)
 
     def head(self, count: int) -> Ints:
-        """Return up to `count` requests from the head of the line."""
+        """Return up to `count` requests from the head of the queue."""
         first = self._first[:count]
         last = min(self._came, self._entered + count - len(first))
         others = self._request[self._entered : last]
