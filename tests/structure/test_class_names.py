@@ -41,7 +41,7 @@ def test_a_class_name_has_one_meaning() -> None:
 
 # Class names that still have several meanings.
 TO_BE_RENAMED = {
-    *("Frozen", "Job", "Loaded", "Progress", "Stage", "Sweep"),
+    *("Frozen", "Job", "Loaded", "Progress", "Stage", "Sweep", "Task"),
 }
 
 
