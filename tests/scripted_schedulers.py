@@ -14,7 +14,7 @@ from sim.inputs.arrivals import ClosedLoop, Poisson
 from sim.inputs.lengths import DrawnLengths, Fixed, Uniform
 from sim.inputs.speculation import Speculation
 from sim.inputs.workload import Requests, Workload
-from tests.strategies import Arrival
+from tests.strategies.requests import Arrival
 
 AMPLE = 1e12
 DEFAULT = Admission()

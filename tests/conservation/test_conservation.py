@@ -14,7 +14,7 @@ from sim.engines.program import Program
 from sim.metrics import summary
 from tests import tiny
 from tests.scripted_runs import play, ring
-from tests.strategies import programs, scripts
+from tests.strategies.deployments import programs, scripts
 
 few = settings(max_examples=40, deadline=None)
 BASES = ("step3-2a2f", "dsv3-ep128")

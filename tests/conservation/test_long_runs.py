@@ -14,7 +14,7 @@ from sim.inputs.cards import packaged
 from sim.metrics import summary
 from tests import tiny
 from tests.scripted_schedulers import open_loop
-from tests.strategies import Arrival
+from tests.strategies.requests import Arrival
 
 BASES = ("step3-2a2f", "dsv3-ep128")
 

@@ -15,10 +15,9 @@ from sim.engines import event, recurrence
 from sim.engines.bound import BoundEngine
 from sim.engines.program import Program, Times
 from tests import oracles
-from tests.equivalence.programs import programs, random_times
 from tests.oracles import EpTimes, RingTimes
 from tests.scripted_runs import ring, schedule
-from tests.strategies import (
+from tests.strategies.deployments import (
     durations,
     ep_cases,
     layer_counts,
@@ -26,6 +25,7 @@ from tests.strategies import (
     ring_cases,
     server_counts,
 )
+from tests.strategies.programs import programs, random_times
 from tests.timing.test_unlike_layers import ep_program, ring_program
 
 DEFAULT = settings(max_examples=60, deadline=None)

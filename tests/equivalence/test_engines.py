@@ -15,7 +15,7 @@ from sim.engines import event as event_engine
 from sim.engines import recurrence
 from sim.engines.program import Link, Program, ProgramBuilder
 from tests.equivalence.broken import Early, Forgetful, Late, relinked, reordered, without
-from tests.equivalence.programs import Script, afd_programs, ep_programs, pipelines, scripts
+from tests.strategies.programs import Script, afd_programs, ep_programs, pipelines, scripts
 
 DEFAULT = settings(max_examples=60, deadline=None)
 NIGHTLY = settings(max_examples=500, deadline=None)

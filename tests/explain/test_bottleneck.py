@@ -22,7 +22,7 @@ from sim.explain.sensitivity import CHANGE, stage_sensitivities
 from sim.kernels.timed import NO_USAGE
 from sim.steady.state import SteadyState
 from tests import oracles, tiny
-from tests.strategies import durations
+from tests.strategies.deployments import durations
 
 LAYERS = tiny.LAYERS
 M = 3

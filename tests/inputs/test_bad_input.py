@@ -18,7 +18,7 @@ from sim.inputs.hardware import Accelerator
 from sim.inputs.lengths import CsvLengths
 from sim.inputs.scenario import Scenario
 from sim.sweeps import sweep
-from tests.strategies import assignments, csv_texts, mangled
+from tests.strategies.texts import assignments, csv_texts, mangled
 
 SHIPPED = {
     name: cards.find(cards.SCENARIOS, name, "scenario").read_text()

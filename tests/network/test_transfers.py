@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sim.engines.program import Program, Times
 from tests.oracles import RingTimes
 from tests.scripted_runs import play, ring
-from tests.strategies import ring_cases
+from tests.strategies.deployments import ring_cases
 
 few = settings(max_examples=50, deadline=None)
 

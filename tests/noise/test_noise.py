@@ -29,7 +29,7 @@ from sim.variation.jitter import Jitter
 from sim.variation.unfold import unfold
 from tests import tiny
 from tests.scripted_runs import play, play_boundaries
-from tests.strategies import programs, scripts
+from tests.strategies.deployments import programs, scripts
 
 TASK_NS = 1_000_000
 

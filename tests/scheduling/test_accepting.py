@@ -20,7 +20,7 @@ from sim.metrics import summary
 from sim.metrics.requests import tokens_between
 from tests import tiny
 from tests.scripted_schedulers import open_loop
-from tests.strategies import Arrival, arrivals
+from tests.strategies.requests import Arrival, arrivals
 
 few = settings(max_examples=80, deadline=None)
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 4))

@@ -16,7 +16,7 @@ from sim.decoding.scheduler import Scheduler
 from sim.foundation.errors import InfeasibleError
 from sim.inputs.admission import Admission, Balancing
 from tests.scripted_schedulers import closed_loop, dealt, open_loop
-from tests.strategies import Arrival, arrivals
+from tests.strategies.requests import Arrival, arrivals
 
 few = settings(max_examples=60, deadline=None)
 

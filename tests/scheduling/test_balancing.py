@@ -16,7 +16,7 @@ from sim.deployments.kvcache import Transfer
 from sim.foundation.units import NS_PER_S
 from sim.inputs.admission import Admission, Balancing
 from tests.scripted_schedulers import closed_loop, dealt, open_loop
-from tests.strategies import Arrival, arrivals
+from tests.strategies.requests import Arrival, arrivals
 
 few = settings(max_examples=60, deadline=None)
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 3))

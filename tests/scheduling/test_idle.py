@@ -17,7 +17,7 @@ from sim.engines.controller import Wait
 from sim.engines.program import Program, Times
 from tests import tiny
 from tests.scripted_runs import NO_LAGS, period_ns, play, ring
-from tests.strategies import durations, layer_counts
+from tests.strategies.deployments import durations, layer_counts
 
 few = settings(max_examples=40, deadline=None)
 BASES = ("step3-2a2f", "dsv3-ep128")

@@ -8,7 +8,7 @@ from fractions import Fraction
 from sim.deployments import afd_ring
 from sim.deployments.afd_ring import Lags, Ring
 from tests.scripted_runs import period_ns
-from tests.strategies import feasible_lags
+from tests.strategies.deployments import feasible_lags
 
 MOST_NS = {"attention": 100, "experts": 100, "o_exchange": 30, "o_proj": 50, "o_reduce": 30}
 

@@ -14,7 +14,7 @@ from sim.foundation.errors import InfeasibleError
 from sim.foundation.units import NS_PER_S
 from sim.inputs.admission import Admission, Recompute, Swap, Watermark
 from tests.scripted_schedulers import closed_loop, open_loop
-from tests.strategies import Arrival, arrivals
+from tests.strategies.requests import Arrival, arrivals
 
 few = settings(max_examples=80, deadline=None)
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 4))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sim.deployments import afd_ring, ep_schedule
 from sim.engines.program import Link, Program
 from tests.scripted_runs import NO_LAGS, Script, Timeline, play
-from tests.strategies import ep_shapes, feasible_lags, programs, ring_shapes, scripts
+from tests.strategies.deployments import ep_shapes, feasible_lags, programs, ring_shapes, scripts
 
 few = settings(max_examples=40, deadline=None)
 STEPS = 4

@@ -18,7 +18,7 @@ from tests.oracles import (
     two_batch_ns,
 )
 from tests.scripted_runs import NO_LAGS, period_ns, play, ring, schedule
-from tests.strategies import durations, layer_counts, micro_batch_counts, server_counts
+from tests.strategies.deployments import durations, layer_counts, micro_batch_counts, server_counts
 
 few = settings(max_examples=40, deadline=None)
 

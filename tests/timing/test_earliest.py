@@ -10,7 +10,7 @@ from sim.engines.program import Program, Times
 from tests.exact_times import ENGINES, Held, assert_earliest_at
 from tests.scripted_runs import Run, play_boundaries
 from tests.scripted_schedulers import AMPLE, open_loop
-from tests.strategies import Arrival
+from tests.strategies.requests import Arrival
 
 # Durations, ns: attention, sending, receiving, latency, FFN; and the step of a whole program.
 A, SEND, TAKE, LATENCY, F = 1000, 200, 300, 40, 5000

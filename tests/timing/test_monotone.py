@@ -19,7 +19,7 @@ from sim.metrics import summary
 from tests import tiny
 from tests.oracles import Floats, RingTimes
 from tests.scripted_runs import play
-from tests.strategies import programs, ring_cases, scripts
+from tests.strategies.deployments import programs, ring_cases, scripts
 
 few = settings(max_examples=40, deadline=None)
 STEPS = 3

@@ -23,7 +23,7 @@ from tests.oracles import (
     two_batch_matrix,
 )
 from tests.scripted_runs import period_ns
-from tests.strategies import ep_cases, ring_cases
+from tests.strategies.deployments import ep_cases, ring_cases
 
 few = settings(max_examples=40, deadline=None)
 RING_STAGES = (

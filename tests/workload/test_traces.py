@@ -25,7 +25,7 @@ from sim.inputs.traces import recorded as traces
 from sim.inputs.traces.recorded import read
 from sim.inputs.workload import Requests, Workload
 from sim.sweeps.points import Point
-from tests.strategies import csv_texts
+from tests.strategies.texts import csv_texts
 
 # Headers as they stand in the published files; all rows are made up.
 AZURE_2023 = """TIMESTAMP,ContextTokens,GeneratedTokens

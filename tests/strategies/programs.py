@@ -1,4 +1,4 @@
-"""Hypothesis strategies: programs of every variety and scripted controllers for them."""
+"""Programs of every variety and scripted controllers for them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The Hypothesis strategies of the tests, by what they draw."""
