@@ -5,6 +5,11 @@
     scenario = sim.load("step3-2a2f")
     figures = sim.summary(sim.simulate(scenario))
 
+    result = sim.run_sweep("afd-ratio", workers=1)
+    sim.draw(result)
+
+What the command line does, these functions do: run (`run`, saved), run_sweep, run_study, plot,
+compare, capacity, explain_scenario; load_results reads what they saved.
 Names load on first use, so that importing the package stays cheap.
 """
 
@@ -15,10 +20,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sim.decoding.run import Run, simulate
-    from sim.foundation.errors import CalibrationError, InfeasibleError, ScenarioError, SimError
+    from sim.experiments.capacity import capacity
+    from sim.experiments.comparison import compare
+    from sim.experiments.largest_batch import max_batch_under_slo
+    from sim.experiments.run_folder import run, save_run
+    from sim.explain.explanation import explain_scenario
+    from sim.foundation.errors import (
+        CalibrationError,
+        InfeasibleError,
+        ScenarioError,
+        SimError,
+        StoreError,
+    )
     from sim.foundation.pareto import pareto_front
     from sim.inputs.scenario import Scenario, load
     from sim.metrics.summary import summary
+    from sim.pictures.draw import draw, plot
+    from sim.results.loading import load_results
+    from sim.study.folder import run_study
+    from sim.sweeps.folder import run_sweep
     from sim.sweeps.sweep import sweep
 
 __all__ = [
@@ -28,24 +48,48 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "SimError",
+    "StoreError",
+    "capacity",
+    "compare",
+    "draw",
+    "explain_scenario",
     "load",
+    "load_results",
+    "max_batch_under_slo",
     "pareto_front",
+    "plot",
+    "run",
+    "run_study",
+    "run_sweep",
+    "save_run",
     "simulate",
     "summary",
     "sweep",
 ]
 
 _HOMES = {
+    "Run": "sim.decoding.run",
+    "simulate": "sim.decoding.run",
+    "capacity": "sim.experiments.capacity",
+    "compare": "sim.experiments.comparison",
+    "max_batch_under_slo": "sim.experiments.largest_batch",
+    "run": "sim.experiments.run_folder",
+    "save_run": "sim.experiments.run_folder",
+    "explain_scenario": "sim.explain.explanation",
     "CalibrationError": "sim.foundation.errors",
     "InfeasibleError": "sim.foundation.errors",
     "ScenarioError": "sim.foundation.errors",
     "SimError": "sim.foundation.errors",
-    "Run": "sim.decoding.run",
+    "StoreError": "sim.foundation.errors",
+    "pareto_front": "sim.foundation.pareto",
     "Scenario": "sim.inputs.scenario",
     "load": "sim.inputs.scenario",
-    "pareto_front": "sim.foundation.pareto",
-    "simulate": "sim.decoding.run",
     "summary": "sim.metrics.summary",
+    "draw": "sim.pictures.draw",
+    "plot": "sim.pictures.draw",
+    "load_results": "sim.results.loading",
+    "run_study": "sim.study.folder",
+    "run_sweep": "sim.sweeps.folder",
     "sweep": "sim.sweeps.sweep",
 }
 

@@ -13,8 +13,6 @@ from sim.foundation import json_text
 if TYPE_CHECKING:
     from sim.experiments.capacity import Attempt, Capacity, Trial
 
-_SHARE = 0.99
-
 
 def capacity(
     scenario: Annotated[str, typer.Argument(help="Scenario: a name in scenarios/ or a path.")],
@@ -47,7 +45,7 @@ def capacity(
     loaded = load(scenario, setting or ())
     say_notes([loaded.workload])
     if share is None:
-        share = loaded.slo.attainment or _SHARE
+        share = search.default_share(loaded)
     if share == 0:
         raise typer.BadParameter("every rate has it; name one above 0", param_hint="--share")
     shown = _Progress(share)

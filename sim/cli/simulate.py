@@ -44,39 +44,26 @@ def run(
 
     Example: afdsim run step3-2a2f --set workload.arrivals.concurrency=4608
     """
-    from sim.decoding.run import simulate
     from sim.decoding.step_times import left_out
     from sim.deployments import compile_deployment
-    from sim.experiments.replications import combined, replication, run_all
-    from sim.experiments.run_folder import save_run, save_steady
+    from sim.experiments import run_folder
     from sim.inputs.scenario import load
-    from sim.metrics.steady_summary import steady_summary
-    from sim.metrics.summary import summary
-    from sim.steady.state import steady_state
 
     loaded = load(scenario, setting or (), compile_deployment)
     say_notes([loaded.workload])
-    if loaded.simulation.engine == "bound":
-        if timeline is not None:
-            raise typer.BadParameter("the bound engine runs no tasks", param_hint="--timeline")
-        state = steady_state(loaded)
-        figures = steady_summary(state)
-        if note := left_out(loaded):
-            say(note)
-        folder = save_steady(state, figures, out)
-        _show(figures, loaded, as_json)
-        say(f"saved in {folder}; the bound engine has no tables")
-        return
-    result = simulate(loaded, None if timeline is None else _window(timeline))
-    others = [replication(loaded, n) for n in range(1, loaded.simulation.replications)]
-    with pool_of(min(workers, len(others))) as pool:
-        runs = [summary(result), *run_all(others, pool)]
-    figures = combined(loaded, runs)
-    folder = save_run(result, figures, out, runs)
-    if result.engine_note:
-        say(result.engine_note)
-    _show(figures, loaded, as_json)
-    say(f"saved in {folder} after {result.wall_s:.1f} s")
+    if loaded.simulation.engine == "bound" and timeline is not None:
+        raise typer.BadParameter("the bound engine runs no tasks", param_hint="--timeline")
+    window = None if timeline is None else _window(timeline)
+    with pool_of(min(workers, loaded.simulation.replications - 1)) as pool:
+        saved = run_folder.run(loaded, out, pool, window)
+    note = left_out(loaded) if saved.run is None else saved.run.engine_note
+    if note:
+        say(note)
+    _show(saved.figures, loaded, as_json)
+    if saved.run is None:
+        say(f"saved in {saved.folder}; the bound engine has no tables")
+    else:
+        say(f"saved in {saved.folder} after {saved.run.wall_s:.1f} s")
 
 
 def _show(figures: dict[str, Any], scenario: Scenario, as_json: bool) -> None:

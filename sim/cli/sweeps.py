@@ -179,9 +179,6 @@ def plot(
 
     Example: afdsim plot results/runs/step3-vs-dsv3 --out both.html
     """
-    from sim.pictures import sweep_page
-    from sim.results.files import replace_file
+    from sim.pictures import draw
 
-    sources = [sweep_page.read(folder) for folder in results]
-    replace_file(out, lambda path: sweep_page.write(path, sources))
-    say(f"wrote {out}")
+    say(f"wrote {draw.plot(results, out)}")

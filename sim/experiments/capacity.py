@@ -26,6 +26,8 @@ from sim.parallel.processes import Workers
 # So often the rate is doubled or halved to find one that is too high or low enough.
 _MOST_DOUBLINGS = 12
 
+_SHARE = 0.99
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -90,23 +92,29 @@ class Capacity:
         return asdict(self)
 
 
+def default_share(scenario: Scenario) -> float:
+    return scenario.slo.attainment or _SHARE
+
+
 def capacity(
     scenario: Scenario,
-    share: float,
-    precision: float,
-    replications: int,
+    share: float | None = None,
+    precision: float = 0.02,
+    replications: int = 5,
     workers: Workers | None = None,
     ahead: Callable[[Attempt], None] = lambda attempt: None,
     tell: Callable[[Trial], None] = lambda trial: None,
 ) -> Capacity:
     """Return the highest rate at which `share` of the requests are within their targets.
 
+    `share` is the scenario's `slo.attainment` by default, and 0.99 without one.
     Neighbouring rates differ by `precision`. The search starts from the scenario's own rate. Each
     rate is told `ahead` of its runs, and its trial after them. A rate that brings more than can be
     emitted is too high without a run.
     Raises ScenarioError for arrivals without a rate, InfeasibleError if every rate will do or
     none, and what a run raises.
     """
+    share = share or default_share(scenario)
     workload = scenario.workload
     field = rate_field(workload.arrivals)
     if field is None:

@@ -92,8 +92,8 @@ class Comparison:
 def compare(
     a: Scenario,
     b: Scenario,
-    precision: float,
-    most: int,
+    precision: float = 0.005,
+    most: int = 100,
     workers: Workers | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Comparison:

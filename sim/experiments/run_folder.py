@@ -2,19 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sim.decoding.run import Run
+from sim.decoding.run import Run, simulate
 from sim.decoding.step_times import left_out
+from sim.engines.program import Node
+from sim.experiments.replications import combined, replication, run_all
 from sim.inputs.naming import folder_name
 from sim.inputs.scenario import Scenario
 from sim.metrics.cautions import SCOPE, cautions
-from sim.metrics.summary import cut_steps, server_utilisation
+from sim.metrics.steady_summary import steady_summary
+from sim.metrics.summary import cut_steps, server_utilisation, summary
+from sim.parallel.processes import Workers
 from sim.results.files import RUNS, fresh_directory, write_json, write_table
 from sim.results.provenance import calibration, provenance, resolved, sha256
-from sim.steady.state import SteadyState
+from sim.steady.state import SteadyState, steady_state
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run of a scenario and its directory."""
+
+    folder: Path
+    figures: dict[str, Any]
+    """Over all replications; names, units and definitions are in `sim.metrics.catalogue`."""
+    run: Run | None
+    """The first replication; None of the bound engine, which runs nothing."""
+
+
+def run(
+    scenario: Scenario,
+    out: Path | None = None,
+    workers: Workers | None = None,
+    keep: Callable[[Node, int], bool] | None = None,
+) -> SavedRun:
+    """Simulate a scenario with its replications and save it; return figures and directory.
+
+    The tables are those of the first replication, with the tasks that `keep` chooses (see
+    `simulate`). Raises InfeasibleError if the shape cannot run, StoreError if the directory cannot
+    be written. A run that fails on its way leaves run.json with scenario, error and simulated time.
+    """
+    try:
+        if scenario.simulation.engine == "bound":
+            state = steady_state(scenario)
+            figures = steady_summary(state)
+            return SavedRun(save_steady(state, figures, out), figures, None)
+        first = simulate(scenario, keep)
+        others = [replication(scenario, n) for n in range(1, scenario.simulation.replications)]
+        runs = [summary(first), *run_all(others, workers)]
+        figures = combined(scenario, runs)
+    except Exception as error:
+        if "clock_ns" in vars(error):  # of a run that had begun
+            save_failure(scenario, error, out)
+        raise
+    return SavedRun(save_run(first, figures, out, runs), figures, first)
+
+
+def save_failure(scenario: Scenario, error: Exception, out: Path | None = None) -> Path:
+    """Write run.json of a run that failed, with its error and the time it had simulated."""
+    plain = resolved(scenario)
+    described = {
+        **provenance(),
+        "scenario_sha256": sha256(plain),
+        "seed": scenario.simulation.seed,
+        "error": f"{type(error).__name__}: {error}",
+        "clock_ns": vars(error).get("clock_ns"),
+        "scenario": plain,
+    }
+    return fresh_directory(
+        out or run_directory(scenario), lambda folder: write_json(folder / "run.json", described)
+    )
 
 
 def save_run(

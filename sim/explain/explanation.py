@@ -66,7 +66,7 @@ class Explanation:
         return asdict(self)
 
 
-def explain(scenario: Scenario) -> Explanation:
+def explain_scenario(scenario: Scenario) -> Explanation:
     """Return what limits `scenario`. Raises InfeasibleError if the shape cannot run."""
     return explain_state(SteadyState.of(scenario))
 

@@ -119,7 +119,7 @@ def test_explain_says_how_many_run(limit: str, most: int) -> None:
         "dsv3-ep128",
         [f"memory.{limit}", f"{lengths}output: {{kind: fixed, tokens: 8}}}}"],
     )
-    found = explanation.explain(held).balance
+    found = explanation.explain_scenario(held).balance
     assert isinstance(found, EpBalance)
     assert found.most_requests == most
 

@@ -11,7 +11,7 @@ import pytest
 
 from sim.decoding.run import simulate
 from sim.explain.balance import AfdBalance, EpBalance, Shape, balance, bounded, present
-from sim.explain.explanation import Explanation, explain, sentences
+from sim.explain.explanation import Explanation, explain_scenario, sentences
 from sim.explain.sensitivity import CardPart, card_sensitivities, faster
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.units import NS_PER_MS
@@ -35,7 +35,7 @@ def state(request: pytest.FixtureRequest) -> SteadyState:
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Explanation]:
-    return {name: explain(scenario.load(name)) for name in SCENARIOS}
+    return {name: explain_scenario(scenario.load(name)) for name in SCENARIOS}
 
 
 def by_key(shapes: tuple[Shape, ...]) -> dict[tuple[str, int], Shape]:
@@ -44,7 +44,7 @@ def by_key(shapes: tuple[Shape, ...]) -> dict[tuple[str, int], Shape]:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_everything_said_is_finite_and_repeatable(found: dict[str, Explanation], name: str) -> None:
-    again = explain(scenario.load(name)).as_dict()
+    again = explain_scenario(scenario.load(name)).as_dict()
     assert found[name].as_dict() == again
     json.dumps(again, allow_nan=False)
     assert all(sentence.endswith(".") for sentence in sentences(found[name]))

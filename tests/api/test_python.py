@@ -1,0 +1,94 @@
+"""What the command line can do, Python can: run, save, load, draw, explain, compare."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import sim
+from sim.decoding import run as decoding
+from sim.decoding.decoder import Decoder
+from tests import small_study
+
+FEW = ["simulation.min_steps=20", "simulation.max_steps=20"]
+SWEEP = """
+kind: sweep
+name: small
+set: {simulation.engine: bound}
+families:
+  - family: AFD
+    base: step3-2a2f
+    axes:
+      - deployment.attention.instances: {from: 1, to: 3, step: 1}
+"""
+
+
+def test_the_public_names() -> None:
+    assert sim.__all__ == [
+        *("CalibrationError", "InfeasibleError", "Run", "Scenario", "ScenarioError", "SimError"),
+        *("StoreError", "capacity", "compare", "draw", "explain_scenario", "load"),
+        *("load_results", "max_batch_under_slo", "pareto_front", "plot", "run", "run_study"),
+        *("run_sweep", "save_run", "simulate", "summary", "sweep"),
+    ]
+    for name in sim.__all__:
+        assert getattr(sim, name).__doc__
+
+
+def test_a_run_is_saved_and_loaded(tmp_path: Path) -> None:
+    saved = sim.run(sim.load("step3-2a2f", FEW), tmp_path / "run")
+    again = sim.load_results(saved.folder)
+    assert again.described["summary"]["tgs"] == saved.figures["tgs"]
+    assert set(again.tables) == {"requests", "servers", "steps"}
+
+
+def test_a_study_in_ten_lines(tmp_path: Path) -> None:
+    path = small_study.write(tmp_path)
+    result = sim.run_study(path, out=tmp_path / "study", only=["pace=fast"], workers=1)
+    page = sim.draw(result)
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    assert [cell.verdict for cell in result.cells] == ["AFD"]
+    table = sim.load_results(result.folder).tables["study"]
+    assert list(table["shape"]) == list(result.table()["shape"])
+
+
+def test_a_sweep_is_resumed_loaded_and_drawn(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SWEEP)
+    result = sim.run_sweep(tmp_path / "small.yaml", out=tmp_path / "out", workers=1)
+    again = sim.run_sweep(tmp_path / "small.yaml", out=tmp_path / "out", workers=1)
+    assert again.rows == result.rows
+    assert list(sim.load_results(result.folder).tables["sweep"]["shape"]) == [
+        "1A2F",
+        "2A2F",
+        "3A2F",
+    ]
+    sim.draw(result)
+    assert "1A2F" in sim.plot([result.folder], tmp_path / "both.html").read_text()
+
+
+def test_explaining_and_comparing() -> None:
+    scenario = sim.load("step3-2a2f", FEW)
+    assert sim.explain_scenario(scenario).circuit.legs
+    assert sim.compare(scenario, scenario, most=10).is_precise()
+
+
+def test_a_failed_run_leaves_its_scenario_error_and_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(decoder: Decoder, *_: object) -> None:
+        decoder.clock_ns = 12
+        raise ValueError("bad luck")
+
+    monkeypatch.setattr(decoding, "_engine_run", fail)
+    with pytest.raises(ValueError, match="bad luck"):
+        sim.run(sim.load("step3-2a2f", FEW), tmp_path / "run")
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["error"] == "ValueError: bad luck"
+    assert told["clock_ns"] == 12
+    assert told["scenario"]["name"] == "step3-2a2f"
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(sim.ScenarioError, match=r"run\.json"):
+        sim.load_results(tmp_path)
