@@ -114,21 +114,19 @@ class AfdDeployment(Deployment):
     def server_name(self, pool: int, server: int) -> str:
         """Return the name of a server: a0.g3, NIC out a0.g3, f1, NVLink in f1."""
         of = self.program.pools[pool]
-        side, _dot, part = of.name.partition(".")
         name, each = f"f{server}", self.afd.attention.gpus_per_instance
-        if side == "attention":
+        if of.side == "attention":
             # The NVLink of GPUs that share an output projection is named after the first of them.
             instance, rank = divmod(server * (self.attention_gpus // of.servers), each)
             name = f"a{instance}.g{rank}"
-        link, _dash, way = part.partition("_")
-        words = {"nic": "NIC", "nvlink": "NVLink"}
-        return " ".join(word for word in (words.get(link, ""), way, name) if word)
+        link = {"nic": "NIC", "nvlink": "NVLink"}.get(of.kind, "")
+        return " ".join(filter(None, (link, of.way, name)))
 
     def devices(self) -> list[dict[ServerKind, int]]:
         """Return the devices behind each server: an FFN instance is its GPUs in lockstep."""
         in_lockstep, found = self.afd.ffn.gpus_per_instance, super().devices()
         for pool, devices in zip(self.program.pools, found, strict=True):
-            if pool.name.startswith("ffn") and pool.kind != "nvlink":
+            if pool.side == "ffn" and pool.kind != "nvlink":
                 devices[pool.kind] = in_lockstep
         return found
 

@@ -19,9 +19,12 @@ from functools import lru_cache
 from itertools import product
 from typing import Literal, NamedTuple
 
-from sim.engines.program import KEPT, Link, Program, ProgramBuilder
+from sim.engines.program import KEPT, Link, PoolKind, Program, ProgramBuilder, Way
 
 Key = tuple[str, int, int]
+
+_O_PROJ = ("o_exchange", "o_proj", "o_reduce")
+_WAYS: dict[str, Way] = {"a2f": "out", "a2f_in": "in", "f2a": "out", "f2a_in": "in"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Ring:
         """Return whether a layer has the stage."""
         if stage in ("all_gather", "reduce_scatter"):
             return self.collectives
-        return self.o_proj_groups > 0 or not stage.startswith("o_")
+        return self.o_proj_groups > 0 or stage not in _O_PROJ
 
 
 class Lags(NamedTuple):
@@ -136,32 +139,35 @@ def program(ring: Ring, lags: Lags) -> Program:
     """Return the program of an AFD deployment with the given static order."""
     build = ProgramBuilder(ring.layer_kinds, ring.micro_batches, ("link", "host"))
     gpus, instances = ring.attention_gpus, ring.ffn_instances
-    attention = build.pool("attention", "gpu", gpus)
     groups, link = ring.o_proj_groups, ring.link
-    nvlink_a = build.pool("attention.nvlink", "nvlink", groups) if groups else attention
+
+    def on(side: str, kind: PoolKind, servers: int, way: Way = "") -> int:
+        name = f"{side}.{kind}_{way}" if way else f"{side}.{kind}"
+        return build.pool(side if kind == "gpu" else name, kind, servers, side, way)
+
+    attention = on("attention", "gpu", gpus)
+    nvlink_a = on("attention", "nvlink", groups) if groups else attention
     if ring.half_duplex:
-        a_out = a_in = build.pool(f"attention.{link}", link, gpus)
-        f_out = f_in = build.pool(f"ffn.{link}", link, instances)
+        a_out = a_in = on("attention", link, gpus)
+        f_out = f_in = on("ffn", link, instances)
     else:
-        a_out = build.pool(f"attention.{link}_out", link, gpus)
-        a_in = build.pool(f"attention.{link}_in", link, gpus)
-        f_in = build.pool(f"ffn.{link}_in", link, instances)
-        f_out = build.pool(f"ffn.{link}_out", link, instances)
+        a_out, a_in = on("attention", link, gpus, "out"), on("attention", link, gpus, "in")
+        f_in, f_out = on("ffn", link, instances, "in"), on("ffn", link, instances, "out")
     if not ring.collectives:
         gather, scatter = f_in, f_out  # of stages that do not exist
     elif ring.nvlink_turns:
-        gather = scatter = build.pool("ffn.nvlink", "nvlink", instances)
+        gather = scatter = on("ffn", "nvlink", instances)
     else:
-        gather = build.pool("ffn.nvlink_in", "nvlink", instances)
-        scatter = build.pool("ffn.nvlink_out", "nvlink", instances)
-    ffn = build.pool("ffn", "gpu", instances)
+        gather = on("ffn", "nvlink", instances, "in")
+        scatter = on("ffn", "nvlink", instances, "out")
+    ffn = on("ffn", "gpu", instances)
     pools = (
         *(attention, nvlink_a, attention, nvlink_a, a_out, f_in),
         *(gather, ffn, scatter, f_out, a_in, attention),
     )
     for stage, pool in zip(STAGES, pools, strict=True):
         if ring.has(stage):
-            build.stage(stage, pool)
+            build.stage(stage, pool, _WAYS.get(stage, ""))
     for layer in range(build.layers):
         for j in range(ring.micro_batches):
             _add_layer(build, ring, layer, j)
@@ -182,7 +188,7 @@ def _answers(build: ProgramBuilder, layer: int, j: int) -> list[Link]:
 def _add_layer(build: ProgramBuilder, ring: Ring, layer: int, j: int) -> None:
     build.node("attention", layer, j, _answers(build, layer, j) if layer else [], gated=layer == 0)
     last = "attention"
-    for stage in filter(ring.has, ("o_exchange", "o_proj", "o_reduce")):
+    for stage in filter(ring.has, _O_PROJ):
         build.node(stage, layer, j, [build.link(last, layer, j, "each")])
         last = stage
     build.node("a2f", layer, j, [build.link(last, layer, j, "each")])

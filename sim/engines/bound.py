@@ -117,8 +117,8 @@ class BoundEngine:
         targets = np.repeat(stage, np.diff(graph.first))
         begun = np.where(graph.of_start > 0, stage[graph.source], -1)
         uses: dict[str, Ints] = {}
-        for index, (name, _pool) in enumerate(program.stages):
-            uses[name] = (targets == index).astype(np.int64) - (begun == index)
+        for index, each in enumerate(program.stages):
+            uses[each.name] = (targets == index).astype(np.int64) - (begun == index)
         for index, name in enumerate(program.delays):
             of_delay = graph.delay % len(program.delays) == index
             uses[name] = (of_delay & (graph.delay < self.plan.delay_count)).astype(np.int64)

@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Wiring = Literal["each", "all"]
 When = Literal["end", "start"]
+PoolKind = Literal["gpu", "nic", "nvlink", "network"]
+Way = Literal["", "in", "out"]
 
 # Programs that are kept, with their plans: the points of a sweep often differ in load alone.
 KEPT = 16
@@ -29,8 +31,12 @@ class Pool(NamedTuple):
     """A group of like servers that walk the same order."""
 
     name: str
-    kind: Literal["gpu", "nic", "nvlink", "network"]
+    kind: PoolKind
     servers: int
+    side: str = ""
+    """Pools of one side stand for the same devices."""
+    way: Way = ""
+    """Direction of a link that has a server for each."""
 
 
 class Stage(NamedTuple):
@@ -38,6 +44,8 @@ class Stage(NamedTuple):
 
     name: str
     pool: int
+    way: Way = ""
+    """Direction of a transfer; empty: not a transfer."""
 
 
 class Link(NamedTuple):
@@ -237,16 +245,14 @@ class ProgramBuilder:
         """Number of layers without the tail; also the tail's layer index."""
         return len(self.layer_kinds)
 
-    def pool(
-        self, name: str, kind: Literal["gpu", "nic", "nvlink", "network"], servers: int
-    ) -> int:
-        """Add a pool and return its index."""
-        self.pools.append(Pool(name, kind, servers))
+    def pool(self, name: str, kind: PoolKind, servers: int, side: str = "", way: Way = "") -> int:
+        """Add a pool and return its index; without `side` it is a side of its own."""
+        self.pools.append(Pool(name, kind, servers, side or name, way))
         return len(self.pools) - 1
 
-    def stage(self, name: str, pool: int) -> None:
+    def stage(self, name: str, pool: int, way: Way = "") -> None:
         """Add a stage that runs on `pool`."""
-        self.stages.append(Stage(name, pool))
+        self.stages.append(Stage(name, pool, way))
 
     def node(
         self,

@@ -93,7 +93,7 @@ class Jitter:
         for kind, count in self._devices[pool].items():
             for number, slow in enumerate(self._noise.slow):
                 if slow.server == kind and _meets(slow, of):
-                    rng = stream(self._seed, f"slow-{number}-{_side(of)}")
+                    rng = stream(self._seed, f"slow-{number}-{of.side}")
                     is_slow = rng.random((of.servers, count)) < slow.share
                     factors = np.where(is_slow, float(slow.factor), 1.0)
                     found[kind] = found.get(kind, np.ones(1)) * factors
@@ -105,9 +105,7 @@ class Jitter:
         weights = np.zeros(program.slot_bounds[-1][1])
         for index, (stage, layers) in enumerate(zip(program.stages, self._layers, strict=True)):
             pool = program.pools[stage.pool]
-            way = "in" if stage.name.endswith("_in") else "out"
-            transfer = stage.name.startswith(("a2f", "f2a"))
-            other_way = transfer and stall.way not in ("both", way)
+            other_way = stage.way and stall.way not in ("both", stage.way)
             if _meets(stall, pool) and not other_way:
                 count = self._devices[stage.pool].get(stall.server, 0)
                 self._unfolding.block(weights, index)[layers] = count
@@ -138,10 +136,6 @@ class Jitter:
         return tuple(ns + more_ns * (at == host) for at, ns in enumerate(times.delays_ns))
 
 
-def _side(pool: Pool) -> str:
-    return pool.name.partition(".")[0]
-
-
 def _meets(place: Disturbed, pool: Pool) -> bool:
     """Return whether a section speaks of the side that a pool belongs to."""
-    return place.side in ("all", _side(pool))
+    return place.side in ("all", pool.side)
