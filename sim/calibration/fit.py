@@ -134,7 +134,7 @@ def fit(
     donors = [row for row in donors if not like_ops or row.op in like_ops]
     if not mine and not donors:
         known = ", ".join(sorted({row.gpu for row in measurements}))
-        raise CalibrationError(f"none of the measurements is of {accelerator.name}; GPUs: {known}")
+        raise CalibrationError(f"no measurement is of {accelerator.name}; GPUs: {known}")
     curves: dict[Identity, Curve] = {}
     trials: list[HeldOut] = []
     for group in groups(donors):
@@ -169,7 +169,7 @@ def _left_out(
         if points < _FEWEST_POINTS:
             found.append(f"{name}: {points} points are too few to fit; measure {_FEWEST_POINTS}")
         elif not any(served.is_looked_up(*kernel) for kernel in kernels):
-            found.append(f"{name}: no run asks for this kernel; others may borrow from it")
+            found.append(f"{name}: no run looks up this kernel; other kernels may borrow from it")
     return tuple(found)
 
 

@@ -29,7 +29,7 @@ Files = Annotated[
 ]
 Tables = Annotated[
     Path | None,
-    typer.Option("--tables", metavar="DIR", help="Tables to check; default: those shipped."),
+    typer.Option("--tables", metavar="DIR", help="Tables to check; default: the shipped tables."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -40,7 +40,7 @@ def fit(
     accelerator: Annotated[str, typer.Option("--accelerator", help="Card to calibrate.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Table to write.")],
     replace: Annotated[
-        bool, typer.Option("--replace", help="Write only what is fitted; keep no other curve.")
+        bool, typer.Option("--replace", help="Write only fitted curves; keep no other curve.")
     ] = False,
     like: Annotated[
         str | None, typer.Option("--like", help="Card whose kernels fill what was not measured.")

@@ -22,7 +22,7 @@ def capacity(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Share of requests within their targets; default: slo.attainment, else 0.99.",
+            help="Share of requests within their targets; default: slo.attainment, or 0.99.",
         ),
     ] = None,
     precision: Annotated[

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
 
 def compare(
     a: Annotated[str, typer.Argument(help="Scenario: a name in scenarios/ or a path.")],
-    b: Annotated[str, typer.Argument(help="Scenario to compare it with.")],
+    b: Annotated[str, typer.Argument(help="Scenario to compare with.")],
     setting: Settings = None,
     setting_b: Annotated[
         list[str] | None,
-        typer.Option("--set-b", metavar="PATH=VALUE", help="Overwrite one value of B alone."),
+        typer.Option(
+            "--set-b", metavar="PATH=VALUE", help="Overwrite a value of B only; may be repeated."
+        ),
     ] = None,
     precision: Annotated[
         float,

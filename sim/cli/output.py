@@ -104,6 +104,6 @@ def delivered(run: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if lost.is_unread:
             return EXIT_SIGNAL + signal.SIGPIPE
-        say(f"error: stdout: cannot be written: {lost}; make room or send it elsewhere")
+        say(f"error: stdout: cannot be written: {lost}; free some space or redirect the output")
         return EXIT_NOT_KEPT
     return code

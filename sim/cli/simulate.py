@@ -201,7 +201,7 @@ def new(
     text = read_text(cards.find(cards.SCENARIOS, base, "scenario"), MOST_BYTES)
     path = Path(cards.SCENARIOS) / f"{name}.yaml"
     if path.exists():
-        raise typer.BadParameter(f"{path} is there already", param_hint="NAME")
+        raise typer.BadParameter(f"{path} exists already", param_hint="NAME")
     written = (
         name if parse(f"name: {name}", path.name).data["name"] == name else json_text.dumps(name)
     )

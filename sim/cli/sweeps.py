@@ -51,9 +51,7 @@ def sweep(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run points again that failed before.")
     ] = False,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Say of each point that runs why it does.")
-    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why each point runs.")] = False,
     engine: Annotated[
         str | None,
         typer.Option(metavar="ENGINE", help="Engine of all points: bound, recurrence or event."),

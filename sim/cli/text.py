@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Overwrite one value; may be repeated."),
+    typer.Option("--set", metavar="PATH=VALUE", help="Overwrite a value; may be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="Directory to create; an existing one is kept."),
+    typer.Option(
+        "--out", metavar="DIR", help="Directory to create; if it exists, DIR-2 and so on."
+    ),
 ]
 
 WorkerCount = Annotated[

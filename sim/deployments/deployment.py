@@ -384,7 +384,7 @@ class Deployment(ABC):
         fabric = cards.fabric(self.scenario.deployment.fabric)
         if fabric.medium != "nic":
             raise InfeasibleError(
-                f"KV comes from prefill over NICs, and the fabric {fabric.name} is none of NICs: "
+                f"KV comes from prefill over NICs, and fabric {fabric.name} has no NICs: "
                 "leave admission.kv_transfer out, or take a fabric of NICs"
             )
         latency_ns = from_us(transfer.latency_us, "a KV transfer")

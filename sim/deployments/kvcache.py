@@ -145,5 +145,5 @@ class GpuMemory:
             lower = f"lower the batch to {fitting} requests per {self.role} GPU or "
             raise InfeasibleError(
                 f"KV cache needs {gigabytes(needed_bytes)} per {self.role} GPU, {has}: "
-                f"{lower if fitting else 'not one request fits; '}{adding}"
+                f"{lower if fitting else 'no request fits; '}{adding}"
             )

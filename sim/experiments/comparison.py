@@ -113,7 +113,7 @@ def compare(
     count = min(max(ceil(wanted), PILOT), most)
     if count > PILOT:
         enough = f"{PILOT} replications of each are done, the precision takes {ceil(wanted):,}"
-        tell(enough if count >= wanted else f"{enough}; {count} are made, as many as allowed")
+        tell(enough if count >= wanted else f"{enough}; {count} are made, the most allowed")
         pairs += _pairs(a, b, range(PILOT, count), workers)
     differences = tuple(
         Difference(

@@ -36,7 +36,7 @@ def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[st
         tpot = figures[f"tpot_ms_{tpot_of}"]
         if tpot is None and figures["slo_attainment"] is not None:
             raise InfeasibleError(
-                "outputs of one token have no TPOT, so that none limits the batch: lengthen "
+                "outputs of one token have no TPOT, so no TPOT limits the batch: lengthen "
                 "workload.lengths.output"
             )
         if tpot is None:

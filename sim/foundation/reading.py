@@ -83,7 +83,9 @@ def lines_of(
     if wrong >= 0:
         line = number + content.count(b"\n", 0, wrong)
         byte = f"0x{content[wrong]:02x}"
-        raise error(f"{path}:{line}: cannot be read: byte {byte} is no UTF-8 text; save it as such")
+        raise error(
+            f"{path}:{line}: cannot be read: byte {byte} is not UTF-8 text; save the file as UTF-8"
+        )
     found = text.split("\n")
     lengths = list(map(len, found))
     if max(lengths) > MOST_LINE_BYTES:

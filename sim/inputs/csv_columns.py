@@ -60,7 +60,7 @@ def rows(
         )
     twice = [name for name in columns if names.count(name) > 1]
     if twice:
-        raise ScenarioError(f"{path}:{number}: the header names {twice[0]} twice; keep one")
+        raise ScenarioError(f"{path}:{number}: the header names {twice[0]} twice; keep one of them")
     for count, (number, row) in enumerate(found):
         place = f"{path}:{number}"
         if count >= _MOST_ROWS:

@@ -83,7 +83,9 @@ class FfnSide(Strict):
     def _check(self) -> FfnSide:
         _check_gpus(self.instances, self.gpus_per_instance)
         if self.redundant_experts and self.parallelism == "tp":
-            raise ValueError("redundant_experts: with tp every GPU has its part of every expert")
+            raise ValueError(
+                "redundant_experts: with tp every GPU has a part of every expert; leave it out"
+            )
         return self
 
     def gpu_count(self) -> int:

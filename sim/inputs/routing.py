@@ -217,7 +217,7 @@ def read_profiles(path: str) -> Profiles:
         if min(layer, expert, step, share) < 0:
             problems.append(f"{place}: nothing may be negative")
         elif (layer, expert) in profile:
-            problems.append(f"{place}: layer {layer}, expert {expert} is there already")
+            problems.append(f"{place}: layer {layer}, expert {expert} exists already")
         profile[layer, expert] = share
     if not profiles and not problems:
         problems.append(f"{path}:2: the file has no rows")

@@ -73,7 +73,7 @@ class Memory(Strict):
     @model_validator(mode="after")
     def _check(self) -> Memory:
         if self.kv_tokens is not None and self.kv_blocks is not None:
-            raise ValueError("kv_tokens and kv_blocks say the same: leave one of them out")
+            raise ValueError("kv_tokens and kv_blocks state the same limit: leave one of them out")
         return self
 
     def stated_kv_tokens(self) -> int | None:
@@ -174,7 +174,7 @@ class Scenario(Strict):
         places = self.noise.places() if self.noise is not None else []
         if any(place.side not in self.deployment.noise_sides for place in places):
             kind = self.deployment.kind.upper()
-            raise ValueError(f"noise: side attention or ffn is of AFD; leave it out under {kind}")
+            raise ValueError(f"noise: side exists only under AFD; leave it out under {kind}")
         return self
 
     def with_settings(self, settings: Mapping[str, Any]) -> Scenario:

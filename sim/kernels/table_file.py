@@ -181,7 +181,7 @@ def _curve(identity: Identity, facts: Sequence[_Fact]) -> Curve:
         )
     points, mape, p90, work = error.pairs(("points", "mape", "p90", "work"), or_nan=("mape", "p90"))
     if not source.values:
-        raise CalibrationError(f"{source.place}: a curve needs its source")
+        raise CalibrationError(f"{source.place}: a curve needs a source")
     axes = tuple((fact.at, fact.numbers()) for fact in by_name["axis"])
     for fact, (_, nodes) in zip(by_name["axis"], axes, strict=True):
         if not (len(nodes) and nodes[0] > 0 and nodes[-1] < np.inf and (np.diff(nodes) > 0).all()):

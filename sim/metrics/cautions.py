@@ -35,8 +35,8 @@ def cautions(
 def _overload(figures: Mapping[str, Any]) -> Iterator[str]:
     if figures["stable"] is False:
         yield (
-            "unstable: more requests arrive than can be served, so the line of waiting ones grows "
-            "through the run; lower the rate or serve with more GPUs"
+            "unstable: more requests arrive than the deployment can serve, so the queue grows "
+            "during the whole run; lower the rate or add GPUs"
         )
 
 

@@ -139,6 +139,6 @@ def _numbers(figures: Mapping[str, Any], front: str) -> Iterator[tuple[str, floa
 
 def _refuse(name: str, value: float, expected: str) -> None:
     raise ImpossibleFigureError(
-        f"{name} is {value:.6g}, and no deployment of these GPUs has it: expected {expected}; this "
-        "is a bug of afdsim or a figure of a card far from the truth"
+        f"{name} is {value:.6g}, which no deployment of these GPUs can reach: expected {expected}; "
+        "this is a bug of afdsim or a wrong figure on a card"
     )

@@ -90,13 +90,14 @@ def sections(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
     first, second = study.sides
     yield from _verdicts(study, cells)
     yield Section(
-        "Champions",
-        "The best shape of each side at the largest batch that meets the SLO in simulation. Batch: "
-        "requests on each attention GPU in each micro-batch, and what limits it. Bound by: the "
-        "critical circuit of the steady state, with its share. Measured: share of kernel time from "
-        "inside measured ranges, outside them, from no measurement. Left open: by how much a shape "
-        "that was never simulated would beat this one, if it lost as little to chance as the "
-        "one that lost least. At the end of: axes whose largest tried value it has.",
+        "Best shapes",
+        "The best shape of each side at the largest batch that meets the SLO in simulation. "
+        "Batch: requests on each attention GPU in each micro-batch, and the limit of the batch. "
+        "Bound by: the critical circuit of the steady state, with its share. Measured: shares of "
+        "kernel time from inside measured ranges, from outside, and from no measurement. Left "
+        "open: by how much a shape that was never simulated could beat this shape, if chance "
+        "cost it as little as the shape that lost least. At the end of: axes on which this shape "
+        "has the largest tried value.",
         [
             *study.dimensions,
             "side",
@@ -123,32 +124,34 @@ def sections(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
     if names:
         yield Section(
             "Mechanisms",
-            f"The margin of {first} over {second} with one mechanism switched off at a time, shape "
-            "and batch chosen anew; «→» where the verdict is another then. Last stands what the "
-            "winner owes most of its lead to; «–» where nothing takes 1 % of its yield.",
+            f"The margin of {first} over {second} with one mechanism switched off at a time, with "
+            "a new choice of shape and batch. «→» marks a changed verdict. The last column names "
+            "the mechanism that gives the winner most of its lead; «–» if none takes 1 % of its "
+            "yield.",
             [*study.dimensions, "margin", *names, "decides"],
             [_mechanisms(each, names) for each in cells if each.moved],
         )
         yield Section(
             "Sensitivity",
-            "Cells by verdict, of those in which both sides can run, as they are and with one "
-            "mechanism switched off; how many verdicts that flips; and the median factor by which "
-            f"the yield of {first} relative to {second} changes.",
+            "Number of cells by verdict, with all mechanisms and with one mechanism switched off "
+            "(cells in which both sides can run); number of flipped verdicts; and the median "
+            f"factor by which the yield of {first} relative to {second} changes.",
             ["", first, second, "tie", "flips", "median factor"],
             list(_sensitivity(study, cells, names)),
         )
         yield Section(
             "Robustness",
-            "How many verdicts hold whatever single mechanism is switched off, how many of those "
-            "also with the known errors of prediction, and which mechanism decides how often.",
+            "Number of verdicts that hold whichever single mechanism is switched off; number of "
+            "these that also hold with the known errors of prediction; and how often each "
+            "mechanism decides.",
             ["verdict", "cells", "no mechanism flips it", "nor a known error", "decides"],
             list(_robustness(cells)),
         )
     yield Section(
         "Sides",
-        "What ends the batch of the champions, and the median share of their kernel time from "
+        "Limit of the batch of the best shapes, and the median share of their kernel time from "
         "inside measured ranges.",
-        ["side", "champions", "KV", "requests", "SLO", "measured"],
+        ["side", "best shapes", "KV", "requests", "SLO", "measured"],
         list(_sides(study, cells)),
     )
 

@@ -45,7 +45,7 @@ class Axis(Strict):
         lengths = {path: len(values) for path, values in self.values.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(
-                f"zipped paths need as many values each (got {excerpt(str(lengths), 200)})"
+                f"zipped paths need equally many values (got {excerpt(str(lengths), 200)})"
             )
         return self
 
@@ -138,7 +138,7 @@ def _check_count(path: str, count: Number) -> None:
     if count > _MOST_VALUES:
         shown = f"{count:,.0f}" if count < _LARGEST else f"more than {_LARGEST:g}"
         raise ValueError(
-            f"{path}: {shown} values, so at least as many points; take a larger step or a list. "
+            f"{path}: {shown} values, so at least that many points; take a larger step or a list. "
             f"A sweep has at most {MOST_POINTS:,} points unless its max_points says more, and an "
             f"axis at most {_MOST_VALUES:,} values"
         )

@@ -80,8 +80,8 @@ class Store:
                 and (not folder.is_dir() or any(folder.iterdir()))
             ):
                 raise StoreError(
-                    f"{folder}: there is something else than a sweep's results; "
-                    "choose another --out or move it away"
+                    f"{folder}: the directory holds something other than a sweep's results; "
+                    "choose another --out or move the directory away"
                 )
             folder.mkdir(parents=True, exist_ok=True)
             if path.exists():
@@ -123,13 +123,13 @@ class Store:
     def _check(self, made: list[str], sweep: str) -> None:
         """Raise StoreError if the store is damaged or another sweep's."""
         if sorted(made) != sorted(_STATEMENTS):
-            raise _damaged(self.folder, "its tables are not those of a store")
+            raise _damaged(self.folder, "its tables are not a store's")
         (found,) = self._base.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise _damaged(self.folder, "its pages do not fit together")
         names = [name for (name,) in self._base.execute("SELECT name FROM sweep")]
         if len(names) != 1:
-            raise _damaged(self.folder, "it does not say whose it is")
+            raise _damaged(self.folder, "it does not name its sweep")
         if names != [sweep]:
             raise StoreError(
                 f"{self.folder}: holds the sweep {names[0]!r:.100}, not {sweep!r}; "
@@ -164,7 +164,7 @@ class Store:
             found = self._base.execute(f"{columns} {which} ORDER BY key", (value,)).fetchall()
         for key, *texts, checksum in found:
             if checksum != _checksum(key, *texts):
-                raise _damaged(self.folder, "an outcome is not as it was written")
+                raise _damaged(self.folder, "an outcome has changed since it was written")
         return [(json.loads(made_of), json.loads(outcome)) for _, made_of, outcome, _ in found]
 
     def keep(self, job: Job, made_of: Inputs, outcome: Outcome) -> None:
@@ -228,7 +228,7 @@ def _refusal(folder: Path, error: sqlite3.Error) -> StoreError:
 
 
 def _damaged(folder: Path, how: str) -> StoreError:
-    told = f"{folder}: {FILE} is damaged ({how}); move it away or choose another --out"
+    told = f"{folder}: {FILE} is damaged ({how}); move the file away or choose another --out"
     return StoreError(told)
 
 

@@ -169,7 +169,7 @@ HEADER = "gpu,dtype,m,n,k,latency_us,source"
             "rows.csv:2: 2.5 µs is 7.* faster than",
         ),
         (["h100_sxm,bfloat16,16,4096,7168,-2.5,made"], "rows.csv:2: latency_us should be"),
-        (["h200_sxm,bfloat16,16,4096,7168,24,made"], "none of the measurements is of h100-sxm"),
+        (["h200_sxm,bfloat16,16,4096,7168,24,made"], "no measurement is of h100-sxm"),
         ([], "rows.csv:1: the file holds no measurements"),
     ],
 )

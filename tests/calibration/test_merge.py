@@ -96,7 +96,7 @@ def test_where_there_is_no_table_the_cards_own_is_merged_with(tmp_path: Path) ->
         (
             "gpu,layout,groups,m_per_group,n,k,dtype,latency_us,source",
             "h100_sxm,masked,8,64,4096,7168,fp8_block,102,x",
-            "none of the measurements",
+            "no measurement is of",
         ),
     ],
 )

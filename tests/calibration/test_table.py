@@ -76,7 +76,7 @@ LINES = table_file.dump([curve()]).splitlines()
         (2, ",fit,", ",fitt,", ":3:", "field should be one of fit, error"),
         (2, "e_c=0.8", "e_c=1.8", ":3:", "they should lie in"),
         (2, "e_c=0.8", "e_c=fast", ":3:", "should give overhead_us, e_c"),
-        (4, '"somewhere, (12)"', "", ":5:", "needs its source"),
+        (4, '"somewhere, (12)"', "", ":5:", "needs a source"),
         (5, "1 2 8", "1 8 2", ":6:", "should be positive and ascend"),
         (7, "10 0 -100", "10 0", ":8:", "should hold 3 residuals"),
         (7, "10 0 -100", "10 0 nan", ":8:", "should hold numbers"),

@@ -58,7 +58,7 @@ def test_a_load_fits_into_exactly_the_kv_stated(loaded_model: Path, base: str) -
     assert figures["tgs"] == ample["tgs"]
     with pytest.raises(InfeasibleError, match=r"the scenario states .* batch to 5 requests"):
         site_of(loaded_model, base, f"memory.kv_tokens={needed - 1}")
-    with pytest.raises(InfeasibleError, match=r"not one request fits; raise memory.kv_tokens"):
+    with pytest.raises(InfeasibleError, match=r"no request fits; raise memory.kv_tokens"):
         site_of(loaded_model, base, f"memory.kv_tokens={WHOLE_TOKENS - 1}")
 
 

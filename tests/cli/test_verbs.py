@@ -439,7 +439,7 @@ def test_sweep_mistakes_are_reported_before_anything_runs(afdsim: Afdsim, tmp_pa
     (tmp_path / "tiny.yaml").write_text(text)
     answer = afdsim("sweep", "tiny.yaml")
     assert answer.code == 3
-    assert "zipped paths need as many values each" in answer.err
+    assert "zipped paths need equally many values" in answer.err
     (tmp_path / "tiny.yaml").write_text(text.replace("[1, -2, 3]", "[1, -2]"))
     answer = afdsim("sweep", "tiny.yaml")
     assert answer.code == 3

@@ -219,10 +219,10 @@ def test_directories_that_are_not_the_sweeps_are_left_alone(tmp_path: Path) -> N
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("years of work")
-    refused(other, "something else than a sweep's results")
+    refused(other, "something other than a sweep's results")
     plain = tmp_path / "file"
     plain.write_text("")
-    refused(plain, "something else than a sweep's results")
+    refused(plain, "something other than a sweep's results")
     Store(tmp_path / "large", "large").__exit__(None, None, None)
     refused(tmp_path / "large", "holds the sweep 'large', not 'small'")
     broken = tmp_path / "broken"

@@ -238,7 +238,7 @@ def test_what_contradicts_itself_is_told_with_both_numbers() -> None:
         ("name: [a\n", "since line 1); close the bracket"),
         ("name: 'a\n", "since line 1); close the quote"),
         ("a: b: c\n", "; check the indentation, or quote a value that holds a colon"),
-        ("a:\n   c: 1\n  b: 2\n", "since line 1); indent the keys of one mapping alike"),
+        ("a:\n   c: 1\n  b: 2\n", "since line 1); indent all keys of a mapping equally"),
         ("name: &x [*x]\n", "nested too deep or refers to itself"),
         ("a: " + "[" * 60 + "]" * 60, "nested too deep"),
         ("a: " + "[" * 5000 + "]" * 5000, "nested too deep"),
@@ -251,7 +251,7 @@ def test_what_contradicts_itself_is_told_with_both_numbers() -> None:
         ("name: !!bool maybe\n", "'maybe' is no bool"),
         ("name: \x00\n", "not valid YAML"),
         ("{a: 1}: 2\n", "a key should be plain text"),
-        ("1: 2\n", "a key should be text (got 1); quote it"),
+        ("1: 2\n", "a key should be text (got 1); quote the key"),
         ("a: {<<: {b: 1}}\n", "a key should be plain text"),
         ("when: !!timestamp 2001-02-30\n", "'2001-02-30' is no timestamp"),
     ],
@@ -289,7 +289,7 @@ def test_a_card_without_a_source_is_refused_where_it_is_named(tmp_path: Path) ->
         (
             "prompt_tokens,output_tokens\n10,2\n10,-2\n\n10,20\n0,2\n1.5,2\n7\nx,y\n7,²\n",
             [f":{line}: lengths should be whole and positive" for line in (3, 6, 7, 8, 9, 10)]
-            + [": 6 bad rows; bad_rows: skip leaves such rows out"],
+            + [": 6 bad rows; bad_rows: skip leaves these rows out"],
         ),
     ],
 )
@@ -432,7 +432,7 @@ def test_kv_is_stated_in_tokens_or_in_blocks() -> None:
     assert memory in STEP3
     both = STEP3.replace(memory, f"{memory}, kv_tokens: 6400, kv_blocks: 100")
     (line,) = problems(both)
-    assert "memory: kv_tokens and kv_blocks say the same: leave one of them out" in line
+    assert "memory: kv_tokens and kv_blocks state the same limit: leave one of them out" in line
     nothing = STEP3.replace(memory, f"{memory}, kv_tokens: 0, max_running_requests: -1")
     assert [line.split(": ")[1] for line in problems(nothing)] == [
         "memory.kv_tokens",

@@ -61,7 +61,7 @@ def test_sides_are_of_afd() -> None:
     law = f"{{kind: lognormal, cv: {FIGURE.format(0.1)}}}"
     sided = f"noise={{tasks: [{{server: gpu, side: ffn, law: {law}}}]}}"
     assert scenario.load("step3-2a2f", [sided]).noise is not None
-    assert "side attention or ffn is of AFD; leave it out" in told(sided, base="dsv3-ep128")
+    assert "side exists only under AFD; leave it out" in told(sided, base="dsv3-ep128")
 
 
 def test_every_bad_line_of_a_file_is_told(tmp_path: Path) -> None:

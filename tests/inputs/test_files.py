@@ -64,7 +64,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"a\nb\xff\n", ":2: cannot be read: byte 0xff is no UTF-8 text"),
+        (b"a\nb\xff\n", ":2: cannot be read: byte 0xff is not UTF-8 text"),
         (b"a\r\n\r\nb\0\n", ":3: cannot be read: byte 0x00"),
         ("a\nb".encode("utf-16"), ":1: cannot be read: byte 0xff"),
         (

@@ -77,7 +77,7 @@ def axis(values: Any) -> Axis:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"from": 1, "to": 10**9, "step": 1}, "1,000,000,000 values, so at least as many points"),
+        ({"from": 1, "to": 10**9, "step": 1}, "1,000,000,000 values, so at least that many points"),
         ({"from": 1, "to": 8, "step": 5e-324}, "take a larger step"),
         ({"from": 0, "to": 1, "step": 1e-300}, "more than 1e+18 values"),
         ({"from": 1, "to": 8, "logspace": 10**12}, "1,000,000,000,000 values"),

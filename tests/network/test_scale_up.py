@@ -225,7 +225,7 @@ def test_kv_from_prefill_does_not_come_over_the_link(base: str) -> None:
     figures = "nic_share: {value: 0.5, source: test}, latency_us: {value: 9, source: test}"
     sets = [f"admission.kv_transfer={{{figures}}}"]
     site = compile_deployment(scenario.load(base, [*sets, "deployment.fabric=nvlink"]))
-    with pytest.raises(InfeasibleError, match="over NICs, and the fabric nvlink is none of NICs"):
+    with pytest.raises(InfeasibleError, match="over NICs, and fabric nvlink has no NICs"):
         site.kv_transfer()
     site = compile_deployment(scenario.load(base, [*sets, "deployment.fabric=rdma"]))
     transfer = site.kv_transfer()

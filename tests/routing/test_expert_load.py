@@ -353,7 +353,7 @@ def test_bad_shares_are_told_with_their_lines(tmp_path: Path) -> None:
     assert "shares.csv:2: the file has no rows" in told([])
     problem = told(["4,0,1", "4,0,1", "4,x,1", "4,2,-1", "4,3"])
     for line, what in (
-        (3, "there already"),
+        (3, "exists already"),
         (4, "whole numbers"),
         (5, "negative"),
         (6, "3 columns"),
@@ -380,7 +380,7 @@ def test_groups_that_do_not_fit_are_refused(groups: str, problem: str) -> None:
 
 def test_replicas_of_sliced_experts_and_unsteady_measurements_are_refused() -> None:
     sliced = ["deployment.ffn.parallelism=tp", "deployment.ffn.redundant_experts=2"]
-    with pytest.raises(ScenarioError, match="with tp every GPU has its part of every expert"):
+    with pytest.raises(ScenarioError, match="with tp every GPU has a part of every expert"):
         scenario.load("step3-2a2f", sliced)
     with pytest.raises(ScenarioError, match="add per_step"):
         scenario.load("step3-2a2f", ["routing={kind: measured, path: x.csv, source: test}"])

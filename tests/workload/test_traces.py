@@ -261,7 +261,7 @@ def test_units_that_a_form_has_of_its_own(tmp_path: Path) -> None:
         path = written(tmp_path, PUBLISHED[name][0])
         assert read(path, timed=True, time_unit=unit).arrival_ns.tolist() == PUBLISHED[name][1]  # type: ignore[arg-type]
         (line,) = refused(path, time_unit="ms")
-        assert line.endswith("tells its unit; leave time_unit out")
+        assert line.endswith("states its unit; leave time_unit out")
 
 
 def test_times_beyond_the_clock(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_failed_requests_are_told_as_such(tmp_path: Path) -> None:
     path = written(tmp_path, BURST_GPT + "10493251,GPT-4,482,0,482,API log\n")
     line, remedy = refused(path)
     assert line.startswith(f"{path}:5: no output tokens, as of a request that failed (got 104")
-    assert remedy == f"{path}: 1 bad row; bad_rows: skip leaves such rows out"
+    assert remedy == f"{path}: 1 bad row; bad_rows: skip leaves these rows out"
 
 
 FAILED = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
@@ -303,7 +303,7 @@ def test_bad_rows_are_refused_with_all_of_their_lines(tmp_path: Path) -> None:
     path = written(tmp_path, FAILED)
     *lines, remedy = refused(path)
     assert [line.split(": ")[0] for line in lines] == [f"{path}:{n}" for n in (4, 5, 6, 7, 8)]
-    assert remedy == f"{path}: 5 bad rows; bad_rows: skip leaves such rows out"
+    assert remedy == f"{path}: 5 bad rows; bad_rows: skip leaves these rows out"
     assert "positive, of nine digits at most (got 7,ChatGPT,0,0" in lines[0]
     assert "no time of arrival" in lines[1]
 
@@ -322,7 +322,7 @@ def test_many_bad_rows_are_counted(tmp_path: Path) -> None:
     path = written(tmp_path, f"Timestamp,Model,Request tokens,Response tokens\n{rows}")
     lines = refused(path)
     assert len(lines) == 21
-    assert lines[-1] == f"{path}: 4,000 bad rows; bad_rows: skip leaves such rows out"
+    assert lines[-1] == f"{path}: 4,000 bad rows; bad_rows: skip leaves these rows out"
     assert read(path, timed=True, bad_rows="skip").bad_rows == 4000
 
 

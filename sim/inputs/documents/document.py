@@ -243,13 +243,15 @@ def _construct(loader: Any, node: yaml.Node, loc: Loc, document: Document) -> An
             continue
         key = _scalar(loader, key_node)
         if not isinstance(key, str):
-            document.problems.append(f"{place}: a key should be text (got {_short(key)}); quote it")
+            document.problems.append(
+                f"{place}: a key should be text (got {_short(key)}); quote the key"
+            )
             continue
         if key in mapping:
             path = _dotted((*loc, key))
             first = first_lines[key]
             document.problems.append(
-                f"{place}: {path}: duplicate key, first at line {first}; keep one"
+                f"{place}: {path}: duplicate key, first at line {first}; keep one of them"
             )
             continue
         first_lines[key] = key_node.start_mark.line + 1

@@ -72,7 +72,7 @@ def _remedy(error: yaml.YAMLError, lines: list[str]) -> str | None:
     if here.startswith(":"):
         return "check the indentation, or quote a value that holds a colon"
     if isinstance(error, yaml.parser.ParserError) and since is not None:
-        return "indent the keys of one mapping alike"
+        return "indent all keys of a mapping equally"
     return None
 
 

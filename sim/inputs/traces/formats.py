@@ -85,7 +85,7 @@ def parser(place: str, header: str, timed: bool) -> Parser:
         if set(wanted) <= set(names) and (form.time or not timed):
             twice = [name for name in wanted if names.count(name) > 1]
             if twice:
-                raise ScenarioError(f"{place}: the header names {twice[0]} twice; keep one")
+                raise ScenarioError(f"{place}: the header names {twice[0]} twice; keep one of them")
             return Parser(form, partial(_from_csv, form, names, timed))
     known = [
         ", ".join(filter(None, (f.time, f.prompt, f.output)))

@@ -129,7 +129,7 @@ def _read(
         raise ScenarioError(f"{path}:{first + 1}: the file has no rows")
     if bad_count and bad_rows == "refuse":
         count = "1 bad row" if bad_count == 1 else f"{bad_count:,} bad rows"
-        raise ScenarioError([*bad, f"{path}: {count}; bad_rows: skip leaves such rows out"])
+        raise ScenarioError([*bad, f"{path}: {count}; bad_rows: skip leaves these rows out"])
     table = np.concatenate(tables, axis=1)
     tables.clear()
     times, (prompt, output) = table[:2], table[2:]

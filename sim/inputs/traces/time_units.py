@@ -31,7 +31,7 @@ def unit_of(path: str, form: Format, times: Ints, stated: TimeUnit | None) -> tu
     """
     if form.unit is not None and form.own_unit:
         if stated not in (None, form.unit):
-            raise ScenarioError(f"{path}: {form.time} tells its unit; leave time_unit out")
+            raise ScenarioError(f"{path}: {form.time} states its unit; leave time_unit out")
         return form.unit, ""
     if stated is not None:
         return stated, ""
