@@ -32,7 +32,7 @@ def unwatched(
     return nullcontext(lambda outcome: None)
 
 
-class _Task(NamedTuple):
+class _SentJob(NamedTuple):
     job: Job
     inputs: Inputs
 
@@ -87,12 +87,12 @@ class Runner:
             self._keys[id(job)] = job, sha256(job.inputs())
         return self._keys[id(job)][1]
 
-    def _tasks(self, jobs: Sequence[Job]) -> Iterator[_Task]:
+    def _tasks(self, jobs: Sequence[Job]) -> Iterator[_SentJob]:
         for job in jobs:
             key = self.key(job)
             if self._has_to_run(key):
                 self._ran.add(key)
-                yield _Task(job, job.inputs())
+                yield _SentJob(job, job.inputs())
             elif key not in self._ran:
                 self._store.place(job, key)
 
@@ -103,7 +103,7 @@ class Runner:
         return known is None or (self._retry_failed and known["status"] == "failed")
 
 
-def _work(task: _Task) -> Outcome:
+def _work(task: _SentJob) -> Outcome:
     """Do a job, on a worker. One that would read other files than the command refuses."""
     here = task.job.inputs()
     if here != task.inputs:

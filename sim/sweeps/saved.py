@@ -32,7 +32,7 @@ _FIGURES_IF_ANY = ("tpot_ms_mean", "tokens_per_s_per_user", "usd_per_1m_tokens")
 """What is missing where no request was finished, or no price is known."""
 
 
-class _Sweep(BaseModel):
+class _SavedSweep(BaseModel):
     model_config = ConfigDict(strict=True)
 
     description: str = ""
@@ -42,7 +42,7 @@ class _Sweep(BaseModel):
 class _Described(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    sweep: _Sweep
+    sweep: _SavedSweep
     warnings: list[str] = Field(default_factory=list)
 
 

@@ -36,13 +36,7 @@ def test_a_class_name_has_one_meaning() -> None:
             if isinstance(node, ast.ClassDef):
                 places[node.name.lstrip("_")].append(str(path.relative_to(PACKAGE)))
     several = {name: where for name, where in places.items() if len(where) > 1}
-    assert several.keys() <= TO_BE_RENAMED, several
-
-
-# Class names that still have several meanings.
-TO_BE_RENAMED = {
-    *("Frozen", "Job", "Loaded", "Progress", "Stage", "Sweep", "Task"),
-}
+    assert not several
 
 
 def test_no_module_takes_the_name_of_a_library() -> None:
