@@ -9,7 +9,7 @@ deployment hands out `Times` for a micro-batch whenever that micro-batch begins 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -125,16 +125,6 @@ class Program:
 
     def pool_of(self, node: Node) -> Pool:
         return self.pools[self.stages[node.stage].pool]
-
-    def walk(self, pool: int) -> Iterator[tuple[int, int]]:
-        """Yield (node, step) for ever, in the order in which a server of `pool` runs them."""
-        order = self.orders[pool]
-        period = -max((offset for _, offset in order), default=0)
-        while order:
-            for node, offset in order:
-                if period + offset >= 0:
-                    yield node, period + offset
-            period += 1
 
     def laps(self, pool: int) -> tuple[list[int], list[int]]:
         """Return the nodes a server of `pool` runs at first, and those that it then repeats."""
