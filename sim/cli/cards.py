@@ -144,8 +144,7 @@ def _known(value: float) -> float | None:
 
 
 def _figures(card: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    from pydantic import BaseModel
-
+    from sim.inputs.base import Strict
     from sim.inputs.sourced import Sourced
 
     found: list[tuple[str, Any]] = []
@@ -154,7 +153,7 @@ def _figures(card: Any, prefix: str = "") -> list[tuple[str, Any]]:
             found.append((prefix + name, value))
         elif isinstance(value, dict):
             found += [(f"{prefix}{name}.{key}", figure) for key, figure in value.items()]
-        elif isinstance(value, BaseModel):
+        elif isinstance(value, Strict):
             found += _figures(value, f"{prefix}{name}.")
     return found
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import html
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, NamedTuple, Self
+from typing import NamedTuple
 
 import plotly.graph_objects as go
-from pydantic import Field, model_validator
 
 from sim.decoding.step_table import FILL_STEPS
 from sim.deployments.deployment import Deployment
@@ -19,8 +18,8 @@ from sim.engines import event
 from sim.engines.controller import Record
 from sim.engines.program import Node, Program, Times
 from sim.foundation.units import NS_PER_US
-from sim.inputs.base import Strict
 from sim.pictures.pareto_figure import COLOURS
+from sim.sweeps.pipelines import Bar, Picture
 
 Marked = Collection[tuple[int, int]]
 """Tasks by (node, server)."""
@@ -41,42 +40,6 @@ _OUTLINE = {
 class Row(NamedTuple):
     pool: int
     server: int
-
-
-Count = Annotated[int, Field(ge=0, le=10**18)]
-
-
-class Bar(NamedTuple):
-    row: Count
-    """Its place in `Picture.rows`."""
-    stage: str
-    layer: Count
-    micro_batch: Count
-    step: Count
-    start_ns: Count
-    end_ns: Count
-    is_marked: bool = False
-
-
-class Picture(Strict):
-    """What a picture of a pipeline shows, as plain data that is kept and drawn again."""
-
-    rows: Annotated[list[str], Field(min_length=1, max_length=10_000)]
-    """Names of the servers that have a row."""
-    servers: Count
-    """All servers, with a row or without."""
-    layers: Annotated[list[Count], Field(min_length=1, max_length=10_000)]
-    micro_batches: Annotated[int, Field(ge=1, le=10_000)]
-    tasks: list[Bar]
-    """By start time. Those of other layers are pale."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not any(task.layer in self.layers for task in self.tasks):
-            raise ValueError("no task belongs to the layers that are shown")
-        if any(task.row >= len(self.rows) or task.end_ns < task.start_ns for task in self.tasks):
-            raise ValueError("a task has no row, or ends before it begins")
-        return self
 
 
 class SteadyTimes:

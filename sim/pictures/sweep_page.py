@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
-from pydantic import TypeAdapter
 
 from sim.deployments import compile_deployment
 from sim.foundation import json_text
-from sim.inputs.base import Strict
 from sim.inputs.scenario import Scenario
 from sim.metrics.catalogue import METRICS
 from sim.metrics.cautions import SCOPE
@@ -27,6 +25,7 @@ from sim.results.files import replace_files
 from sim.sweeps import saved
 from sim.sweeps.folder import SweepResult
 from sim.sweeps.labels import differences
+from sim.sweeps.pipelines import Kept, read_pipelines, write_pipelines
 from sim.sweeps.points import SETTING, Row, best, best_rows
 from sim.sweeps.sweep import Published
 
@@ -41,13 +40,6 @@ _ONLY_IN_PANEL = (
 )
 
 
-class Kept(Strict):
-    """The pipeline of a family's best point, or why there is none, as it is kept with a sweep."""
-
-    picture: gantt.Picture | None
-    reason: str = ""
-
-
 class Source(NamedTuple):
     name: str
     rows: list[Row]
@@ -55,10 +47,6 @@ class Source(NamedTuple):
     described: Described
     pipelines: dict[str, Kept]
     """By family."""
-
-
-_KEPT = TypeAdapter(dict[str, Kept])
-PIPELINES = "pipelines.json"
 
 
 class Pipeline(NamedTuple):
@@ -74,9 +62,7 @@ def read(folder: Path) -> Source:
     Only files of `folder` are opened, none that they name: it may come from anyone.
     """
     rows, published, described = saved.sweep(folder)
-    path = folder / PIPELINES
-    pipelines = saved.read(path, _KEPT) if path.exists() else {}
-    return Source(folder.name, rows, published, described, pipelines)
+    return Source(folder.name, rows, published, described, read_pipelines(folder))
 
 
 def pipelines(rows: Sequence[Row], scenarios: Mapping[int, Scenario]) -> dict[str, Kept]:
@@ -108,10 +94,6 @@ def draw(result: SweepResult) -> Path:
 
     replace_files(result.folder, fill)
     return result.folder / "report.html"
-
-
-def write_pipelines(folder: Path, kept: Mapping[str, Kept]) -> None:
-    (folder / PIPELINES).write_bytes(_KEPT.dump_json(dict(kept)) + b"\n")
 
 
 def write(path: Path, sources: Sequence[Source]) -> None:

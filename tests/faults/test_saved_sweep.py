@@ -134,11 +134,7 @@ TABLE: dict[str, Damage] = {
 DAMAGES = [
     *(("run.json", *each) for each in (ANY_FILE | RUN_JSON).items()),
     *(("sweep.parquet", *each) for each in (ANY_FILE | TABLE).items()),
-    *(
-        (sweep_page.PIPELINES, *each)
-        for each in (ANY_FILE | PIPELINES).items()
-        if each[0] != "missing"
-    ),
+    *(("pipelines.json", *each) for each in (ANY_FILE | PIPELINES).items() if each[0] != "missing"),
 ]
 
 

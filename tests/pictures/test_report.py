@@ -9,7 +9,8 @@ import pytest
 
 from sim.inputs.scenario import Scenario
 from sim.pictures import pareto_figure, sweep_page
-from sim.sweeps import points, saved
+from sim.sweeps import points
+from sim.sweeps.pipelines import Kept, read_pipelines, write_pipelines
 from sim.sweeps.points import Row
 from tests import tiny
 
@@ -71,9 +72,7 @@ def test_throughput_and_interactivity_are_both_better_when_larger() -> None:
     assert [point[-1] for point in points.customdata] == ["–", "–", "step3", "–", "–"]
 
 
-def page(
-    tmp_path: Path, rows: list[Row], pipelines: dict[str, sweep_page.Kept] | None = None
-) -> str:
+def page(tmp_path: Path, rows: list[Row], pipelines: dict[str, Kept] | None = None) -> str:
     sweep_page.write(
         tmp_path / "page.html", [sweep_page.Source("s", rows, [], {}, pipelines or {})]
     )
@@ -92,8 +91,8 @@ def test_the_pipeline_is_drawn_again_from_what_is_kept(tmp_path: Path, scenario:
     assert 'id="pipeline-1"' in made
     assert "layers 0 and 1" in made
     assert "No picture: no point of this family was simulated" in made
-    sweep_page.write_pipelines(tmp_path, kept)
-    again = saved.read(tmp_path / sweep_page.PIPELINES, sweep_page._KEPT)
+    write_pipelines(tmp_path, kept)
+    again = read_pipelines(tmp_path)
     assert page(tmp_path, ROWS, again) == made
 
 

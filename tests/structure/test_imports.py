@@ -91,7 +91,7 @@ KNOWN_TO = {
     "rich": {"cli.text", "cli.textplot"},
     "typer": {"cli"},
     "plotext": {"cli.textplot"},
-    "pydantic": {"inputs", "study.schema", "sweeps.sweep", "sweeps.axes", "sweeps.constraints"},
+    "pydantic": {"inputs", "sweeps", "study.schema"},
 }
 
 
@@ -104,11 +104,8 @@ def test_a_package_is_known_to_few(package: str) -> None:
     }
     known = KNOWN_TO[package]
     strangers = {name for name in users if not {name, name.split(".")[0]} & known}
-    assert strangers <= TO_BE_CLEARED.get(package, set())
+    assert not strangers
     assert users, f"{package}: not used"
-
-
-TO_BE_CLEARED = {"pydantic": {"sweeps.saved", "pictures.sweep_page", "pictures.gantt", "cli.cards"}}
 
 
 @pytest.mark.parametrize("module", ["sim", "sim.cli", "sim.decoding.run", "sim.inputs.scenario"])
