@@ -139,20 +139,16 @@ class AfdDeployment(Deployment):
 
     @property
     def core_timer(self) -> LayerTimer:
-        """Times the attention core."""
         return self.attention_timer
 
     def kv_memory(self) -> GpuMemory:
-        """Return the memory of a GPU that holds KV."""
         return self.attention_memory
 
     def kv_remedy(self) -> str:
-        """Return how more room for KV is made."""
         return "add an attention instance"
 
     @property
     def lm_head_tp(self) -> int:
-        """GPUs that share the LM head."""
         return self.afd.attention.lm_head_tp
 
     def attended(self, name: str, tokens: Ns) -> dict[str, Timed]:
@@ -182,7 +178,6 @@ class AfdDeployment(Deployment):
         return attended | self._ffn(kind.layer, tokens) | self._transfers(kind.layer, tokens)
 
     def delays_ns(self) -> dict[str, int]:
-        """Return the latencies of a step that holds requests."""
         return {
             "link": from_us(self.fabric.latency_us, "a message"),
             "host": from_us(self.scenario.software.host_gap_us_per_step, "the host gap"),
@@ -344,7 +339,6 @@ class AfdDeployment(Deployment):
         return payload_bytes_per_s(timer.table.accelerator, self.fabric)
 
     def check_memory(self) -> None:
-        """Refuse a shape whose weights or mean KV do not fit. Raises InfeasibleError."""
         together(self.ffn_memory.kv_capacity_bytes, super().check_memory)
 
     def _sharing(self) -> tuple[tuple[AttentionSide | FfnSide, int], ...]:

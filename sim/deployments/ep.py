@@ -113,12 +113,10 @@ class EpDeployment(Deployment):
 
     @property
     def core_timer(self) -> LayerTimer:
-        """Times the attention core."""
         return self.layer_timer
 
     @property
     def lm_head_tp(self) -> int:
-        """GPUs that share the LM head."""
         return self.ep.lm_head_tp
 
     def attended(self, name: str, tokens: Ns) -> dict[str, Timed]:
@@ -165,15 +163,12 @@ class EpDeployment(Deployment):
         return {"host": from_us(gap_us, "the host gap")}
 
     def kv_memory(self) -> GpuMemory:
-        """Return the memory of a GPU that holds KV."""
         return self._memory
 
     def kv_remedy(self) -> str:
-        """Return how more room for KV is made."""
         return "use a narrower KV format"
 
     def spread(self, ffn: MoeFfn) -> Spread:
-        """Return how the experts lie on ranks. Raises InfeasibleError if uneven."""
         return Spread(self._copies(ffn), self.ep.gpus, 1)
 
     @property
