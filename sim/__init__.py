@@ -19,6 +19,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sim.calibration.fit_table import fit_table
     from sim.decoding.run import Run, simulate
     from sim.experiments.capacity import capacity
     from sim.experiments.comparison import compare
@@ -53,6 +54,7 @@ __all__ = [
     "compare",
     "draw",
     "explain_scenario",
+    "fit_table",
     "load",
     "load_results",
     "max_batch_under_slo",
@@ -68,6 +70,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "fit_table": "sim.calibration.fit_table",
     "Run": "sim.decoding.run",
     "simulate": "sim.decoding.run",
     "capacity": "sim.experiments.capacity",

@@ -60,29 +60,27 @@ def fit(
 
     Example: afdsim calibrate fit gemm.csv moe.csv --accelerator h100-sxm --out h100-sxm.csv
     """
-    from sim.calibration import fit as calibration
-    from sim.calibration.merge import changes, merge, narrower
-    from sim.foundation.errors import CalibrationError
-    from sim.inputs import cards
-    from sim.kernels.table_file import read, write
+    from sim.calibration.fit_table import fit_table
 
-    card = cards.accelerator(accelerator)
-    other = None if like is None else cards.accelerator(like)
-    rows = _possible(_read(measurements), [card, other], skip_impossible)
-    base = None if replace else out if out.is_file() else cards.calibration(card.name)
-    old = () if base is None else read(base)[0]
-    fitted = calibration.fit(rows, card, other, frozenset(like_op or ()))
-    if not fitted.curves:
-        raise CalibrationError("\n".join(["nothing could be fitted", *fitted.left_out]))
-    curves = merge(old, fitted.curves)
-    write(curves, out)
-    _report(fitted, as_json)
-    for text in fitted.left_out:
+    made = fit_table(
+        measurements,
+        accelerator,
+        out,
+        replace=replace,
+        like=like,
+        like_ops=like_op or (),
+        skip_impossible=skip_impossible,
+    )
+    for text in made.impossible:
         _say(f"left out: {text}")
-    for text in narrower(old, curves):
+    _report(made.fit, as_json)
+    for text in made.fit.left_out:
+        _say(f"left out: {text}")
+    for text in made.narrower:
         _say(f"measured less widely than before, the rest is extrapolated: {text}")
-    _tell(changes(old, curves))
-    _say(f"{out}: {len(curves)} curves" + ("" if base is None else f", merged with {base}"))
+    _tell(made.changes)
+    merged = "" if made.base is None else f", merged with {made.base}"
+    _say(f"{out}: {made.curves} curves{merged}")
 
 
 def _tell(found: Sequence[Change]) -> None:
@@ -145,29 +143,6 @@ def _table_of(folder: Path | None) -> Any:
         return kernel_table.load(cards.accelerator(name), path)
 
     return table
-
-
-def _possible(
-    rows: Sequence[Measurement], accelerators: Sequence[Any], skip: bool
-) -> list[Measurement]:
-    """Return the rows that obey the peak of their card; otherwise raise, or `skip` and say so."""
-    from sim.calibration import fit as calibration
-    from sim.foundation.errors import CalibrationError
-
-    wrong: dict[str, str] = {}
-    for card in accelerators:
-        members = [] if card is None else calibration.own(rows, card.name)
-        for times, index in calibration.impossible(members, card) if members else ():
-            row = members[index]
-            wrong[row.place] = (
-                f"{row.place}: {row.latency_us:g} µs is {times:.2f} times faster than the peak of"
-                f" {card.name} ({row.op}, {row.source})"
-            )
-    if wrong and not skip:
-        raise CalibrationError("\n".join(wrong.values()))
-    for text in wrong.values():
-        _say(f"left out: {text}")
-    return [row for row in rows if row.place not in wrong]
 
 
 def _report(fitted: Fit, as_json: bool) -> None:

@@ -28,8 +28,16 @@ families:
 def test_the_public_names() -> None:
     assert sim.__all__ == [
         *("CalibrationError", "InfeasibleError", "Run", "Scenario", "ScenarioError", "SimError"),
-        *("StoreError", "capacity", "compare", "draw", "explain_scenario", "load"),
-        *("load_results", "max_batch_under_slo", "pareto_front", "plot", "run", "run_study"),
+        *("StoreError", "capacity", "compare", "draw", "explain_scenario", "fit_table"),
+        *(
+            "load",
+            "load_results",
+            "max_batch_under_slo",
+            "pareto_front",
+            "plot",
+            "run",
+            "run_study",
+        ),
         *("run_sweep", "save_run", "simulate", "summary", "sweep"),
     ]
     for name in sim.__all__:

@@ -1,0 +1,88 @@
+"""Fitting a table: measurement files become curves, merged into those that a card has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sim.calibration.fit import Fit, fit, impossible, own
+from sim.calibration.measurement_files import read_all
+from sim.calibration.measurements import Measurement
+from sim.calibration.merge import Change, changes, merge, narrower
+from sim.foundation.errors import CalibrationError
+from sim.inputs import cards
+from sim.inputs.hardware import Accelerator
+from sim.kernels.table_file import read, write
+
+
+@dataclass(frozen=True)
+class FittedTable:
+    """A calibration table that was written, and how it came about."""
+
+    path: Path
+    fit: Fit
+    curves: int
+    base: Path | None
+    """Table that the curves were merged into."""
+    changes: list[Change]
+    narrower: list[str]
+    """Kernels measured less widely than before."""
+    impossible: list[str]
+    """Measurements left out, faster than the card's peak."""
+
+
+def fit_table(
+    measurements: Iterable[Path],
+    accelerator: str,
+    out: Path,
+    *,
+    replace: bool = False,
+    like: str | None = None,
+    like_ops: Iterable[str] = (),
+    skip_impossible: bool = False,
+) -> FittedTable:
+    """Fit the kernels of a card to measurement files and write its table to `out`.
+
+    The curves are merged into the table at `out`, or the card's own, unless `replace`. `like` is a
+    card whose kernels (of `like_ops`) fill what was not measured. Raises CalibrationError for
+    measurements that are wrong, faster than the card's peak, or too few; ScenarioError for an
+    unknown card.
+    """
+    card = cards.accelerator(accelerator)
+    other = None if like is None else cards.accelerator(like)
+    rows = read_all(measurements)
+    wrong = _impossible(rows, [each for each in (card, other) if each is not None])
+    if wrong and not skip_impossible:
+        raise CalibrationError("\n".join(wrong.values()))
+    base = None if replace else out if out.is_file() else cards.calibration(card.name)
+    old = () if base is None else read(base)[0]
+    rows = [row for row in rows if row.place not in wrong]
+    fitted = fit(rows, card, other, frozenset(like_ops))
+    if not fitted.curves:
+        raise CalibrationError("\n".join(["nothing could be fitted", *fitted.left_out]))
+    curves = merge(old, fitted.curves)
+    write(curves, out)
+    return FittedTable(
+        out,
+        fitted,
+        len(curves),
+        base,
+        changes(old, curves),
+        narrower(old, curves),
+        list(wrong.values()),
+    )
+
+
+def _impossible(rows: Sequence[Measurement], accelerators: Sequence[Accelerator]) -> dict[str, str]:
+    """Return what is wrong with each row that beats the peak of its card, by its place."""
+    wrong: dict[str, str] = {}
+    for card in accelerators:
+        members = own(rows, card.name)
+        for times, index in impossible(members, card) if members else ():
+            row = members[index]
+            wrong[row.place] = (
+                f"{row.place}: {row.latency_us:g} µs is {times:.2f} times faster than the peak of"
+                f" {card.name} ({row.op}, {row.source})"
+            )
+    return wrong
