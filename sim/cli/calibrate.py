@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sim.foundation import json_text
+from sim.foundation.errors import CalibrationError
 from sim.foundation.printable import printable
 
 if TYPE_CHECKING:
@@ -118,7 +119,11 @@ def plot(
     from sim.calibration.check import compare
     from sim.pictures.check_page import write
 
-    write(compare(_read(measurements), _table_of(tables)), out)
+    found = compare(_read(measurements), _table_of(tables))
+    if all(one.mape is None for one in found):
+        names = ", ".join(map(str, measurements))
+        raise CalibrationError(f"{names}: no table models any of these kernels: nothing to draw")
+    write(found, out)
     _say(f"{out}: written")
 
 

@@ -30,10 +30,22 @@ Settings = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Overwrite a value; may be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+def _named(path: Path | None) -> Path | None:
+    """Refuse a place without a name, of which DIR-2 could not be made, before a run is made."""
+    if path is not None and not path.name:
+        raise typer.BadParameter("name the directory to create")
+    return path
+
+
 Out = Annotated[
     Path | None,
     typer.Option(
-        "--out", metavar="DIR", help="Directory to create; if it exists, DIR-2 and so on."
+        "--out",
+        metavar="DIR",
+        callback=_named,
+        help="Directory to create; if it exists, DIR-2 and so on.",
     ),
 ]
 

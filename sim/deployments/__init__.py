@@ -24,4 +24,5 @@ def compile_deployment(scenario: Scenario) -> Deployment:
     """
     deployment = DEPLOYMENTS[scenario.deployment.kind](scenario)
     deployment.check_memory()
+    deployment.check_routing()
     return deployment

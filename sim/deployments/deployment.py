@@ -390,6 +390,13 @@ class Deployment(ABC):
         latency_ns = from_us(transfer.latency_us, "a KV transfer")
         return Transfer(line_rate * fabric.goodput * transfer.nic_share, latency_ns)
 
+    def check_routing(self) -> None:
+        """Refuse measured routing that does not fit the model. Raises ScenarioError."""
+        ffns = [self.model.ffn[each.layer.ffn] for each in self.passes]
+        self.scenario.routing.check(
+            {number: ffn.experts for number, ffn in enumerate(ffns) if isinstance(ffn, MoeFfn)}
+        )
+
     def check_memory(self) -> None:
         """Refuse a shape whose weights or mean KV do not fit. Raises InfeasibleError."""
         memory = self.kv_memory()

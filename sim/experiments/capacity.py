@@ -15,18 +15,22 @@ from typing import Any
 
 import numpy as np
 
+from sim.deployments import compile_deployment
 from sim.experiments.replications import Figures, all_stable, replication, run_all
 from sim.foundation.errors import InfeasibleError, ScenarioError
 from sim.foundation.estimates import independent_half_width
+from sim.foundation.units import NS_PER_MS
 from sim.inputs.arrivals import at_rate, rate_field
 from sim.inputs.scenario import Scenario
 from sim.metrics.stability import offered_load
 from sim.parallel.processes import Workers
+from sim.steady.state import under_load
 
 # So often the rate is doubled or halved to find one that is too high or low enough.
 _MOST_DOUBLINGS = 12
 
 _SHARE = 0.99
+_HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Attempt:
 
     rate: float
     low: float | None
-    """Highest rate known to be enough, None before there is one."""
+    """Highest rate known to be enough. None before there is one, and where the attempt is at an end
+    of the interval instead of the limit."""
     high: float | None
     """Lowest rate above it known to be too high."""
     left: int | None
@@ -122,6 +127,7 @@ def capacity(
             "workload.arrivals of kind closed has no rate to search: its requests are replaced as "
             "they finish; write kind poisson with requests_per_s"
         )
+    _check_lone_request(scenario, share)
     seeds = [replication(scenario, number) for number in range(replications)]
     begun = float(getattr(workload.arrivals, field))
     tried: dict[int, Trial] = {}
@@ -129,7 +135,7 @@ def capacity(
     def trial(place: int) -> Trial:
         if place not in tried:
             rate = begun * (1 + precision) ** place
-            ahead(_attempt(rate, tried, share))
+            ahead(_attempt(place, rate, tried, share))
             changed = workload.replaced(arrivals=at_rate(workload.arrivals, rate))
             scenarios = [each.replaced(workload=changed) for each in seeds]
             if offered_load(scenarios[0]) > 1:
@@ -156,6 +162,17 @@ def capacity(
     )
 
 
+def _check_lone_request(scenario: Scenario, share: float) -> None:
+    """Refuse a target that a request misses even if it is alone. Raises InfeasibleError."""
+    lone_ms = under_load(compile_deployment(scenario), 1).tpot_ns / NS_PER_MS
+    # Contexts differ: the shorter half may still be within a target that the mean one misses.
+    if share > _HALF and lone_ms > scenario.slo.tpot_ms:
+        raise InfeasibleError(
+            f"one request alone takes {lone_ms:.4g} ms a token, slo.tpot_ms is "
+            f"{scenario.slo.tpot_ms:.4g}: loosen it or choose another shape"
+        )
+
+
 def _judged(rate: float, runs: Sequence[Figures]) -> Trial:
     """Return what the replications at a rate say of it."""
     shares = np.array([run["slo_attainment"] or 0.0 for run in runs])
@@ -163,12 +180,14 @@ def _judged(rate: float, runs: Sequence[Figures]) -> Trial:
     return Trial(rate, float(shares.mean()), doubt, all_stable(runs) is not False)
 
 
-def _attempt(rate: float, tried: dict[int, Trial], share: float) -> Attempt:
-    """Return the attempt at a rate, with what the trials before it have shown."""
+def _attempt(place: int, rate: float, tried: dict[int, Trial], share: float) -> Attempt:
+    """Return the attempt at a rate, with what the trials before it have shown of the limit."""
     high = min((p for p, found in tried.items() if not found.met(share)), default=None)
     below = [p for p in tried if (high is None or p < high) and tried[p].met(share)]
     low = max(below, default=None)
     left = None
+    if low is not None and high is not None and not low < place < high:
+        return Attempt(rate, None, None, None)  # the limit is known: an end of its interval is not
     if low is not None and high is not None:
         left = max(ceil(log2(high - low)), 1)
     ends = [None if end is None else tried[end].rate for end in (low, high)]

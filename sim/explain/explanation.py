@@ -163,6 +163,8 @@ def _balanced(found: Explanation) -> str:
     needs, m = found.balance, found.frozen.micro_batches
     if isinstance(needs, EpBalance):
         holds = f"now {found.requests_per_gpu * m}, at most {needs.most_requests}"
+        if not needs.all_to_all_ms:
+            return "One GPU holds all experts: there is no all-to-all to hide"
         up_to = f"up to {needs.hides_up_to} requests a GPU ({holds})"
         overlap = "at no load" if needs.hides_up_to is None else up_to
         return (

@@ -50,11 +50,13 @@ class AttentionSide(Strict):
         _check_gpus(self.instances, self.gpus_per_instance)
         if info.context == UNDIVIDED:
             return self
-        for name, ways in (("o_proj_tp", self.o_proj_tp), ("lm_head_tp", self.lm_head_tp)):
-            if self.gpus_per_instance % ways:
-                raise ValueError(
-                    f"{name} {ways} does not divide {self.gpus_per_instance} gpus_per_instance"
-                )
+        wrong = [
+            f"{name} {ways} does not divide {self.gpus_per_instance} gpus_per_instance"
+            for name, ways in (("o_proj_tp", self.o_proj_tp), ("lm_head_tp", self.lm_head_tp))
+            if self.gpus_per_instance % ways
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self
 
     def gpu_count(self) -> int:

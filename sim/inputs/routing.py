@@ -7,7 +7,7 @@ tokens of every expert are drawn in each layer and step (`sim/variation/expert_l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -97,6 +97,12 @@ class Drawable(Strict):
     per_step: PerStep | None = None
     """Draw loads step by step; absent: the expected load of the hottest rank, in every step."""
 
+    def check(self, experts: Mapping[int, int]) -> None:
+        """Refuse what does not fit a model; `experts` are those of each layer, by its number.
+
+        Raises ScenarioError.
+        """
+
 
 class Balanced(Drawable):
     """Every expert gets the same number of tokens, as in profiles with simulated routing."""
@@ -161,6 +167,33 @@ class MeasuredRouting(Drawable):
 
     def load(self) -> str:
         return "uniform"
+
+    def check(self, experts: Mapping[int, int]) -> None:
+        """Refuse a file that does not fit the model, of which `experts` are those of each layer.
+
+        Raises ScenarioError with every mistake.
+        """
+        problems = []
+        for step, profile in read_profiles(self.path).items():
+            named = {layer for (layer, _), share in profile.items() if share > 0}
+            at = f"{self.path}: step {step}: " if step else f"{self.path}: "
+            problems += [
+                f"{at}layer {layer} is none of the model's layers of experts, "
+                f"{min(experts)} to {max(experts)}"
+                for layer in sorted({layer for layer, _ in profile} - set(experts))
+            ]
+            problems += [
+                f"{at}layer {layer} has an expert {expert}; the model's are 0 to "
+                f"{experts[layer] - 1}"
+                for layer, expert in profile
+                if layer in experts and expert >= experts[layer]
+            ]
+            problems += [
+                f"{at}no expert of layer {layer} has a share"
+                for layer in experts
+                if layer not in named
+            ]
+        csv_columns.raise_any(self.path, problems)
 
     def shares(self, layers: Sequence[int], experts: int) -> dict[int, Floats]:
         """Return the share of each expert in some layers (layers × experts), by first step.

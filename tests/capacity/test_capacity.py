@@ -13,7 +13,7 @@ from sim.experiments import capacity as search
 from sim.experiments.capacity import capacity
 from sim.foundation.errors import InfeasibleError, ScenarioError
 from sim.inputs.arrivals import Gamma, Poisson, at_rate
-from sim.inputs.scenario import Scenario
+from sim.inputs.scenario import Scenario, load
 from sim.metrics.stability import offered_load
 from tests import tiny
 
@@ -171,7 +171,7 @@ def test_targets_that_no_rate_meets_and_such_that_all_do_are_refused(
     with pytest.raises(
         InfeasibleError, match=r"only \d+\.\d% of the requests .* loosen slo\.tpot_ms"
     ):
-        capacity(loaded(loaded_model, few, "slo={tpot_ms: 0.001}"), 0.99, 1.0, 2)
+        capacity(loaded(loaded_model, few, "slo={tpot_ms: 0.001}"), 0.4, 1.0, 2)
     # Twenty requests find room however close they come.
     rows = ["arrived_at,num_prefill_tokens,num_decode_tokens"]
     rows += [f"{second},100,20" for second in range(20)]
@@ -179,3 +179,11 @@ def test_targets_that_no_rate_meets_and_such_that_all_do_are_refused(
     trace = f"workload={{arrivals: {{kind: trace, path: {tmp_path / 'trace.csv'}}}}}"
     with pytest.raises(InfeasibleError, match=r"4,096 times .* 100\.0% .* give slo\.queue_ms"):
         capacity(loaded(loaded_model, trace, "slo={tpot_ms: 1000}"), 0.99, 1.0, 2)
+
+
+def test_a_target_that_a_lone_request_misses_is_refused_without_a_run() -> None:
+    hopeless = load("poisson-example", ["slo.tpot_ms=1"])
+    rates: list[float] = []
+    with pytest.raises(InfeasibleError, match="one request alone takes"):
+        capacity(hopeless, ahead=lambda attempt: rates.append(attempt.rate))
+    assert rates == []

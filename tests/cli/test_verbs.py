@@ -636,3 +636,9 @@ def test_capacity_tells_its_progress_and_the_overload(afdsim: Afdsim) -> None:
     assert "the limit is above" in ran.err
     assert "no, unstable" in ran.out
     assert ran.out.count(SCOPE) == 1
+
+
+def test_an_output_without_a_name_is_refused_before_the_run(afdsim: Afdsim) -> None:
+    answer = afdsim("run", "step3-2a2f", "--out", "")
+    assert answer.code == 2
+    assert "name the directory to create" in " ".join(answer.err.split())
