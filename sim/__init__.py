@@ -9,7 +9,7 @@
     sim.draw(result)
 
 What the command line does, these functions do: run (`run`, saved), run_sweep, run_study, plot,
-compare, capacity, explain_scenario; load_results reads what they saved.
+compare, capacity, explain_scenario, fit_table, check_tables; load_results reads what they saved.
 Names load on first use, so that importing the package stays cheap.
 """
 
@@ -19,6 +19,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sim.calibration.check import check_tables
     from sim.calibration.fit_table import fit_table
     from sim.decoding.run import Run, simulate
     from sim.experiments.capacity import capacity
@@ -51,6 +52,7 @@ __all__ = [
     "SimError",
     "StoreError",
     "capacity",
+    "check_tables",
     "compare",
     "draw",
     "explain_scenario",
@@ -70,6 +72,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "check_tables": "sim.calibration.check",
     "fit_table": "sim.calibration.fit_table",
     "Run": "sim.decoding.run",
     "simulate": "sim.decoding.run",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.calibration import families
+from sim.calibration.measurement_files import read_all
 from sim.calibration.measurements import GPUS, Measurement
-from sim.kernels import hottest_rank
+from sim.inputs import cards
+from sim.kernels import hottest_rank, kernel_table
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.ops import Floats
 
@@ -48,6 +51,23 @@ class TableCheck:
         return {name: value for name, value in asdict(self).items() if not name.endswith("_us")}
 
 
+def check_tables(measurements: Iterable[Path], tables: Path | None = None) -> list[TableCheck]:
+    """Return how well tables predict the measurements in CSV files: as `compare` does.
+
+    `tables` is a folder of tables, NAME.csv for the card NAME; by default those that runs use.
+    Raises CalibrationError for measurements or a table that is wrong.
+    """
+
+    @cache
+    def table(name: str) -> KernelTable | None:
+        path = cards.calibration(name) if tables is None else tables / f"{name}.csv"
+        if path is None or not path.is_file() or name not in cards.names(cards.ACCELERATORS):
+            return None
+        return kernel_table.load(cards.accelerator(name), path)
+
+    return compare(read_all(measurements), table)
+
+
 def compare(measurements: Sequence[Measurement], table_of: TableOf) -> list[TableCheck]:
     """Return one comparison per file, GPU, operation, format, kernel and regime, in file order."""
     found: dict[tuple[str, ...], list[Measurement]] = {}
@@ -61,8 +81,8 @@ def compare(measurements: Sequence[Measurement], table_of: TableOf) -> list[Tabl
 def _comparison(
     place: tuple[str, ...], rows: Sequence[Measurement], table_of: TableOf
 ) -> TableCheck:
-    cards = GPUS.get(rows[0].gpu, (rows[0].gpu,))
-    table = table_of(cards[0])
+    names = GPUS.get(rows[0].gpu, (rows[0].gpu,))
+    table = table_of(names[0])
     measured = np.array([row.latency_us for row in rows])
     modelled = np.full(len(rows), np.nan)
     peak = np.full(len(rows), np.nan)

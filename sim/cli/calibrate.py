@@ -15,9 +15,7 @@ from sim.foundation.printable import printable
 
 if TYPE_CHECKING:
     from sim.calibration.fit import Fit, HeldOut
-    from sim.calibration.measurements import Measurement
     from sim.calibration.merge import Change
-    from sim.kernels.kernel_table import KernelTable
 
 app = typer.Typer(
     help="Fit kernel latencies to measurements, and check tables against them.",
@@ -100,9 +98,9 @@ def check(measurements: Files, tables: Tables = None, as_json: AsJson = False) -
 
     Example: afdsim calibrate check gemm.csv --json
     """
-    from sim.calibration.check import compare
+    from sim.calibration.check import check_tables
 
-    found = [one.as_dict() for one in compare(_read(measurements), _table_of(tables))]
+    found = [one.as_dict() for one in check_tables(measurements, tables)]
     _print(found, as_json)
 
 
@@ -116,38 +114,15 @@ def plot(
 
     Example: afdsim calibrate plot gemm.csv --out gemm.html
     """
-    from sim.calibration.check import compare
+    from sim.calibration.check import check_tables
     from sim.pictures.check_page import write
 
-    found = compare(_read(measurements), _table_of(tables))
+    found = check_tables(measurements, tables)
     if all(one.mape is None for one in found):
         names = ", ".join(map(str, measurements))
         raise CalibrationError(f"{names}: no table models any of these kernels: nothing to draw")
     write(found, out)
     _say(f"{out}: written")
-
-
-def _read(paths: Sequence[Path]) -> list[Measurement]:
-    from sim.calibration.measurement_files import read_all
-
-    return read_all(paths)
-
-
-def _table_of(folder: Path | None) -> Any:
-    """Return a function that loads the kernel table of a card by its name, None without one."""
-    from functools import cache
-
-    from sim.inputs import cards
-    from sim.kernels import kernel_table
-
-    @cache
-    def table(name: str) -> KernelTable | None:
-        path = cards.calibration(name) if folder is None else folder / f"{name}.csv"
-        if path is None or not path.is_file() or name not in cards.names(cards.ACCELERATORS):
-            return None
-        return kernel_table.load(cards.accelerator(name), path)
-
-    return table
 
 
 def _report(fitted: Fit, as_json: bool) -> None:

@@ -28,8 +28,9 @@ families:
 def test_the_public_names() -> None:
     assert sim.__all__ == [
         *("CalibrationError", "InfeasibleError", "Run", "Scenario", "ScenarioError", "SimError"),
-        *("StoreError", "capacity", "compare", "draw", "explain_scenario", "fit_table"),
+        *("StoreError", "capacity", "check_tables", "compare", "draw", "explain_scenario"),
         *(
+            "fit_table",
             "load",
             "load_results",
             "max_batch_under_slo",
@@ -100,3 +101,15 @@ def test_a_failed_run_leaves_its_scenario_error_and_time(
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(sim.ScenarioError, match=r"run\.json"):
         sim.load_results(tmp_path)
+
+
+def test_tables_are_checked_against_measurement_files(tmp_path: Path) -> None:
+    path = tmp_path / "gemm.csv"
+    path.write_text(
+        "gpu,dtype,m,n,k,latency_us,source\n"
+        "h800,bfloat16,64,7168,7168,50,test\nh800,bfloat16,128,7168,7168,55,test\n"
+    )
+    (found,) = sim.check_tables([path])
+    assert (found.op, found.points, len(found.modelled_us)) == ("gemm", 2, 2)
+    (unknown,) = sim.check_tables([path], tmp_path)
+    assert unknown.mape is None
