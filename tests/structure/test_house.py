@@ -43,3 +43,9 @@ def test_no_module_takes_the_name_of_a_library() -> None:
     needed = {line.split(">")[0].split("<")[0].strip() for line in requires("afdsim") or ()}
     taken = {path.stem for path in MODULES} & (set(sys.stdlib_module_names) | needed)
     assert taken == set()
+
+
+def test_a_test_module_has_a_name_of_its_own() -> None:
+    """Pytest imports test modules by their name alone."""
+    names = [path.name for path in Path(__file__).parents[1].rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
