@@ -158,7 +158,7 @@ def go_on_after(ends: int, number: int, folder: Path, rng: random.Random) -> Non
             shaken.send(process.pid, number)
             ends -= 1
             process.wait(timeout=120)
-            shaken.until(lambda: not any(map(shaken.is_alive, children)))  # noqa: B023
+            shaken.until(lambda: not any(map(shaken.is_alive, children)))  # noqa: B023 (called at once)
         else:
             assert shaken.tables(folder) == shaken.undisturbed()
             for path in folder.iterdir():
