@@ -10,6 +10,7 @@ import html
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import plotly.graph_objects as go
 
 from sim.decoding.step_table import FILL_STEPS
@@ -67,17 +68,42 @@ def steady_records(site: Deployment, layers: range) -> list[Record]:
 
     All micro-batches take the times of the expected batch. No request is simulated.
     """
-    program = site.program
-    micro_batches = program.micro_batches
-    times = site.times(site.expected.batch())
+    return _records(site.program, site.times(site.expected.batch()), layers)
+
+
+def first_records(site: Deployment, layers: range) -> list[Record]:
+    """Return those of `steady_records` that are of server 0 in its pool.
+
+    Where it is the slowest of its pool in every stage, nothing that it waits for comes later from
+    another server than from the first: a program of first servers alone has the same tasks.
+    """
+    rows = site.durations(site.expected.batch()).rows
+    slowest = {stage: np.max(ns) for stage, ns in rows.items()}
+    if any(np.ravel(ns)[0] < slowest[stage] for stage, ns in rows.items()):
+        return [record for record in steady_records(site, layers) if record.server == 0]
+    program = site.one_of_each(rows)
+    return _records(program, program.times(slowest, site.delays_ns()), layers)
+
+
+def _records(program: Program, times: Times, layers: range) -> list[Record]:
     around = range(layers.start - 1, layers.stop + 1)
 
     def keep(node: Node, step: int) -> bool:
         return step == FILL_STEPS and node.layer in around
 
-    engine = event.EventEngine(program, SteadyTimes(times, micro_batches, FILL_STEPS + 1), keep)
+    steady = SteadyTimes(times, program.micro_batches, FILL_STEPS + 1)
+    engine = event.EventEngine(program, steady, keep)
     engine.run()
     return engine.records
+
+
+def steady_picture(site: Deployment) -> Picture:
+    """Return the picture of the middle layers in a steady step."""
+    program = site.program
+    layers = middle_layers(program)
+    few = sum(pool.servers for pool in program.pools) <= _ALL_ROWS
+    records = steady_records(site, layers) if few else first_records(site, layers)
+    return picture(program, records, layers)
 
 
 def pipeline_figure(

@@ -72,10 +72,7 @@ def pipelines(rows: Sequence[Row], scenarios: Mapping[int, Scenario]) -> dict[st
 
 def _pipeline(scenario: Scenario) -> Kept:
     try:
-        site = compile_deployment(scenario)
-        layers = gantt.middle_layers(site.program)
-        records = gantt.steady_records(site, layers)
-        picture = gantt.picture(site.program, records, layers)
+        picture = gantt.steady_picture(compile_deployment(scenario))
     except Exception as error:
         # One picture is not worth the page of a whole sweep, whatever is wrong with it.
         return Kept(picture=None, reason=f"{type(error).__name__}: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -97,3 +98,31 @@ def test_many_servers_are_represented_by_the_first_and_the_marked() -> None:
     assert list(outline.y) == ["attention.nic_out 5"]
     assert outline.x[0] == pytest.approx((record.end_ns - record.start_ns) / 1e3)
     assert len(plain.data) == len(marked.data) - 1 == 3
+
+
+SHAPES = (
+    ("step3-2a2f",),
+    ("step3-2a2f", "deployment.attention.o_proj_tp=4", "deployment.duplex=half"),
+    ("dsv3-afd-gb200",),
+    ("dsv3-ep16-h200-mtp",),
+)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=" ".join)
+def test_a_program_of_first_servers_draws_the_picture_of_all(shape: tuple[str, ...]) -> None:
+    site = compile_deployment(scenario.load(shape[0], shape[1:]))
+    layers = gantt.middle_layers(site.program)
+    records = gantt.steady_records(site, layers)
+    assert {record.server for record in gantt.first_records(site, layers)} == {0}
+    assert gantt.steady_picture(site) == gantt.picture(site.program, records, layers)
+
+
+def test_where_the_first_server_is_not_the_slowest_all_of_them_run() -> None:
+    site = compile_deployment(scenario.load("dsv3-ep16-h200-mtp"))
+    layers = gantt.middle_layers(site.program)
+    all_of_them = gantt.steady_records(site, layers)
+    durations = site.durations(site.expected.batch())
+    turned = {stage: ns[::-1] if ns.ndim else ns for stage, ns in durations.rows.items()}
+    with patch.object(site, "durations", lambda _batch: durations._replace(rows=turned)):
+        found = gantt.first_records(site, layers)
+    assert found == [record for record in all_of_them if record.server == 0]
