@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from sim.cli import (
+    accuracy,
     calibrate,
     capacity,
     cards,
@@ -28,6 +29,7 @@ app = typer.Typer(
 for verb in (
     *(simulate.run, explain.explain, compare.compare, capacity.capacity, simulate.validate),
     *(theory.theory, sweeps.sweep, sweeps.plot, studies.study),
+    accuracy.accuracy,
     *(timeline.timeline, simulate.schema, simulate.new, measure.measure),
 ):
     app.command()(verb)

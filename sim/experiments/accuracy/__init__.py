@@ -1,0 +1,1 @@
+"""Accuracy: measured operating points against what is predicted for them."""

@@ -1,0 +1,304 @@
+"""Setup: the scenario of an operating point, what was assumed, and what cannot be expressed.
+
+A row is a closed loop of so many requests that all have the row's mean context. What the row does
+not know is assumed, by the rules of docs/accuracy.md; each assumption is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from sim.experiments.accuracy import words
+from sim.experiments.accuracy.points import OperatingPoint
+from sim.experiments.accuracy.words import Unclear
+from sim.foundation.errors import ScenarioError
+from sim.foundation.printable import printable
+from sim.inputs import cards
+from sim.inputs.documents.document import Document
+from sim.inputs.model import MoeFfn
+from sim.inputs.scenario import Scenario, from_document
+
+# A row was measured, so its memory sufficed: the shape is refused only if weights and KV exceed
+# what the device has.
+_MEMORY = {"utilisation": 1.0, "activation_reserve_gb": 0.0, "kv_block_tokens": 64}
+_OUTPUT_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What becomes of a row before it is predicted."""
+
+    point: OperatingPoint
+    scenario: dict[str, Any] | None
+    """As YAML holds it; None if the row cannot be expressed."""
+    why_not: str
+    assumptions: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """What the row had and the scenario has not."""
+
+    def validated(self) -> Scenario:
+        """Return the scenario. Raises ScenarioError as a file of it would."""
+        if self.scenario is None:
+            raise ScenarioError(f"{self.point.id}: {self.why_not}")
+        return from_document(Document(self.point.id, self.scenario))
+
+    def yaml(self) -> str:
+        """Return the scenario as a file that `afdsim run` takes, assumptions as comments in front.
+
+        Raises ScenarioError where there is none.
+        """
+        self.validated()
+        notes = [*self.assumptions, *(f"left out: {text}" for text in self.left_out)]
+        comments = "".join(f"# {printable(note)}\n" for note in notes)
+        return comments + yaml.safe_dump(self.scenario, sort_keys=False, allow_unicode=True)
+
+
+def setup(point: OperatingPoint) -> Setup:
+    """Return the scenario of a row, or why there is none."""
+    notes = Notes()
+    try:
+        scenario = _scenario(point, notes)
+    except Unclear as why:
+        return Setup(point, None, str(why), tuple(notes.assumptions), tuple(notes.left_out))
+    return Setup(point, scenario, "", tuple(notes.assumptions), tuple(notes.left_out))
+
+
+@dataclass
+class Notes:
+    """What is said of a row while its scenario is made."""
+
+    assumptions: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def assume(self, text: str) -> None:
+        self.assumptions.append(text)
+
+
+def _scenario(point: OperatingPoint, notes: Notes) -> dict[str, Any]:
+    requests, context = point.requests_per_gpu, point.context_tokens_mean
+    if point.measured_ms is None:
+        raise Unclear("measured: neither a TPOT nor tokens/s/GPU with a batch is given")
+    if requests is None:
+        raise Unclear("requests_per_gpu: the batch is not given")
+    if context is None:
+        raise Unclear("context_tokens_mean: the context is not given")
+    model = words.model(point.model)
+    profile = words.framework(point.framework)
+    if profile is None:
+        profile = "sglang"
+        notes.assume("framework: unknown; sglang is taken")
+    precision = _precision(point, profile, notes)
+    deployment = _deployment(point, model, profile, precision, notes)
+    gpus = point.gpus
+    assert gpus is not None
+    scenario = {
+        "name": point.id,
+        "description": f"{point.model}, {point.framework}: {point.source}"[:500],
+        "model": model,
+        "deployment": deployment,
+        "routing": _routing(point, notes),
+        "precision": precision,
+        "software": software(profile),
+        "memory": dict(_MEMORY),
+        "workload": {
+            "arrivals": {"kind": "closed", "concurrency": max(1, round(requests * gpus))},
+            "lengths": _lengths(point, context),
+        },
+        "slo": {"tpot_ms": float(f"{point.measured_ms:.4g}")},
+        "simulation": {"seed": 0, "engine": "bound"},
+    }
+    drafts = words.drafts(point.mtp)
+    if not point.mtp or point.mtp.startswith("unknown"):
+        notes.assume("mtp: unknown; no drafts are taken")
+    if drafts is not None:
+        scenario["speculation"] = _speculation(model, drafts)
+        if "simulated" in point.mtp:
+            notes.left_out.append("mtp: the run doubled its batch instead of drafting")
+    return scenario
+
+
+def _lengths(point: OperatingPoint, context: float) -> dict[str, Any]:
+    """Return fixed lengths whose mean context in flight, P + (D − 1)/2, is the row's."""
+    output = words.tokens(point.osl) or _OUTPUT_TOKENS
+    output = max(2, min(output, round(context) - 1))
+    prompt = max(1, round(context - (output - 1) / 2))
+    fixed = {"prompt": prompt, "output": output}
+    law = {side: {"kind": "fixed", "tokens": tokens} for side, tokens in fixed.items()}
+    return {"kind": "drawn", **law}
+
+
+def _precision(point: OperatingPoint, profile: str, notes: Notes) -> dict[str, Any]:
+    experts = words.number_format(point.weight_format_experts)
+    if experts is None:
+        raise Unclear("weight_format_experts: the format of the experts is not given")
+    kv = words.number_format(point.kv_format)
+    if kv is None:
+        kv = _default_kv(point, profile, experts)
+        notes.assume(f"kv_format: unknown; {kv} is taken, as {profile} does by default")
+    return {"gemm": experts, "kv": kv, "lm_head": "bf16"}
+
+
+def _default_kv(point: OperatingPoint, profile: str, experts: str) -> str:
+    """Return the KV format of an engine that is not told one.
+
+    TensorRT-LLM takes what the checkpoint says, FP8 in NVIDIA's FP4 checkpoints; vLLM and SGLang
+    take the type of the activations.
+    """
+    return "fp8" if profile == "trtllm" or experts in ("nvfp4", "mxfp4") else "bf16"
+
+
+def _routing(point: OperatingPoint, notes: Notes) -> dict[str, Any]:
+    text = point.routing.lower()
+    if text.startswith("balanced"):
+        return {"kind": "balanced"}
+    if not text:
+        notes.assume("routing: unknown; taken as served traffic")
+    copies = words.redundant_experts(point.redundant_experts)
+    balanced = bool(copies) or ("eplb" in text and "no eplb" not in text)
+    alpha = 0.6 if balanced else 1.01
+    what = "after EPLB" if balanced else "without EPLB"
+    notes.assume(f"routing: a power law of {alpha} for served traffic {what}")
+    return {"kind": "power_law", "alpha": alpha}
+
+
+def _speculation(model: str, drafts: words.Drafts) -> dict[str, Any]:
+    last = cards.model(model).layer_sequence[-1]
+    p = {"value": drafts.p, "source": "the operating point"}
+    return {
+        "drafts": drafts.count,
+        "draft_layer": {"attention": last.attention, "ffn": last.ffn},
+        "acceptance": {"kind": "constant", "p": p},
+    }
+
+
+def _deployment(
+    point: OperatingPoint, model: str, profile: str, precision: Mapping[str, Any], notes: Notes
+) -> dict[str, Any]:
+    if point.gpus is None:
+        raise Unclear("gpus_attention: the number of GPUs is not given")
+    if point.deployment == "afd":
+        if point.gpus_ffn is None:
+            raise Unclear("gpus_ffn: the number of FFN GPUs is not given")
+        return _afd(point, model, notes)
+    if point.deployment != "ep":
+        raise Unclear(f"deployment: {point.deployment or 'not given'}")
+    return _ep(point, model, profile, precision, notes)
+
+
+def _ep(
+    point: OperatingPoint, model: str, profile: str, precision: Mapping[str, Any], notes: Notes
+) -> dict[str, Any]:
+    gpus = point.gpus
+    assert gpus is not None
+    width = words.ways(point.expert_parallel, "ep")
+    ranks = words.ways(point.attention_parallel, "dp")
+    tensor = words.ways(point.attention_parallel, "tp") or 1
+    if width is None:
+        raise Unclear(f"expert_parallel: '{point.expert_parallel}' gives no width")
+    if tensor > 1 or (ranks or width) != gpus or width != gpus:
+        raise Unclear(
+            f"attention_parallel: '{point.attention_parallel}' with '{point.expert_parallel}' on "
+            f"{gpus} GPUs; only DP = EP = GPUs is expressed"
+        )
+    overlapped = words.micro_batches(point.micro_batches_or_overlap)
+    if overlapped is None:
+        notes.assume("micro_batches_or_overlap: unknown; no overlap is taken")
+    kernel = _moe_kernel(point, profile)
+    return {
+        "kind": "ep",
+        "accelerator": words.accelerator(point.hardware_attention, notes.assumptions),
+        "gpus": gpus,
+        "redundant_experts": _copies(point, model, gpus, notes),
+        "moe_kernel": kernel,
+        "overlap": "two_batch" if overlapped == 2 else "none",
+        "dispatch_dtype": "nvfp4" if precision["gemm"] == "nvfp4" and kernel == "fused" else "fp8",
+        "combine_dtype": "bf16",
+        "lm_head_tp": 1,
+        "fabric": "rdma",
+    }
+
+
+def _moe_kernel(point: OperatingPoint, profile: str) -> str:
+    """Return the experts' kernel: DeepGEMM masked behind DeepEP, else the framework's fused one."""
+    if "megamoe" in point.micro_batches_or_overlap.lower():
+        raise Unclear("micro_batches_or_overlap: a kernel that dispatches, computes and combines")
+    told = f"{point.framework_version} {point.uncertainty_note}".lower()
+    wide = (point.gpus or 0) > 8
+    deepep = "deepep" in told or profile == "deepseek" or (profile == "sglang" and wide)
+    return "masked" if deepep else "fused"
+
+
+def _copies(point: OperatingPoint, model: str, ranks: int, notes: Notes) -> int:
+    """Return the redundant experts; where unknown, the fewest that divide evenly."""
+    told = words.redundant_experts(point.redundant_experts)
+    if told is not None:
+        return told
+    experts = [ffn.experts for ffn in cards.model(model).ffn.values() if isinstance(ffn, MoeFfn)]
+    fewest = next((n for n in range(ranks) if all((e + n) % ranks == 0 for e in experts)), 0)
+    notes.assume(f"redundant_experts: unknown; {fewest} are taken")
+    return fewest
+
+
+def _afd(point: OperatingPoint, model: str, notes: Notes) -> dict[str, Any]:
+    """Return an AFD shape: Step-3's where its FFN instances have several GPUs, else M-to-N.
+
+    Step-3 broadcasts over NICs; M-to-N (MegaScale-Infer, FastAFD) sends a token over the scale-up
+    link to the FFN GPUs that host its experts, each an instance of its own.
+    """
+    attention, ffn = point.gpus_attention, point.gpus_ffn
+    assert attention is not None
+    assert ffn is not None
+    card = words.accelerator(point.hardware_attention, notes.assumptions)
+    ffn_card = words.accelerator(point.hardware_ffn, [])
+    node = cards.accelerator(card).node.gpus
+    each = words.gpus_of_instance(point.expert_parallel) or 1
+    broadcast = each > 1
+    size = each if broadcast else node
+    if attention % size or ffn % each:
+        raise Unclear(f"gpus_attention: {attention} and {ffn} GPUs do not divide into instances")
+    overlapped = words.micro_batches(point.micro_batches_or_overlap)
+    if overlapped is None:
+        overlapped = 3 if broadcast else 2
+        notes.assume(f"micro_batches_or_overlap: unknown; {overlapped} micro-batches are taken")
+    if "megamoe" in point.micro_batches_or_overlap.lower():
+        notes.left_out.append(
+            "the kernel that receives, computes and sends: transfers and experts are timed apart"
+        )
+    return {
+        "kind": "afd",
+        "attention": {
+            "accelerator": card,
+            "instances": attention // size,
+            "gpus_per_instance": size,
+            "o_proj_tp": 1,
+            "lm_head_tp": size if broadcast else 1,
+        },
+        "ffn": {
+            "accelerator": ffn_card,
+            "instances": ffn // each,
+            "gpus_per_instance": each,
+            "parallelism": "tp_ep" if broadcast else "ep",
+            "moe_kernel": "masked",
+            "redundant_experts": _copies(point, model, ffn // each, notes),
+        },
+        "micro_batches": overlapped,
+        "a2f": "broadcast" if broadcast else "routed",
+        "a2f_dtype": "fp8",
+        "f2a_dtype": "bf16",
+        "duplex": "full",
+        "fabric": "rdma" if broadcast else "nvlink",
+    }
+
+
+def software(profile: str) -> Any:
+    """Return the software of a scenario: a profile."""
+    return {
+        "measured_on": "deepseek-v3",
+        "glue_us_per_layer": {"value": 35, "source": f"shipped scenarios; {profile}"},
+        "host_gap_us_per_step": {"value": 1000, "source": f"shipped scenarios; {profile}"},
+        "overlap_slowdown": {"value": 1.189, "source": "arXiv 2507.03114, abstract"},
+    }

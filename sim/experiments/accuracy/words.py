@@ -1,0 +1,166 @@
+"""Words: what the free texts of an operating point say, each read in one place.
+
+A text that cannot be read raises `Unclear`, which the row tells as the reason why it is not
+predicted.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sim.inputs import cards
+
+# Names that publications give to models whose card has another name, in small letters. A model
+# whose architecture is another one (V3.2, V4) is none of these.
+_MODELS = (
+    (r"deepseek-(v3|r1)(-0324|-0528)?(/r1)?( \(v3 architecture\))?", "deepseek-v3"),
+    (r"kimi-k2(\.5)?", "kimi-k2"),
+    (r"qwen3-235b-a22b(-fp8|-mxfp4)?", "qwen3-235b-a22b"),
+    (r"step-?3", "step3"),
+)
+# Cards that stand in where a card is not known, and why they may.
+_STAND_INS = {
+    "gb300": ("gb200", "the same memory bandwidth, FP8 peak and NVLink"),
+    "b300": ("b200", "the same memory bandwidth, FP8 peak and NVLink"),
+}
+# Step-3's report says «Hopper», «latest Hopper GPUs»; both of its points come out with H200.
+_HOPPER = "h200-sxm"
+
+# The software profile of what publications call their engine.
+_FRAMEWORKS = (
+    (r"(tensorrt-llm|trt-?llm)\b.*", "trtllm"),
+    (r"sglang\b(?!.*afd).*", "sglang"),
+    (r"vllm(?!.*ascend)\b.*", "vllm"),
+    (r"deepseek", "deepseek"),
+    (r"stepfun", "step3"),
+    (r"fastafd\b.*", "fastafd"),
+)
+
+_FORMATS = ("bf16", "fp8", "int8", "nvfp4", "mxfp4", "int4")
+
+
+class Unclear(Exception):  # noqa: N818  (no error: a row that is told instead of predicted)
+    """Why a row cannot be made a scenario."""
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """Tokens drafted ahead, as a row tells them."""
+
+    count: int
+    p: float
+    """Probability that a draft is accepted, the same for each."""
+
+
+def model(text: str) -> str:
+    """Return the model card that a name stands for."""
+    name = text.strip().lower()
+    known = cards.names(cards.MODELS)
+    if name in known:
+        return name
+    for pattern, card in _MODELS:
+        if re.fullmatch(pattern, name) and card in known:
+            return card
+    raise Unclear(f"model: there is no model card of {text or 'an unnamed model'}")
+
+
+def accelerator(text: str, assumptions: list[str]) -> str:
+    """Return the hardware card that a name stands for."""
+    name = text.strip().lower()
+    known = cards.names(cards.ACCELERATORS)
+    for card in (name, f"{name}-sxm"):
+        if card in known:
+            return card
+    if name in _STAND_INS:
+        card, why = _STAND_INS[name]
+        assumptions.append(f"hardware: there is no card of {name}; {card} stands in: {why}")
+        return card
+    if name.startswith("hopper"):
+        assumptions.append(f"hardware: the card is inferred: «{text}» is taken as {_HOPPER}")
+        return _HOPPER
+    raise Unclear(f"hardware: there is no card of {text or 'unnamed hardware'}")
+
+
+def framework(text: str) -> str | None:
+    """Return the name of the software profile; None where the framework is unknown."""
+    name = text.strip().lower()
+    if not name:
+        return None
+    for pattern, profile in _FRAMEWORKS:
+        if re.fullmatch(pattern, name):
+            return profile
+    raise Unclear(f"framework: there is no software profile of {text}")
+
+
+def number_format(text: str) -> str | None:
+    """Return the number format that a text begins with; None where it is unknown."""
+    words = re.findall(r"[a-z]+\d+", text.lower())
+    found = [word for word in words if word in _FORMATS]
+    return found[0] if found else None
+
+
+def ways(text: str, letters: str) -> int | None:
+    """Return n of `dp16` or `ep16` in a text; None where it says no number."""
+    found = re.search(rf"\b{letters}(\d+)\b(?!\.\.)", text.lower())
+    return int(found[1]) if found else None
+
+
+def gpus_of_instance(text: str) -> int | None:
+    """Return the GPUs of an FFN instance in `ep over FFN instances of 8 GPUs`; None if untold."""
+    found = re.search(r"instances of (\d+)", text.lower())
+    return int(found[1]) if found else None
+
+
+def redundant_experts(text: str) -> int | None:
+    """Return the expert copies beyond the first; None where they are unknown."""
+    if not text.strip():
+        return None
+    if re.fullmatch(r"\d+", text.strip()):
+        return int(text)
+    raise Unclear(f"redundant_experts: '{text}' is no number of copies of routed experts")
+
+
+def micro_batches(text: str) -> int | None:
+    """Return the micro-batches in flight; None where they are unknown."""
+    words = text.lower()
+    if found := re.search(r"(\d+) (micro-?|u)batch", words):
+        return int(found[1])
+    if re.search(r"two[- ]batch|\btbo\b|\bdbo\b", words):
+        return 1 if re.search(r"\bno (two|tbo|dbo)", words) else 2
+    return 1 if words.strip() else None
+
+
+def drafts(text: str) -> Drafts | None:
+    """Return the drafts of a row; None where it has none or does not tell."""
+    words = text.lower()
+    if not words or words.startswith(("off", "unknown", "none")):
+        return None
+    count = re.search(r"(\d+) drafts?\b", words)
+    if count:
+        number = int(count[1])
+        if share := re.search(r"(\d+(\.\d+)?) ?% accepted", words):
+            return Drafts(number, float(share[1]) / 100)
+        if emitted := re.search(r"(\d+\.\d+) accepted", words):
+            return Drafts(number, _acceptance(number, float(emitted[1])))
+    raise Unclear(f"mtp: '{text}' does not say how many drafts are accepted")
+
+
+def _acceptance(count: int, emitted: float) -> float:
+    """Return the p of which 1 + p + … + p^count tokens are emitted a step."""
+    if not 1 <= emitted <= count + 1:
+        raise Unclear(f"mtp: {count} drafts cannot emit {emitted:g} tokens a step")
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if sum(middle**n for n in range(count + 1)) < emitted:
+            low = middle
+        else:
+            high = middle
+    return round(high, 4)
+
+
+def tokens(text: str) -> int | None:
+    """Return the first whole number of tokens in a text such as `16 (15 timed steps)`."""
+    found = re.fullmatch(r"(\d+)\b(?![k.-]).*", text.strip().lower())
+    return int(found[1]) if found else None

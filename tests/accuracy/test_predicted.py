@@ -1,0 +1,90 @@
+"""Predictions of operating points: the scenario is the row's, the clock is the row's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.deployments import compile_deployment
+from sim.experiments.accuracy.points import OperatingPoint, read
+from sim.experiments.accuracy.setup import Setup, setup
+from sim.experiments.accuracy.verdict import Judged, batch_band, errors, judge_row
+from sim.foundation.errors import ScenarioError
+from sim.inputs import scenario
+from tests.measured_points import ROW, written
+
+SAID: dict[str, Any] = {"mtp": "off", "routing": "natural"}
+
+
+@pytest.fixture
+def point(tmp_path: Path) -> OperatingPoint:
+    changed = {"kv_format": "fp8", "weight_format_experts": "fp8 (block)", "framework": "trtllm"}
+    return read(written(tmp_path / "p.csv", ROW | changed))[0]
+
+
+@pytest.mark.parametrize("context", [600.0, 4096.0, 67_584.5])
+@pytest.mark.parametrize("osl", ["", "1024", "16 (15 timed steps)"])
+def test_the_mean_context_in_flight_is_the_rows(
+    point: OperatingPoint, context: float, osl: str
+) -> None:
+    made = setup(replace(point, context_tokens_mean=context, osl=osl)).validated()
+    prompt, _output, age = compile_deployment(made).expected._sample()
+    # P + (D − 1)/2; the prompt is whole, the ages are a sample of 4,096.
+    assert float((prompt + age).mean()) == pytest.approx(context, rel=0.02)
+
+
+def test_a_row_with_all_that_counts_assumes_only_its_routing(point: OperatingPoint) -> None:
+    made = setup(replace(point, redundant_experts="0", micro_batches_or_overlap="none", **SAID))
+    assert made.why_not == ""
+    assert [text.split(":")[0] for text in made.assumptions] == ["routing"]
+    assert [text.split(":")[0] for text in setup(point).assumptions] == [
+        *("micro_batches_or_overlap", "redundant_experts", "routing", "routing", "mtp"),
+    ]
+
+
+def test_the_clock_decides_whether_the_host_counts(point: OperatingPoint) -> None:
+    wall, device = judge_row(setup(point)), judge_row(setup(replace(point, clock="device")))
+    seen = wall.prediction
+    assert seen is not None
+    assert (wall.predicted_ms, device.predicted_ms) == (seen.wall_ms, seen.device_ms)
+    gap_us = setup(point).validated().software.host_gap_us_per_step
+    assert seen.wall_ms - seen.device_ms == pytest.approx(gap_us / 1e3)
+
+
+def test_a_shown_scenario_runs_as_written(point: OperatingPoint, tmp_path: Path) -> None:
+    made = setup(point)
+    path = tmp_path / "shown.yaml"
+    path.write_text(made.yaml(), encoding="utf-8")
+    assert scenario.load(path).model_dump() == made.validated().model_dump()
+
+
+@pytest.mark.parametrize("column", ["model", "framework", "hardware_attention", "expert_parallel"])
+def test_what_cannot_be_expressed_is_told(point: OperatingPoint, column: str) -> None:
+    strange: dict[str, Any] = {column: "strange"}
+    row = judge_row(setup(replace(point, **strange)))
+    assert row.predicted_ms is None
+    assert row.as_dict()["expressible"] is False
+    assert "strange" in row.why_not
+    with pytest.raises(ScenarioError, match="strange"):
+        row.setup.yaml()
+
+
+def test_errors_of_groups(point: OperatingPoint) -> None:
+    row = judge_row(setup(point))
+    assert row.predicted_ms is not None
+    off = [
+        Judged(_measured(row, row.predicted_ms / ratio), row.prediction, "") for ratio in (0.9, 1.2)
+    ]
+    found = {(each.group, each.value): each for each in errors(off)}
+    whole = found["all", ""]
+    assert (whole.rows, whole.expressible) == (2, 2)
+    assert whole.median == pytest.approx(0.15)
+    assert whole.bias == pytest.approx(0.05)
+    assert found["batch", batch_band(16)].p90 == pytest.approx(0.19)
+
+
+def _measured(row: Judged, tpot_ms: float) -> Setup:
+    return replace(row.setup, point=replace(row.point, measured_tpot_ms=tpot_ms))
