@@ -142,18 +142,17 @@ class Document:
         try:
             result = model.model_validate(self.data)
         except ValidationError as error:
-            schema = model.model_json_schema()
-            problems += [self._explain(dict(item), schema) for item in error.errors()]
+            problems += [self._explain(dict(item), model) for item in error.errors()]
         if problems:
             raise ScenarioError(problems)
         return result
 
-    def _explain(self, item: dict[str, Any], schema: dict[str, Any]) -> str:
+    def _explain(self, item: dict[str, Any], model: type[BaseModel]) -> str:
         loc, kind, got = item["loc"], item["type"], item.get("input")
         known = self._known_loc(loc)
         ctx = item.get("ctx", {})
         if kind == "extra_forbidden":
-            remedy = did_you_mean(loc[-1], _keys_at(schema, loc[:-1]))
+            remedy = did_you_mean(loc[-1], _keys_at(model.model_json_schema(), loc[:-1]))
             return self.problem(known, f"unknown key; {remedy}")
         if kind == "missing":
             return self.problem((*known, loc[-1]), "missing; add this key")
