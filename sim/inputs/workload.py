@@ -80,13 +80,13 @@ class Requests:
         """
         if isinstance(self._law, Trace):
             return self._replayed(first)
+        if self._times is not None and first >= self._requests:
+            return None
         number, offset = divmod(first, BLOCK)
         prompt, output = self._law.draw(self._seed, "request", number)
         if self._times is None:
             return prompt[offset:], output[offset:], None
         count = min(self._requests - first, BLOCK)
-        if count <= 0:
-            return None
         return prompt[:count], output[:count], next(self._times)[:count]
 
     def _replayed(self, first: int) -> tuple[Tokens, Tokens, TimesNs] | None:
