@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from math import inf
@@ -173,9 +173,47 @@ class AfdDeployment(Deployment):
             "o_reduce": timer.table.timed(reduce).on(tp),
         }
 
-    def layer(self, kind: Pass, tokens: Ns, attended: dict[str, Timed]) -> dict[str, Timed]:
-        """Return the durations of a layer by stage."""
-        return attended | self._ffn(kind.layer, tokens) | self._transfers(kind.layer, tokens)
+    def own(self, kind: Pass, tokens: Ns, attended: dict[str, Timed]) -> dict[str, Timed]:
+        """Return the durations of attention and of its GPUs' links.
+
+        An attention GPU sends each of its tokens to every instance that wants it.
+        """
+        y, hidden = self.afd.ffn.instances, self.model.hidden
+        visits = tokens.astype(np.float64) * self._visits(kind.layer)
+        goodput = self._goodput(self.attention_timer)
+        out = ops.activation_bytes(hidden, self.afd.a2f_dtype)
+        back = ops.activation_bytes(hidden, self.afd.f2a_dtype)
+        return attended | {
+            "a2f": Timed(whole_ns(visits * y * out / goodput * NS_PER_S, "a2f")),
+            "f2a_in": Timed(whole_ns(visits * y * back / goodput * NS_PER_S, "f2a_in")),
+        }
+
+    def joint(self, kind: Pass, tokens: Ns) -> dict[str, Timed]:
+        """Return the durations of the FFN side and of its links.
+
+        An FFN instance's ranks share the tokens that come, and the fullest rank sets the pace.
+        """
+        hidden, fullest = self.model.hidden, self._fullest(kind.layer, tokens)
+        goodput = self._goodput(self.ffn_timer)
+        out = ops.activation_bytes(hidden, self.afd.a2f_dtype)
+        back = ops.activation_bytes(hidden, self.afd.f2a_dtype)
+        return self._ffn(kind.layer, tokens) | {
+            "a2f_in": Timed(whole_ns(fullest * out / goodput * NS_PER_S, "a2f_in")),
+            "f2a": Timed(whole_ns(fullest * back / goodput * NS_PER_S, "f2a")),
+        }
+
+    def joint_load(self, requests: Ns) -> Hashable:
+        """Return the requests of all GPUs, and the fullest rank's load in each kind of layer."""
+        fullest = [self._fullest(kind.layer, requests * kind.positions) for kind in self.kinds]
+        return int(requests.sum()), *fullest
+
+    def _fullest(self, layer: Layer, tokens: Ns) -> float:
+        visits = tokens.astype(np.float64) * self._visits(layer)
+        return rail_load(self.afd.ffn.gpus_per_instance, visits)
+
+    @property
+    def gpus_sharing(self) -> int:
+        return max(self.afd.attention.o_proj_tp, self.lm_head_tp if self.drafts else 1)
 
     def delays_ns(self) -> dict[str, int]:
         return {
@@ -215,26 +253,6 @@ class AfdDeployment(Deployment):
         ranks, y = timed.ns, side.instances
         ns = ranks.reshape(y, -1).max(axis=1) if len(ranks) >= y else np.repeat(ranks, y)
         return timed.lasting(ns).on(side.gpu_count())
-
-    def _transfers(self, layer: Layer, tokens: Ns) -> dict[str, Timed]:
-        """Return the times of the links of both sides, both ways.
-
-        An attention GPU sends each of its tokens to every instance that wants it; an FFN
-        instance's ranks share the tokens that come, and the fullest rank sets the pace.
-        """
-        y, hidden = self.afd.ffn.instances, self.model.hidden
-        visits = tokens.astype(np.float64) * self._visits(layer)
-        fullest = rail_load(self.afd.ffn.gpus_per_instance, visits)
-        a_goodput = self._goodput(self.attention_timer)
-        f_goodput = self._goodput(self.ffn_timer)
-        out = ops.activation_bytes(hidden, self.afd.a2f_dtype)
-        back = ops.activation_bytes(hidden, self.afd.f2a_dtype)
-        return {
-            "a2f": Timed(whole_ns(visits * y * out / a_goodput * NS_PER_S, "a2f")),
-            "a2f_in": Timed(whole_ns(fullest * out / f_goodput * NS_PER_S, "a2f_in")),
-            "f2a": Timed(whole_ns(fullest * back / f_goodput * NS_PER_S, "f2a")),
-            "f2a_in": Timed(whole_ns(visits * y * back / a_goodput * NS_PER_S, "f2a_in")),
-        }
 
     def _follows_routing(self) -> bool:
         """Return whether a token goes only to the FFN instances that host one of its experts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.deployments.expected_load import ExpectedLoad
+from sim.deployments.kept_times import KeptTimes
 from sim.deployments.kvcache import GpuMemory, Transfer, kv_layout
 from sim.deployments.layers import Batch, Core, LayerTimer, Ns, Pass, Spread, passes
 from sim.engines.program import Program, Times
@@ -34,6 +35,13 @@ from sim.variation.expert_loads import Loads
 
 # Times of this many different distributions of requests over GPUs are kept.
 _KEPT_BATCHES = 1024
+
+# A load with more than this many distributions changes all the time, as in an open loop: its times
+# are put together from what each GPU and all of them decide.
+_FEW_BATCHES = 16
+
+# What all GPUs decide is kept for this many loads.
+_KEPT_LOADS = 1 << 14
 
 
 # An attention and the tokens of a request that go through it at once.
@@ -61,8 +69,6 @@ class _Prepared(NamedTuple):
 
     rest: Step
     """All but the cores."""
-    around: list[tuple[Pass, Ns]]
-    """By kind of layer: what runs beside the core in its stage."""
     cores: dict[_Attended, Core]
 
 
@@ -107,6 +113,8 @@ class Deployment(ABC):
         self.layout = replace(layout, full_context_only=self.stated_kv_tokens is not None)
         self.expected = ExpectedLoad(scenario, self.layout, attention_gpus, micro_batches)
         self._kept: dict[bytes, _Prepared] = {}
+        self._kept_joint: dict[Hashable, tuple[list[tuple[int, int, Ns]], Floats]] = {}
+        """By `joint_load`: where in `Times.values` what all GPUs decide stands, and its usage."""
         self.draws_experts = False
         """Whether `times` leaves out what depends on where tokens go, for `routed` to add."""
 
@@ -168,8 +176,8 @@ class Deployment(ABC):
     def without_routed(self) -> Self:
         """Return the deployment with times that leave out what `routed` has."""
         _ = self.program  # in the static order that suits the expected load, and shared
-        other = copy(self)
-        other._kept, other.draws_experts = {}, True
+        other = self._copied()
+        other.draws_experts = True
         return other
 
     @abstractmethod
@@ -220,14 +228,32 @@ class Deployment(ABC):
         """
 
     @abstractmethod
-    def layer(self, kind: Pass, tokens: Ns, attended: dict[str, Timed]) -> dict[str, Timed]:
-        """Return all durations of a layer by stage, those of its attention being `attended`.
+    def own(self, kind: Pass, tokens: Ns, attended: dict[str, Timed]) -> dict[str, Timed]:
+        """Return the durations in a layer that each attention GPU's own tokens decide.
 
-        Usage is that of all GPUs.
+        By stage; those of its attention are `attended`. Usage is that of all these GPUs.
         """
+
+    @abstractmethod
+    def joint(self, kind: Pass, tokens: Ns) -> dict[str, Timed]:
+        """Return the durations in a layer that the tokens of all attention GPUs decide.
+
+        By stage. Usage is that of all GPUs.
+        """
+
+    @abstractmethod
+    def joint_load(self, requests: Ns) -> Hashable:
+        """Return what of `requests` decides the durations of `joint`."""
 
     def around_core(self, requests: Ns) -> Durations:
         """Return the durations of all but the cores, with `requests` on each attention GPU."""
+        parts = self.own_durations(requests), self.joint_durations(requests)
+        head = self.head(requests)
+        rows = parts[0].rows | parts[1].rows | {("lm_head", len(self.kinds)): head.ns}
+        return Durations(rows, parts[0].usage_ns + parts[1].usage_ns + head.usage_ns)
+
+    def own_durations(self, requests: Ns) -> Durations:
+        """Return what of them each attention GPU's own requests decide."""
         rows: dict[tuple[str, int], Ns] = {}
         usage_ns = NO_USAGE
         attentions = {of: self.attended(of[0], requests * of[1]) for of in self.attention_uses}
@@ -236,12 +262,29 @@ class Deployment(ABC):
             if kind.drafts_after:
                 first = attended[self.first_stage] + self._draft(kind, requests)
                 attended = attended | {self.first_stage: first}
-            for stage, timed in self.layer(kind, requests * kind.positions, attended).items():
+            for stage, timed in self.own(kind, requests * kind.positions, attended).items():
                 rows[stage, number] = timed.ns
                 usage_ns = usage_ns + timed.usage_ns * self.uses(kind)
-        head = self.core_timer.lm_head(requests * self.last_positions, self.lm_head_tp)
-        rows["lm_head", len(self.kinds)] = head.ns
-        return Durations(rows, usage_ns + head.usage_ns)
+        return Durations(rows, usage_ns)
+
+    def joint_durations(self, requests: Ns) -> Durations:
+        """Return what of them the requests of all attention GPUs decide."""
+        rows: dict[tuple[str, int], Ns] = {}
+        usage_ns = NO_USAGE
+        for number, kind in enumerate(self.kinds):
+            for stage, timed in self.joint(kind, requests * kind.positions).items():
+                rows[stage, number] = timed.ns
+                usage_ns = usage_ns + timed.usage_ns * self.uses(kind)
+        return Durations(rows, usage_ns)
+
+    def head(self, requests: Ns) -> Timed:
+        """Return the time of the LM head that ends a step."""
+        return self.core_timer.lm_head(requests * self.last_positions, self.lm_head_tp)
+
+    @property
+    @abstractmethod
+    def gpus_sharing(self) -> int:
+        """Attention GPUs that share what `own` times, their neighbours; 1: each works alone."""
 
     @abstractmethod
     def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:
@@ -269,16 +312,19 @@ class Deployment(ABC):
         if batch.is_empty():
             return self._nothing
         asked = batch.requests.tobytes()
-        if asked not in self._kept:
+        prepared = self._kept.get(asked)
+        if prepared is None and len(self._kept) >= _FEW_BATCHES and self.gpus_sharing == 1:
+            prepared = self._recalled(batch.requests)
+        elif prepared is None:
             if len(self._kept) >= _KEPT_BATCHES:
                 self._kept.clear()
-            self._kept[asked] = self._prepared(batch.requests)
-        (rest, usage_ns), arounds, cores = self._kept[asked]
+            prepared = self._kept[asked] = self._prepared(batch.requests)
+        (rest, usage_ns), cores = prepared
         core_ns, core_usage_ns = self._timed_cores(cores, batch)
         values = rest.values.copy()
-        for (kind, around), (first, last) in zip(arounds, self._core_bounds, strict=True):
-            core = core_ns[kind.layer.attention, kind.positions]
-            values[first:last] = self.slowed(kind.layer, self.core_stage, around + core)
+        for kind, (first, last) in zip(self.kinds, self._core_bounds, strict=True):
+            time = values[first:last] + core_ns[kind.layer.attention, kind.positions]
+            values[first:last] = self.slowed(kind.layer, self.core_stage, time)
         return Step(Times(values, rest.bounds, rest.delays_ns), usage_ns + core_usage_ns)
 
     def on_cards(
@@ -295,8 +341,7 @@ class Deployment(ABC):
 
     def with_tables(self, table_of: Callable[[str, KernelTable], KernelTable]) -> Self:
         """Return the deployment, static order included, with `table_of` each side's table."""
-        other = copy(self)
-        other._kept = {}
+        other = self._copied()
         for side, name in self.sides.items():
             timer: LayerTimer = getattr(self, name)
             setattr(other, name, replace(timer, table=table_of(side, timer.table)))
@@ -320,12 +365,70 @@ class Deployment(ABC):
 
     def _prepared(self, requests: Ns) -> _Prepared:
         """Return the times of a micro-batch with `requests` on each GPU as far as they decide."""
-        program = self.program
         durations, usage_ns = self.around_core(requests)
-        rest = program.times(durations, self.delays_ns())
-        rows = [program.row(rest, self.core_stage, kind) for kind in range(len(self.kinds))]
-        around = [(kind, row.copy()) for kind, row in zip(self.kinds, rows, strict=True)]
-        return _Prepared(Step(rest, usage_ns), around, self._cores(requests))
+        rest = self.program.times(durations, self.delays_ns())
+        return _Prepared(Step(rest, usage_ns), self._cores(requests))
+
+    def _recalled(self, requests: Ns) -> _Prepared:
+        """Return the same, put together from what was asked of other distributions of requests."""
+        nothing, load = self._nothing.times, self.joint_load(requests)
+        if load not in self._kept_joint:
+            if len(self._kept_joint) >= _KEPT_LOADS:
+                self._kept_joint.clear()
+            rows, usage_ns = self.joint_durations(requests)
+            found = [(*self._bounds(*key), row) for key, row in rows.items()]
+            self._kept_joint[load] = found, usage_ns
+        joint, usage_ns = self._kept_joint[load]
+        values, usage_ns = nothing.values.copy(), usage_ns.copy()
+        for first, last, row in joint:
+            values[first:last] = row
+        self._kept_own.fill(requests, values, usage_ns)
+        tp = self.lm_head_tp
+        shared = requests if tp == 1 else requests.reshape(-1, tp).sum(axis=1)
+        self._kept_head.fill(shared, values, usage_ns)
+        rest = nothing._replace(values=values, delays_ns=self._delays_ns)
+        return _Prepared(Step(rest, usage_ns), self._cores(requests))
+
+    @cached_property
+    def _kept_own(self) -> KeptTimes:
+        """What each attention GPU decides, by its requests."""
+        slots = list(self.own_durations(np.ones(1, dtype=np.int64)).rows)
+
+        def time(requests: int) -> tuple[Ns, Floats]:
+            rows, usage_ns = self.own_durations(np.array([requests]))
+            return np.array([int(rows[slot][0]) for slot in slots]), usage_ns
+
+        return KeptTimes([self._bounds(*slot)[0] for slot in slots], 1, time)
+
+    @cached_property
+    def _kept_head(self) -> KeptTimes:
+        """The LM head, by the requests of the GPUs that share it."""
+        tp = self.lm_head_tp
+
+        def time(requests: int) -> tuple[Ns, Floats]:
+            timed = self.head(np.append(requests, np.zeros(tp - 1, dtype=np.int64)))
+            return timed.ns[:1], timed.usage_ns
+
+        return KeptTimes([self._bounds("lm_head", len(self.kinds))[0]], tp, time)
+
+    @cached_property
+    def _delays_ns(self) -> tuple[int, ...]:
+        delays_ns = self.delays_ns()
+        return tuple(delays_ns[name] for name in self.program.delays)
+
+    def _bounds(self, stage: str, kind: int) -> tuple[int, int]:
+        """Return the first value, and the one after the last, of a stage in a kind of layer."""
+        program = self.program
+        number = [stage.name for stage in program.stages].index(stage)
+        return program.slot_bounds[program.slot(number, kind)]
+
+    def _copied(self) -> Self:
+        """Return a copy that keeps no times."""
+        other = copy(self)
+        other._kept, other._kept_joint = {}, {}
+        for name in ("_kept_own", "_kept_head"):
+            vars(other).pop(name, None)
+        return other
 
     def _cores(self, requests: Ns) -> dict[_Attended, Core]:
         return {of: self.core_timer.core(*of, requests) for of in self.attention_uses}
@@ -349,9 +452,7 @@ class Deployment(ABC):
     @cached_property
     def _core_bounds(self) -> list[tuple[int, int]]:
         """First value, and the one after the last, of the cores of each kind of layer."""
-        program = self.program
-        stage = [stage.name for stage in program.stages].index(self.core_stage)
-        return [program.slot_bounds[program.slot(stage, k)] for k in range(len(self.kinds))]
+        return [self._bounds(self.core_stage, number) for number in range(len(self.kinds))]
 
     @cached_property
     def _nothing(self) -> Step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cached_property, partial
 from typing import ClassVar
 
@@ -30,6 +30,8 @@ from sim.kernels.hottest_rank import hottest_factor
 from sim.kernels.kernel_table import bytes_per_s
 from sim.kernels.timed import Timed, uncalibrated
 from sim.variation.expert_loads import Loads
+
+_DIRECTIONS: tuple[ops.Direction, ...] = ("dispatch", "combine")
 
 
 class EpDeployment(Deployment):
@@ -127,9 +129,9 @@ class EpDeployment(Deployment):
         attn1 = timer.after_core(name, tokens) + timer.output(name, tokens, 1)
         return {"attn0": timer.before_core(name, tokens) + glue, "attn1": attn1 + glue}
 
-    def layer(self, kind: Pass, tokens: Ns, attended: dict[str, Timed]) -> dict[str, Timed]:
-        """Return the durations of a layer by stage."""
-        timer, layer, gpus = self.layer_timer, kind.layer, self.ep.gpus
+    def own(self, kind: Pass, tokens: Ns, attended: dict[str, Timed]) -> dict[str, Timed]:
+        """Return the durations of attention and dense FFNs, those without experts."""
+        timer, layer = self.layer_timer, kind.layer
         ffn = self.model.ffn[layer.ffn]
         if isinstance(ffn, DenseFfn):
             return attended | {"shared": timer.dense(ffn.intermediate, tokens)}
@@ -138,21 +140,35 @@ class EpDeployment(Deployment):
             ("attn0", attended["attn0"]),
             ("shared", shared),
         )
-        timed = attended | {
+        return attended | {
             stage: time.lasting(self.slowed(layer, stage, time.ns)) for stage, time in stages
         }
-        if self.draws(layer):
-            return timed
+
+    def joint(self, kind: Pass, tokens: Ns) -> dict[str, Timed]:
+        """Return the durations of experts and all-to-all."""
+        timer, layer, gpus = self.layer_timer, kind.layer, self.ep.gpus
+        ffn = self.model.ffn[layer.ffn]
+        if isinstance(ffn, DenseFfn) or self.draws(layer):
+            return {}
         total, most = float(tokens.sum()), float(np.max(tokens))
-        timed["experts"] = timer.once(
+        experts = timer.once(
             ("experts", layer.ffn, total),
             lambda: timer.experts(ffn, self.spread(ffn), total).on(gpus),
         )
-        for direction in ("dispatch", "combine"):
-            timed[direction] = timer.once(
+        return {"experts": experts} | {
+            direction: timer.once(
                 (direction, layer.ffn, most), partial(self._all_to_all, direction, ffn, most)
             )
-        return timed
+            for direction in _DIRECTIONS
+        }
+
+    def joint_load(self, requests: Ns) -> Hashable:
+        """Return the requests of all GPUs, and those of the GPU that has most."""
+        return int(requests.sum()), int(requests.max())
+
+    @property
+    def gpus_sharing(self) -> int:
+        return self.lm_head_tp if self.drafts else 1
 
     def delays_ns(self) -> dict[str, int]:
         """Return the latencies of a step that holds requests.
