@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 
 
 def accuracy(
-    points: Annotated[Path, typer.Argument(metavar="POINTS", help="CSV file of measured points.")],
+    points: Annotated[
+        Path | None, typer.Argument(metavar="POINTS", help="CSV file of measured points.")
+    ] = None,
+    stages: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV file of measured times of stages, instead."),
+    ] = None,
     as_json: AsJson = False,
     shown: Annotated[
         str | None,
@@ -28,6 +35,12 @@ def accuracy(
     """
     from sim.experiments.accuracy.verdict import errors, judge
 
+    if (points is None) == (stages is None):
+        raise typer.BadParameter("give POINTS or --stages FILE", param_hint="POINTS")
+    if stages is not None:
+        _stages(stages, as_json)
+        return
+    assert points is not None
     if shown is not None:
         _show(points, shown)
         return
@@ -37,8 +50,28 @@ def accuracy(
         print(json_text.dumps(rows, indent=2, ensure_ascii=False))
         return
     show(_rows(found))
-    _tell(found)
+    _tell((row.point.id, row.why_not) for row in found)
     show(_groups(errors(found)))
+
+
+def _stages(path: Path, as_json: bool) -> None:
+    from sim.experiments.accuracy.stages import judge
+    from sim.experiments.accuracy.verdict import stage_errors
+
+    found = judge(path)
+    if as_json:
+        rows = [row.as_dict() for row in found]
+        print(json_text.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    shown = Table(["row", "stage", "tokens", "measured µs", "predicted µs", "error"], "stages")
+    for row in found:
+        if row.predicted_us is not None:
+            times = (f"{row.point.measured_us:.1f}", f"{row.predicted_us:.1f}")
+            error = _percent(row.error, signed=True)
+            shown.add_row(row.point.id, row.point.stage, row.point.batch, *times, error)
+    show(shown)
+    _tell((row.point.id, row.why_not) for row in found)
+    show(_groups(stage_errors(found)))
 
 
 def _show(points: Path, name: str) -> None:
@@ -66,15 +99,15 @@ def _rows(found: list[Judged]) -> Table:
     return shown
 
 
-def _tell(found: list[Judged]) -> None:
+def _tell(rows: Iterable[tuple[str, str]]) -> None:
     """Print why rows are not predicted, each reason once."""
     reasons: dict[str, list[str]] = {}
-    for row in found:
-        if row.why_not:
-            reasons.setdefault(row.why_not, []).append(row.point.id)
-    for why, ids in reasons.items():
-        more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
-        say(f"not expressed: {', '.join(ids[:3])}{more}: {why}")
+    for name, why in rows:
+        if why:
+            reasons.setdefault(why.replace(f"{name}:1:1: ", ""), []).append(name)
+    for why, names in reasons.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        say(f"not expressed: {', '.join(names[:3])}{more}: {why}")
 
 
 def _groups(found: list[Errors]) -> Table:

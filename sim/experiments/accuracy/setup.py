@@ -24,7 +24,7 @@ from sim.inputs.scenario import Scenario, from_document
 
 # A row was measured, so its memory sufficed: the shape is refused only if weights and KV exceed
 # what the device has.
-_MEMORY = {"utilisation": 1.0, "activation_reserve_gb": 0.0, "kv_block_tokens": 64}
+MEMORY = {"utilisation": 1.0, "activation_reserve_gb": 0.0, "kv_block_tokens": 64}
 _OUTPUT_TOKENS = 1024
 
 
@@ -103,7 +103,7 @@ def _scenario(point: OperatingPoint, notes: Notes) -> dict[str, Any]:
         "routing": _routing(point, notes),
         "precision": precision,
         "software": software(profile),
-        "memory": dict(_MEMORY),
+        "memory": dict(MEMORY),
         "workload": {
             "arrivals": {"kind": "closed", "concurrency": max(1, round(requests * gpus))},
             "lengths": _lengths(point, context),
@@ -137,18 +137,21 @@ def _precision(point: OperatingPoint, profile: str, notes: Notes) -> dict[str, A
         raise Unclear("weight_format_experts: the format of the experts is not given")
     kv = words.number_format(point.kv_format)
     if kv is None:
-        kv = _default_kv(point, profile, experts)
-        notes.assume(f"kv_format: unknown; {kv} is taken, as {profile} does by default")
+        kv = default_kv(profile, words.accelerator(point.hardware_attention, []), experts)
+        notes.assume(f"kv_format: unknown; {kv} is taken, as recipes of {profile} do")
     return {"gemm": experts, "kv": kv, "lm_head": "bf16"}
 
 
-def _default_kv(point: OperatingPoint, profile: str, experts: str) -> str:
-    """Return the KV format of an engine that is not told one.
+def default_kv(profile: str, card: str, experts: str) -> str:
+    """Return the KV format of an engine whose row does not tell one.
 
-    TensorRT-LLM takes what the checkpoint says, FP8 in NVIDIA's FP4 checkpoints; vLLM and SGLang
-    take the type of the activations.
+    TensorRT-LLM's recipes, SGLang's on Blackwell (attention backend trtllm_mla) and checkpoints of
+    4 bits have FP8; vLLM, and SGLang on Hopper (flashinfer), keep the type of the activations
+    (recipes of NVIDIA/srt-slurm: b200-fp8, b200-fp4, h200, trtllm, at c88ef731).
     """
-    return "fp8" if profile == "trtllm" or experts in ("nvfp4", "mxfp4") else "bf16"
+    blackwell = cards.accelerator(card).architecture.startswith("blackwell")
+    told = profile == "trtllm" or experts in ("nvfp4", "mxfp4")
+    return "fp8" if told or (profile == "sglang" and blackwell) else "bf16"
 
 
 def _routing(point: OperatingPoint, notes: Notes) -> dict[str, Any]:

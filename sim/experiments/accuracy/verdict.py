@@ -12,6 +12,7 @@ import numpy as np
 
 from sim.experiments.accuracy.points import OperatingPoint, read
 from sim.experiments.accuracy.setup import Setup, setup
+from sim.experiments.accuracy.stages import JudgedStage
 from sim.foundation.errors import SimError
 from sim.foundation.units import NS_PER_MS
 from sim.inputs.scenario import Scenario
@@ -176,13 +177,24 @@ def errors(rows: Iterable[Judged]) -> list[Errors]:
     return found
 
 
-def summed(group: str, value: str, rows: Sequence[Judged]) -> Errors:
+def summed(group: str, value: str, rows: Sequence[Judged | JudgedStage]) -> Errors:
     error = np.array([row.error for row in rows if row.error is not None])
     if not len(error):
         return Errors(group, value, len(rows), 0, None, None, None)
     size = np.abs(error)
     median, p90 = float(np.median(size)), float(np.quantile(size, 0.9))
     return Errors(group, value, len(rows), len(error), median, p90, float(error.mean()))
+
+
+def stage_errors(rows: Sequence[JudgedStage]) -> list[Errors]:
+    """Return the errors over all rows and of every stage by grade, those of grade A in any case."""
+    found = [summed("all", "", rows)]
+    keys = dict.fromkeys((row.point.grade, row.point.stage) for row in rows)
+    for grade, stage in sorted(keys):
+        members = [row for row in rows if (row.point.grade, row.point.stage) == (grade, stage)]
+        each = summed(f"grade {grade}" if grade else "", stage, members)
+        found += [each] if each.expressible or grade == "A" else []
+    return found
 
 
 def _in_order(value: str) -> tuple[int, str]:

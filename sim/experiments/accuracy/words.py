@@ -82,6 +82,41 @@ def accelerator(text: str, assumptions: list[str]) -> str:
     raise Unclear(f"hardware: there is no card of {text or 'unnamed hardware'}")
 
 
+def model_in(run: str) -> str:
+    """Return the model card of the first model that a description of a run names."""
+    for name in re.findall(r"[a-z][\w.]*-[\w.-]*\w", run.lower()):
+        for text in (name, f"{name}-a22b"):
+            try:
+                return model(text)
+            except Unclear:
+                continue
+    raise Unclear(f"model: there is no model card of what «{run}» ran")
+
+
+def accelerator_in(run: str, assumptions: list[str]) -> str:
+    """Return the hardware card that a description of a run names."""
+    found = re.search(r"\b(g?[abh]\d{2,3}|910c|950pr)\b", run.lower())
+    if found is None:
+        raise Unclear(f"hardware: «{run}» names no card")
+    return accelerator(found[1], assumptions)
+
+
+def framework_in(run: str, fused: bool) -> str:
+    """Return the software profile whose kernels a description of a run names."""
+    text = run.lower()
+    named = {"tensorrt-llm": "trtllm", "nvlinkonesided": "trtllm", "sglang": "sglang"}
+    for word, profile in named.items():
+        if word in text:
+            return profile
+    return "fastafd" if fused or re.search(r"\d+a\d+f", text) else "vllm"
+
+
+def first_number(text: str) -> float | None:
+    """Return the first number in `16 tokens per F rank`, `128/rank`, `b64`."""
+    found = re.search(r"\d+(\.\d+)?", text)
+    return float(found[0]) if found else None
+
+
 def framework(text: str) -> str | None:
     """Return the name of the software profile; None where the framework is unknown."""
     name = text.strip().lower()
