@@ -1,4 +1,4 @@
-"""The verbs about cards: models and hardware."""
+"""The verbs about cards: models, hardware and software profiles."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from sim.foundation import json_text
 
 models_app = typer.Typer(help="Show the model cards.", rich_markup_mode=None)
 hardware_app = typer.Typer(help="Show the hardware cards.", rich_markup_mode=None)
+
+software_app = typer.Typer(help="Show the software profiles.", rich_markup_mode=None)
 
 
 @models_app.callback(invoke_without_command=True)
@@ -131,6 +133,46 @@ def show_hardware(name: str, as_json: AsJson = False) -> None:
     )
 
 
+@software_app.callback(invoke_without_command=True)
+def software(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the software profiles.
+
+    Example: afdsim software show sglang
+    """
+    if context.invoked_subcommand:
+        return
+    from sim.inputs import cards
+
+    rows = []
+    for name in cards.names(cards.SOFTWARE):
+        card = cards.software(name)
+        figures = ("glue_us_per_layer", "host_gap_us_per_step", "overlap_slowdown")
+        known = {figure: float(getattr(card, figure)) for figure in figures}
+        rows.append({"profile": name} | known | {"description": card.description})
+    _print_rows(rows, as_json)
+
+
+@software_app.command("show")
+def show_software(name: str, as_json: AsJson = False) -> None:
+    """Print a software profile's figures with their ranges and sources.
+
+    Example: afdsim software show sglang
+    """
+    from sim.inputs import cards
+
+    card = cards.software(name)
+    if as_json:
+        data = card.model_dump(mode="json")
+        print(json_text.dumps(data, indent=2, ensure_ascii=False))
+        return
+    shown = Table(["figure", "value", "range", "source"], f"{name}: {card.description}")
+    for path, figure in _figures(card):
+        ends = ["…" if end is None else f"{end:g}" for end in (figure.low, figure.high)]
+        span = "" if ends == ["…", "…"] else "–".join(ends)
+        shown.add_row(path, f"{float(figure):g}", span, figure.source)
+    show(shown)
+
+
 def _curve(curve: Any) -> dict[str, Any]:
     names = ("op", "kernel", "dtype", "key", "overhead_us", "e_c", "e_m", "p", "source", "licence")
     known = {name: getattr(curve, name) for name in (*names, "points")}
@@ -151,8 +193,9 @@ def _figures(card: Any, prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in card:
         if isinstance(value, Sourced):
             found.append((prefix + name, value))
-        elif isinstance(value, dict):
-            found += [(f"{prefix}{name}.{key}", figure) for key, figure in value.items()]
+        elif isinstance(value, dict | list):
+            parts = value.items() if isinstance(value, dict) else enumerate(value)
+            found += _figures(((str(key), part) for key, part in parts), f"{prefix}{name}.")
         elif isinstance(value, Strict):
             found += _figures(value, f"{prefix}{name}.")
     return found

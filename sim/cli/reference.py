@@ -55,10 +55,12 @@ def _type(node: dict[str, Any]) -> str:
     if "anyOf" in node:
         return _type(node["anyOf"][0])
     if "properties" in node:
-        return f"`{{value, source}}`; value is a {_type(node['properties']['value'])}"
+        return f"`{{value, low, high, source}}`; value is a {_type(node['properties']['value'])}"
     bounds = [f" {sign} {node[key]:g}" for key, sign in _SIGNS.items() if key in node]
     if "items" in node:
         return f"list of {_type(node['items'])}"
+    if isinstance(inner := node.get("additionalProperties"), dict):
+        return f"mapping to {_type(inner)}"
     return _WORDS.get(node.get("type"), str(node.get("type"))) + ",".join(bounds)
 
 

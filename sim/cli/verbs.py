@@ -35,4 +35,5 @@ for verb in (
     app.command()(verb)
 app.add_typer(cards.models_app, name="models")
 app.add_typer(cards.hardware_app, name="hardware")
+app.add_typer(cards.software_app, name="software")
 app.add_typer(calibrate.app, name="calibrate")

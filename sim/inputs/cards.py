@@ -18,12 +18,14 @@ from sim.foundation.printable import excerpt
 from sim.inputs.documents.document import read
 from sim.inputs.hardware import Accelerator, Fabric
 from sim.inputs.model import ModelCard
+from sim.inputs.software.card import SoftwareProfile
 
 Card = TypeVar("Card", bound=BaseModel)
 
 MODELS = "scenarios/models"
 ACCELERATORS = "hardware"
 FABRICS = "hardware/fabrics"
+SOFTWARE = "hardware/software"
 CALIBRATION = "hardware/calibration"
 SCENARIOS = "scenarios"
 SWEEPS = "scenarios/sweeps"
@@ -107,6 +109,10 @@ def accelerator(name: str) -> Accelerator:
 
 def fabric(name: str) -> Fabric:
     return _card(Fabric, find(FABRICS, name, "fabric"))
+
+
+def software(name: str) -> SoftwareProfile:
+    return _card(SoftwareProfile, find(SOFTWARE, name, "software profile"))
 
 
 def check(folder: str, name: str, what: str) -> None:

@@ -25,6 +25,8 @@ from sim.inputs.naming import Name
 from sim.inputs.noise import EmpiricalNoise, Noise, read_factors
 from sim.inputs.routing import MeasuredRouting, Routing, read_profiles
 from sim.inputs.software import Software
+from sim.inputs.software.figures import or_profile
+from sim.inputs.software.resolution import stated, write_out
 from sim.inputs.speculation import RecordedAcceptance, Speculation, read_accepted
 from sim.inputs.workload import Workload
 
@@ -150,7 +152,9 @@ class Scenario(Strict):
     routing: Routing
     """How evenly tokens choose experts; the rank with most tokens sets the pace."""
     precision: Precision
-    software: Software
+    software: Annotated[Software, Field(json_schema_extra=or_profile)]
+    """What the serving engine adds to kernels: the name of a profile, or a mapping of figures that
+    may name a profile for the others."""
     memory: Memory
     workload: Workload
     admission: Admission = Admission()
@@ -182,7 +186,8 @@ class Scenario(Strict):
 
         Raises ScenarioError with every mistake, as a file of it would.
         """
-        document = Document(self.name, self.model_dump())
+        data = self.model_dump() | {"software": stated(self.software)}
+        document = Document(self.name, data)
         return from_document(document.changed(settings, self.name))
 
     def with_batch(self, requests: int) -> Scenario:
@@ -230,7 +235,7 @@ def from_document(document: Document, fits: Fits | None = None) -> Scenario:
     `fits` raises SimError for a shape that cannot run. It is asked only where the numbers of a
     deployment do not divide, so that all that is wrong with its shape is told at once.
     """
-    problems: list[str] = []
+    problems = write_out(document)
     scenario: Scenario | None = None
     try:
         scenario = document.validate(Scenario)

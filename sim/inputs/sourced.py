@@ -1,7 +1,8 @@
 """A number that knows its source and its unit: a float of `{value: …, source: …}`.
 
-A kind of number declares the unit and the range of anything that was ever built, or soon will be.
-A value outside is one in another unit, and the message says how it is written in this one.
+`low` and `high` may state the range that sources leave. A kind of number declares the unit and the
+range of anything that was ever built, or soon will be. A value outside is one in another unit, and
+the message says how it is written in this one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ class Sourced(float):
     """A positive finite number with the publication it was read from in `.source`."""
 
     source: str
+    low: float | None
+    """Lower end of what sources say; None where they say one value alone."""
+    high: float | None
     positive: ClassVar[bool] = True
     unit: ClassVar[str] = ""
     least: ClassVar[float | None] = None
@@ -27,14 +31,27 @@ class Sourced(float):
     mistaken: ClassVar[Mapping[str, float]] = MappingProxyType({})
     """Units that people write instead, and how many of `unit` each is."""
 
-    def __new__(cls, value: float, source: str) -> Sourced:
-        """Return `value` as a float that carries `source`."""
+    def __new__(
+        cls, value: float, source: str, low: float | None = None, high: float | None = None
+    ) -> Sourced:
+        """Return `value` as a float that carries `source` and a range.
+
+        Raises ValueError if the value is outside of the range.
+        """
         number = super().__new__(cls, value)
-        number.source = source
+        number.source, number.low, number.high = source, low, high
+        for end, excess in (("low", low), ("high", high)):
+            if excess is not None and (excess > value if end == "low" else excess < value):
+                raise ValueError(
+                    f"value {plain(value)} is beyond {end} {plain(excess)}; "
+                    "should be low ≤ value ≤ high"
+                )
         return number
 
-    def __reduce__(self) -> tuple[type[Sourced], tuple[float, str]]:
-        return type(self), (float(self), self.source)
+    def __reduce__(
+        self,
+    ) -> tuple[type[Sourced], tuple[float, str, float | None, float | None]]:
+        return type(self), (float(self), self.source, self.low, self.high)
 
     @classmethod
     def __get_pydantic_core_schema__(
@@ -51,6 +68,8 @@ class Sourced(float):
         pair = core_schema.typed_dict_schema(
             {
                 "value": core_schema.typed_dict_field(number, required=True),
+                "low": core_schema.typed_dict_field(number, required=False),
+                "high": core_schema.typed_dict_field(number, required=False),
                 "source": core_schema.typed_dict_field(text, required=True),
             },
             extra_behavior="forbid",
@@ -66,13 +85,14 @@ class Sourced(float):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         described = handler(schema)
-        value = described["properties"]["value"]
-        for key, bound in (("minimum", cls.least), ("maximum", cls.most)):
-            if bound is not None:
-                value[key] = bound
-                value.pop("exclusiveMinimum", None)
-        if cls.unit:
-            value["description"] = cls.unit
+        for name in ("value", "low", "high"):
+            value = described["properties"][name]
+            for key, bound in (("minimum", cls.least), ("maximum", cls.most)):
+                if bound is not None:
+                    value[key] = bound
+                    value.pop("exclusiveMinimum", None)
+            if cls.unit:
+                value["description"] = cls.unit
         return described
 
     @classmethod
@@ -96,7 +116,10 @@ class Sourced(float):
         raise ValueError(f"{plain(value)}{unit}? Should be {span}{unit}{remedy}")
 
     def as_dict(self) -> dict[str, Any]:
-        return {"value": float(self), "source": self.source}
+        """Return value, range where there is one, and source."""
+        ends = {"low": self.low, "high": self.high}
+        known = {name: end for name, end in ends.items() if end is not None}
+        return {"value": float(self)} | known | {"source": self.source}
 
 
 class Parameter(Sourced):
@@ -191,3 +214,31 @@ class Slowdown(Parameter):
 
     unit = "times"
     least, most = 1, 1000
+
+
+class PauseMs(Parameter):
+    """A time that the whole service stands still, up to minutes; zero switches it off."""
+
+    unit = "ms"
+    least, most = 0, 1e6
+    mistaken = MappingProxyType({"a time in seconds": 1e3, "a time in µs": 1e-3})
+
+
+class BatchSize(Sourced):
+    """Requests that one GPU decodes at once."""
+
+    unit = "requests"
+    least, most = 1, 1e6
+
+
+class Multiprocessors(Parameter):
+    """A number of streaming multiprocessors (SMs) of a GPU."""
+
+    unit = "SMs"
+    least, most = 0, 1000
+
+
+class Exponent(Parameter):
+    """The exponent of a power law; zero is uniform."""
+
+    least, most = 0, 4

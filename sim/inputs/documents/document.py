@@ -31,6 +31,8 @@ MOST_BYTES = 2 << 20
 _TOO_DEEP = "the YAML is nested too deep or refers to itself"
 # What PyYAML raises for a scalar that is not what its tag says: !!float x, !!bool x, !!int ''.
 _BAD_SCALARS = (ValueError, LookupError, AttributeError)
+_SHORT: Mapping[Loc, str] = {("software",): "profile"}
+"""Mappings that may be written as the value of one of their keys."""
 # Digits of other scripts are no places, and no list is longer.
 _PLACE_IN_LIST = re.compile("[0-9]{1,9}")
 
@@ -103,6 +105,8 @@ class Document:
             else:
                 where = _dotted(loc[: depth + 1])
                 raise ScenarioError(f"{origin}: there is no {where} to set")
+            if not last and isinstance(child, str) and loc[: depth + 1] in _SHORT:
+                child = node[part] = {_SHORT[loc[: depth + 1]]: child}
             if not last and child is None:
                 child = node[part] = {}
                 made.append(loc[: depth + 1])

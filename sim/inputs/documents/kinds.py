@@ -10,6 +10,7 @@ from pydantic import BaseModel
 _KINDS = {
     "accelerator": "an accelerator card",
     "fabric": "a fabric card",
+    "software": "a software profile",
     "model": "a model card",
     "sweep": "a sweep, for afdsim sweep",
     "study": "a study, for afdsim study",

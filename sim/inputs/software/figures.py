@@ -1,0 +1,133 @@
+"""Software: what no kernel table holds and no one publishes, each figure sourced (schema)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
+
+from sim.inputs.base import Strict
+from sim.inputs.sourced import (
+    BatchSize,
+    Exponent,
+    MemoryBytes,
+    Multiprocessors,
+    Pause,
+    PauseMs,
+    Slowdown,
+)
+
+Compute = Literal["attn0", "attn1", "shared", "attention", "o_proj", "experts"]
+Communication = Literal["dispatch", "combine", "transfers"]
+
+
+class Pair(Strict):
+    """The slow-down of one kernel beside one communication."""
+
+    compute: Compute
+    """Stage that computes. EP: attn0, shared (beside dispatch), attn1 (beside combine); AFD:
+    attention, o_proj, experts (beside transfers)."""
+    communication: Communication
+    """Communication that runs at the same time."""
+    slowdown: Slowdown
+    """How many times longer the stage takes; at least 1."""
+
+
+def or_profile(schema: dict[str, Any]) -> None:
+    """Let a JSON schema of figures take the name of a profile in their place."""
+    schema["anyOf"] = [{"$ref": schema.pop("$ref")}, {"type": "string"}]
+
+
+class AttentionGlue(Strict):
+    """The rest of an attention block around its projections and its core, as measured."""
+
+    accelerators: Annotated[list[str], Field(min_length=1)]
+    """Accelerator cards that these figures are of."""
+    attention: Literal["mla", "gqa"]
+    """Kind of attention."""
+    floor_us: Pause
+    """Norms, rope, KV write and launches of a block, however few the requests, µs."""
+    us_per_request: Pause
+    """What each request of a GPU adds, µs."""
+
+
+class Graphs(Strict):
+    """CUDA graphs that an engine captures ahead."""
+
+    largest_batch: BatchSize
+    """Largest batch of a GPU that is captured."""
+    beyond: Slowdown
+    """How many times longer a step with a larger batch takes, which runs without a graph."""
+    bytes: MemoryBytes | None = None
+    """Memory that the graphs hold on each GPU, bytes."""
+
+
+class Software(Strict):
+    """Times that no kernel table holds, each with a source.
+
+    `glue_us_per_layer`, `host_gap_us_per_step` and `overlap_slowdown` are required unless a profile
+    states them.
+    """
+
+    profile: str | None = None
+    """Software profile, a file in hardware/software/, whose figures hold where none are stated."""
+    glue_us_per_layer: Pause
+    """Norms, rope, quantisation, router and launch gaps of a layer on the attention side, µs."""
+    host_gap_us_per_step: Pause
+    """Time from the last kernel of a step to the first kernel of the next step (sampling,
+    scheduling), µs."""
+    overlap_slowdown: Slowdown
+    """How many times longer a kernel takes while a communication runs beside it; at least 1."""
+    overlap_pairs: list[Pair] = Field(default_factory=list)
+    """Pairs of kernel and communication with their own slow-down instead of `overlap_slowdown`."""
+    attention_glue: list[AttentionGlue] = Field(default_factory=list)
+    """The measured rest of attention blocks, by accelerator and kind of attention."""
+    host_us_per_further_rank: Pause | None = None
+    """What each data-parallel rank beyond the first adds to `host_gap_us_per_step`, µs: ranks that
+    agree on the host before every step."""
+    graphs: Graphs | None = None
+    """CUDA graphs; absent: every batch runs in one, and graphs hold no memory."""
+    kernels: dict[str, dict[str, list[str]]] = Field(default_factory=dict)
+    """Measured kernels that serve an op (moe, a2a, …), by number format, the best first."""
+    eplb_pause_ms: PauseMs | None = None
+    """How long decoding stands still when experts are placed anew, besides moving weights, ms."""
+    communication_sms: Multiprocessors | None = None
+    """SMs that communication takes from kernels beside it."""
+    routing_imbalance: Exponent | None = None
+    """Power law of expert loads that is left after placement in served traffic."""
+    measured_on: str | None = None
+    """Model card that these figures were measured on; a run of another model prints a warning.
+    Absent: the model of the scenario."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Require nothing: what a scenario leaves out, its profile may state."""
+        schema = super().__get_pydantic_json_schema__(core, handler)
+        handler.resolve_ref_schema(schema).pop("required", None)
+        return schema
+
+    @model_validator(mode="after")
+    def _check(self) -> Software:
+        named = [pair.compute for pair in self.overlap_pairs]
+        twice = sorted({stage for stage in named if named.count(stage) > 1})
+        if twice:
+            raise ValueError(f"overlap_pairs names {', '.join(twice)} more than once")
+        return self
+
+    def slowdown(self, compute: Compute) -> float:
+        """Return how many times longer a stage takes beside its communication."""
+        own = [pair.slowdown for pair in self.overlap_pairs if pair.compute == compute]
+        return float(own[0] if own else self.overlap_slowdown)
+
+    def strangers(self, deployment: str, beside: Mapping[Compute, Communication]) -> list[str]:
+        """Return what is wrong with pairs that never meet under a kind of deployment."""
+        return [
+            f"software.overlap_pairs: {pair.compute} never runs beside {pair.communication} under "
+            f"{deployment}; pairs are {', '.join(f'{a} and {b}' for a, b in beside.items())}"
+            for pair in self.overlap_pairs
+            if beside.get(pair.compute) != pair.communication
+        ]
