@@ -4,7 +4,7 @@
 # make nightly  run the tests that try many more examples, and 20,000 changed input files
 # make newest   run all tests with the newest releases that pyproject.toml allows
 # make lint     ruff, formatting, types
-# make bench    report speed ratios
+# make bench    print what each job costs, beside its limit (ROWS='run or schema' chooses rows)
 # make cluster  install Dask beside afdsim, for the workers of a cluster
 # make lock     choose the releases anew that all of these but `newest` install
 #
@@ -47,7 +47,7 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 bench: .venv/installed-dev
-	$(BIN)/python -m pytest -m bench -s
+	$(BIN)/python -m pytest -m bench -k '$(ROWS)' tests/bench
 
 cluster: .venv/installed
 	$(BIN)/python $(PIP) --require-hashes -r .lock/cluster.txt

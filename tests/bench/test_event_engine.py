@@ -1,6 +1,6 @@
 """Tasks per second of the event engine against bare SimPy timeouts, in CPU time of one process.
 
-Run with `pytest -m bench -s tests/bench/test_event_engine.py`.
+Run with `make bench ROWS=tasks_per_second`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import simpy
 from sim.deployments import compile_deployment
 from sim.engines import event
 from sim.inputs import scenario
+from tests.bench.jobs import Bench
 from tests.scripted_runs import Scripted, always
 
 pytestmark = pytest.mark.bench
@@ -45,7 +46,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 
 @pytest.mark.parametrize("name", ["step3-2a2f", "dsv3-ep128"])
-def test_tasks_per_second(name: str) -> None:
+def test_tasks_per_second(name: str, bench: Bench) -> None:
     # The fastest of many short rounds, turn by turn, so that neighbours on the machine and its
     # clock weigh on both alike.
     site = compile_deployment(scenario.load(name))
@@ -63,8 +64,8 @@ def test_tasks_per_second(name: str) -> None:
         engine_rate = max(engine_rate, tasks / cpu_seconds(engine.run))
         bare_rate = max(bare_rate, bare_loop(servers))
         single_rate = max(single_rate, bare_loop(1))
-    print(
-        f"\n{name}: {engine_rate / 1e3:.0f} k tasks/s; bare SimPy: {bare_rate / 1e3:.0f} k "
+    bench.ratio(
+        f"{name}: event {engine_rate / 1e3:.0f} k tasks/s, bare SimPy {bare_rate / 1e3:.0f} k "
         f"timeouts/s with as many processes as the program has servers ({servers}), ratio "
         f"{engine_rate / bare_rate:.2f}; {single_rate / 1e3:.0f} k with one process, ratio "
         f"{engine_rate / single_rate:.2f}"
