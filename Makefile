@@ -1,5 +1,6 @@
 # make pareto   run the main sweep and draw its Pareto front
 # make study    run the central study, AFD against EP (about 50 minutes on 2 cores)
+# make accuracy compare predictions with measured points and write docs/validation.md's tables
 # make test     run all tests
 # make nightly  run the tests that try many more examples, and 20,000 changed input files
 # make newest   run all tests with the newest releases that pyproject.toml allows
@@ -19,13 +20,19 @@ PYTHON ?= $(firstword $(foreach each,python3.11 python3.12 python3.13 python3 py
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: pareto study test nightly newest lint bench cluster lock clean python
+.PHONY: pareto study accuracy test nightly newest lint bench cluster lock clean python
 
 pareto: .venv/installed
 	$(BIN)/afdsim sweep step3-vs-dsv3 --out results/runs/pareto
 
 study: .venv/installed
 	$(BIN)/afdsim study afd-vs-ep
+
+accuracy: .venv/installed
+	$(BIN)/afdsim accuracy results/accuracy/points.csv \
+		--table results/accuracy/rows.csv --report docs/validation.md
+	$(BIN)/afdsim accuracy --stages results/accuracy/stages.csv \
+		--table results/accuracy/stage-rows.csv --report docs/validation.md
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n auto

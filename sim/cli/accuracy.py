@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,6 +28,19 @@ def accuracy(
         str | None,
         typer.Option("--show", metavar="ID", help="Print the scenario of a row, as YAML."),
     ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw predicted against measured on an HTML page."),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the rows as CSV.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Put the tables into a Markdown file, between its marks."
+        ),
+    ] = None,
 ) -> None:
     """Predict measured operating points and compare: error by row and by group.
 
@@ -38,15 +51,27 @@ def accuracy(
     if (points is None) == (stages is None):
         raise typer.BadParameter("give POINTS or --stages FILE", param_hint="POINTS")
     if stages is not None:
-        _stages(stages, as_json)
+        _stages(stages, as_json, table, report)
         return
     assert points is not None
     if shown is not None:
         _show(points, shown)
         return
     found = judge(points)
+    if picture is not None:
+        from sim.pictures.accuracy_page import write_page
+
+        write_page(picture, found, points.name)
+        say(f"wrote {picture}")
+    rows = [row.as_dict() for row in found]
+    if table is not None:
+        _write(table, rows)
+    if report is not None:
+        from sim.pictures.accuracy_page import report_sections, write_between_marks
+
+        write_between_marks(report, "accuracy", report_sections(found))
+        say(f"wrote the tables of {report}")
     if as_json:
-        rows = [row.as_dict() for row in found]
         print(json_text.dumps(rows, indent=2, ensure_ascii=False))
         return
     show(_rows(found))
@@ -54,13 +79,27 @@ def accuracy(
     show(_groups(errors(found)))
 
 
-def _stages(path: Path, as_json: bool) -> None:
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    from sim.experiments.accuracy import rows_file
+
+    rows_file.write(path, rows)
+    say(f"wrote {path}")
+
+
+def _stages(path: Path, as_json: bool, table: Path | None, report: Path | None) -> None:
     from sim.experiments.accuracy.stages import judge
     from sim.experiments.accuracy.verdict import stage_errors
 
     found = judge(path)
+    rows = [row.as_dict() for row in found]
+    if table is not None:
+        _write(table, rows)
+    if report is not None:
+        from sim.pictures.accuracy_page import stage_sections, write_between_marks
+
+        write_between_marks(report, "stages", stage_sections(found))
+        say(f"wrote the tables of {report}")
     if as_json:
-        rows = [row.as_dict() for row in found]
         print(json_text.dumps(rows, indent=2, ensure_ascii=False))
         return
     shown = Table(["row", "stage", "tokens", "measured µs", "predicted µs", "error"], "stages")

@@ -10,23 +10,17 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from sim.foundation import json_text
 from sim.metrics.cautions import SCOPE
 from sim.pictures import page as pages
+from sim.pictures.sections import Section, as_written, markdown_lines
 from sim.pictures.verdict_map import verdict_map
 from sim.results.files import replace_files
 from sim.study.folder import StudyResult
 from sim.study.schema import Study
 from sim.study.verdicts import JudgedCell, counts, described_shape, percent, told
-
-
-class Section(NamedTuple):
-    title: str
-    text: str
-    head: list[str]
-    rows: list[list[str]]
 
 
 def draw(result: StudyResult) -> Path:
@@ -60,22 +54,10 @@ def write(
 
 def markdown(study: Study, cells: Sequence[JudgedCell], found: Sequence[Section]) -> str:
     head = [f"# {study.name}", "", study.description, "", summary(study, cells)]
-    lines = [_as_written(line) for line in head]
+    lines = [as_written(line) for line in head]
     for section in found:
-        lines += ["", f"## {_as_written(section.title)}", "", _as_written(section.text), ""]
-        lines.append(_line(section.head))
-        lines.append("|" + "---|" * len(section.head))
-        lines += [_line(row) for row in section.rows]
+        lines += markdown_lines(section)
     return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(_as_written(cell).replace("|", "\\|") for cell in cells) + " |"
-
-
-def _as_written(text: str) -> str:
-    """Return text that Markdown shows as it is: no tags, no links."""
-    return text.replace("<", "&lt;").replace("[", "\\[")
 
 
 def summary(study: Study, cells: Sequence[JudgedCell]) -> str:

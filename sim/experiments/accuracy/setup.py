@@ -26,6 +26,9 @@ from sim.inputs.scenario import Scenario, from_document
 # what the device has.
 MEMORY = {"utilisation": 1.0, "activation_reserve_gb": 0.0, "kv_block_tokens": 64}
 _OUTPUT_TOKENS = 1024
+# Power laws of expert loads where the profile states none.
+_AFTER_EPLB = 0.6
+_WITHOUT_EPLB = 1.01
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,9 @@ def _scenario(point: OperatingPoint, notes: Notes) -> dict[str, Any]:
         "description": f"{point.model}, {point.framework}: {point.source}"[:500],
         "model": model,
         "deployment": deployment,
-        "routing": _routing(point, notes),
+        "routing": _routing(point, profile, notes),
         "precision": precision,
-        "software": software(profile),
+        "software": profile,
         "memory": dict(MEMORY),
         "workload": {
             "arrivals": {"kind": "closed", "concurrency": max(1, round(requests * gpus))},
@@ -154,7 +157,7 @@ def default_kv(profile: str, card: str, experts: str) -> str:
     return "fp8" if told or (profile == "sglang" and blackwell) else "bf16"
 
 
-def _routing(point: OperatingPoint, notes: Notes) -> dict[str, Any]:
+def _routing(point: OperatingPoint, profile: str, notes: Notes) -> dict[str, Any]:
     text = point.routing.lower()
     if text.startswith("balanced"):
         return {"kind": "balanced"}
@@ -162,10 +165,18 @@ def _routing(point: OperatingPoint, notes: Notes) -> dict[str, Any]:
         notes.assume("routing: unknown; taken as served traffic")
     copies = words.redundant_experts(point.redundant_experts)
     balanced = bool(copies) or ("eplb" in text and "no eplb" not in text)
-    alpha = 0.6 if balanced else 1.01
-    what = "after EPLB" if balanced else "without EPLB"
-    notes.assume(f"routing: a power law of {alpha} for served traffic {what}")
+    alpha, what = _imbalance(profile, balanced)
+    notes.assume(f"routing: a power law of {alpha:g} for served traffic {what}")
     return {"kind": "power_law", "alpha": alpha}
+
+
+def _imbalance(profile: str, balanced: bool) -> tuple[float, str]:
+    """Return the power law of served traffic: the profile's after EPLB, its upper end without."""
+    found = cards.software(profile).routing_imbalance
+    if balanced:
+        return (_AFTER_EPLB if found is None else float(found)), "after EPLB"
+    high = None if found is None else found.high
+    return (_WITHOUT_EPLB if high is None else high), "without EPLB"
 
 
 def _speculation(model: str, drafts: words.Drafts) -> dict[str, Any]:
@@ -294,14 +305,4 @@ def _afd(point: OperatingPoint, model: str, notes: Notes) -> dict[str, Any]:
         "f2a_dtype": "bf16",
         "duplex": "full",
         "fabric": "rdma" if broadcast else "nvlink",
-    }
-
-
-def software(profile: str) -> Any:
-    """Return the software of a scenario: a profile."""
-    return {
-        "measured_on": "deepseek-v3",
-        "glue_us_per_layer": {"value": 35, "source": f"shipped scenarios; {profile}"},
-        "host_gap_us_per_step": {"value": 1000, "source": f"shipped scenarios; {profile}"},
-        "overlap_slowdown": {"value": 1.189, "source": "arXiv 2507.03114, abstract"},
     }

@@ -19,7 +19,7 @@ from sim.deployments import compile_deployment
 from sim.deployments.deployment import Deployment
 from sim.experiments.accuracy import words
 from sim.experiments.accuracy.points import GRADES
-from sim.experiments.accuracy.setup import MEMORY, default_kv, software
+from sim.experiments.accuracy.setup import MEMORY, default_kv
 from sim.experiments.accuracy.words import Unclear
 from sim.foundation.errors import ScenarioError, SimError, did_you_mean
 from sim.foundation.printable import excerpt
@@ -217,7 +217,7 @@ def _scenario(point: StagePoint, assumptions: list[str]) -> dict[str, Any]:
         "deployment": deployment,
         "routing": {"kind": "balanced" if re.search("balanced|perfect", run) else "uniform"},
         "precision": {"gemm": weights, "kv": default_kv(profile, card, weights), "lm_head": "bf16"},
-        "software": software(profile),
+        "software": profile,
         "memory": dict(MEMORY),
         "workload": {
             "arrivals": {"kind": "closed", "concurrency": max(1, round(requests))},

@@ -107,6 +107,10 @@ GROUPS: Mapping[str, Callable[[OperatingPoint], str]] = {
 }
 
 
+def _clock(point: OperatingPoint) -> str:
+    return point.clock or "unknown"
+
+
 def groups_of(point: OperatingPoint) -> dict[str, str]:
     """Return the value of each group that a row belongs to."""
     return {name: value(point) for name, value in GROUPS.items()}
@@ -166,11 +170,12 @@ def errors(rows: Iterable[Judged]) -> list[Errors]:
     rows = list(rows)
     found = [summed("all", "", rows)]
     keys: dict[str, Callable[[OperatingPoint], str]] = {
-        "clock": lambda point: point.clock or "unknown",
+        "clock": _clock,
+        "framework and clock": lambda point: f"{GROUPS['framework'](point)}, {_clock(point)}",
         **GROUPS,
     }
     for name, key in keys.items():
-        values = dict.fromkeys(sorted({key(row.point) for row in rows}, key=_in_order))
+        values = dict.fromkeys(sorted({key(row.point) for row in rows}, key=in_order))
         for value in values:
             members = [row for row in rows if key(row.point) == value]
             found.append(summed(name, value, members))
@@ -197,7 +202,7 @@ def stage_errors(rows: Sequence[JudgedStage]) -> list[Errors]:
     return found
 
 
-def _in_order(value: str) -> tuple[int, str]:
+def in_order(value: str) -> tuple[int, str]:
     """Sort bands by their first number, words by letters."""
     digits = value.split("–")[0].split(" ")[0]
     return (int(digits), "") if digits.isdecimal() else (10**9, value)

@@ -125,6 +125,8 @@ def framework(text: str) -> str | None:
     for pattern, profile in _FRAMEWORKS:
         if re.fullmatch(pattern, name):
             return profile
+    if name in cards.names(cards.SOFTWARE):
+        return name
     raise Unclear(f"framework: there is no software profile of {text}")
 
 
