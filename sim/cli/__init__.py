@@ -6,6 +6,8 @@ that `--help` answers at once.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 
@@ -17,6 +19,10 @@ from sim.parallel import signals
 
 def main() -> None:
     """Run the command line and exit with the documented code (see `sim.foundation.errors`)."""
+    # Modules live as long as the process. To look for garbage among them while they are imported,
+    # and again at the exit, would take a third of a short command.
+    gc.set_threshold(10_000, 20, 20)
+    atexit.register(gc.freeze)
     with output.prepared():
         try:
             with signals.heard():

@@ -17,8 +17,9 @@ from sim.metrics.cautions import SCOPE, cautions
 from sim.metrics.steady_summary import steady_summary
 from sim.metrics.summary import cut_steps, server_utilisation, summary
 from sim.parallel.processes import Workers
-from sim.results.files import RUNS, fresh_directory, write_json, write_table
+from sim.results.files import RUNS, fresh_directory, write_json
 from sim.results.provenance import calibration, provenance, resolved, sha256
+from sim.results.tables import write_table
 from sim.steady.state import SteadyState, steady_state
 
 

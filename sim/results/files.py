@@ -6,17 +6,13 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from sim.foundation import json_text
 from sim.foundation.errors import StoreError
 from sim.foundation.printable import excerpt
-from sim.foundation.spreadsheets import inert, inert_value
 
 RUNS = Path("results/runs")
 
@@ -106,22 +102,3 @@ def _rename_free(temporary: Path, wanted: Path) -> Path:
 def write_json(path: Path, data: object) -> None:
     """Write plain data as readable JSON."""
     path.write_text(json_text.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_table(stem: Path, columns: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]]) -> None:
-    """Write one table as `stem`.csv, whose texts are inert in spreadsheets, and `stem`.parquet."""
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    table = pa.table({name: pa.array(values) for name, values in columns.items()})
-    shown = pa.table(
-        {
-            inert(name): [inert_value(value) for value in column.to_pylist()]
-            if pa.types.is_string(column.type)
-            else column
-            for name, column in zip(table.column_names, table.columns, strict=True)
-        }
-    )
-    pyarrow.csv.write_csv(shown, stem.with_suffix(".csv"))
-    pyarrow.parquet.write_table(table, stem.with_suffix(".parquet"))

@@ -6,6 +6,7 @@ import hashlib
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -35,7 +36,7 @@ def provenance() -> dict[str, Any]:
     """Return what made a result: schema, package version and commit, library versions."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "afdsim": metadata.version("afdsim"),
+        "afdsim": _version(),
         "commit": _commit(),
         "python": platform.python_version(),
         "libraries": {name: metadata.version(name) for name in _LIBRARIES},
@@ -47,7 +48,12 @@ def code() -> dict[str, str]:
 
     In a checkout the code changes and the version does not.
     """
-    return {"version": metadata.version("afdsim"), "sources": sources.digest()}
+    return {"version": _version(), "sources": sources.digest()}
+
+
+@cache
+def _version() -> str:
+    return metadata.version("afdsim")
 
 
 def calibration(tables: Mapping[str, str]) -> dict[str, str | None]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from sim.inputs.naming import folder_name
 from sim.parallel import processes, signals
 from sim.parallel.processes import Workers
-from sim.results.files import RUNS, replace_files, write_json, write_table
+from sim.results.files import RUNS, replace_files, write_json
 from sim.results.provenance import calibration_of, provenance, resolved, sha256
+from sim.results.tables import write_table
 from sim.study import cells, verdicts
 from sim.study.cells import LoadedStudy, named_cards
 from sim.study.jobs import StudyJobs

@@ -12,8 +12,9 @@ from sim.inputs.scenario import Scenario
 from sim.metrics.cautions import SCOPE
 from sim.parallel import processes, signals
 from sim.parallel.processes import Failure, Workers
-from sim.results.files import RUNS, replace_files, write_json, write_table
+from sim.results.files import RUNS, replace_files, write_json
 from sim.results.provenance import calibration_of, provenance, resolved, sha256
+from sim.results.tables import write_table
 from sim.sweeps import refine, sweep
 from sim.sweeps.cautions import about_points
 from sim.sweeps.points import Point, Row, best_rows, columns, row

@@ -58,6 +58,12 @@ def test_verbs_that_run_nothing_import_no_engine(verb: tuple[str, ...]) -> None:
     assert engines | found & {"numba", "pandas", "pyarrow", "plotly", "rich", "jinja2"} == set()
 
 
+def test_a_run_writes_its_tables_without_pandas(tmp_path: Path) -> None:
+    found = loaded("run", "dsv3-ep8-h200", "--out", str(tmp_path / "run"))
+    assert found & {"pandas", "simpy", "plotly", "jinja2"} == set()
+    assert {"numba", "pyarrow"} <= found
+
+
 def test_a_run_compiles_the_loops_that_it_runs() -> None:
     code = """
 import sim
