@@ -152,12 +152,12 @@ class Store:
         Raises StoreError if it is damaged.
         """
         kept = self._kept("WHERE key = ?", key)
-        return kept[0][1] if kept else None
+        return json.loads(kept[0][1]) if kept else None
 
-    def _kept(self, which: str, value: str) -> list[tuple[Inputs, Outcome]]:
+    def _kept(self, which: str, value: str) -> list[tuple[str, str]]:
         """Return inputs and outcomes of the points that a clause chooses, in order of their keys.
 
-        Raises StoreError if one of them is not as it was written.
+        Both are JSON texts. Raises StoreError if one of them is not as it was written.
         """
         columns = "SELECT key, inputs, outcome, checksum FROM points"
         with self._told():
@@ -165,7 +165,7 @@ class Store:
         for key, *texts, checksum in found:
             if checksum != _checksum(key, *texts):
                 raise _damaged(self.folder, "an outcome has changed since it was written")
-        return [(json.loads(made_of), json.loads(outcome)) for _, made_of, outcome, _ in found]
+        return [(made_of, outcome) for _, made_of, outcome, _ in found]
 
     def keep(self, job: Job, made_of: Inputs, outcome: Outcome) -> None:
         """Keep the outcome of a job; it is safe when this returns. Raises StoreError."""
@@ -199,7 +199,7 @@ class Store:
         kept = self._kept("JOIN places USING (key) WHERE place = ?", _place(job))
         if not kept:
             return "new"
-        least = min((changes(before, made_of) for before, _outcome in kept), key=len)
+        least = min((changes(json.loads(before), made_of) for before, _ in kept), key=len)
         more = f", and {len(least) - _SHOWN_CHANGES} more" if len(least) > _SHOWN_CHANGES else ""
         return ", ".join(least[:_SHOWN_CHANGES]) + more
 

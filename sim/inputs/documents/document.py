@@ -126,7 +126,9 @@ class Document:
 
         Raises ScenarioError if a path leads nowhere.
         """
-        result = copy.deepcopy(self)
+        result = copy.copy(self)
+        result.data, result.problems = copy.deepcopy(self.data), list(self.problems)
+        result._places, result._overwritten = dict(self._places), dict(self._overwritten)
         for path, value in settings.items():
             told = f"{origin}: {excerpt(path)}={excerpt(str(value))}"
             result.put(loc_of(path), copy.deepcopy(value), told)
