@@ -10,10 +10,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from sim.deployments import glue
 from sim.deployments.afd_ring import Ring, choose_lags, program
 from sim.deployments.deployment import Deployment, Durations
 from sim.deployments.kvcache import GpuMemory
-from sim.deployments.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us
+from sim.deployments.layers import LayerTimer, Ns, Pass, Spread, split_evenly
 from sim.deployments.links import check_transfers, payload_bytes_per_s
 from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
 from sim.engines.program import Program
@@ -155,7 +156,9 @@ class AfdDeployment(Deployment):
         """Return the durations of attention `name` but for its core, with `tokens` a GPU."""
         timer, tp = self.attention_timer, self.afd.attention.o_proj_tp
         front = timer.before_core(name, tokens) + timer.after_core(name, tokens)
-        front += us(self.scenario.software.glue_us_per_layer, tokens)
+        software, attention = self.scenario.software, self.model.attention[name]
+        front += glue.layer_ns(software, tokens)
+        front += glue.attention_ns(software, timer.table.accelerator, attention, tokens)
         rows = np.repeat(tokens.reshape(-1, tp).sum(axis=1), tp)
         back = timer.output(name, rows, tp)
         if tp == 1:
@@ -176,14 +179,18 @@ class AfdDeployment(Deployment):
     def own(self, kind: Pass, tokens: Ns, attended: dict[str, Timed]) -> dict[str, Timed]:
         """Return the durations of attention and of its GPUs' links.
 
-        An attention GPU sends each of its tokens to every instance that wants it.
+        An attention GPU sends each of its tokens to every instance that wants it, and sums what
+        comes back.
         """
         y, hidden = self.afd.ffn.instances, self.model.hidden
         visits = tokens.astype(np.float64) * self._visits(kind.layer)
         goodput = self._goodput(self.attention_timer)
         out = ops.activation_bytes(hidden, self.afd.a2f_dtype)
         back = ops.activation_bytes(hidden, self.afd.f2a_dtype)
+        row, accelerator = (hidden, self.afd.f2a_dtype), self.attention_timer.table.accelerator
+        summing = glue.sum_ns(self.scenario.software, accelerator, row, visits * y, tokens)
         return attended | {
+            "attention": attended["attention"] + summing,
             "a2f": Timed(whole_ns(visits * y * out / goodput * NS_PER_S, "a2f")),
             "f2a_in": Timed(whole_ns(visits * y * back / goodput * NS_PER_S, "f2a_in")),
         }

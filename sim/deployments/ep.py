@@ -9,10 +9,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sim.deployments import glue
 from sim.deployments.deployment import Deployment
 from sim.deployments.ep_schedule import Schedule, program
 from sim.deployments.kvcache import GpuMemory
-from sim.deployments.layers import LayerTimer, Ns, Pass, Spread, split_evenly, us
+from sim.deployments.layers import LayerTimer, Ns, Pass, Spread, split_evenly
 from sim.deployments.links import check_domain
 from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
 from sim.engines.program import Program
@@ -124,10 +125,12 @@ class EpDeployment(Deployment):
     def attended(self, name: str, tokens: Ns) -> dict[str, Timed]:
         """Return what runs before the core of attention `name` and after it, `tokens` a GPU."""
         timer = self.layer_timer
+        software, attention = self.scenario.software, self.model.attention[name]
         # Norm and rope stand before the core, quantisation and routing after it.
-        glue = us(self.scenario.software.glue_us_per_layer / 2, tokens)
+        half = glue.layer_ns(software, tokens, 1 / 2)
+        block = glue.attention_ns(software, timer.table.accelerator, attention, tokens)
         attn1 = timer.after_core(name, tokens) + timer.output(name, tokens, 1)
-        return {"attn0": timer.before_core(name, tokens) + glue, "attn1": attn1 + glue}
+        return {"attn0": timer.before_core(name, tokens) + half + block, "attn1": attn1 + half}
 
     def own(self, kind: Pass, tokens: Ns, attended: dict[str, Timed]) -> dict[str, Timed]:
         """Return the durations of attention and dense FFNs, those without experts."""

@@ -9,8 +9,10 @@ from typing import get_args
 
 from hypothesis import strategies as st
 
+from sim.inputs import cards
 from sim.inputs.admission import Balancing
 
+PROFILES = cards.names(cards.SOFTWARE)
 AFD = "step3-2a2f"
 EP = "dsv3-ep128"
 
@@ -107,6 +109,7 @@ def afd(draw: st.DrawFn) -> tuple[str, list[str]]:
         f"deployment.micro_batches={draw(st.integers(1, 8))}",
         f"deployment.a2f={draw(st.sampled_from(('broadcast', 'routed')))}",
         f"deployment.duplex={draw(st.sampled_from(('full', 'half')))}",
+        f"software={draw(st.sampled_from(PROFILES))}",
         f"software.host_gap_us_per_step={{value: {draw(st.integers(0, 2000))}, source: drawn}}",
     ]
 
@@ -117,6 +120,7 @@ def ep(draw: st.DrawFn) -> tuple[str, list[str]]:
         f"deployment.gpus={draw(st.sampled_from((8, 16)))}",
         f"deployment.overlap={draw(st.sampled_from(('none', 'two_batch')))}",
         f"deployment.redundant_experts={draw(st.sampled_from((0, 16, 32)))}",
+        f"software={draw(st.sampled_from(PROFILES))}",
         f"software.host_gap_us_per_step={{value: {draw(st.integers(0, 2000))}, source: drawn}}",
     ]
 

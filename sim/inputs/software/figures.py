@@ -16,6 +16,7 @@ from sim.inputs.sourced import (
     Multiprocessors,
     Pause,
     PauseMs,
+    Share,
     Slowdown,
 )
 
@@ -41,16 +42,30 @@ def or_profile(schema: dict[str, Any]) -> None:
 
 
 class AttentionGlue(Strict):
-    """The rest of an attention block around its projections and its core, as measured."""
+    """The measured rest of an attention block around its projections and its core.
 
-    accelerators: Annotated[list[str], Field(min_length=1)]
-    """Accelerator cards that these figures are of."""
-    attention: Literal["mla", "gqa"]
-    """Kind of attention."""
+    Norms of queries and latents, rope, KV write.
+    """
+
+    accelerators: Annotated[list[str], Field(min_length=1)] | None = None
+    """Accelerator cards that these figures are of; absent: any card."""
+    attention: Literal["mla", "gqa", "mfa", "linear"] | None = None
+    """Kind of attention; absent: any kind."""
     floor_us: Pause
-    """Norms, rope, KV write and launches of a block, however few the requests, µs."""
-    us_per_request: Pause
-    """What each request of a GPU adds, µs."""
+    """What a block takes however few the requests, µs."""
+    us_per_request: Pause | None = None
+    """What each request of a GPU adds, µs; a request with drafts adds it for each token."""
+    us_per_request_and_head: Pause | None = None
+    """What each request adds for each of its query heads, µs."""
+
+
+class PartialSum(Strict):
+    """The kernel by which an attention GPU sums what several FFN instances send back (AFD)."""
+
+    launch_us: Pause
+    """Time of a launch, µs."""
+    hbm_share: Share
+    """Share of the memory bandwidth that it reaches."""
 
 
 class Graphs(Strict):
@@ -74,7 +89,8 @@ class Software(Strict):
     profile: str | None = None
     """Software profile, a file in hardware/software/, whose figures hold where none are stated."""
     glue_us_per_layer: Pause
-    """Norms, rope, quantisation, router and launch gaps of a layer on the attention side, µs."""
+    """What remains of a layer on the attention side, µs: its norms, router, quantisation and launch
+    gaps; also the rest of the attention block where `attention_glue` has none."""
     host_gap_us_per_step: Pause
     """Time from the last kernel of a step to the first kernel of the next step (sampling,
     scheduling), µs."""
@@ -83,7 +99,9 @@ class Software(Strict):
     overlap_pairs: list[Pair] = Field(default_factory=list)
     """Pairs of kernel and communication with their own slow-down instead of `overlap_slowdown`."""
     attention_glue: list[AttentionGlue] = Field(default_factory=list)
-    """The measured rest of attention blocks, by accelerator and kind of attention."""
+    """The measured rest of attention blocks; of several that fit a block, the first counts."""
+    partial_sum: PartialSum | None = None
+    """Absent: the sum is part of the kernel that brings the results."""
     host_us_per_further_rank: Pause | None = None
     """What each data-parallel rank beyond the first adds to `host_gap_us_per_step`, µs: ranks that
     agree on the host before every step."""
@@ -122,6 +140,16 @@ class Software(Strict):
         """Return how many times longer a stage takes beside its communication."""
         own = [pair.slowdown for pair in self.overlap_pairs if pair.compute == compute]
         return float(own[0] if own else self.overlap_slowdown)
+
+    def glue_of(self, accelerator: str, attention: str) -> AttentionGlue | None:
+        """Return the measured rest of a block of a kind of attention on a card."""
+        fitting = (
+            glue
+            for glue in self.attention_glue
+            if (glue.accelerators is None or accelerator in glue.accelerators)
+            and glue.attention in (None, attention)
+        )
+        return next(fitting, None)
 
     def strangers(self, deployment: str, beside: Mapping[Compute, Communication]) -> list[str]:
         """Return what is wrong with pairs that never meet under a kind of deployment."""
