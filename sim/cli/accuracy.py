@@ -28,6 +28,10 @@ def accuracy(
         str | None,
         typer.Option("--show", metavar="ID", help="Print the scenario of a row, as YAML."),
     ] = None,
+    software: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Profile for all rows instead of their framework's."),
+    ] = None,
     picture: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw predicted against measured on an HTML page."),
@@ -55,9 +59,9 @@ def accuracy(
         return
     assert points is not None
     if shown is not None:
-        _show(points, shown)
+        _show(points, shown, software)
         return
-    found = judge(points)
+    found = judge(points, software)
     if picture is not None:
         from sim.pictures.accuracy_page import write_page
 
@@ -113,11 +117,11 @@ def _stages(path: Path, as_json: bool, table: Path | None, report: Path | None) 
     show(_groups(stage_errors(found)))
 
 
-def _show(points: Path, name: str) -> None:
+def _show(points: Path, name: str, software: str | None) -> None:
     from sim.experiments.accuracy.points import matching, read
     from sim.experiments.accuracy.setup import setup
 
-    print(setup(matching(read(points), name)).yaml(), end="")
+    print(setup(matching(read(points), name), software).yaml(), end="")
 
 
 def _rows(found: list[Judged]) -> Table:

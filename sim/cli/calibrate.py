@@ -125,6 +125,45 @@ def plot(
     _say(f"{out}: written")
 
 
+@app.command()
+def software(
+    points: Annotated[Path, typer.Argument(metavar="POINTS", help="CSV file of measured points.")],
+    profile: Annotated[str, typer.Option("--profile", help="Software profile to start from.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Software card to write.")],
+    as_json: AsJson = False,
+) -> None:
+    """Fit the unmeasured figures of a software profile to rows of its framework.
+
+    Figures that the rows do not identify are refused and keep the profile's value.
+
+    Example: afdsim calibrate software points.csv --profile sglang --out mine.yaml
+    """
+    from sim.experiments.accuracy.points import read
+    from sim.experiments.accuracy.software_fit import fit, write
+
+    found = fit(read(points), profile, _say)
+    records = [
+        {
+            "figure": one.of.name,
+            "unit": one.of.unit,
+            "before": f"{one.before:g}",
+            "value": f"{one.value:.4g}",
+            "low": f"{one.low:.4g}",
+            "high": f"{one.high:.4g}",
+        }
+        for one in found.fitted
+    ]
+    _print(records, as_json)
+    for name, why in found.refused.items():
+        _say(f"refused: {name}: {why}")
+    for name, why in found.left_out.items():
+        _say(f"left out: {name}: {why}")
+    before, after = 100 * found.error_before, 100 * found.error
+    _say(f"{found.rows} rows: median |error| {before:.1f} % before, {after:.1f} % after")
+    write(out, found, points.name)
+    _say(f"{out}: written; name it in a scenario: software: {out}")
+
+
 def _report(fitted: Fit, as_json: bool) -> None:
     """Print the held-out error per op, number format, kernel and regime."""
     import numpy as np

@@ -26,8 +26,9 @@ from sim.inputs.scenario import Scenario, from_document
 # what the device has.
 MEMORY = {"utilisation": 1.0, "activation_reserve_gb": 0.0, "kv_block_tokens": 64}
 _OUTPUT_TOKENS = 1024
-# Power laws of expert loads where the profile states none.
-_AFTER_EPLB = 0.6
+# Power laws of expert loads: what EPLB leaves where the profile does not say, and served traffic
+# that no one balances (aiconfigurator's power_law_1.01).
+AFTER_EPLB = 0.6
 _WITHOUT_EPLB = 1.01
 
 
@@ -60,11 +61,14 @@ class Setup:
         return comments + yaml.safe_dump(self.scenario, sort_keys=False, allow_unicode=True)
 
 
-def setup(point: OperatingPoint) -> Setup:
-    """Return the scenario of a row, or why there is none."""
+def setup(point: OperatingPoint, software: str | None = None) -> Setup:
+    """Return the scenario of a row, or why there is none.
+
+    `software` is a profile to take instead of the one of the row's framework.
+    """
     notes = Notes()
     try:
-        scenario = _scenario(point, notes)
+        scenario = _scenario(point, software, notes)
     except Unclear as why:
         return Setup(point, None, str(why), tuple(notes.assumptions), tuple(notes.left_out))
     return Setup(point, scenario, "", tuple(notes.assumptions), tuple(notes.left_out))
@@ -81,7 +85,7 @@ class Notes:
         self.assumptions.append(text)
 
 
-def _scenario(point: OperatingPoint, notes: Notes) -> dict[str, Any]:
+def _scenario(point: OperatingPoint, software: str | None, notes: Notes) -> dict[str, Any]:
     requests, context = point.requests_per_gpu, point.context_tokens_mean
     if point.measured_ms is None:
         raise Unclear("measured: neither a TPOT nor tokens/s/GPU with a batch is given")
@@ -90,7 +94,7 @@ def _scenario(point: OperatingPoint, notes: Notes) -> dict[str, Any]:
     if context is None:
         raise Unclear("context_tokens_mean: the context is not given")
     model = words.model(point.model)
-    profile = words.framework(point.framework)
+    profile = words.framework(point.framework) if software is None else software
     if profile is None:
         profile = "sglang"
         notes.assume("framework: unknown; sglang is taken")
@@ -158,25 +162,17 @@ def default_kv(profile: str, card: str, experts: str) -> str:
 
 
 def _routing(point: OperatingPoint, profile: str, notes: Notes) -> dict[str, Any]:
-    text = point.routing.lower()
-    if text.startswith("balanced"):
+    if point.routing.lower().startswith("balanced"):
         return {"kind": "balanced"}
-    if not text:
+    if not point.routing:
         notes.assume("routing: unknown; taken as served traffic")
-    copies = words.redundant_experts(point.redundant_experts)
-    balanced = bool(copies) or ("eplb" in text and "no eplb" not in text)
-    alpha, what = _imbalance(profile, balanced)
+    if words.has_eplb(point.routing, point.redundant_experts):
+        left = cards.software(profile).routing_imbalance
+        alpha, what = AFTER_EPLB if left is None else float(left), "after EPLB"
+    else:
+        alpha, what = _WITHOUT_EPLB, "without EPLB"
     notes.assume(f"routing: a power law of {alpha:g} for served traffic {what}")
     return {"kind": "power_law", "alpha": alpha}
-
-
-def _imbalance(profile: str, balanced: bool) -> tuple[float, str]:
-    """Return the power law of served traffic: the profile's after EPLB, its upper end without."""
-    found = cards.software(profile).routing_imbalance
-    if balanced:
-        return (_AFTER_EPLB if found is None else float(found)), "after EPLB"
-    high = None if found is None else found.high
-    return (_WITHOUT_EPLB if high is None else high), "without EPLB"
 
 
 def _speculation(model: str, drafts: words.Drafts) -> dict[str, Any]:

@@ -126,17 +126,12 @@ def batch_band(requests: float | None) -> str:
     return f"{_BANDS[-1]} and more"
 
 
-def judge(path: str | Path, watch: Callable[[int], object] | None = None) -> list[Judged]:
+def judge(path: str | Path, software: str | None = None) -> list[Judged]:
     """Return the verdict on every row of a file. Raises ScenarioError with every mistake of it.
 
-    `watch` is told how many rows are done.
+    `software` is a profile to take for all rows instead of their framework's.
     """
-    found = []
-    for point in read(path):
-        found.append(judge_row(setup(point)))
-        if watch is not None:
-            watch(len(found))
-    return found
+    return [judge_row(setup(point, software)) for point in read(path)]
 
 
 def judge_row(made: Setup) -> Judged:

@@ -158,6 +158,12 @@ def redundant_experts(text: str) -> int | None:
     raise Unclear(f"redundant_experts: '{text}' is no number of copies of routed experts")
 
 
+def has_eplb(routing: str, redundant: str) -> bool:
+    """Return whether a load balancer has placed copies of experts."""
+    words = routing.lower()
+    return bool(redundant_experts(redundant)) or ("eplb" in words and "no eplb" not in words)
+
+
 def micro_batches(text: str) -> int | None:
     """Return the micro-batches in flight; None where they are unknown."""
     words = text.lower()
