@@ -23,6 +23,7 @@ from sim.deployments.kvcache import KvLayout
 
 _ROWS = 5
 _LEAST_ROOM = 64
+_NONE = np.empty(0, dtype=np.int64)
 
 
 class MicroBatch:
@@ -34,7 +35,7 @@ class MicroBatch:
         """Requests on each GPU."""
         self.ctx = np.zeros(gpus, dtype=np.int64)
         """Context tokens on each GPU."""
-        self.fresh = np.empty(0, dtype=np.int64)
+        self.fresh = _NONE
         """Requests that came in at the last boundary."""
         self._layout = sizes_of(layout)
         self._turn = np.zeros(1, dtype=np.int64)
@@ -64,26 +65,27 @@ class MicroBatch:
         where = self._rows, self._count, len(self.fresh), self.steps + 1
         return accept(*where, self.ctx, table, law)
 
-    def step(self, now_ns: int, used_bytes: Ints, table: Ints) -> Ints:
+    def step(self, now_ns: int, running: Ints, used_bytes: Ints, table: Ints) -> Ints:
         """End a step: every request emits a token. Return the requests that leave with it."""
         self.steps += 1
-        self.ctx += self.held
         gone = np.empty(self._count, dtype=np.int64)
-        state = self.held, self.ctx, used_bytes
-        left = micro_batch_loops.leave(
-            self._rows, self._count, self.steps, now_ns, *state, table, gone
-        )
+        where = self._rows, self._count, len(self.fresh), self.steps, now_ns
+        state = self.held, self.ctx, running, used_bytes
+        left = micro_batch_loops.emit(*where, *state, table, gone)
         self._count -= left
+        self.fresh = _NONE
         return gone[:left]
 
-    def make_room(self, now_ns: int, capacity_bytes: float, used_bytes: Ints, table: Ints) -> Ints:
+    def make_room(
+        self, now_ns: int, capacity_bytes: float, running: Ints, used_bytes: Ints, table: Ints
+    ) -> Ints:
         """Claim KV for the next step of every request. Return those that give way, as they lay.
 
         The youngest of a GPU give way, one after the other, until the others' KV fits.
         """
         micro_batch_loops.grow(self._rows, self._count, self.steps, self._layout, used_bytes)
         gone = np.empty(self._count, dtype=np.int64)
-        state = self.held, self.ctx, used_bytes
+        state = self.held, self.ctx, running, used_bytes
         where = self._rows, self._count, self.steps
         left = micro_batch_loops.give_way(*where, now_ns, capacity_bytes, *state, table, gone)
         self._count -= left
@@ -94,11 +96,11 @@ class MicroBatch:
         requests: Ints,
         now_ns: int,
         limits: Limits,
+        running: Ints,
         used_bytes: Ints,
-        slots: Ints,
         table: Ints,
     ) -> int:
-        """Let requests in, in order, as far as there is room and GPUs have `slots` left.
+        """Let requests in, in order, as far as there is room.
 
         Returns how many entered, or TOO_LARGE if one of them fits on no GPU.
         """
@@ -108,7 +110,7 @@ class MicroBatch:
             wider[:, : self._count] = self._rows[:, : self._count]
             self._rows = wider
         where = self._rows, self._count, self.steps, self.micro_batch, requests, now_ns
-        state = self._turn, self.held, self.ctx, used_bytes, slots
+        state = self._turn, self.held, self.ctx, running, used_bytes
         entered = micro_batch_loops.enter(*where, limits, self._layout, *state, table)
         if entered > 0:
             self._count += entered

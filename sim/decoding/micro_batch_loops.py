@@ -10,6 +10,7 @@ from sim.decoding.request_table import (
     AGE,
     ENTERED,
     FINISHED,
+    FIRST_TOKEN,
     HOME,
     KEPT,
     LAST_TOKEN,
@@ -47,11 +48,11 @@ def sizes_of(layout: KvLayout) -> Sizes:
     return np.array(windows, dtype=np.int64), each, state_bytes, *tokens
 
 
-# What bounds an admission: requests of the micro-batch on a GPU; KV of a GPU up to which requests
-# are let in, and all of its KV, bytes; whether a request claims KV as it grows; the balancing's
-# code, and the key of its draws.
-_LIMITS = "Tuple((int64, float64, float64, boolean, int64, uint64))"
-Limits = tuple[int, float, float, bool, int, np.uint64]
+# What bounds an admission: requests of the micro-batch on a GPU, and of all micro-batches; KV of a
+# GPU up to which requests are let in, and all of its KV, bytes; whether a request claims KV as it
+# grows; the balancing's code, and the key of its draws.
+_LIMITS = "Tuple((int64, int64, float64, float64, boolean, int64, uint64))"
+Limits = tuple[int, int, float, float, bool, int, np.uint64]
 
 KV_AND_REQUESTS, LEAST_KV, LEAST_REQUESTS, ROUND_ROBIN, POWER_OF_TWO = range(5)
 BALANCINGS: dict[Balancing, int] = {
@@ -74,25 +75,36 @@ def _kv_bytes(ctx: int, layout: Sizes) -> float:
     return total
 
 
-@compiled("int64(int64[:, ::1], int64, int64, int64, int64[::1], int64[::1], int64[::1], "
-          "int64[:, ::1], int64[::1])")  # fmt: skip
-def leave(
+@compiled("int64(int64[:, ::1], int64, int64, int64, int64, int64[::1], int64[::1], "
+          "int64[::1], int64[::1], int64[:, ::1], int64[::1])")  # fmt: skip
+def emit(
     batch: Ints,
     count: int,
+    fresh: int,
     step: int,
     now_ns: int,
     held: Ints,
     ctx: Ints,
+    running: Ints,
     used_bytes: Ints,
     table: Ints,
     gone: Ints,
 ) -> int:
-    """Take out the requests whose last step has ended, note them in `gone`; return how many."""
+    """Let every request emit a token, the last `fresh` ones for the first time since they came in.
+
+    Takes out the requests whose last step has ended, notes them in `gone`; returns how many.
+    """
+    for gpu in range(len(held)):
+        ctx[gpu] += held[gpu]
+    for i in range(count - fresh, count):
+        if table[FIRST_TOKEN, batch[REQUEST, i]] < 0:
+            table[FIRST_TOKEN, batch[REQUEST, i]] = now_ns
     kept = left = 0
     for i in range(count):
-        request, gpu = batch[REQUEST, i], batch[GPU, i]
         if batch[LAST_STEP, i] == step:
+            request, gpu = batch[REQUEST, i], batch[GPU, i]
             held[gpu] -= 1
+            running[gpu] -= 1
             ctx[gpu] -= batch[CTX_AT_START, i] + step
             used_bytes[gpu] -= batch[HELD_BYTES, i]
             table[LAST_TOKEN, request] = now_ns
@@ -118,7 +130,7 @@ def grow(batch: Ints, count: int, step: int, layout: Sizes, used_bytes: Ints) ->
 
 
 @compiled("int64(int64[:, ::1], int64, int64, int64, float64, int64[::1], int64[::1], "
-          "int64[::1], int64[:, ::1], int64[::1])")  # fmt: skip
+          "int64[::1], int64[::1], int64[:, ::1], int64[::1])")  # fmt: skip
 def give_way(
     batch: Ints,
     count: int,
@@ -127,6 +139,7 @@ def give_way(
     capacity_bytes: float,
     held: Ints,
     ctx: Ints,
+    running: Ints,
     used_bytes: Ints,
     table: Ints,
     gone: Ints,
@@ -149,6 +162,7 @@ def give_way(
             request, gpu = batch[REQUEST, i], batch[GPU, i]
             if youngest[gpu] == request:
                 held[gpu] -= 1
+                running[gpu] -= 1
                 ctx[gpu] -= batch[CTX_AT_START, i] + step
                 used_bytes[gpu] -= batch[HELD_BYTES, i]
                 table[KEPT, request] += step - table[ENTERED, request]
@@ -243,16 +257,16 @@ def enter(
     turn: Ints,
     held: Ints,
     ctx: Ints,
+    running: Ints,
     used_bytes: Ints,
-    slots: Ints,
     table: Ints,
 ) -> int:
     """Let requests in, in order, as far as there is room; return how many entered.
 
-    `slots` are the further requests that each GPU may run, over all micro-batches. Returns
-    TOO_LARGE if one that comes to the head would not fit on an empty GPU.
+    `running` are the requests on each GPU, over all micro-batches. Returns TOO_LARGE if one that
+    comes to the head would not fit on an empty GPU.
     """
-    most_per_gpu, limit_bytes, capacity_bytes, grows, balancing, key = limits
+    most_per_gpu, most_running, limit_bytes, capacity_bytes, grows, balancing, key = limits
     even = balancing == KV_AND_REQUESTS
     open_to = np.empty(len(held), dtype=np.bool_)
     for place in range(len(requests)):
@@ -267,7 +281,7 @@ def enter(
         rooms = 0
         for gpu in range(len(held)):
             open_to[gpu] = (
-                slots[gpu] > 0
+                running[gpu] < most_running
                 and (not even or held[gpu] < most_per_gpu)
                 and _has_room(used_bytes[gpu], need, limit_bytes, capacity_bytes)
             )
@@ -278,8 +292,8 @@ def enter(
         turn[0] = (home + 1) % len(held)
         held[home] += 1
         ctx[home] += context
+        running[home] += 1
         used_bytes[home] += need
-        slots[home] -= 1
         at = count + place
         batch[REQUEST, at], batch[GPU, at] = request, home
         batch[CTX_AT_START, at] = context - step

@@ -48,8 +48,9 @@ class RequestQueue:
 
     def pass_to(self, now_ns: int) -> None:
         """Let all come who come until now."""
-        later = self._comes_ns[self._came :]
-        self._came += int(np.searchsorted(later, now_ns, side="right"))
+        if self._came < len(self._comes_ns) and self._comes_ns[self._came] <= now_ns:
+            later = self._comes_ns[self._came :]
+            self._came += int(np.searchsorted(later, now_ns, side="right"))
         while self._away and self._away[0][0] <= now_ns:
             insort(self._first, heappop(self._away)[1])
 

@@ -6,7 +6,7 @@ in the order in which they arrive.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from sim.decoding.request_queue import RequestQueue
 from sim.decoding.request_table import (
     AGE,
     ARRIVAL,
-    FIRST_TOKEN,
     HOME,
     KEPT,
     MICRO_BATCH,
@@ -49,8 +48,7 @@ PREEMPTIONS = (
 _NO_LIMIT = 1 << 32
 
 
-@dataclass(frozen=True)
-class Emission:
+class Emission(NamedTuple):
     """What a step boundary saw of the step that ended there."""
 
     tokens: int
@@ -86,8 +84,11 @@ class Scheduler:
         self.gpus = gpus
         self.layout = layout
         self.kv_capacity_bytes = kv_capacity_bytes
-        self._most = _NO_LIMIT if max_running_requests is None else max_running_requests
-        """Requests on a GPU."""
+        most = _NO_LIMIT if max_running_requests is None else max_running_requests
+        self._most = gpus * most
+        """Requests on all GPUs."""
+        self.running = np.zeros(gpus, dtype=np.int64)
+        """Requests on each GPU."""
         self.used_bytes = np.zeros(gpus, dtype=np.int64)
         """KV that requests claim on each GPU."""
         self.micro_batches = [MicroBatch(j, gpus, layout) for j in range(micro_batches)]
@@ -108,7 +109,7 @@ class Scheduler:
         share = self._policy.share if isinstance(self._policy, Watermark) else 1.0
         key = np.uint64(stream(seed, "placement").integers(1 << 63))
         grows = isinstance(self._policy, Watermark)
-        shared = share * kv_capacity_bytes, kv_capacity_bytes, grows
+        shared = most, share * kv_capacity_bytes, kv_capacity_bytes, grows
         self._limits = (*shared, BALANCINGS[admission.gpu], key)
         self._preemptions: list[list[int]] = []
         self._paused: dict[int, int] = {}
@@ -138,7 +139,7 @@ class Scheduler:
 
     def in_flight(self) -> int:
         """Return the number of requests in all micro-batches."""
-        return sum(len(batch) for batch in self.micro_batches)
+        return sum(map(len, self.micro_batches))
 
     def next_arrival_ns(self) -> int | None:
         """Return when the next request comes to the queue; None if none will."""
@@ -159,15 +160,14 @@ class Scheduler:
         accepted = of_fresh = 0
         if self._law is not None:
             accepted, of_fresh = batch.accept(self._law, self._table.values)
-        if fresh:
-            self._first_tokens(batch.fresh, now_ns)
-            batch.fresh = batch.fresh[:0]
-        finished = batch.step(now_ns, self.used_bytes, self._table.values)
+        if self._paused:
+            self._resumed(batch.fresh, now_ns)
+        finished = batch.step(now_ns, self.running, self.used_bytes, self._table.values)
         if self._closed and len(finished):
             self._arrive(len(finished), now_ns)
         if isinstance(self._policy, Watermark):
-            limits = self.kv_capacity_bytes, self.used_bytes, self._table.values
-            gone = batch.make_room(now_ns, *limits)
+            state = self.running, self.used_bytes, self._table.values
+            gone = batch.make_room(now_ns, self.kv_capacity_bytes, *state)
             if len(gone):
                 self._preempt(gone, now_ns, self._policy)
         tokens = requests + accepted
@@ -189,22 +189,15 @@ class Scheduler:
         if not len(self._queue):
             return
         batch = self.micro_batches[micro_batch]
-        present = min(self.in_flight() + self.waiting(), self.gpus * self._most)
+        present = min(self.in_flight() + self.waiting(), self._most)
         share = share_of(present, micro_batch, len(self.micro_batches), self._row)
         requests = self._queue.head(max(share - len(batch), 0))
         limits = (-(-share // self.gpus), *self._limits)
-        state = self.used_bytes, self._slots(), self._table.values
+        state = self.running, self.used_bytes, self._table.values
         entered = batch.enter(requests, now_ns, limits, *state)
         if entered == TOO_LARGE:
             raise self._too_large(requests)
         self._queue.leave(entered)
-
-    def _slots(self) -> Ints:
-        """Return how many further requests each GPU may run."""
-        slots = np.full(self.gpus, self._most, dtype=np.int64)
-        for batch in self.micro_batches:
-            slots -= batch.held
-        return slots
 
     def batch(self, micro_batch: int) -> Batch:
         """Return requests and context tokens per GPU of a micro-batch."""
@@ -222,14 +215,11 @@ class Scheduler:
             batch.add_kv_bytes(used)
         return used
 
-    def _first_tokens(self, requests: Ints, now_ns: int) -> None:
-        """Note the first tokens of requests that came in at the last boundary."""
-        first_token_ns = self._table.values[FIRST_TOKEN]
-        first_token_ns[requests[first_token_ns[requests] < 0]] = now_ns
-        if self._paused:
-            for request in requests.tolist():
-                if request in self._paused:
-                    self._preemptions[self._paused.pop(request)][-1] = now_ns
+    def _resumed(self, requests: Ints, now_ns: int) -> None:
+        """Note the first tokens, since they gave way, of requests that came in again."""
+        for request in requests.tolist():
+            if request in self._paused:
+                self._preemptions[self._paused.pop(request)][-1] = now_ns
 
     def _preempt(self, requests: Ints, now_ns: int, policy: Watermark) -> None:
         """Send requests that gave way to where they get their KV back."""
