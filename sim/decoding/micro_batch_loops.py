@@ -64,14 +64,18 @@ BALANCINGS: dict[Balancing, int] = {
 }
 
 
-@compiled(f"float64(int64, {_LAYOUT})")
-def _kv_bytes(ctx: int, layout: Sizes) -> float:
-    """Return the bytes of a request of `ctx` tokens in whole blocks, as KvLayout has it."""
+@compiled(f"float64[::1](int64[::1], int64, {_LAYOUT})")
+def _kv_bytes(tokens: Ints, more: int, layout: Sizes) -> Floats:
+    """Return the bytes of requests of `tokens` + `more` in whole blocks, as KvLayout has it."""
     windows, bytes_per_token, state_bytes, block_tokens, _step_tokens = layout
-    total = state_bytes
+    total = np.empty(len(tokens))
+    total[:] = state_bytes
     for w in range(len(windows)):
-        blocks = (min(ctx, windows[w]) + block_tokens - 1) // block_tokens
-        total += blocks * block_tokens * bytes_per_token[w]
+        for i in range(len(tokens)):
+            # Unsigned: Numba makes a signed division a long one.
+            whole = np.uint64(min(tokens[i] + more, windows[w]) + block_tokens - 1)
+            blocks = np.int64(whole // np.uint64(block_tokens))
+            total[i] += blocks * block_tokens * bytes_per_token[w]
     return total
 
 
@@ -122,9 +126,9 @@ def emit(
 @compiled(f"void(int64[:, ::1], int64, int64, {_LAYOUT}, int64[::1])")
 def grow(batch: Ints, count: int, step: int, layout: Sizes, used_bytes: Ints) -> None:
     """Let every request claim KV for the tokens that its next step writes."""
-    step_tokens = layout[4]
+    claims = _kv_bytes(batch[CTX_AT_START, :count], step + layout[4], layout)
     for i in range(count):
-        claimed = np.int64(_kv_bytes(batch[CTX_AT_START, i] + step + step_tokens, layout))
+        claimed = np.int64(claims[i])
         used_bytes[batch[GPU, i]] += claimed - batch[HELD_BYTES, i]
         batch[HELD_BYTES, i] = claimed
 
@@ -277,7 +281,7 @@ def enter(
         age = table[AGE, request] + table[KEPT, request]
         context = table[PROMPT, request] + age
         if grows:
-            need = np.int64(_kv_bytes(context + layout[4], layout))
+            need = np.int64(_kv_bytes(np.array([context]), layout[4], layout)[0])
         rooms = 0
         for gpu in range(len(held)):
             open_to[gpu] = (
@@ -309,8 +313,9 @@ def enter(
 @compiled(f"void(int64[:, ::1], int64, int64, {_LAYOUT}, float64[::1])")
 def add_kv_bytes(batch: Ints, count: int, step: int, layout: Sizes, used: Floats) -> None:
     """Add the bytes of the KV blocks of every request to those of its GPU."""
+    sizes = _kv_bytes(batch[CTX_AT_START, :count], step, layout)
     for i in range(count):
-        used[batch[GPU, i]] += _kv_bytes(batch[CTX_AT_START, i] + step, layout)
+        used[batch[GPU, i]] += sizes[i]
 
 
 @compiled("void(int64[:, ::1], int64, int64, int64, int64[::1])")

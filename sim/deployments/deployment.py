@@ -129,15 +129,15 @@ class Deployment(ABC):
         return self.attention_gpus * self.micro_batches
 
     def layer_ns(
-        self, program: Program, values: Ns, delays_ns: Ns
+        self, program: Program, slowest: Ns, delays_ns: Ns
     ) -> dict[str, NDArray[np.float64]]:
         """Return the mean time of a layer by column of `breakdown`, slowest server, ns.
 
-        `values` and `delays_ns` are those of many `Times` of `program`, one a row.
+        `slowest` are times by slot of many steps of `program`, one a row; `delays_ns` theirs.
         """
-        stage_ns = program.layer_mean_of(values)
+        stage_ns = program.layer_mean_of(slowest)
         stage_ns |= dict(zip(program.delays, delays_ns.T.astype(np.float64), strict=True))
-        nothing = np.zeros(len(values))
+        nothing = np.zeros(len(slowest))
         return {
             column: sum((_longest(stage_ns, stages, nothing) for stages in parts), nothing)
             for column, parts in self.breakdown.items()

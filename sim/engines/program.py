@@ -176,16 +176,27 @@ class Program:
             busy[..., first[pool] : first[pool + 1]] += spent
         return busy
 
-    def layer_mean_of(self, values: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    def slowest_of(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the time of the slowest server in each slot, for one or many `Times.values`."""
+        first = [first for first, _ in self.slot_bounds]
+        return np.maximum.reduceat(values, first, axis=-1)
+
+    def layer_mean_of(self, slowest: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
         """Return, by stage, the time of its slowest server in one layer, averaged over layers.
 
-        `values` is one or many `Times.values`, along the last axis.
+        `slowest` are times by slot, of one or many steps.
         """
-        first = [first for first, _ in self.slot_bounds]
-        slowest = np.maximum.reduceat(values, first, axis=-1) * self._layer_uses
-        total = slowest.reshape(*values.shape[:-1], len(self.stages), -1).sum(axis=-1)
+        spent = slowest * self._layer_uses
+        total = spent.reshape(*slowest.shape[:-1], len(self.stages), -1).sum(axis=-1)
         mean = total / (len(self.layer_kinds) - 1)
         return {name: mean[..., index] for name, index in self._stage_index.items()}
+
+    @cached_property
+    def work(self) -> NDArray[np.int64]:
+        """By slot: its first value, the one after the last, their first server, and its uses."""
+        first = np.cumsum([0, *(pool.servers for pool in self.pools)])
+        pools = np.repeat([stage.pool for stage in self.stages], self._kinds)
+        return np.column_stack([np.array(self.slot_bounds), first[pools], self._slot_uses])
 
     @cached_property
     def slot_bounds(self) -> tuple[tuple[int, int], ...]:

@@ -57,7 +57,7 @@ def steady_summary(state: SteadyState) -> dict[str, Any]:
     # Those of an empty micro-batch are no times of a layer.
     values = np.array([times.values for times in state.times if times.values.any()])
     delays_ns = np.array([list(deployment.delays_ns().values())] * len(values))
-    of_layer = deployment.layer_ns(state.program, values, delays_ns)
+    of_layer = deployment.layer_ns(state.program, state.program.slowest_of(values), delays_ns)
     for column, time in of_layer.items():
         figures[f"{column}_us"] = float(time.mean()) / NS_PER_US
     busy = state.program.busy_of(values).sum(axis=0) / float(state.step_ns)
