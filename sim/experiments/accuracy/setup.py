@@ -109,7 +109,7 @@ def _scenario(point: OperatingPoint, software: str | None, notes: Notes) -> dict
         "deployment": deployment,
         "routing": _routing(point, profile, notes),
         "precision": precision,
-        "software": profile,
+        "software": _software(point, profile, precision),
         "memory": dict(MEMORY),
         "workload": {
             "arrivals": {"kind": "closed", "concurrency": max(1, round(requests * gpus))},
@@ -126,6 +126,16 @@ def _scenario(point: OperatingPoint, software: str | None, notes: Notes) -> dict
         if "simulated" in point.mtp:
             notes.left_out.append("mtp: the run doubled its batch instead of drafting")
     return scenario
+
+
+def _software(
+    point: OperatingPoint, profile: str, precision: Mapping[str, Any]
+) -> str | dict[str, Any]:
+    """Return the profile, with the kernels of routed experts that the row names."""
+    kernels = words.moe_backend(point.uncertainty_note)
+    if not kernels:
+        return profile
+    return {"profile": profile, "kernels": {"moe": {precision["gemm"]: list(kernels)}}}
 
 
 def _lengths(point: OperatingPoint, context: float) -> dict[str, Any]:
@@ -217,6 +227,8 @@ def _ep(
     overlapped = words.micro_batches(point.micro_batches_or_overlap)
     if overlapped is None:
         notes.assume("micro_batches_or_overlap: unknown; no overlap is taken")
+    if "no overlap scheduling" in point.micro_batches_or_overlap.lower():
+        notes.left_out.append("host work of a step, which this run did not hide behind kernels")
     kernel = _moe_kernel(point, profile)
     return {
         "kind": "ep",
@@ -226,10 +238,17 @@ def _ep(
         "moe_kernel": kernel,
         "overlap": "two_batch" if overlapped == 2 else "none",
         "dispatch_dtype": "nvfp4" if precision["gemm"] == "nvfp4" and kernel == "fused" else "fp8",
-        "combine_dtype": "bf16",
+        "combine_dtype": _combined(point, precision),
         "lm_head_tp": 1,
         "fabric": "rdma",
     }
+
+
+def _combined(point: OperatingPoint, precision: Mapping[str, Any]) -> str:
+    """Return the format of combine: low precision is NVFP4 where the experts are, over MNNVL."""
+    low = "low-precision combine" in point.uncertainty_note.lower()
+    nvl = point.hardware_attention.lower().startswith("gb")
+    return "nvfp4" if low and nvl and precision["gemm"] == "nvfp4" else "bf16"
 
 
 def _moe_kernel(point: OperatingPoint, profile: str) -> str:

@@ -37,6 +37,15 @@ _FRAMEWORKS = (
     (r"fastafd\b.*", "fastafd"),
 )
 
+# Kernels of routed experts by what TensorRT-LLM calls the backend. TRTLLM's kernels of FP8 were
+# measured as FlashInfer calls them.
+_MOE_BACKENDS = {
+    "cutlass": ("trtllm_cutlass",),
+    "trtllm": ("trtllm_moe", "sglang_flashinfer_trtllm", "vllm_flashinfer_trtllm"),
+    "deepgemm": ("trtllm_deepgemm",),
+    "cutedsl": ("trtllm_cutedsl", "trtllm_cutlass"),
+}
+
 _FORMATS = ("bf16", "fp8", "int8", "nvfp4", "mxfp4", "int4")
 
 
@@ -162,6 +171,12 @@ def has_eplb(routing: str, redundant: str) -> bool:
     """Return whether a load balancer has placed copies of experts."""
     words = routing.lower()
     return bool(redundant_experts(redundant)) or ("eplb" in words and "no eplb" not in words)
+
+
+def moe_backend(note: str) -> tuple[str, ...]:
+    """Return the kernels, best first, of a note such as `MoE backend CUTLASS`; none if untold."""
+    found = re.search(r"moe backend (\w+)", note.lower())
+    return _MOE_BACKENDS.get(found[1], ()) if found else ()
 
 
 def micro_batches(text: str) -> int | None:
