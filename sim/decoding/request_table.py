@@ -49,5 +49,7 @@ class RequestTable:
         return self.values[COLUMNS.index(name), : self.count]
 
     def columns(self, requests: Ints) -> dict[str, Ints]:
-        """Return all that is known of some requests."""
+        """Return all that is known of some requests, in ascending order."""
+        if len(requests) == self.count:
+            return {name: self.column(name) for name in COLUMNS}
         return dict(zip(COLUMNS, self.values[:, requests], strict=True))
