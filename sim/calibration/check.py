@@ -15,9 +15,9 @@ from sim.calibration import families
 from sim.calibration.measurement_files import read_all
 from sim.calibration.measurements import GPUS, Measurement
 from sim.inputs import cards
-from sim.kernels import hottest_rank, kernel_table
+from sim.kernels import hottest_rank, kernel_table, served
 from sim.kernels.kernel_table import KernelTable
-from sim.kernels.ops import Floats
+from sim.kernels.ops import MASKED_TILE_ROWS, Floats
 
 TableOf = Callable[[str], KernelTable | None]
 
@@ -141,13 +141,17 @@ def _hottest(
     """Return the time of the hottest rank under a drawn load, on the kernel of even loads."""
     fixed = dict(kernel.fixed)
     hidden, intermediate = int(float(fixed["hidden"])), float(fixed["intermediate"])
+    masked = kernel.kernel == served.MASKED
+    tile_rows = MASKED_TILE_ROWS if masked else float(table.accelerator.gemm_tile_rows)
     modelled, inside, peak = [], [], []
     for row in rows:
         at = {name: int(value) for name, value in row.at}
         loads = hottest_rank.hottest_loads(
             str(fixed["load"]), at["tokens"], at["experts"], int(float(fixed["topk"])), at["ep"]
         )
-        op = hottest_rank.rank_op(kernel.dtype, hidden, intermediate, loads, kernel.kernel)
+        op = hottest_rank.rank_op(
+            kernel.dtype, hidden, intermediate, loads, kernel.kernel, tile_rows
+        )
         curve, exact = table.serving(op)
         peak.append(float(np.maximum(*table.peak_us(op)).mean()))
         if curve is None:

@@ -22,6 +22,8 @@ from sim.kernels.ops import Floats, Op
 _SKEWED_HITS = 0.5
 # GPUs of one server behind the RDMA measurements of DeepEP.
 _RDMA_DOMAIN = 8
+# GPUs of most measurements of dispatch, experts and combine in one.
+_FUSED_EP_GPUS = 8.0
 # Width of a scale-up domain that holds every all-to-all measured over NVLink (NVL72).
 _NVLINK_DOMAIN = 72
 
@@ -138,6 +140,19 @@ def _moe(card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) ->
     return ops.moe(kernel.dtype, hidden, columns, active, pairs, tile, kernel.kernel, experts)
 
 
+def _moe_fused_ep(card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
+    (hidden,) = _sizes(kernel, "hidden")
+    experts, pairs = at["experts"], at["rows"] * at["experts"]
+    # Uniform routing where a measurement does not say how many experts it reached.
+    active = at.get("active", np.maximum(experts * -np.expm1(-at["rows"]), 1.0))
+    tile = card.gemm_tile_rows
+    experts_op = ops.moe(
+        kernel.dtype, hidden, at["intermediate"], active, pairs, tile, kernel.kernel, experts
+    )
+    ep = at.get("ep", np.asarray(_FUSED_EP_GPUS))
+    return ops.moe_fused_ep(experts_op, hidden, pairs, ep, card.memory_per_link())
+
+
 def hit_experts(kernel: str, experts: Floats, pairs: Floats) -> Floats:
     """Return how many experts the measured load reaches: all, or fewer under a skewed load."""
     reachable = experts / 2 if kernel.endswith("/grouped") else experts
@@ -151,9 +166,8 @@ def hit_experts(kernel: str, experts: Floats, pairs: Floats) -> Floats:
 def _a2a(_card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
     hidden, top_k = _sizes(kernel, "hidden", "topk")
     domain = _RDMA_DOMAIN if kernel.kernel.endswith("_rdma") else _NVLINK_DOMAIN
-    direction: ops.Direction = "dispatch" if kernel.op == "a2a_dispatch" else "combine"
     return ops.a2a(
-        direction,
+        _DIRECTIONS[kernel.op],
         kernel.dtype,
         at["ep"],
         domain,
@@ -162,6 +176,7 @@ def _a2a(_card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -
         top_k,
         at["experts"],
         kernel.kernel,
+        kernel.kernel == served.TRTLLM_ONE_SIDED,  # published under a perfect router
     )
 
 
@@ -170,6 +185,11 @@ def _collective(_card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Flo
     return ops.collective(name, kernel.dtype, at["gpus"], at["bytes"], kernel.kernel)
 
 
+_DIRECTIONS: dict[str, ops.Direction] = {
+    "a2a_prepare": "prepare",
+    "a2a_dispatch": "dispatch",
+    "a2a_combine": "combine",
+}
 _CACHE_AXES = ("kv_len", "batch")
 _A2A_REACH = {"tokens": 4.0, "ep": 4.0, "experts": 4.0, "hidden": 4.0, "topk": 4.0}
 
@@ -199,13 +219,21 @@ FAMILIES: dict[str, KernelFamily] = {
         ("rows", "experts", "intermediate"),
         ("rows",),
         noise=0.02,
+        pooled=True,
     ),
-    "a2a_dispatch": KernelFamily(
-        _a2a, _A2A_REACH, ("tokens", "ep", "experts"), ("tokens",), noise=0.02, pooled=True
+    "moe_fused_ep": KernelFamily(
+        _moe_fused_ep,
+        {"rows": 8.0, "experts": 6.0, "hidden": 4.0, "intermediate": 6.0},
+        ("rows", "experts", "intermediate"),
+        ("rows",),
+        noise=0.03,
     ),
-    "a2a_combine": KernelFamily(
-        _a2a, _A2A_REACH, ("tokens", "ep", "experts"), ("tokens",), noise=0.02, pooled=True
-    ),
+    **{
+        op: KernelFamily(
+            _a2a, _A2A_REACH, ("tokens", "ep", "experts"), ("tokens",), noise=0.02, pooled=True
+        )
+        for op in _DIRECTIONS
+    },
     "collective": KernelFamily(
         _collective,
         {"bytes": 4.0, "gpus": 4.0, "name": 8.0, "dtype": 20.0},

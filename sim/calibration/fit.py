@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sim.calibration import families
 from sim.calibration.families import KernelFamily, MeasuredKernel
-from sim.calibration.grid import curve_on_grid
+from sim.calibration.grid import curve_on_grid, thinned
 from sim.calibration.measurements import GPUS, Measurement
 from sim.calibration.merge import DERIVED
 from sim.calibration.regression import Residual, fit_constants, roofline_us
@@ -25,11 +25,12 @@ from sim.foundation.errors import CalibrationError
 from sim.inputs.hardware import Accelerator
 from sim.kernels import served
 from sim.kernels.curve import Curve, Identity
-from sim.kernels.kernel_table import KernelTable
+from sim.kernels.kernel_table import US_PER_S, KernelTable
 from sim.kernels.ops import Floats
 
 HELD_OUT_SHARE = 3  # one block in so many is held out
 _FEWEST_POINTS = 6  # below this, a group stays uncalibrated
+_STEPS_PER_DOUBLING = 4  # nodes of a collective where another link may begin to bound it
 _MEASURED_FASTER = 1.0 + 1e-9
 
 
@@ -132,6 +133,8 @@ def fit(
     mine = {group.name: group for group in groups(own(measurements, accelerator.name))}
     donors = [] if like is None else own(measurements, like.name)
     donors = [row for row in donors if not like_ops or row.op in like_ops]
+    # A skew was drawn once, on the card that was measured: its times tell of that draw.
+    donors = [row for row in donors if "/power_law" not in row.kernel]
     if not mine and not donors:
         known = ", ".join(sorted({row.gpu for row in measurements}))
         raise CalibrationError(f"no measurement is of {accelerator.name}; GPUs: {known}")
@@ -142,12 +145,17 @@ def fit(
         if group.name in mine and group.family.pooled:
             mine[group.name] = groups([*mine[group.name].rows(), *group.rows()])[0]
             continue
-        for curve in _fit_group(group, like)[0]:
+        for curve in fit_group(group, like)[0]:
             source = f"{DERIVED}{like.name}: {curve.source}"
             curves[curve.identity] = _at_link_rate(replace(curve, source=source), accelerator, like)
+    measured = {families.kernel_of(row) for row in own(measurements, accelerator.name)}
     for group in mine.values():
-        fitted, tried = _fit_group(group, accelerator)
-        curves |= {curve.identity: curve for curve in fitted}
+        fitted, tried = fit_group(group, accelerator)
+        for (kernel, _), curve in zip(group.members, fitted, strict=False):
+            source = curve.source
+            if like is not None and kernel not in measured:
+                source = f"{DERIVED}{like.name}: {source}"
+            curves[curve.identity] = replace(curve, source=source)
         trials += tried
     ordered = tuple(sorted(curves.values(), key=lambda curve: curve.identity))
     return Fit(ordered, tuple(trials), _left_out(measurements, accelerator, mine.values()))
@@ -176,17 +184,35 @@ def _left_out(
 def _at_link_rate(curve: Curve, accelerator: Accelerator, like: Accelerator) -> Curve:
     """Return a collective's curve for a link of another rate.
 
-    What bends a collective is how long the link takes, not how many bytes it moves: a buffer
-    takes as long as one on the other card that keeps the link busy for the same time.
+    The chip takes as long as it was measured to on the other card, unless its own link takes
+    longer: both wait for the same launches, copies and signals, whatever the link could carry.
     """
-    ratio = accelerator.node.scale_up_bytes_per_s / like.node.scale_up_bytes_per_s
-    if curve.op != "collective":
+    same_link = accelerator.node.scale_up_bytes_per_s == like.node.scale_up_bytes_per_s
+    if curve.op != "collective" or same_link:
         return curve
-    axes = tuple((name, at * ratio if name == "bytes" else at) for name, at in curve.axes)
-    return replace(curve, axes=axes)
+    coordinates = dict(curve.axes)
+    least, most = float(coordinates["bytes"][0]), float(coordinates["bytes"][-1])
+    steps = int(np.ceil(_STEPS_PER_DOUBLING * np.log2(most / least)))
+    n_bytes = np.unique([*coordinates["bytes"], *np.geomspace(least, most, steps + 1)])
+    gpus = coordinates["gpus"]
+    at = {"bytes": n_bytes[:, np.newaxis], "gpus": gpus[np.newaxis, :]}
+    moved = at["bytes"] * (at["gpus"] - 1) / at["gpus"]
+    there_us = moved / like.node.scale_up_bytes_per_s * US_PER_S
+    here_us = moved / accelerator.node.scale_up_bytes_per_s * US_PER_S
+    nothing = np.zeros(())
+    measured_us, _ = curve.times_us(nothing, there_us, nothing, at)
+    time_us = np.maximum(measured_us, here_us)
+    smooth_us = curve.overhead_us + here_us / curve.e_m
+    names = [name for name, _ in curve.axes]
+    log_residual = np.log(time_us / smooth_us)
+    if names == ["gpus", "bytes"]:
+        log_residual = log_residual.T
+    nodes = [n_bytes if name == "bytes" else gpus for name in names]
+    axes, residual = thinned(names, nodes, log_residual)
+    return replace(curve, axes=axes, residual=residual)
 
 
-def _fit_group(group: Group, accelerator: Accelerator) -> tuple[list[Curve], list[HeldOut]]:
+def fit_group(group: Group, accelerator: Accelerator) -> tuple[list[Curve], list[HeldOut]]:
     """Return the curves of a group and its trials; none if it is too small."""
     if len(group.rows()) < _FEWEST_POINTS:
         return [], []

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sim.calibration.families import kernel_of
 from sim.calibration.fit import Fit, fit, impossible, own
+from sim.calibration.framework_files import ONE_OF_SEVERAL
 from sim.calibration.measurement_files import read_all
 from sim.calibration.measurements import Measurement
 from sim.calibration.merge import Change, changes, merge, narrower
@@ -14,6 +16,8 @@ from sim.foundation.errors import CalibrationError
 from sim.inputs import cards
 from sim.inputs.hardware import Accelerator
 from sim.kernels.table_file import read, write
+
+_ROUNDING = 0.001  # by which files differ that hold the same measurement
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def fit_table(
     """
     card = cards.accelerator(accelerator)
     other = None if like is None else cards.accelerator(like)
-    rows = read_all(measurements)
+    rows = without_repeats(read_all(measurements))
     wrong = _impossible(rows, [each for each in (card, other) if each is not None])
     if wrong and not skip_impossible:
         raise CalibrationError("\n".join(wrong.values()))
@@ -72,6 +76,26 @@ def fit_table(
         narrower(old, curves),
         list(wrong.values()),
     )
+
+
+def without_repeats(rows: Sequence[Measurement]) -> list[Measurement]:
+    """Return the measurements without what others make superfluous.
+
+    That is what another file holds too, rounded otherwise, and all but the fastest of several
+    frameworks' kernels where one name stands for them.
+    """
+    kept: dict[tuple[object, ...], list[Measurement]] = {}
+    for row in rows:
+        known = kept.setdefault((row.gpu, kernel_of(row), row.at), [])
+        if row.regime == ONE_OF_SEVERAL:
+            known[:] = [min([*known, row], key=lambda one: one.latency_us)]
+        elif not any(_repeats(row, one) for one in known):
+            known.append(row)
+    return [row for rows in kept.values() for row in rows]
+
+
+def _repeats(row: Measurement, other: Measurement) -> bool:
+    return row.path != other.path and abs(row.latency_us / other.latency_us - 1) < _ROUNDING
 
 
 def _impossible(rows: Sequence[Measurement], accelerators: Sequence[Accelerator]) -> dict[str, str]:

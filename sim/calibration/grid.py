@@ -24,11 +24,13 @@ _SAME_STOP = 1e-9  # log distance of coordinates that are one launch
 
 LICENCES = {
     "aic": "Apache-2.0",
+    "aic0.12": "Apache-2.0",
     "InferSim": "Apache-2.0",
     "vidur": "MIT",
     "DeepEP": "MIT",
     "DeepGEMM": "MIT",
     "afdsim": "Apache-2.0",
+    "github": "figure",
 }
 
 

@@ -12,20 +12,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sim.calibration.measurements import Fixed, Measurement, MeasurementLine
+from sim.calibration.framework_files import ENGINE_NAMES, FRAMEWORK_FORMS, GEMM_KERNELS
+from sim.calibration.measurements import (
+    DTYPES,
+    EVEN_LOADS,
+    Fixed,
+    Measurement,
+    MeasurementLine,
+    columns,
+)
 from sim.foundation.errors import CalibrationError
 from sim.foundation.reading import lines
 from sim.inputs.csv_columns import NO_ROW, records
 from sim.kernels import cores, served
-
-_DTYPES = {
-    "bfloat16": "bf16",
-    "half": "bf16",
-    "fp8": "fp8",
-    "fp8_block": "fp8",
-    "int8": "int8",
-    "nvfp4": "nvfp4",
-}
 
 _COLLECTIVES = {
     "all_gather": "all_gather",
@@ -40,19 +39,18 @@ _COLLECTIVES = {
 
 
 def _gemm(row: MeasurementLine) -> Iterator[Measurement]:
-    label = row.one_of("dtype", ("bfloat16", "fp8", "fp8_block", "nvfp4"))
-    usual = "rowwise" if label == "fp8" else served.gemm_kernel(_DTYPES[label])
-    kernel = row.values.get("kernel") or usual
+    label = row.one_of("dtype", GEMM_KERNELS)
+    kernel = row.values.get("kernel") or GEMM_KERNELS[label]
     at = tuple((name, float(row.count(name))) for name in ("m", "n", "k"))
-    yield row.measurement("gemm", kernel, dtype=_DTYPES[label], label=label, fixed=(), at=at)
+    yield row.measurement("gemm", kernel, dtype=DTYPES[label], label=label, fixed=(), at=at)
 
 
 def _attention(row: MeasurementLine, op: str, sizes: tuple[str, ...]) -> Iterator[Measurement]:
-    label = row.one_of("kv_dtype", _DTYPES)
+    label = row.one_of("kv_dtype", DTYPES)
     yield row.measurement(
         op,
         row.values.get("kernel") or served.FASTEST,
-        dtype=_DTYPES[label],
+        dtype=DTYPES[label],
         label=label,
         fixed=tuple((name, float(row.count(name))) for name in sizes),
         at=tuple((name, float(row.count(name))) for name in ("batch", "kv_len")),
@@ -61,13 +59,13 @@ def _attention(row: MeasurementLine, op: str, sizes: tuple[str, ...]) -> Iterato
 
 
 def _mla_module(row: MeasurementLine) -> Iterator[Measurement]:
-    label = row.one_of("gemm_dtype", _DTYPES)
-    kv = _DTYPES[row.one_of("kv_dtype", _DTYPES)]
+    label = row.one_of("gemm_dtype", DTYPES)
+    kv = DTYPES[row.one_of("kv_dtype", DTYPES)]
     engine = row.text("source").removeprefix("aic:").partition("/")[0]
     yield row.measurement(
         "mla_module",
         engine,
-        dtype=_DTYPES[label],
+        dtype=DTYPES[label],
         label=label,
         fixed=(("n_q_heads", float(row.count("n_q_heads"))), ("kv_dtype", kv)),
         at=tuple((name, float(row.count(name))) for name in ("batch", "kv_len")),
@@ -75,7 +73,6 @@ def _mla_module(row: MeasurementLine) -> Iterator[Measurement]:
     )
 
 
-_EVEN = ("uniform", "balanced")
 # Hidden size and experts of DeepSeek-V3, which SGLang routes to 4 of 8 expert groups: its even
 # load touches half of the experts. (Its points are up to 1.7 times faster than reading all.)
 _GROUP_LIMITED = (7168, 256)
@@ -83,15 +80,16 @@ _GROUP_LIMITED = (7168, 256)
 
 def _moe(row: MeasurementLine) -> Iterator[Measurement]:
     kind = row.one_of("kind", ("fused_moe", "deepep_ll_masked", "trtllm_wideep"))
-    label = row.one_of("dtype", _DTYPES)
+    label = row.one_of("dtype", DTYPES)
     load, kernel = row.text("distribution"), row.text("kernel")
     counts = ("hidden", "inter", "topk", "num_experts", "num_slots", "tp", "ep", "global_tokens")
     hidden, inter, topk, experts, slots, tp, ep, tokens = (row.count(name) for name in counts)
     local = slots / ep
-    shape: dict[str, Any] = {"dtype": _DTYPES[label], "label": label, "regime": load}
+    shape: dict[str, Any] = {"dtype": DTYPES[label], "label": label, "regime": load}
     shape["measured_kernel"] = kernel
+    kernel = ENGINE_NAMES.get(kernel, kernel)
     fixed: Fixed = (("hidden", float(hidden)),)
-    if kind == "deepep_ll_masked" and load in _EVEN:
+    if kind == "deepep_ll_masked" and load in EVEN_LOADS:
         pairs = float(row.count("tokens_per_rank") * topk)
         active = min(local, pairs)
         at = (("rows", pairs / active), ("active", active), ("experts", local))
@@ -107,7 +105,7 @@ def _moe(row: MeasurementLine) -> Iterator[Measurement]:
     pairs = max(tokens * topk / ep, 1.0)
     if kind == "trtllm_wideep":
         pairs = float(row.count("rank0_tokens"))
-    loads = [] if load in _EVEN else [load]
+    loads = [] if load in EVEN_LOADS else [load]
     if kernel.startswith("sglang") and (hidden, experts) == _GROUP_LIMITED:
         loads.append("grouped")
     name = "/".join([kernel, *loads])
@@ -116,13 +114,13 @@ def _moe(row: MeasurementLine) -> Iterator[Measurement]:
 
 
 def _grouped_gemm(row: MeasurementLine) -> Iterator[Measurement]:
-    label = row.one_of("dtype", _DTYPES)
+    label = row.one_of("dtype", DTYPES)
     layout = row.one_of("layout", ("masked", "contiguous"))
     kernel = row.values.get("kernel") or layout
     fixed = tuple((name, float(row.count(name))) for name in ("n", "k"))
     at = (("rows", float(row.count("m_per_group"))), ("groups", float(row.count("groups"))))
     yield row.measurement(
-        "grouped_gemm", kernel, dtype=_DTYPES[label], label=label, fixed=fixed, at=at
+        "grouped_gemm", kernel, dtype=DTYPES[label], label=label, fixed=fixed, at=at
     )
 
 
@@ -142,7 +140,7 @@ def _a2a(row: MeasurementLine) -> Iterator[Measurement]:
     )
     for direction, bits in (("dispatch", "dispatch_dtype"), ("combine", "combine_dtype")):
         label = row.text(bits)
-        dtype = _DTYPES.get(label, label)
+        dtype = DTYPES.get(label, label)
         yield row.measurement(
             f"a2a_{direction}",
             kernel,
@@ -157,7 +155,7 @@ def _a2a(row: MeasurementLine) -> Iterator[Measurement]:
 
 
 def _collective(row: MeasurementLine) -> Iterator[Measurement]:
-    label = row.one_of("dtype", _DTYPES)
+    label = row.one_of("dtype", DTYPES)
     name = _COLLECTIVES[row.one_of("op", _COLLECTIVES)]
     impl = row.text("impl")
     peers = name in ("scale_up", "nic")
@@ -165,7 +163,7 @@ def _collective(row: MeasurementLine) -> Iterator[Measurement]:
     yield row.measurement(
         "p2p" if peers else "collective",
         "nccl" if peers else impl,
-        dtype=_DTYPES[label],
+        dtype=DTYPES[label],
         label=label,
         fixed=(("name", name),),
         at=at[:1] if peers else at,
@@ -189,31 +187,28 @@ def _p2p(row: MeasurementLine) -> Iterator[Measurement]:
     )
 
 
-def _columns(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
 # Columns of each form of file and the reader of its rows. Other columns may stand beside them.
 FORMS: dict[tuple[str, ...], Callable[[MeasurementLine], Iterator[Measurement]]] = {
-    _columns("gpu dtype m n k latency_us source"): _gemm,
+    columns("gpu dtype m n k latency_us source"): _gemm,
     **{
-        ("gpu", *sizes, *_columns("kv_dtype batch kv_len latency_us source")): partial(
+        ("gpu", *sizes, *columns("kv_dtype batch kv_len latency_us source")): partial(
             _attention, op=op, sizes=sizes
         )
         for op, sizes in cores.MEASURED.items()
     },
-    _columns("gpu n_q_heads gemm_dtype kv_dtype batch kv_len latency_us source"): _mla_module,
-    _columns(
+    columns("gpu n_q_heads gemm_dtype kv_dtype batch kv_len latency_us source"): _mla_module,
+    columns(
         "gpu kind dtype hidden inter topk num_experts num_slots tp ep global_tokens"
         " tokens_per_rank rank0_tokens distribution latency_us kernel source"
     ): _moe,
-    _columns("gpu layout groups m_per_group n k dtype latency_us source"): _grouped_gemm,
-    _columns(
+    columns("gpu layout groups m_per_group n k dtype latency_us source"): _grouped_gemm,
+    columns(
         "gpu mode ep nodes tokens_per_rank hidden topk num_experts dispatch_dtype combine_dtype"
         " dispatch_us combine_us source"
     ): _a2a,
-    _columns("gpu impl op dtype num_gpus bytes latency_us source"): _collective,
-    _columns("kind gpu link bytes latency_us stat source"): _p2p,
+    columns("gpu impl op dtype num_gpus bytes latency_us source"): _collective,
+    columns("kind gpu link bytes latency_us stat source"): _p2p,
+    **FRAMEWORK_FORMS,
 }
 
 

@@ -21,6 +21,8 @@ GPUS: dict[str, tuple[str, ...]] = {
     "h200_sxm": ("h200-sxm",),
     "b200_sxm": ("b200",),
     "gb200": ("gb200",),
+    "b300_sxm": ("b300",),
+    "gb300": ("gb300",),
     "l40s": ("l40s",),
     "l20": ("l20",),
     "l4": ("l4",),
@@ -29,6 +31,19 @@ GPUS: dict[str, tuple[str, ...]] = {
     # aiconfigurator ships these rows under both names.
     "hopper_unverified": ("h100-sxm", "h200-sxm"),
 }
+
+# Number formats as measurement files write them, and as calibration tables do.
+DTYPES = {
+    "bfloat16": "bf16",
+    "half": "bf16",
+    "fp8": "fp8",
+    "fp8_block": "fp8",
+    "int8": "int8",
+    "nvfp4": "nvfp4",
+}
+
+# Loads under which every expert gets as much, exactly or in the mean.
+EVEN_LOADS = ("uniform", "balanced")
 
 Fixed = tuple[tuple[str, float | str], ...]
 
@@ -124,3 +139,7 @@ class MeasurementLine:
             form=op,
             **shape,
         )
+
+
+def columns(text: str) -> tuple[str, ...]:
+    return tuple(text.split())

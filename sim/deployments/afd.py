@@ -15,7 +15,7 @@ from sim.deployments.afd_ring import Ring, choose_lags, program
 from sim.deployments.deployment import Deployment, Durations
 from sim.deployments.kvcache import GpuMemory
 from sim.deployments.layers import LayerTimer, Ns, Pass, Spread, split_evenly
-from sim.deployments.links import check_transfers, payload_bytes_per_s
+from sim.deployments.links import check_collectives, check_transfers, payload_bytes_per_s
 from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
 from sim.engines.program import Program
 from sim.foundation.errors import InfeasibleError, together
@@ -27,7 +27,7 @@ from sim.inputs.model import DenseFfn, Layer, MoeFfn
 from sim.inputs.noise import ServerKind
 from sim.inputs.scenario import Scenario
 from sim.inputs.software import Compute
-from sim.kernels import ops
+from sim.kernels import ops, served
 from sim.kernels.timed import Timed
 from sim.variation.expert_loads import Loads, visits
 
@@ -61,6 +61,7 @@ class AfdDeployment(Deployment):
         together(
             *[partial(self._check_domain, side, ways) for side, ways in self._sharing()],
             lambda: check_transfers(self.afd, attention, ffn, self.fabric),
+            lambda: check_collectives(self.afd, ffn),
             lambda: self._goodput(self.attention_timer),
             lambda: self._goodput(self.ffn_timer),
             *[partial(self.spread, ffn) for ffn in moe_ffns(self.model)],
@@ -352,9 +353,11 @@ class AfdDeployment(Deployment):
             return {}
         gathered = arriving * ops.activation_bytes(self.model.hidden, self.afd.a2f_dtype)
         summed = arriving * self.model.hidden * DTYPE_BYTES[self.afd.f2a_dtype]
+        kind = self.afd.ffn.collectives
+        summing = served.NCCL if kind == served.COPY_ENGINE else kind
         # A collective's time goes by its bytes; BF16 is the format that was measured.
-        gather = ops.collective("all_gather", "bf16", g, gathered)
-        scatter = ops.collective("reduce_scatter", "bf16", g, summed)
+        gather = ops.collective("all_gather", "bf16", g, gathered, kind)
+        scatter = ops.collective("reduce_scatter", "bf16", g, summed, summing)
         return {
             "all_gather": table.timed(gather).on(gpus),
             "reduce_scatter": table.timed(scatter).on(gpus),

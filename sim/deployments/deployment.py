@@ -21,7 +21,7 @@ from sim.engines.program import Program, Times
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.nanoseconds import from_us
 from sim.inputs import cards
-from sim.inputs.deployment import MoeKernel
+from sim.inputs.deployment import EpMoeKernel
 from sim.inputs.hardware import Accelerator
 from sim.inputs.model import Layer, MoeFfn
 from sim.inputs.noise import ServerKind
@@ -523,11 +523,12 @@ class Deployment(ABC):
             total += price * gpus
         return total
 
-    def timer(self, accelerator: Accelerator, moe_kernel: MoeKernel) -> LayerTimer:
+    def timer(self, accelerator: Accelerator, moe_kernel: EpMoeKernel) -> LayerTimer:
         """Return the layer timer of a card with its shipped calibration, if it has one."""
         table = kernel_table.load(accelerator, cards.calibration(accelerator.name))
         load = self.scenario.routing.load()
-        return LayerTimer(self.model, self.scenario.precision, load, moe_kernel, table)
+        engine = self.scenario.software.kernels
+        return LayerTimer(self.model, self.scenario.precision, load, moe_kernel, table, engine)
 
     def memory(self, accelerator: Accelerator, role: str, weights_bytes: float) -> GpuMemory:
         """Return how a GPU's memory is spent."""

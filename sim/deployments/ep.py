@@ -26,7 +26,7 @@ from sim.inputs.model import DenseFfn, Layer, MoeFfn
 from sim.inputs.noise import ServerKind
 from sim.inputs.scenario import Scenario
 from sim.inputs.software import Compute
-from sim.kernels import ops
+from sim.kernels import ops, served
 from sim.kernels.hottest_rank import hottest_factor
 from sim.kernels.kernel_table import bytes_per_s
 from sim.kernels.timed import Timed, uncalibrated
@@ -61,6 +61,7 @@ class EpDeployment(Deployment):
             self._check_lm_head,
             lambda: check_domain(accelerator, deployment.gpus, self.fabric),
             self._check_nics,
+            lambda: self.layer_timer.experts_kernel,
             *[partial(self._copies, ffn) for ffn in moe_ffns(self.model)],
         )
         self._memory = self.with_stated_kv(self.memory(accelerator, "EP", self._weights()))
@@ -230,23 +231,23 @@ class EpDeployment(Deployment):
     def _all_to_all(self, direction: ops.Direction, ffn: MoeFfn, most_tokens: ArrayLike) -> Timed:
         """Return the time of dispatch or combine, by the tokens of the rank that has most.
 
-        A single GPU holds all experts and exchanges nothing.
+        A single GPU holds all experts and exchanges nothing; some kernels of experts exchange too.
         """
-        if self.ep.gpus == 1:
+        if not self._exchanges:
             return Timed(np.zeros(np.shape(most_tokens), dtype=np.int64))
-        dispatching = direction == "dispatch"
-        table = self.layer_timer.table
-        op = ops.a2a(
-            direction,
-            self.ep.dispatch_dtype if dispatching else self.ep.combine_dtype,
-            self.ep.gpus,
-            table.accelerator.node.scale_up_domain_gpus,
-            most_tokens,
-            self.model.hidden,
-            ffn.top_k,
-            self._copies(ffn),
-        )
+        dtype = self.ep.dispatch_dtype if direction == "dispatch" else self.ep.combine_dtype
+        table, balanced = self.layer_timer.table, self.layer_timer.load == "balanced"
+        kernel = self.layer_timer.engine_kernel("a2a", f"a2a_{direction}", dtype)
+        copies, domain = self._copies(ffn), table.accelerator.node.scale_up_domain_gpus
+
+        def exchange(phase: ops.Direction, moved: str, name: str) -> ops.Op:
+            shape = self.ep.gpus, domain, most_tokens, self.model.hidden, ffn.top_k, copies
+            return ops.a2a(phase, moved, *shape, name, balanced)
+
+        op = exchange(direction, dtype, kernel)
         time = table.timed(op)
+        if direction == "dispatch" and kernel == served.TRTLLM_NVLINK:
+            time += table.timed(exchange("prepare", "bf16", kernel))
         if op.medium == self.fabric.medium and table.serving(op)[0] is None:
             # No one measured this card's all-to-all: it moves its bytes as the fabric would.
             slower = table.accelerator.default_efficiency / self.fabric.goodput
@@ -257,9 +258,14 @@ class EpDeployment(Deployment):
     def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:
         """Return the time of a stage that runs beside the other micro-batch's all-to-all."""
         slowdown = self.scenario.software.slowdown(stage)
-        alone = self.ep.overlap == "none" or self.ep.gpus == 1
+        alone = self.ep.overlap == "none" or not self._exchanges
         alone = alone or isinstance(self.model.ffn[layer.ffn], DenseFfn)
         return time if alone or slowdown == 1 else whole_ns(time * slowdown, stage)
+
+    @property
+    def _exchanges(self) -> bool:
+        """Return whether tokens are exchanged apart from the experts."""
+        return self.ep.gpus > 1 and not self.layer_timer.experts_exchange
 
     def _copies(self, ffn: MoeFfn) -> int:
         """Return the physical experts. Raises InfeasibleError if they do not divide."""

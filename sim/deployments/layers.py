@@ -5,7 +5,7 @@ The deployments put these together; all results are whole nanoseconds, one value
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from sim.kernels.kernel_table import KernelTable
 from sim.kernels.timed import Timed
 
 Ns = NDArray[np.int64]
+EngineKernels = Mapping[str, Mapping[str, Sequence[str]]]
 
 # Times of this many different loads are kept.
 _MOST_KEPT = 1 << 16
@@ -107,8 +108,10 @@ class LayerTimer:
     load: str
     """Expert load, in the words of `sim.kernels.hottest_rank`: balanced, uniform, power_law_α."""
     moe_kernel: str
-    """Kernel of the routed experts: masked or fused."""
+    """Kernel of the routed experts: masked, fused or fused_ep."""
     table: KernelTable
+    kernels: EngineKernels = field(default_factory=dict)
+    """Kernels of the serving engine, by op and number format, the best first."""
     _lines: dict[tuple[str, int], CoreLine] = field(default_factory=dict, init=False, compare=False)
     _kept: dict[Hashable, Timed] = field(default_factory=dict, init=False, compare=False)
 
@@ -121,14 +124,46 @@ class LayerTimer:
             self._kept[what].ns.setflags(write=False)
         return self._kept[what]
 
+    @property
+    def experts_exchange(self) -> bool:
+        """Return whether the kernel of the experts dispatches and combines as well."""
+        return self.moe_kernel == served.FUSED_EP
+
     @cached_property
-    def _experts_kernel(self) -> str:
-        """Return `moe_kernel`, or the other one if it alone was measured in the number format."""
-        others = (kernel for kernel in served.SERVED["moe"] if kernel != self.moe_kernel)
-        for kernel in (self.moe_kernel, *others):
-            if self.table.has_format("moe", kernel, self.precision.gemm):
+    def experts_kernel(self) -> str:
+        """Return the kernel of the experts that was measured in their number format.
+
+        That is the first of the engine's, `moe_kernel` without an engine, and the other of masked
+        and fused if it alone was measured. Raises InfeasibleError if none exchanges as well.
+        """
+        dtype, op = self.precision.gemm, "moe_fused_ep" if self.experts_exchange else "moe"
+        engine = () if self.moe_kernel == served.MASKED else self.kernels.get(op, {}).get(dtype, ())
+        for kernel in dict.fromkeys((*engine, self.moe_kernel, *served.SERVED[op])):
+            if self.table.has_format(op, kernel, dtype):
                 return kernel
+        if self.experts_exchange:
+            known = {curve.dtype for curve in self.table.curves if curve.op == op}
+            raise InfeasibleError(
+                f"no kernel that dispatches, computes and combines was measured on "
+                f"{self.table.accelerator.name} in {dtype} (in {', '.join(sorted(known)) or 'none'}"
+                "): set deployment.moe_kernel to masked or fused"
+            )
         return self.moe_kernel
+
+    def engine_kernel(self, called: str, op: str, dtype: str) -> str:
+        """Return the first of the engine's kernels of `called` that `op` was measured with.
+
+        Empty if the engine names none that was measured in the number format.
+        """
+        named = self.kernels.get(called, {}).get(dtype, ())
+        return next((name for name in named if self.table.has_format(op, name, dtype)), "")
+
+    def _with_exchange(self, experts: ops.Op, pairs: ArrayLike, ranks: int) -> ops.Op:
+        """Return the kernel that also dispatches and combines, if the experts have such a one."""
+        if not self.experts_exchange:
+            return experts
+        memory_per_link = self.table.accelerator.memory_per_link()
+        return ops.moe_fused_ep(experts, self.model.hidden, pairs, ranks, memory_per_link)
 
     def _gemms(self, projections: Iterable[tuple[float, float, int]], m: ArrayLike) -> Timed:
         """Return the time of projections one after the other."""
@@ -201,19 +236,21 @@ class LayerTimer:
         fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
 
         def launch(kernel: str, hit: float, hot: float) -> ops.Op:
-            return ops.moe(
+            routed = pairs * np.array([hot, 1.0])
+            experts = ops.moe(
                 self.precision.gemm,
                 self.model.hidden,
                 ffn.expert_intermediate / spread.slices,
                 np.full(2, hit + fused),
-                pairs * np.array([hot, 1.0]) + fused * tokens / spread.ranks,
+                routed + fused * tokens / spread.ranks,
                 self.table.accelerator.gemm_tile_rows,
                 kernel,
                 np.full(2, float(held + fused)),
             )
+            return self._with_exchange(experts, routed, spread.ranks)
 
         hot = hottest_factor(self.load, tokens, spread.copies, ffn.top_k, spread.ranks)
-        op = launch(self._experts_kernel, active, hot)
+        op = launch(self.experts_kernel, active, hot)
         curve, _own = self.table.serving(op)
         if curve is not None:
             # Where the slowest rank was itself measured under this load, no factor is needed.
@@ -224,7 +261,8 @@ class LayerTimer:
         both = self.table.timed(op)
         hottest_ns, mean_ns = both.ns
         times = both.lasting(np.full(spread.ranks, mean_ns))
-        times.ns[0] = hottest_ns
+        # A kernel that combines ends with the last of its peers.
+        times.ns[: spread.ranks if self.experts_exchange else 1] = hottest_ns
         if shared and not fused:
             columns = ffn.shared * ffn.shared_intermediate / spread.slices
             times += self.dense(columns, tokens / spread.ranks)
@@ -241,7 +279,7 @@ class LayerTimer:
         fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
         share = np.full((*loads.shape[:-1], fused), tokens / spread.ranks)
         held = np.concatenate([loads, share], axis=-1)
-        kernel = self._experts_kernel
+        kernel = self.experts_kernel
         op = rank_op(
             self.precision.gemm,
             self.model.hidden,
@@ -252,8 +290,11 @@ class LayerTimer:
             if kernel == served.MASKED
             else self.table.accelerator.gemm_tile_rows,
         )
+        op = self._with_exchange(op, held.sum(axis=-1).ravel(), spread.ranks)
         times = self.table.timed(op).on(spread.slices)
         times = times.lasting(times.ns.reshape(loads.shape[:-1]))
+        if self.experts_exchange:
+            times.ns[:] = times.ns.max(axis=-1, keepdims=True)
         if shared and not fused:
             columns = ffn.shared * ffn.shared_intermediate / spread.slices
             gpus = spread.ranks * spread.slices * len(loads)

@@ -63,3 +63,12 @@ def check_transfers(afd: Afd, attention: Accelerator, ffn: Accelerator, fabric: 
                 f"that the fabric {fabric.name} takes for transfers, and their waiting for each "
                 f"other is not modelled: set deployment.{setting} to 1, or take a fabric of NICs"
             )
+
+
+def check_collectives(afd: Afd, ffn: Accelerator) -> None:
+    """Raise InfeasibleError if the switch of the FFN side cannot multicast and reduce, as asked."""
+    if afd.ffn.collectives == "nvls" and not ffn.node.in_network_collectives:
+        raise InfeasibleError(
+            f"deployment.ffn.collectives is nvls, but the scale-up link of {ffn.name} neither "
+            "multicasts nor reduces: take nccl"
+        )

@@ -8,15 +8,18 @@ NS_PER_US = 1_000
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 
-DType = Literal["fp32", "bf16", "fp8", "int8", "nvfp4"]
+DType = Literal["fp32", "bf16", "fp8", "int8", "nvfp4", "mxfp4", "int4"]
 
-# NVFP4 stores one FP8 scale for every 16 values: 4 + 8/16 bits a value.
+# NVFP4 stores one FP8 scale for every 16 values: 4 + 8/16 bits a value. MXFP4 stores one scale of
+# 8 bits for every 32, INT4 one in BF16 for every 128.
 DTYPE_BYTES: dict[str, float] = {
     "fp32": 4.0,
     "bf16": 2.0,
     "fp8": 1.0,
     "int8": 1.0,
     "nvfp4": 0.5625,
+    "mxfp4": 0.53125,
+    "int4": 0.515625,
 }
 
 

@@ -12,6 +12,7 @@ from sim.inputs.base import Strict
 from sim.inputs.software import Communication, Compute
 
 MoeKernel = Literal["masked", "fused"]
+EpMoeKernel = Literal["masked", "fused", "fused_ep"]
 
 # A validation context that lets pass what does not divide, to see what else is wrong with a shape.
 UNDIVIDED = {"undivided": True}
@@ -80,6 +81,10 @@ class FfnSide(Strict):
     serving framework's fused MoE kernel with permutation and sum."""
     redundant_experts: NonNegativeInt = 0
     """Extra expert copies, so that experts + copies divide evenly over the ranks (ep, tp_ep)."""
+    collectives: Literal["nccl", "nvls", "copy_engine"] = "nccl"
+    """What gathers and scatters inside an instance. nccl: as measured; nvls: the switch multicasts
+    and reduces, at the rate of the link; copy_engine: copies gather at the rate of the link without
+    SMs, and NCCL scatters."""
 
     @model_validator(mode="after")
     def _check(self) -> FfnSide:
@@ -196,9 +201,10 @@ class Ep(DeploymentKind):
     """GPUs of the EP group (the whole deployment). A group of 1 GPU exchanges nothing."""
     redundant_experts: NonNegativeInt
     """Extra expert copies, so that experts + copies divide evenly over the GPUs."""
-    moe_kernel: MoeKernel
+    moe_kernel: EpMoeKernel
     """masked: a grouped GEMM over experts padded to tiles (DeepGEMM behind DeepEP); fused: the
-    serving framework's fused MoE kernel with permutation and sum."""
+    serving framework's fused MoE kernel with permutation and sum; fused_ep: one kernel that
+    dispatches, computes and combines (DeepGEMM's MegaMoE), with no all-to-all beside it."""
     overlap: Literal["none", "two_batch"]
     """two_batch: two micro-batches hide each other's all-to-all; none: all in sequence."""
     dispatch_dtype: DType

@@ -89,6 +89,10 @@ class Accelerator(Strict):
         flops = {str(name): float(value) for name, value in self.flops_per_s.items()}
         return flops.get(dtype, flops["bf16"])
 
+    def memory_per_link(self) -> float:
+        """Return how many times the rate of the scale-up link the memory has."""
+        return float(self.hbm_bytes_per_s / self.node.scale_up_bytes_per_s)
+
     def cost_flops_per_s(self) -> float:
         """Return the peak that prices a FLOP: FP8 if the card has it, else BF16 (table 5)."""
         return self.peak_flops_per_s("fp8")

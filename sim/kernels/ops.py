@@ -7,7 +7,7 @@ value per GPU. Zero work (no tokens) stays zero, so that an empty micro-batch ta
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from sim.kernels import served
 
 Floats = NDArray[np.float64]
 Medium = Literal["hbm", "scale_up", "nic"]
-Direction = Literal["dispatch", "combine"]
+Direction = Literal["prepare", "dispatch", "combine"]
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all"]
 
 # One FP32 scale for every 128 FP8 activations, as DeepSeek-V3 and DeepEP quantise (DeepSeek-V3
@@ -33,6 +33,12 @@ _ROW_TILE = 128
 
 # Rows to which DeepGEMM's masked kernels pad each expert, on Hopper and on Blackwell.
 MASKED_TILE_ROWS = 64.0
+
+# Formats that kernels compute in where weights alone are narrower: DeepGEMM and FlashInfer multiply
+# MXFP4 by FP8, Marlin and its like INT4 by BF16.
+_ACTIVATIONS = {"mxfp4": "fp8", "int4": "bf16"}
+
+_EXPERT_ID_BYTES = 4
 
 # The widest expert parallelism for which DeepEP's kernels over NVLink were measured; wider
 # scale-up domains run the all-to-all of TensorRT-LLM.
@@ -161,7 +167,8 @@ def moe(
     # The masked kernel moves whole tiles; up to one, it was measured at every count of rows.
     moved = active * tiles if masked else tokens
     traffic = active * weights * DTYPE_BYTES[dtype]
-    traffic = traffic + moved * (hidden * (DTYPE_BYTES[dtype] + DTYPE_BYTES["bf16"]))
+    taken = DTYPE_BYTES[_ACTIVATIONS.get(dtype, dtype)]
+    traffic = traffic + moved * (hidden * (taken + DTYPE_BYTES["bf16"]))
     traffic = traffic + moved * 2 * columns * DTYPE_BYTES["bf16"]
     axes = {"experts": experts, "active": active, "rows": tiles}
     if not masked:
@@ -183,6 +190,23 @@ def moe(
     )
 
 
+def moe_fused_ep(
+    experts: Op, hidden: int, pairs: ArrayLike, ep: ArrayLike, memory_per_link: float
+) -> Op:
+    """Return one kernel that dispatches tokens, runs `experts` and combines (DeepGEMM's MegaMoE).
+
+    It hides the exchange behind weights and products as far as that goes: where the `pairs` of
+    (token, expert) of a GPU load its link for longer than its memory, of `memory_per_link` times
+    the link's rate, the bytes are those of the link, in terms of memory. Waiting for peers is in
+    the overhead and the residual.
+    """
+    ranks = floats(ep)
+    sent = activation_bytes(hidden, _ACTIVATIONS.get(experts.dtype, experts.dtype))
+    wire = floats(pairs) * (ranks - 1) / ranks * (sent + activation_bytes(hidden, "bf16"))
+    moved = np.maximum(experts.bytes, wire * memory_per_link)
+    return replace(experts, name="moe_fused_ep", bytes=moved)
+
+
 def a2a(
     direction: Direction,
     dtype: str,
@@ -193,12 +217,15 @@ def a2a(
     top_k: int,
     experts: ArrayLike = 256,
     kernel: str = "",
+    balanced: bool = False,
 ) -> Op:
     """Return one direction of the EP all-to-all: every (token, expert) pair is one message.
 
     Under uniform routing (EP − domain)/EP of the pairs leave the scale-up domain and cross the
     NIC; inside one domain (EP − 1)/EP of them cross the scale-up link (DeepEP low latency).
-    TensorRT-LLM sends a token once to each of the ranks that host its experts.
+    TensorRT-LLM sends a token once to each of the ranks that host its experts: where routing is
+    `balanced`, these are as many as can be. Its two-sided kernels first `prepare`: all ranks tell
+    each other the experts of their tokens.
     """
     tokens, ranks = floats(tokens_per_rank), floats(ep)
     widest = float(ranks.max())
@@ -207,8 +234,12 @@ def a2a(
     served_by = kernel or (over_nvlink if inside else served.DEEPEP_RDMA)
     messages = top_k * ((ranks - 1) / ranks if inside else (ranks - domain_gpus) / ranks)
     if served_by.startswith("trtllm"):
-        messages = (ranks - 1) * (1 - (1 - 1 / ranks) ** top_k)
-    sent = tokens * messages * activation_bytes(hidden, dtype)
+        met = 1 - (1 - 1 / ranks) ** top_k
+        messages = (ranks - 1) * (np.minimum(top_k / ranks, 1.0) if balanced else met)
+    if direction == "prepare":
+        sent = tokens * (ranks - 1) * top_k * _EXPERT_ID_BYTES
+    else:
+        sent = tokens * messages * activation_bytes(hidden, dtype)
     return Op(
         f"a2a_{direction}",
         dtype,

@@ -13,10 +13,15 @@ BLOCKWISE = "blockwise"
 FASTEST = "fastest"
 MASKED = "masked"
 FUSED = "fused"
+FUSED_EP = "fused_ep"
 NCCL = "nccl"
+NVLS = "nvls"
+COPY_ENGINE = "copy_engine"
 DEEPEP_NVLINK = "deepep_ll"
 DEEPEP_RDMA = "deepep_ll_rdma"
 TRTLLM_NVLINK = "trtllm_NVLinkTwoSided"
+TRTLLM_ONE_SIDED = "trtllm_one_sided"
+TRTLLM_ONE_SIDED_EARLY = "trtllm_NVLinkOneSided"
 
 
 @dataclass(frozen=True)
@@ -31,28 +36,40 @@ class Served:
 
 
 _PEERS = ("fp32", "bf16", "fp8", "int8", "nvfp4")
+_EXPERTS = (*_PEERS, "mxfp4", "int4")
 _CACHES = ("bf16", "fp8", "int8")
 _ALL_TO_ALL = {
     DEEPEP_NVLINK: Served(_PEERS, gpus=2),
     DEEPEP_RDMA: Served(_PEERS, gpus=2),
     TRTLLM_NVLINK: Served(_PEERS, gpus=2),
+    **{name: Served(_PEERS, gpus=2) for name in (TRTLLM_ONE_SIDED, TRTLLM_ONE_SIDED_EARLY)},
 }
 _FUSED_ENGINES = (
-    "deepgemm",
-    "sglang_flashinfer_trtllm_moe",
-    "moe_torch_flow_cutlass",
-    "sglang_fused_moe_triton",
+    "trtllm_deepgemm",
+    "sglang_flashinfer_trtllm",
+    "trtllm_cutlass",
+    "sglang_triton",
+    "vllm_flashinfer_trtllm",
+    "vllm_flashinfer_trtllm_modular",
+    "vllm_flashinfer_cutlass",
+    "vllm_triton",
+    "trtllm_moe",
+    "sglang_marlin",
+    "vllm_marlin",
 )
+_FUSED_EP_ENGINES = ("deepgemm_mega", "sglang_deepgemm_mega", "flashinfer_mega")
 
 SERVED: dict[str, dict[str, Served]] = {
     "gemm": {DENSE: Served(("fp32", "bf16", "int8", "nvfp4")), BLOCKWISE: Served(("fp8",))},
     "attention_gqa": {FASTEST: Served(_CACHES)},
     "attention_mla": {FASTEST: Served(_CACHES)},
     "attention_linear": {"": Served(_CACHES)},
-    "moe": {MASKED: Served(_PEERS), FUSED: Served(_PEERS, _FUSED_ENGINES)},
+    "moe": {MASKED: Served(_EXPERTS), FUSED: Served(_EXPERTS, _FUSED_ENGINES)},
+    "moe_fused_ep": {FUSED_EP: Served(_EXPERTS, _FUSED_EP_ENGINES, gpus=2)},
+    "a2a_prepare": {TRTLLM_NVLINK: Served(_PEERS, gpus=2)},
     "a2a_dispatch": _ALL_TO_ALL,
     "a2a_combine": _ALL_TO_ALL,
-    "collective": {NCCL: Served(_PEERS, gpus=2)},
+    "collective": {name: Served(_PEERS, gpus=2) for name in (NCCL, NVLS, COPY_ENGINE)},
 }
 
 

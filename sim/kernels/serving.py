@@ -17,10 +17,12 @@ def serving(
 ) -> tuple[Curve | None, bool]:
     """Return the curve of `identity`, else of its nearest relative, and whether it is its own.
 
-    The curve is None if there is no relative.
+    The curve is None if there is no relative. Experts borrow another number format only where no
+    kernel of any name was measured in their own: a kernel of other axes then lends its roofline.
     """
     op, kernel, dtype, key = identity
-    for name in (kernel, *served.engines(op, kernel)):
+    best_first = (kernel, *served.engines(op, kernel))
+    for name in best_first:
         if (op, name, dtype, key) in curves:
             return curves[op, name, dtype, key], True
     relatives = []
@@ -31,8 +33,13 @@ def serving(
         # How many query heads share a KV head decides what limits attention, whatever the
         # format of the cache: there the shape comes before the format.
         first = away if op.startswith("attention") else 0.0
-        strange = (curve.dtype != dtype, "/" in curve.kernel, curve.kernel != kernel)
-        if away < np.inf:
+        strange = (
+            curve.dtype != dtype,
+            away == np.inf,
+            "/" in curve.kernel,
+            best_first.index(curve.kernel) if curve.kernel in best_first else len(best_first),
+        )
+        if away < np.inf or (op == "moe" and curve.dtype == dtype):
             relatives.append((first, *strange, away, curve.identity))
     return (curves[min(relatives)[-1]], False) if relatives else (None, False)
 

@@ -210,16 +210,18 @@ def _residual(axes: tuple[tuple[str, Floats], ...], rows: list[_Fact], first: st
         return np.zeros(())
     if len(rows) != int(np.prod(shape[1:])):
         raise CalibrationError(f"{first}: the axes ask for {int(np.prod(shape[1:]))} residual rows")
-    for row in rows:
-        if len(row.numbers()) != shape[0]:
+    grid = np.empty((shape[0], len(rows)))
+    for column, row in enumerate(rows):
+        values = row.numbers()
+        if len(values) != shape[0]:
             raise CalibrationError(f"{row.place}: should hold {shape[0]} residuals")
-        if not (np.abs(row.numbers()) <= _MOST_RESIDUAL).all():
+        grid[:, column] = values
+        if not (np.abs(values) <= _MOST_RESIDUAL).all():
             raise CalibrationError(
                 f"{row.place}: residuals should be thousandths of a logarithm, from"
                 f" {-_MOST_RESIDUAL} to {_MOST_RESIDUAL}"
             )
-    grid = np.stack([row.numbers() for row in rows], axis=1) / 1000
-    return grid.reshape(shape)
+    return (grid / 1000).reshape(shape)
 
 
 def _pairs(values: Mapping[str, float]) -> str:

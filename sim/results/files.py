@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import filecmp
 import os
 import shutil
 import tempfile
@@ -58,8 +57,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 def replace_files(folder: Path, fill: Callable[[Path], None]) -> None:
     """Replace files of `folder` by those that `fill` writes, once all of them are written.
 
-    A file with the same content stays, with its time. Only one process may do so at a time. Raises
-    StoreError if they cannot be written, which leaves the old files as they were.
+    Only one process may do so at a time. Raises StoreError if they cannot be written, which
+    leaves the old files as they were.
     """
     temporary = folder / ".part"
     with _told(folder):
@@ -68,9 +67,7 @@ def replace_files(folder: Path, fill: Callable[[Path], None]) -> None:
             temporary.mkdir()
             fill(temporary)
             for path in sorted(temporary.iterdir()):
-                old = folder / path.name
-                if not (old.is_file() and filecmp.cmp(old, path, shallow=False)):
-                    path.replace(old)
+                path.replace(folder / path.name)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

@@ -15,8 +15,6 @@ from sim.kernels import cores, kernel_table, ops
 from sim.kernels.curve import Curve
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.timed import Timed, by_status
-from sim.metrics.steady_summary import steady_summary
-from sim.steady.state import steady_state
 
 CARD = cards.accelerator("h100-sxm")
 TILE = float(CARD.gemm_tile_rows)
@@ -138,10 +136,10 @@ def test_a_general_name_is_served_by_the_best_measured_kernel() -> None:
     def moe(kernel: str) -> Curve:
         return replace(GEMM, op="moe", kernel=kernel, key="h7168", axes=(), residual=np.zeros(()))
 
-    table = KernelTable(CARD, [moe("sglang_fused_moe_triton"), moe("moe_torch_flow_cutlass")])
+    table = KernelTable(CARD, [moe("sglang_triton"), moe("trtllm_cutlass")])
     curve, exact = table.serving(ops.moe("bf16", 7168, 2048, 8, 64, 64, "fused"))
     assert curve is not None
-    assert (curve.kernel, exact) == ("moe_torch_flow_cutlass", True)
+    assert (curve.kernel, exact) == ("trtllm_cutlass", True)
 
 
 @pytest.mark.parametrize(
@@ -185,19 +183,25 @@ def test_attention_borrows_from_its_own_shape_before_its_own_format() -> None:
 
 
 def test_experts_keep_their_number_format_before_their_kernel() -> None:
-    """GB200 has no fused FP8 experts: the masked ones serve, and no NVFP4 curve is borrowed."""
-    table = kernel_table.load(cards.accelerator("gb200"), cards.calibration("gb200"))
-    assert not table.has_format("moe", "fused", "fp8")
-    assert table.has_format("moe", "masked", "fp8")
-    on_gb200 = [
-        "deployment.accelerator=gb200",
-        "deployment.gpus=32",
-        "simulation.engine=bound",
-        "workload.lengths.prompt.tokens=1024",
-        "workload.arrivals.requests_per_gpu=128",
-    ]
-    fused, masked = (
-        steady_state(load("dsv3-ep8-h200", [*on_gb200, f"deployment.moe_kernel={kernel}"]))
-        for kernel in ("fused", "masked")
-    )
-    assert steady_summary(fused)["tpot_ms_mean"] == steady_summary(masked)["tpot_ms_mean"]
+    def moe(kernel: str, dtype: str, key: str) -> Curve:
+        return replace(BARE, op="moe", kernel=kernel, dtype=dtype, key=key)
+
+    masked = moe("masked", "fp8", "h7168i2048")
+    others = moe("sglang_triton", "nvfp4", "h7168"), moe("sglang_triton/grouped", "fp8", "h7168")
+    table = KernelTable(CARD, [masked, *others[:1]])
+    assert table.serving(ops.moe("fp8", 7168, 2048, 8, 64, 64, "fused")) == (masked, False)
+    # A kernel of the same axes comes first, be it under another load.
+    table = KernelTable(CARD, [masked, *others])
+    assert table.serving(ops.moe("fp8", 7168, 2048, 8, 64, 64, "fused")) == (others[1], False)
+
+
+@pytest.mark.parametrize("card", ["b200", "gb200", "b300", "gb300"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp8", "nvfp4", "mxfp4", "int4"])
+def test_blackwell_has_fused_experts_in_every_format(card: str, dtype: str) -> None:
+    table = kernel_table.load(cards.accelerator(card), cards.calibration(card))
+    for hidden, intermediate in ((7168, 2048), (4096, 1536)):
+        op = ops.moe(dtype, hidden, intermediate, 8, 64, TILE, "fused")
+        curve, _own = table.serving(op)
+        assert curve is not None
+        assert curve.dtype == dtype
+        assert "/" not in curve.kernel

@@ -102,8 +102,8 @@ MOE = (
     [
         ("deepep_ll_masked", "uniform", "deepepmoe", "moe", "masked"),
         ("deepep_ll_masked", "power_law_0.8", "deepepmoe", "moe_hottest", "masked"),
-        ("fused_moe", "balanced", "deepgemm", "moe", "deepgemm"),
-        ("fused_moe", "power_law_1.01", "deepgemm", "moe", "deepgemm/power_law_1.01"),
+        ("fused_moe", "balanced", "deepgemm", "moe", "trtllm_deepgemm"),
+        ("fused_moe", "power_law_1.01", "deepgemm", "moe", "trtllm_deepgemm/power_law_1.01"),
         ("fused_moe", "balanced", "sglang_x", "moe", "sglang_x/grouped"),
     ],
 )
