@@ -22,7 +22,7 @@ from sim.inputs.scenario import Precision
 from sim.inputs.speculation import Speculation
 from sim.kernels import cores, ops, served
 from sim.kernels.core_line import CoreLine
-from sim.kernels.hottest_rank import hottest_factor, rank_op
+from sim.kernels.hottest_rank import alike, hottest_factor, rank_op
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.timed import Timed
 
@@ -277,22 +277,24 @@ class LayerTimer:
         are as in `experts`. Usage is that of all layers.
         """
         fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
-        share = np.full((*loads.shape[:-1], fused), tokens / spread.ranks)
-        held = np.concatenate([loads, share], axis=-1)
-        kernel = self.experts_kernel
+        kernel, tile_rows = self.experts_kernel, ops.MASKED_TILE_ROWS
+        if kernel != served.MASKED:
+            tile_rows = self.table.accelerator.gemm_tile_rows
+        ranks = loads.reshape(-1, loads.shape[-1])
+        first, kind, count = alike(ranks, tile_rows)
+        share = np.full((len(first), fused), tokens / spread.ranks)
+        held = np.concatenate([ranks[first], share], axis=-1)
         op = rank_op(
             self.precision.gemm,
             self.model.hidden,
             ffn.expert_intermediate / spread.slices,
-            held.reshape(-1, held.shape[-1]),
+            held,
             kernel,
-            ops.MASKED_TILE_ROWS
-            if kernel == served.MASKED
-            else self.table.accelerator.gemm_tile_rows,
+            tile_rows,
         )
-        op = self._with_exchange(op, held.sum(axis=-1).ravel(), spread.ranks)
-        times = self.table.timed(op).on(spread.slices)
-        times = times.lasting(times.ns.reshape(loads.shape[:-1]))
+        op = self._with_exchange(op, held.sum(axis=-1), spread.ranks)
+        times = self.table.timed(op, count).on(spread.slices)
+        times = times.lasting(times.ns[kind].reshape(loads.shape[:-1]))
         if self.experts_exchange:
             times.ns[:] = times.ns.max(axis=-1, keepdims=True)
         if shared and not fused:

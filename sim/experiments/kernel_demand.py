@@ -15,7 +15,7 @@ from sim.inputs.model import ModelCard
 from sim.inputs.scenario import LEAST_STEPS, Scenario
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.ops import Op
-from sim.kernels.timed import Timed
+from sim.kernels.timed import Ints, Timed
 
 # Coordinates that the deployment fixes; the others change with the load.
 _SIZES = ("n", "k", "experts", "intermediate", "ep", "gpus")
@@ -67,10 +67,10 @@ class NotingTable(KernelTable):
         super().__init__(demand.accelerator)
         self._demand = demand
 
-    def timed(self, op: Op) -> Timed:
+    def timed(self, op: Op, count: Ints | int = 1) -> Timed:
         """Note the look-up; return the time at the card's default efficiency."""
         self._demand.note(op)
-        return super().timed(op)
+        return super().timed(op, count)
 
 
 def demands(scenario: Scenario) -> list[Demand]:

@@ -6,33 +6,43 @@ requests on each attention GPU in each micro-batch, a broken one where some have
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sim.deployments import compile_deployment
-from sim.experiments.replications import replicated
+from sim.deployments.deployment import Deployment
+from sim.experiments.replications import Figures, replicated
 from sim.foundation.errors import InfeasibleError
+from sim.foundation.units import NS_PER_MS
 from sim.inputs.scenario import Scenario, TpotOf
 from sim.metrics.steady_summary import steady_summary
 from sim.steady.largest_load import fullest, largest_load, most_fitting
+from sim.steady.state import under_load
 
 
-def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[str, Any]:
+def max_batch_under_slo(
+    scenario: Scenario, tpot_of: TpotOf = "mean", known: Mapping[int, Figures] | None = None
+) -> dict[str, Any]:
     """Return the figures at the largest load whose TPOT meets `slo.tpot_ms`, and its `batch`.
 
     `tpot_of` says which TPOT of the requests must meet it: their mean or a percentile. The scenario
     gets a closed loop of that load; its own arrivals only say that it is closed. Where even one
     request on each GPU is too slow, the figures are those of one. TPOT is taken to rise with the
-    load. Raises InfeasibleError if one does not fit.
+    load. `known` are figures of runs already made, by requests in flight: no run is made twice, and
+    the search starts where they tell it to. Raises InfeasibleError if one request does not fit.
     """
     site = compile_deployment(scenario.with_batch(1))
     limit_ms, m, gpus = scenario.slo.tpot_ms, site.micro_batches, site.attention_gpus
-    state = fullest(site, limit_ms)
     if scenario.simulation.engine == "bound":
+        state = fullest(site, limit_ms)
         return steady_summary(state) | {"batch": _batch(int(state.requests), site.lanes)}
-    found: dict[int, dict[str, Any]] = {}
+    found = dict(known or {})
 
     def tpot_ms(each: int) -> float:
-        found[each] = figures = replicated(scenario.with_batch(each * gpus))
+        requests = each * gpus
+        if requests not in found:
+            found[requests] = replicated(scenario.with_batch(requests))
+        figures = found[requests]
         tpot = figures[f"tpot_ms_{tpot_of}"]
         if tpot is None and figures["slo_attainment"] is not None:
             raise InfeasibleError(
@@ -43,9 +53,16 @@ def max_batch_under_slo(scenario: Scenario, tpot_of: TpotOf = "mean") -> dict[st
             raise InfeasibleError("the run is too short for a TPOT: raise simulation.min_steps")
         return float(tpot)
 
-    guess, most = int(state.requests) // site.lanes, max(most_fitting(site), 1)
-    each = max(largest_load(tpot_ms, limit_ms, most, m, guess), 1)
-    return found[each] | {"batch": _batch(each * gpus, site.lanes)}
+    slower = max((_slower(site, *run) for run in found.items()), default=1.0)
+    guess = int(fullest(site, limit_ms / slower).requests) // site.lanes
+    each = max(largest_load(tpot_ms, limit_ms, max(most_fitting(site), 1), m, guess), 1)
+    return found[each * gpus] | {"batch": _batch(each * gpus, site.lanes)}
+
+
+def _slower(site: Deployment, requests: int, figures: Figures) -> float:
+    """Return by which factor a simulation is slower than the steady state of its load."""
+    bound_ms = under_load(site, requests).tpot_ns / NS_PER_MS
+    return float((figures["tpot_ms_mean"] or bound_ms) / bound_ms)
 
 
 def _batch(requests: int, lanes: int) -> int | float:

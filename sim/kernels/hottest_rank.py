@@ -112,6 +112,22 @@ def rank_op(
     )
 
 
+def alike(loads: Counts, tile_rows: float) -> tuple[Counts, Counts, Counts]:
+    """Return which ranks (ranks × experts) take the same time, tokens rounded up to `tile_rows`.
+
+    These are those with as many experts hit, tokens and tiles: the first rank of each kind, the
+    kind of each rank, and how many ranks there are of each.
+    """
+    by_expert = np.ascontiguousarray(loads.T)
+    tiles = np.ceil(by_expert / tile_rows).sum(axis=0).astype(np.int64)
+    hit, tokens = (by_expert > 0).sum(axis=0), by_expert.sum(axis=0)
+    kinds = (hit * (tiles.max() + 1) + tiles) * (tokens.max() + 1) + tokens
+    _kinds, first, kind, count = np.unique(
+        kinds, return_index=True, return_inverse=True, return_counts=True
+    )
+    return first, kind, count
+
+
 @cache
 def hottest_loads(
     load: str, tokens: int, experts: int, top_k: int, ranks: int, draws: int = _DRAWS, seed: int = 0

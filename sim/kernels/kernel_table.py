@@ -54,15 +54,20 @@ class KernelTable:
         self._serving: dict[Identity, tuple[Curve | None, bool]] = {}
         self._kept: dict[tuple[Hashable, float], tuple[int, ...]] = {}
 
-    def timed(self, op: Op) -> Timed:
-        """Return the time of `op`, one value per GPU; zero work takes no time."""
+    def timed(self, op: Op, count: Ints | int = 1) -> Timed:
+        """Return the time of `op`, one value per GPU; zero work takes no time.
+
+        `count` GPUs do the same as each: usage is that of all.
+        """
         curve, own = self.serving(op)
         if curve is None:
-            return uncalibrated(whole_ns(self._default_us(op) * NS_PER_US, self._named(op)))
+            ns = whole_ns(self._default_us(op) * NS_PER_US, self._named(op))
+            return Timed(ns, uncalibrated(ns * count).usage_ns)
         time_us, inside = self.time_us(op, curve)
         ns = whole_ns(time_us * NS_PER_US, self._named(op))
-        calibrated = int(ns[inside].sum()) if own else 0
-        return Timed(ns, counted(calibrated, int(ns.sum()) - calibrated))
+        spent_ns = ns * count
+        calibrated = int(spent_ns[inside].sum()) if own else 0
+        return Timed(ns, counted(calibrated, int(spent_ns.sum()) - calibrated))
 
     def timed_each(
         self, what: Hashable, values: ArrayLike, time: Callable[[float], Timed]

@@ -7,7 +7,7 @@ drawn at random (noise, expert loads) thus decides among shapes that the bound c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,22 @@ class Candidate:
     requests: int
     """Requests in flight, as the bound finds them."""
     worth: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one simulation says of a shape."""
+
+    candidate: Candidate
+    worth: float
+    """What the shape is likely to be worth at its SLO; 0 if the batch of the bound does not fit."""
+    figures: Figures
+    """Of the simulation; empty if the batch does not fit."""
+
+    def searched(self, first: Scenario, priced: bool) -> dict[str, Any]:
+        """Return the entry of the shape."""
+        known = {self.candidate.requests: self.figures} if self.figures else {}
+        return entry(first, self.candidate.settings, priced, known)
 
 
 def best_shapes(
@@ -85,11 +101,28 @@ def contended(
     Returns the largest share of its bound that a candidate kept, and the entries of those searched,
     the best first; of equal ones the first that was screened.
     """
-    probed = [(probe(first, each, priced), each) for each in candidates]
-    probed.sort(key=lambda pair: (-pair[0], pair[1].number))
-    searched = [entry(first, each.settings, priced) for _estimate, each in probed[:search]]
+    probes = probed(first, candidates, priced)
+    searched = [each.searched(first, priced) for each in probes[:search]]
     searched.sort(key=lambda each: -each["worth"] * each["slo_met"])
-    return max((found / each.worth for found, each in probed), default=0.0), searched
+    return max((each.worth / each.candidate.worth for each in probes), default=0.0), searched
+
+
+def most_worth(
+    first: Scenario, candidates: Sequence[Candidate], search: int, priced: bool
+) -> float:
+    """Return what the best entry of `contended` is worth; 0 if none meets the SLO.
+
+    Shapes that cannot be the best are not searched: output rises with the batch, so a shape that is
+    too slow in its probe, and yields no more than the best even so, yields less within the SLO.
+    """
+    most = 0.0
+    for each in probed(first, candidates, priced)[:search]:
+        too_slow = each.figures and each.figures["tpot_ms_mean"] > first.slo.tpot_ms
+        if too_slow and worth(each.figures, priced) <= most:
+            continue
+        found = each.searched(first, priced)
+        most = max(most, float(found["worth"]) * found["slo_met"])
+    return most
 
 
 def admitted(shapes: SideShapes) -> list[Settings]:
@@ -132,8 +165,14 @@ def bound(scenario: Scenario, free: Collection[str] = ()) -> SteadyState:
     return fullest(compile_deployment(scenario.with_batch(1)), scenario.slo.tpot_ms, free)
 
 
-def probe(first: Scenario, candidate: Candidate, priced: bool) -> float:
-    """Return what a shape is likely to be worth at its SLO, from one simulation.
+def probed(first: Scenario, candidates: Iterable[Candidate], priced: bool) -> list[Probe]:
+    """Return the candidates, simulated once each, the most promising first."""
+    probes = [probe(first, each, priced) for each in candidates]
+    return sorted(probes, key=lambda each: (-each.worth, each.candidate.number))
+
+
+def probe(first: Scenario, candidate: Candidate, priced: bool) -> Probe:
+    """Simulate a shape once, at the batch that the bound found.
 
     Where the simulation is slower than the bound, the batch has to shrink: half of a TPOT is taken
     to be there without the batch, as in `sim.steady.largest_load.largest`.
@@ -142,13 +181,18 @@ def probe(first: Scenario, candidate: Candidate, priced: bool) -> float:
     try:
         figures = replicated(scenario.with_batch(candidate.requests))
     except InfeasibleError:
-        return 0.0
+        return Probe(candidate, 0.0, {})
     over = figures["tpot_ms_mean"] / scenario.slo.tpot_ms
-    return worth(figures, priced) * float(2 - max(over, 1.0))
+    return Probe(candidate, worth(figures, priced) * float(2 - max(over, 1.0)), figures)
 
 
-def entry(first: Scenario, settings: Settings, priced: bool) -> dict[str, Any]:
-    """Return a shape at the largest batch that meets the SLO in simulation, as plain data."""
+def entry(
+    first: Scenario, settings: Settings, priced: bool, known: Mapping[int, Figures] | None = None
+) -> dict[str, Any]:
+    """Return a shape at the largest batch that meets the SLO in simulation, as plain data.
+
+    `known` are figures of its runs so far, by requests in flight.
+    """
     scenario = first.with_settings(settings)
     told = {
         "settings": settings,
@@ -156,7 +200,7 @@ def entry(first: Scenario, settings: Settings, priced: bool) -> dict[str, Any]:
         "accelerators": scenario.deployment.accelerators(),
     }
     try:
-        figures = max_batch_under_slo(scenario)
+        figures = max_batch_under_slo(scenario, known=known)
     except InfeasibleError as error:
         return told | {"slo_met": False, "worth": 0.0, "figures": {}, "reason": str(error)}
     site = compile_deployment(scenario.with_batch(1))

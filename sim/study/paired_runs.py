@@ -21,7 +21,7 @@ from sim.inputs.arrivals import ClosedLoop
 from sim.inputs.scenario import Scenario
 from sim.metrics.steady_summary import steady_summary
 from sim.steady.state import SteadyState
-from sim.study.best_shapes import bound, contended, screened, worth
+from sim.study.best_shapes import bound, most_worth, screened, worth
 from sim.study.cells import SideShapes
 from sim.study.schema import Changed, Settings, Study
 
@@ -126,8 +126,7 @@ def changed(
         return max(float(each["worth"]) * _gain(first, each, change, study) for each in searched)
     other, short = first.with_settings(change.set), study.shortlist
     again, _fit, _least = screened(other, best["reconsidered"], study.screen, priced)
-    _kept, found = contended(other, again[: short.probe], short.search, priced)
-    return max((float(each["worth"]) for each in found if each["slo_met"]), default=0.0)
+    return most_worth(other, again[: short.probe], short.search, priced)
 
 
 def _gain(first: Scenario, each: dict[str, Any], change: Changed, study: Study) -> float:

@@ -9,6 +9,7 @@ import pytest
 from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
 from sim.experiments.largest_batch import max_batch_under_slo
+from sim.experiments.replications import replicated
 from sim.foundation.errors import InfeasibleError
 from sim.inputs.scenario import Scenario, TpotOf
 from sim.metrics import summary
@@ -42,6 +43,18 @@ def test_one_more_would_miss_the_target(tiny_model: Path, base: str, tpot_of: Tp
         found["batch"] * compile_deployment(aimed).lanes
     )
     assert max_batch_under_slo(aimed, tpot_of) == found
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_runs_already_made_change_nothing(tiny_model: Path, base: str) -> None:
+    scenario = tiny.load(tiny_model, base, *VARIED)
+    aimed = tiny.load(tiny_model, base, *VARIED, f"slo.tpot_ms={at_batch(scenario, 40) * 1.0001}")
+    found = max_batch_under_slo(aimed)
+    lanes = compile_deployment(aimed).lanes
+    for batch in (1, 30, found["batch"], 60):
+        requests = round(batch * lanes)
+        known = {requests: replicated(aimed.with_batch(requests))}
+        assert max_batch_under_slo(aimed, known=known) == found
 
 
 @pytest.mark.parametrize("base", BASES)

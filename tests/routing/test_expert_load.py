@@ -18,6 +18,7 @@ from sim.foundation.errors import ScenarioError
 from sim.inputs import cards, scenario
 from sim.inputs.routing import Groups, Routing
 from sim.kernels import hottest_rank, kernel_table
+from sim.kernels.ops import Op
 from sim.metrics.summary import summary
 from sim.variation.expert_loads import ExpertGrid, ExpertLoads, Ints, draw, visits
 from sim.variation.popularity import at_most
@@ -384,3 +385,30 @@ def test_replicas_of_sliced_experts_and_unsteady_measurements_are_refused() -> N
         scenario.load("step3-2a2f", sliced)
     with pytest.raises(ScenarioError, match="add per_step"):
         scenario.load("step3-2a2f", ["routing={kind: measured, path: x.csv, source: test}"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 12),
+    st.sampled_from((1, 50, 400)),
+    st.sampled_from((0.0, 17.3)),
+    st.sampled_from((("h800", "masked", 64.0), ("h800", "fused", 128.0), ("h20", "masked", 64.0))),
+    st.integers(0, 99),
+)
+def test_ranks_that_are_alike_are_looked_up_once(
+    ranks: int, held: int, most: int, shared: float, kind: tuple[str, str, float], seed: int
+) -> None:
+    card, kernel, tile_rows = kind
+    table = kernel_table.load(cards.accelerator(card), cards.calibration(card))
+    loads = np.random.default_rng(seed).integers(0, most, (ranks, held), endpoint=True)
+
+    def op(loads: Ints) -> Op:
+        share = np.full((len(loads), 1), shared)
+        every = np.concatenate([loads, share], axis=1)
+        return hottest_rank.rank_op("fp8", 7168, 2048, every, kernel, tile_rows)
+
+    first, each, count = hottest_rank.alike(loads, tile_rows)
+    once, every = table.timed(op(loads[first]), count), table.timed(op(loads))
+    np.testing.assert_array_equal(once.ns[each], every.ns)
+    np.testing.assert_array_equal(once.usage_ns, every.usage_ns)

@@ -18,7 +18,7 @@ from sim.foundation.errors import InfeasibleError
 from sim.parallel import processes
 from sim.parallel.signals import Stopped
 from sim.study import cells, verdicts
-from sim.study.best_shapes import best_shapes
+from sim.study.best_shapes import admitted, best_shapes, contended, most_worth, screened
 from sim.study.cells import LoadedStudy
 from sim.study.jobs import CellResult, StudyJobs
 from sim.study.paired_runs import TIE, at_its_batch, changed, fitting, paired_runs, verdict
@@ -65,6 +65,19 @@ def test_a_best_shape_meets_the_slo_and_one_more_request_does_not(study: LoadedS
     assert best["figures"]["tpot_ms_mean"] <= limit_ms
     assert best["limit"] == "SLO"
     assert best["figures"]["tpot_ms_mean"] > 0.97 * limit_ms
+
+
+@pytest.mark.parametrize("cell", [0, 1])
+@pytest.mark.parametrize("side", [0, 1])
+def test_shapes_that_cannot_be_the_best_need_no_search(
+    study: LoadedStudy, cell: int, side: int
+) -> None:
+    shapes, priced = study.cells[cell].sides[side], study.cells[cell].priced
+    every = admitted(shapes)
+    candidates, _fit, _least = screened(shapes.first, every, study.study.screen, priced)
+    _kept, entries = contended(shapes.first, candidates, 99, priced)
+    most = max(each["worth"] for each in entries if each["slo_met"])
+    assert most_worth(shapes.first, candidates, 99, priced) == most
 
 
 @given(st.floats(-0.9, 9), st.floats(0, 1), st.floats(0, 0.2))
