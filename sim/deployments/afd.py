@@ -13,6 +13,7 @@ import numpy as np
 from sim.deployments import glue
 from sim.deployments.afd_ring import Ring, choose_lags, program
 from sim.deployments.deployment import Deployment, Durations
+from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
 from sim.deployments.layers import LayerTimer, Ns, Pass, Spread, split_evenly
 from sim.deployments.links import check_collectives, check_transfers, payload_bytes_per_s
@@ -226,7 +227,7 @@ class AfdDeployment(Deployment):
     def delays_ns(self) -> dict[str, int]:
         return {
             "link": from_us(self.fabric.latency_us, "a message"),
-            "host": from_us(self.scenario.software.host_gap_us_per_step, "the host gap"),
+            "host": from_us(host_us(self.scenario), "the host gap"),
         }
 
     def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from sim.deployments import glue
 from sim.deployments.deployment import Deployment
 from sim.deployments.ep_schedule import Schedule, program
+from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
 from sim.deployments.layers import LayerTimer, Ns, Pass, Spread, split_evenly
 from sim.deployments.links import check_domain
@@ -179,7 +180,7 @@ class EpDeployment(Deployment):
 
         The micro-batches of a step share one pass of the host, so each bears its part.
         """
-        gap_us = self.scenario.software.host_gap_us_per_step / self.host_share
+        gap_us = host_us(self.scenario) / self.host_share
         return {"host": from_us(gap_us, "the host gap")}
 
     def kv_memory(self) -> GpuMemory:

@@ -15,13 +15,21 @@ class Metric(NamedTuple):
 METRICS = (
     Metric("gpus", "GPU", "", "all GPUs of the deployment, also idle GPUs"),
     Metric("requests_in_flight", "requests", "", "mean requests decoding at a time"),
-    Metric("tpot_ms_mean", "ms", "min", "mean over requests of (last − first token)/(tokens − 1)"),
+    Metric(
+        "tpot_ms_mean", "ms", "min", "mean over requests of (last − first token)/(tokens − 1), wall"
+    ),
     Metric("tpot_ms_p50", "ms", "min", "median of the requests' TPOT"),
     Metric("tpot_ms_p90", "ms", "min", "90th percentile of the requests' TPOT"),
     Metric("tpot_ms_p99", "ms", "min", "99th percentile of the requests' TPOT"),
     Metric("tpot_ms_p99_low", "ms", "min", "lower end of the 95 % interval of tpot_ms_p99"),
     Metric("tpot_ms_p99_high", "ms", "min", "upper end of the 95 % interval of tpot_ms_p99"),
     Metric("tpot_ci95_ms", "ms", "min", "95 % half-width of the mean gap"),
+    Metric(
+        "tpot_device_ms",
+        "ms",
+        "min",
+        "device time: tpot_ms_mean less the host's time between steps",
+    ),
     Metric("itl_ms_p50", "ms", "min", "median gap between tokens"),
     Metric("itl_ms_p99", "ms", "min", "99th percentile of the gaps between tokens"),
     Metric("queue_ms_mean", "ms", "min", "mean wait from arrival to admission"),

@@ -12,7 +12,7 @@ from sim.kernels.timed import by_status
 from sim.metrics.catalogue import METRICS
 from sim.metrics.physical import check_step, checked
 from sim.metrics.slo import verdict
-from sim.metrics.summary import usd_per_1m_tokens
+from sim.metrics.summary import device_tpot_ms, usd_per_1m_tokens
 from sim.steady.state import SteadyState
 
 
@@ -54,6 +54,7 @@ def steady_summary(state: SteadyState) -> dict[str, Any]:
         "usd_per_1m_tokens": seen.usd_per_1m_tokens,
         "t_step_ms": float(state.step_ns) / NS_PER_MS,
     }
+    figures["tpot_device_ms"] = device_tpot_ms(scenario, figures)
     # Those of an empty micro-batch are no times of a layer.
     values = np.array([times.values for times in state.times if times.values.any()])
     delays_ns = np.array([list(deployment.delays_ns().values())] * len(values))

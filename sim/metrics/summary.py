@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from sim.decoding.run import Run
 from sim.decoding.step_table import FILL_STEPS, at_once, requests_of, step_gaps_ns
+from sim.deployments.host import mean_host_us
 from sim.foundation.estimates import (
     BATCHES,
     half_width,
@@ -18,6 +20,7 @@ from sim.foundation.estimates import (
     weighted_percentile,
 )
 from sim.foundation.units import NS_PER_MS, NS_PER_S, NS_PER_US
+from sim.inputs.scenario import Scenario
 from sim.metrics import requests
 from sim.metrics.physical import check_run, checked
 from sim.metrics.slo import IN_TIME, goodput, verdict
@@ -94,6 +97,7 @@ def summary(run: Run) -> dict[str, Any]:
         "tpot_ms_p99_low": tail and tail[0],
         "tpot_ms_p99_high": tail and tail[1],
         "tpot_ci95_ms": _finite(half_width(step_gaps) / NS_PER_MS),
+        "tpot_device_ms": None,
         "itl_ms_p50": _itl_ms(gaps, weights, 50),
         "itl_ms_p99": _itl_ms(gaps, weights, 99),
         "queue_ms_mean": _mean(queue_ms),
@@ -117,6 +121,7 @@ def summary(run: Run) -> dict[str, Any]:
         figures[f"{column}_us"] = float(values[busy].mean()) / NS_PER_US if busy.any() else 0.0
     for status, spent in run.usage_ns.items():
         figures[f"{status}_share"] = spent / kernel_ns if kernel_ns else 0.0
+    figures["tpot_device_ms"] = device_tpot_ms(scenario, figures)
     if run.preemptions is not None:
         figures |= preemption_figures(run)
     if scenario.speculation is not None:
@@ -128,6 +133,15 @@ def summary(run: Run) -> dict[str, Any]:
         figures |= dict.fromkeys(IN_TIME)
     check_run(run)
     return checked(figures | verdict(slo, *asked, good.attainment, stable))
+
+
+def device_tpot_ms(scenario: Scenario, figures: Mapping[str, Any]) -> float | None:
+    """Return the mean TPOT less the share of a step in which the host alone works, ms."""
+    wall_ms = figures["tpot_ms_mean"]
+    if wall_ms is None:
+        return None
+    share = mean_host_us(scenario) / 1e3 / figures["t_step_ms"]
+    return float(wall_ms * (1 - min(share, 1.0)))
 
 
 def usd_per_1m_tokens(usd_per_hour: float | None, tokens_per_s: float) -> float | None:

@@ -105,6 +105,8 @@ class Software(Strict):
     host_us_per_further_rank: Pause | None = None
     """What each data-parallel rank beyond the first adds to `host_gap_us_per_step`, µs: ranks that
     agree on the host before every step."""
+    host_us_across_servers: Pause | None = None
+    """What ranks on several servers add to it, however many they are, µs."""
     graphs: Graphs | None = None
     """CUDA graphs; absent: every batch runs in one, and graphs hold no memory."""
     kernels: dict[str, dict[str, list[str]]] = Field(default_factory=dict)

@@ -1,0 +1,26 @@
+"""The host: how long GPUs wait between two steps while it schedules and samples."""
+
+from __future__ import annotations
+
+from sim.inputs import cards
+from sim.inputs.scenario import Scenario
+
+
+def host_us(scenario: Scenario) -> float:
+    """Return the time from the last kernel of a step to the first of the next, µs.
+
+    Every attention GPU is a data-parallel rank with a host process. Those that agree before each
+    step wait for the slowest, by a law of their number: a time for each further rank, and one more
+    where they lie on several servers.
+    """
+    software, (accelerator, ranks, _tp) = scenario.software, scenario.deployment.attention_gpus()
+    further_us = (ranks - 1) * (software.host_us_per_further_rank or 0.0)
+    several = ranks > cards.accelerator(accelerator).node.gpus
+    across_us = software.host_us_across_servers if several else None
+    return software.host_gap_us_per_step + further_us + (across_us or 0.0)
+
+
+def mean_host_us(scenario: Scenario) -> float:
+    """Return the same with the mean of the host's noise, µs."""
+    tail = scenario.noise.host if scenario.noise is not None else None
+    return host_us(scenario) + (tail.mean_us if tail is not None else 0.0)
