@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
-from math import inf
+from math import inf, lcm
 from typing import ClassVar
 
 import numpy as np
 
 from sim.deployments import glue
 from sim.deployments.afd_ring import Ring, choose_lags, program
-from sim.deployments.deployment import Deployment, Durations
+from sim.deployments.deployment import Deployment, Durations, slowest
 from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
-from sim.deployments.layers import LayerTimer, Ns, Pass, Spread, split_evenly
+from sim.deployments.layers import (
+    GpuTokens,
+    LayerTimer,
+    Ns,
+    Pass,
+    Spread,
+    in_groups,
+    split_evenly,
+)
 from sim.deployments.links import check_collectives, check_transfers, payload_bytes_per_s
 from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
 from sim.engines.program import Program
@@ -74,7 +82,7 @@ class AfdDeployment(Deployment):
     @cached_property
     def program(self) -> Program:
         """The ring, in the static order that suits the expected load."""
-        return self._program(self._ring, self._expected_durations.rows)
+        return self._program(self._ring, slowest(self._expected_durations.rows))
 
     @cached_property
     def _expected_durations(self) -> Durations:
@@ -84,11 +92,20 @@ class AfdDeployment(Deployment):
     def ordering_usage_ns(self) -> ops.Floats:
         return self._expected_durations.usage_ns
 
-    def one_of_each(self, rows: Mapping[tuple[str, int], Ns]) -> Program:
-        """Return the ring of one server in each pool, in the order that suits durations `rows`."""
+    @property
+    def neighbours(self) -> int:
+        """GPUs that share an output projection or an LM head, or talk to all ranks by turns."""
+        side = self.afd.attention
+        return lcm(side.o_proj_tp, side.lm_head_tp, self.afd.ffn.gpus_per_instance)
+
+    def one_of_each(self, slowest: Mapping[tuple[str, int], int]) -> Program:
+        """Return the ring of one server in each pool, in the order that suits such durations."""
+        return self._program(self._small_ring, slowest)
+
+    @cached_property
+    def _small_ring(self) -> Ring:
         groups = min(self._ring.o_proj_groups, 1)
-        ring = replace(self._ring, attention_gpus=1, ffn_instances=1, o_proj_groups=groups)
-        return self._program(ring, rows)
+        return replace(self._ring, attention_gpus=1, ffn_instances=1, o_proj_groups=groups)
 
     @cached_property
     def _ring(self) -> Ring:
@@ -108,11 +125,16 @@ class AfdDeployment(Deployment):
             link="nic" if self.fabric.medium == "nic" else "nvlink",
         )
 
-    def _program(self, ring: Ring, rows: Mapping[tuple[str, int], Ns]) -> Program:
-        kind, tail = self.kinds.index(max(self.kinds, key=self.uses)), len(self.kinds)
-        stage_ns = {name: int(np.max(ns)) for (name, of), ns in rows.items() if of in (kind, tail)}
+    def _program(self, ring: Ring, slowest: Mapping[tuple[str, int], int]) -> Program:
+        usual = self._usual_kind, len(self.kinds)
+        stage_ns = {stage: ns for (stage, kind), ns in slowest.items() if kind in usual}
         delays_ns = self.delays_ns()
         return program(ring, choose_lags(ring, stage_ns, delays_ns["link"], delays_ns["host"]))
+
+    @cached_property
+    def _usual_kind(self) -> int:
+        """The kind of layer that a step goes through most often."""
+        return self.kinds.index(max(self.kinds, key=self.uses))
 
     def server_name(self, pool: int, server: int) -> str:
         """Return the name of a server: a0.g3, NIC out a0.g3, f1, NVLink in f1."""
@@ -154,50 +176,50 @@ class AfdDeployment(Deployment):
     def lm_head_tp(self) -> int:
         return self.afd.attention.lm_head_tp
 
-    def attended(self, name: str, tokens: Ns) -> dict[str, Timed]:
+    def attended(self, name: str, tokens: GpuTokens) -> dict[str, Timed]:
         """Return the durations of attention `name` but for its core, with `tokens` a GPU."""
         timer, tp = self.attention_timer, self.afd.attention.o_proj_tp
         front = timer.before_core(name, tokens) + timer.after_core(name, tokens)
         software, attention = self.scenario.software, self.model.attention[name]
-        front += glue.layer_ns(software, tokens)
-        front += glue.attention_ns(software, timer.table.accelerator, attention, tokens)
-        rows = np.repeat(tokens.reshape(-1, tp).sum(axis=1), tp)
-        back = timer.output(name, rows, tp)
+        front += glue.layer_ns(software, tokens.each)
+        front += glue.attention_ns(software, timer.table.accelerator, attention, tokens.each)
+        groups = tokens.together(tp)
+        back = timer.output(name, groups, tp).on(tp)
+        back = back.lasting(np.repeat(back.ns, tp, axis=-1))
         if tp == 1:
             return {"attention": front + back}
-        grouped = tokens.reshape(-1, tp)
         width = self.model.attention[name].after_core(self.model.hidden)[-1].k
-        sent = grouped.max(axis=1) * width * DTYPE_BYTES["bf16"]
-        partial = grouped.sum(axis=1) * self.model.hidden * DTYPE_BYTES["bf16"]
+        sent = in_groups(tokens.each, tp).max(axis=-1) * width * DTYPE_BYTES["bf16"]
+        partial = groups.each * self.model.hidden * DTYPE_BYTES["bf16"]
         exchange = ops.collective("all_to_all", "bf16", tp, sent)
         reduce = ops.collective("reduce_scatter", "bf16", tp, partial)
         return {
             "attention": front,
-            "o_exchange": timer.table.timed(exchange).on(tp),
+            "o_exchange": timer.table.timed(exchange, groups.alike).on(tp),
             "o_proj": back.lasting(self._slowed("o_proj", back.ns)),
-            "o_reduce": timer.table.timed(reduce).on(tp),
+            "o_reduce": timer.table.timed(reduce, groups.alike).on(tp),
         }
 
-    def own(self, kind: Pass, tokens: Ns, attended: dict[str, Timed]) -> dict[str, Timed]:
+    def own(self, kind: Pass, tokens: GpuTokens, attended: dict[str, Timed]) -> dict[str, Timed]:
         """Return the durations of attention and of its GPUs' links.
 
         An attention GPU sends each of its tokens to every instance that wants it, and sums what
         comes back.
         """
         y, hidden = self.afd.ffn.instances, self.model.hidden
-        visits = tokens.astype(np.float64) * self._visits(kind.layer)
+        visits = ops.floats(tokens.each) * self._visits(kind.layer)
         goodput = self._goodput(self.attention_timer)
         out = ops.activation_bytes(hidden, self.afd.a2f_dtype)
         back = ops.activation_bytes(hidden, self.afd.f2a_dtype)
         row, accelerator = (hidden, self.afd.f2a_dtype), self.attention_timer.table.accelerator
-        summing = glue.sum_ns(self.scenario.software, accelerator, row, visits * y, tokens)
+        summing = glue.sum_ns(self.scenario.software, accelerator, row, visits * y, tokens.each)
         return attended | {
             "attention": attended["attention"] + summing,
             "a2f": Timed(whole_ns(visits * y * out / goodput * NS_PER_S, "a2f")),
             "f2a_in": Timed(whole_ns(visits * y * back / goodput * NS_PER_S, "f2a_in")),
         }
 
-    def joint(self, kind: Pass, tokens: Ns) -> dict[str, Timed]:
+    def joint(self, kind: Pass, tokens: GpuTokens) -> dict[str, Timed]:
         """Return the durations of the FFN side and of its links.
 
         An FFN instance's ranks share the tokens that come, and the fullest rank sets the pace.
@@ -211,14 +233,14 @@ class AfdDeployment(Deployment):
             "f2a": Timed(whole_ns(fullest * back / goodput * NS_PER_S, "f2a")),
         }
 
-    def joint_load(self, requests: Ns) -> Hashable:
-        """Return the requests of all GPUs, and the fullest rank's load in each kind of layer."""
-        fullest = [self._fullest(kind.layer, requests * kind.positions) for kind in self.kinds]
-        return int(requests.sum()), *fullest
+    def joint_load(self, requests: GpuTokens) -> Hashable:
+        """Return the requests of all GPUs, and those of the GPUs that the fullest rank talks to."""
+        total = int(requests.total()[0])
+        return total, float(rail_load(self.afd.ffn.gpus_per_instance, requests)[0])
 
-    def _fullest(self, layer: Layer, tokens: Ns) -> float:
-        visits = tokens.astype(np.float64) * self._visits(layer)
-        return rail_load(self.afd.ffn.gpus_per_instance, visits)
+    def _fullest(self, layer: Layer, tokens: GpuTokens) -> ops.Floats:
+        """Return the tokens of the fullest rank that visit its instance."""
+        return rail_load(self.afd.ffn.gpus_per_instance, tokens) * self._visits(layer)
 
     @property
     def gpus_sharing(self) -> int:
@@ -239,28 +261,31 @@ class AfdDeployment(Deployment):
         alone = self.afd.micro_batches == 1 or slowdown == 1
         return time if alone else whole_ns(time * slowdown, stage)
 
-    def _ffn(self, layer: Layer, by_gpu: Ns) -> dict[str, Timed]:
+    def _ffn(self, layer: Layer, by_gpu: GpuTokens) -> dict[str, Timed]:
         """Return the durations of the FFN side with tokens `by_gpu` of the attention GPUs."""
-        timer, gpus, y = self.ffn_timer, self.afd.ffn.gpu_count(), self.afd.ffn.instances
-        tokens, ffn = float(by_gpu.sum()), self.model.ffn[layer.ffn]
-        time = Timed(np.zeros(y, dtype=np.int64))
+        timer, gpus = self.ffn_timer, self.afd.ffn.gpu_count()
+        tokens, ffn = by_gpu.total(), self.model.ffn[layer.ffn]
+        time = Timed(np.zeros_like(tokens))
         if isinstance(ffn, DenseFfn):
-            time = timer.dense(ffn.intermediate / gpus, tokens).on(gpus)
+            slices = partial(timer.dense, ffn.intermediate / gpus, tokens)
+            time = timer.once(("dense", layer.ffn), tokens, slices).on(gpus)
         elif not self.draws(layer):
-            what = "experts", layer.ffn, tokens
-            time = timer.once(what, partial(self._experts, ffn, tokens))
+            what = "experts", layer.ffn
+            time = timer.once(what, tokens, partial(self._experts, ffn, tokens))
         if self.draws(layer) and self._follows_routing():
             return {}
-        arriving = np.asarray(tokens * self._visits(layer))
+        arriving = ops.floats(tokens) * self._visits(layer)
         experts = time.lasting(self._slowed("experts", time.ns))
         return {"experts": experts} | self._collectives(arriving, gpus)
 
-    def _experts(self, ffn: MoeFfn, tokens: float) -> Timed:
+    def _experts(self, ffn: MoeFfn, tokens: Ns) -> Timed:
         """Return the time of the slowest rank of each instance."""
         side = self.afd.ffn
         timed = self.ffn_timer.experts(ffn, self.spread(ffn), tokens, shared=True)
         ranks, y = timed.ns, side.instances
-        ns = ranks.reshape(y, -1).max(axis=1) if len(ranks) >= y else np.repeat(ranks, y)
+        ns = ranks
+        if ranks.shape[-1] >= y:
+            ns = in_groups(ranks, ranks.shape[-1] // y).max(axis=-1)
         return timed.lasting(ns).on(side.gpu_count())
 
     def _follows_routing(self) -> bool:
@@ -331,10 +356,11 @@ class AfdDeployment(Deployment):
         out = float(ops.activation_bytes(hidden, self.afd.a2f_dtype))
         back = float(ops.activation_bytes(hidden, self.afd.f2a_dtype))
         sent = visited.sum(axis=1, keepdims=True) * tokens
-        fullest = visited * rail_load(g, tokens.astype(np.float64))
+        fullest = visited * rail_load(g, GpuTokens(tokens))
         a_ns = NS_PER_S / self._goodput(self.attention_timer)
         f_ns = NS_PER_S / self._goodput(self.ffn_timer)
-        return self._collectives(visited * tokens.sum(), g) | {
+        collectives = self._collectives(visited * tokens.sum(), g)
+        return {stage: timed.together() for stage, timed in collectives.items()} | {
             "a2f": Timed(whole_ns(sent * out * a_ns, "a2f")),
             "a2f_in": Timed(whole_ns(fullest * out * f_ns, "a2f_in")),
             "f2a": Timed(whole_ns(fullest * back * f_ns, "f2a")),
@@ -401,14 +427,19 @@ class AfdDeployment(Deployment):
         return ffn_bytes(self.model, self.scenario.precision, held, slices, gpus)
 
 
-def rail_load(ranks: int, load: ops.Floats) -> float:
-    """Return the largest load that one of an FFN instance's `ranks` exchanges with attention GPUs.
+def rail_load(ranks: int, tokens: GpuTokens) -> ops.Floats:
+    """Return the most tokens that one of an FFN instance's `ranks` exchanges with attention GPUs.
 
     Same-rank rails: attention GPU i talks to rank i mod `ranks`; where an instance has more ranks
-    than there are attention GPUs, each GPU spreads its load over several.
+    than there are attention GPUs, each GPU spreads its tokens over several. By load (… × 1).
     """
-    gpus = len(load)
-    if gpus >= ranks:
-        return float(np.bincount(np.arange(gpus) % ranks, load, ranks).max())
-    sharing = np.bincount(np.arange(ranks) % gpus, minlength=gpus)
-    return float((load / sharing).max())
+    each, gpus = tokens.each, tokens.each.shape[-1]
+    if tokens.alike is not None:
+        each = each * tokens.alike
+    if gpus < ranks:
+        sharing = np.bincount(np.arange(ranks) % gpus, minlength=gpus)
+        return np.asarray((each / sharing).max(axis=-1, keepdims=True))
+    if gpus % ranks:
+        each = np.append(each, np.zeros((*each.shape[:-1], -gpus % ranks), np.int64), axis=-1)
+    by_rank = in_groups(each, ranks).sum(axis=-2)
+    return np.asarray(by_rank.max(axis=-1, keepdims=True), dtype=np.float64)

@@ -19,9 +19,13 @@ from functools import lru_cache
 from itertools import product
 from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sim.engines.program import KEPT, Link, PoolKind, Program, ProgramBuilder, Way
 
 Key = tuple[str, int, int]
+Ints = NDArray[np.int64]
 
 _O_PROJ = ("o_exchange", "o_proj", "o_reduce")
 _WAYS: dict[str, Way] = {"a2f": "out", "a2f_in": "in", "f2a": "out", "f2a_in": "in"}
@@ -71,6 +75,11 @@ STAGES = (
 )
 
 
+# Times of which waits consist: of stages, of the longer stage of a transfer there and back, of the
+# longest stage but the LM head, and a link's latency.
+_TIMES = (*STAGES, "there", "back", "any", "latency")
+
+
 def choose_lags(ring: Ring, stage_ns: dict[str, int], latency_ns: int, host_ns: int) -> Lags:
     """Return the static order that promises the shortest period for the given stage times.
 
@@ -85,17 +94,13 @@ def choose_lags(ring: Ring, stage_ns: dict[str, int], latency_ns: int, host_ns: 
     """
     m = ring.micro_batches
     t = {name: stage_ns.get(name, 0) for name in STAGES}
-    turns_ns: dict[Lags, float] = {}
-    for choice in product(
-        range(m if ring.o_proj_groups else 1),
-        range(m if ring.nvlink_turns else 1),
-        range(m if ring.half_duplex else 1),
-    ):
-        circuits = _circuits(ring, t, latency_ns, Lags(*choice))
-        if all(span > 0 for _time, span in circuits):
-            turns_ns[Lags(*choice)] = max(time / span for time, span in circuits)
-    lags = min(turns_ns, key=lambda lags: (turns_ns[lags], lags))
-    turn_ns = turns_ns[lags]
+    t |= {"there": max(t["a2f"], t["a2f_in"]), "back": max(t["f2a"], t["f2a_in"])}
+    t["any"] = max(ns for stage, ns in t.items() if stage != "lm_head")
+    choices, parts, spans = _waits(ring)
+    times_ns = parts @ np.array([*t.values(), latency_ns], dtype=np.int64)
+    turns_ns = (times_ns / spans).max(axis=1)
+    best = int(turns_ns.argmin())
+    lags, turn_ns = choices[best], float(turns_ns[best])
 
     def held_up_ns(tail: int) -> float:
         bare_gap = t["attention"] + t["lm_head"] + host_ns - (tail + 1) * turn_ns
@@ -104,7 +109,30 @@ def choose_lags(ring: Ring, stage_ns: dict[str, int], latency_ns: int, host_ns: 
     return lags._replace(tail=min(range(m), key=held_up_ns))
 
 
-def _circuits(ring: Ring, t: dict[str, int], latency_ns: int, lags: Lags) -> list[tuple[int, int]]:
+@lru_cache(maxsize=KEPT)
+def _waits(ring: Ring) -> tuple[list[Lags], Ints, Ints]:
+    """Return the lags that are possible, the least first, and the circuits of waits of each.
+
+    A circuit has a row that says how often each of the times is part of it (in the order of
+    `choose_lags`), and the micro-batches that it spans.
+    """
+    m = ring.micro_batches
+    one = dict(zip(_TIMES, np.eye(len(_TIMES), dtype=np.int64), strict=True))
+    possible = {}
+    for choice in product(
+        range(m if ring.o_proj_groups else 1),
+        range(m if ring.nvlink_turns else 1),
+        range(m if ring.half_duplex else 1),
+    ):
+        circuits = _circuits(ring, one, Lags(*choice))
+        if all(span > 0 for _time, span in circuits):
+            possible[Lags(*choice)] = circuits
+    parts = np.array([[time for time, _span in circuits] for circuits in possible.values()])
+    spans = np.array([[span for _time, span in circuits] for circuits in possible.values()])
+    return list(possible), parts, spans
+
+
+def _circuits(ring: Ring, t: dict[str, Ints], lags: Lags) -> list[tuple[Ints, int]]:
     """Return (time, micro-batches spanned) of the circuits of waits in the ring.
 
     The whole ring is one, and so is every server. Where x runs `lag` ahead of y, there is one
@@ -113,10 +141,10 @@ def _circuits(ring: Ring, t: dict[str, int], latency_ns: int, lags: Lags) -> lis
     """
     m, o_proj, nvlink, nic = ring.micro_batches, lags.o_proj, lags.nvlink, lags.nic
     ffn = t["all_gather"] + t["experts"] + t["reduce_scatter"]
-    trip = max(t["a2f"], t["a2f_in"]) + ffn + max(t["f2a"], t["f2a_in"]) + 2 * latency_ns
+    trip = t["there"] + ffn + t["back"] + 2 * t["latency"]
     round_ns = t["attention"] + t["o_exchange"] + t["o_proj"] + t["o_reduce"] + trip
-    circuits = [(max(ns for stage, ns in t.items() if stage != "lm_head"), 1)]
-    near, far = [(0, 0)], [(0, 0)]
+    circuits = [(t["any"], 1)]
+    near, far = [(0 * trip, 0)], [(0 * trip, 0)]
     if ring.o_proj_groups:
         for x, middle, y in (STAGES[0:3], STAGES[1:4]):
             circuits += [(t[x] + t[middle] + t[y], o_proj + 1), (t[x] + t[y], 1)]
@@ -126,7 +154,7 @@ def _circuits(ring: Ring, t: dict[str, int], latency_ns: int, lags: Lags) -> lis
         far.append((t["experts"], nvlink))
     if ring.half_duplex:
         circuits += [(trip, nic + 1), (t["a2f"] + t["f2a_in"], 1), (t["a2f_in"] + t["f2a"], 1)]
-        far.append((ffn + latency_ns, nic))
+        far.append((ffn + t["latency"], nic))
         if ring.nvlink_turns:
             circuits.append((trip - t["experts"], nic + 1 - nvlink))
     for (near_ns, near_lag), (far_ns, far_lag) in product(near, far):

@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from sim.deployments.expected_load import ExpectedLoad
 from sim.deployments.kept_times import KeptTimes
 from sim.deployments.kvcache import GpuMemory, Transfer, kv_layout
-from sim.deployments.layers import Batch, Core, LayerTimer, Ns, Pass, Spread, passes
+from sim.deployments.layers import (
+    Batch,
+    Core,
+    GpuTokens,
+    LayerTimer,
+    Ns,
+    Pass,
+    Spread,
+    passes,
+)
 from sim.engines.program import Program, Times
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.nanoseconds import from_us
@@ -148,11 +157,17 @@ class Deployment(ABC):
     def program(self) -> Program:
         """Servers, static order and dependencies."""
 
+    @property
     @abstractmethod
-    def one_of_each(self, rows: Mapping[tuple[str, int], Ns]) -> Program:
+    def neighbours(self) -> int:
+        """Attention GPUs that do something together: a multiple of all such groups."""
+
+    @abstractmethod
+    def one_of_each(self, slowest: Mapping[tuple[str, int], int]) -> Program:
         """Return the program with one server in each pool: what like servers do together.
 
-        Its static order is the one that suits durations `rows` by (stage, layer kind).
+        Its static order is the one that suits durations of the slowest servers, by stage and kind
+        of layer.
         """
 
     @property
@@ -210,76 +225,76 @@ class Deployment(ABC):
     def lm_head_tp(self) -> int:
         """GPUs that share the LM head."""
 
-    def _draft(self, kind: Pass, requests: Ns) -> Timed:
+    def _draft(self, kind: Pass, requests: GpuTokens) -> Timed:
         """Return what a drafting layer takes before its attention: LM head and projection."""
         timer = self.core_timer
-        head = timer.lm_head(requests * kind.drafts_after, self.lm_head_tp)
-        return head + timer.draft_projection(requests * kind.positions)
+        head = timer.lm_head(requests.times(kind.drafts_after), self.lm_head_tp)
+        return head + timer.draft_projection(requests.times(kind.positions))
 
     def draws(self, layer: Layer) -> bool:
         """Return whether what depends on where tokens go is left out of a layer's times."""
         return self.draws_experts and isinstance(self.model.ffn[layer.ffn], MoeFfn)
 
     @abstractmethod
-    def attended(self, name: str, tokens: Ns) -> dict[str, Timed]:
+    def attended(self, name: str, tokens: GpuTokens) -> dict[str, Timed]:
         """Return the durations of attention `name` by stage, `tokens` on each attention GPU.
 
         They leave out the core, and are those of `core_stage` before they are slowed.
         """
 
     @abstractmethod
-    def own(self, kind: Pass, tokens: Ns, attended: dict[str, Timed]) -> dict[str, Timed]:
+    def own(self, kind: Pass, tokens: GpuTokens, attended: dict[str, Timed]) -> dict[str, Timed]:
         """Return the durations in a layer that each attention GPU's own tokens decide.
 
         By stage; those of its attention are `attended`. Usage is that of all these GPUs.
         """
 
     @abstractmethod
-    def joint(self, kind: Pass, tokens: Ns) -> dict[str, Timed]:
+    def joint(self, kind: Pass, tokens: GpuTokens) -> dict[str, Timed]:
         """Return the durations in a layer that the tokens of all attention GPUs decide.
 
         By stage. Usage is that of all GPUs.
         """
 
     @abstractmethod
-    def joint_load(self, requests: Ns) -> Hashable:
+    def joint_load(self, requests: GpuTokens) -> Hashable:
         """Return what of `requests` decides the durations of `joint`."""
 
-    def around_core(self, requests: Ns) -> Durations:
+    def around_core(self, requests: GpuTokens) -> Durations:
         """Return the durations of all but the cores, with `requests` on each attention GPU."""
         parts = self.own_durations(requests), self.joint_durations(requests)
         head = self.head(requests)
         rows = parts[0].rows | parts[1].rows | {("lm_head", len(self.kinds)): head.ns}
         return Durations(rows, parts[0].usage_ns + parts[1].usage_ns + head.usage_ns)
 
-    def own_durations(self, requests: Ns) -> Durations:
+    def own_durations(self, requests: GpuTokens) -> Durations:
         """Return what of them each attention GPU's own requests decide."""
         rows: dict[tuple[str, int], Ns] = {}
         usage_ns = NO_USAGE
-        attentions = {of: self.attended(of[0], requests * of[1]) for of in self.attention_uses}
+        attentions = {of: self.attended(of[0], requests.times(of[1])) for of in self.attention_uses}
         for number, kind in enumerate(self.kinds):
             attended = attentions[kind.layer.attention, kind.positions]
             if kind.drafts_after:
                 first = attended[self.first_stage] + self._draft(kind, requests)
                 attended = attended | {self.first_stage: first}
-            for stage, timed in self.own(kind, requests * kind.positions, attended).items():
+            for stage, timed in self.own(kind, requests.times(kind.positions), attended).items():
                 rows[stage, number] = timed.ns
                 usage_ns = usage_ns + timed.usage_ns * self.uses(kind)
         return Durations(rows, usage_ns)
 
-    def joint_durations(self, requests: Ns) -> Durations:
+    def joint_durations(self, requests: GpuTokens) -> Durations:
         """Return what of them the requests of all attention GPUs decide."""
         rows: dict[tuple[str, int], Ns] = {}
         usage_ns = NO_USAGE
         for number, kind in enumerate(self.kinds):
-            for stage, timed in self.joint(kind, requests * kind.positions).items():
+            for stage, timed in self.joint(kind, requests.times(kind.positions)).items():
                 rows[stage, number] = timed.ns
                 usage_ns = usage_ns + timed.usage_ns * self.uses(kind)
         return Durations(rows, usage_ns)
 
-    def head(self, requests: Ns) -> Timed:
+    def head(self, requests: GpuTokens) -> Timed:
         """Return the time of the LM head that ends a step."""
-        return self.core_timer.lm_head(requests * self.last_positions, self.lm_head_tp)
+        return self.core_timer.lm_head(requests.times(self.last_positions), self.lm_head_tp)
 
     @property
     @abstractmethod
@@ -353,9 +368,13 @@ class Deployment(ABC):
         return {table.accelerator.name: table.sha256 for table in tables}
 
     def durations(self, batch: Batch) -> Durations:
-        """Return the durations of one step of a micro-batch, before there is a program."""
-        rows, usage_ns = self.around_core(batch.requests)
-        core_ns, core_usage_ns = self._timed_cores(self._cores(batch.requests), batch)
+        """Return the durations of one step of a micro-batch, before there is a program.
+
+        Of several loads at once, where the batch has them along a first axis.
+        """
+        requests = GpuTokens(batch.requests, batch.alike)
+        rows, usage_ns = self.around_core(requests)
+        core_ns, core_usage_ns = self._timed_cores(self._cores(requests), batch)
         for number, kind in enumerate(self.kinds):
             around = rows[self.core_stage, number]
             core = core_ns[kind.layer.attention, kind.positions]
@@ -365,17 +384,19 @@ class Deployment(ABC):
 
     def _prepared(self, requests: Ns) -> _Prepared:
         """Return the times of a micro-batch with `requests` on each GPU as far as they decide."""
-        durations, usage_ns = self.around_core(requests)
+        tokens = GpuTokens(requests)
+        durations, usage_ns = self.around_core(tokens)
         rest = self.program.times(durations, self.delays_ns())
-        return _Prepared(Step(rest, usage_ns), self._cores(requests))
+        return _Prepared(Step(rest, usage_ns), self._cores(tokens))
 
     def _recalled(self, requests: Ns) -> _Prepared:
         """Return the same, put together from what was asked of other distributions of requests."""
-        nothing, load = self._nothing.times, self.joint_load(requests)
+        tokens, nothing = GpuTokens(requests), self._nothing.times
+        load = self.joint_load(tokens)
         if load not in self._kept_joint:
             if len(self._kept_joint) >= _KEPT_LOADS:
                 self._kept_joint.clear()
-            rows, usage_ns = self.joint_durations(requests)
+            rows, usage_ns = self.joint_durations(tokens)
             found = [(*self._bounds(*key), row) for key, row in rows.items()]
             self._kept_joint[load] = found, usage_ns
         joint, usage_ns = self._kept_joint[load]
@@ -383,19 +404,17 @@ class Deployment(ABC):
         for first, last, row in joint:
             values[first:last] = row
         self._kept_own.fill(requests, values, usage_ns)
-        tp = self.lm_head_tp
-        shared = requests if tp == 1 else requests.reshape(-1, tp).sum(axis=1)
-        self._kept_head.fill(shared, values, usage_ns)
+        self._kept_head.fill(tokens.together(self.lm_head_tp).each, values, usage_ns)
         rest = nothing._replace(values=values, delays_ns=self._delays_ns)
-        return _Prepared(Step(rest, usage_ns), self._cores(requests))
+        return _Prepared(Step(rest, usage_ns), self._cores(tokens))
 
     @cached_property
     def _kept_own(self) -> KeptTimes:
         """What each attention GPU decides, by its requests."""
-        slots = list(self.own_durations(np.ones(1, dtype=np.int64)).rows)
+        slots = list(self.own_durations(GpuTokens(np.array([1]))).rows)
 
         def time(requests: int) -> tuple[Ns, Floats]:
-            rows, usage_ns = self.own_durations(np.array([requests]))
+            rows, usage_ns = self.own_durations(GpuTokens(np.array([requests])))
             return np.array([int(rows[slot][0]) for slot in slots]), usage_ns
 
         return KeptTimes([self._bounds(*slot)[0] for slot in slots], 1, time)
@@ -406,7 +425,7 @@ class Deployment(ABC):
         tp = self.lm_head_tp
 
         def time(requests: int) -> tuple[Ns, Floats]:
-            timed = self.head(np.append(requests, np.zeros(tp - 1, dtype=np.int64)))
+            timed = self.head(GpuTokens(np.append(requests, np.zeros(tp - 1, dtype=np.int64))))
             return timed.ns[:1], timed.usage_ns
 
         return KeptTimes([self._bounds("lm_head", len(self.kinds))[0]], tp, time)
@@ -430,7 +449,7 @@ class Deployment(ABC):
             vars(other).pop(name, None)
         return other
 
-    def _cores(self, requests: Ns) -> dict[_Attended, Core]:
+    def _cores(self, requests: GpuTokens) -> dict[_Attended, Core]:
         return {of: self.core_timer.core(*of, requests) for of in self.attention_uses}
 
     def _timed_cores(
@@ -550,6 +569,11 @@ class Deployment(ABC):
                 "memory.kv_blocks count nothing here; leave them out"
             )
         return replace(memory, stated_kv_bytes=self.stated_kv_tokens * per_token)
+
+
+def slowest(rows: Mapping[tuple[str, int], Ns]) -> dict[tuple[str, int], int]:
+    """Return the durations of the slowest servers."""
+    return {key: int(ns.max()) for key, ns in rows.items()}
 
 
 def _longest(

@@ -14,7 +14,7 @@ from sim.deployments.deployment import Deployment
 from sim.deployments.ep_schedule import Schedule, program
 from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
-from sim.deployments.layers import LayerTimer, Ns, Pass, Spread, split_evenly
+from sim.deployments.layers import GpuTokens, LayerTimer, Ns, Pass, Spread, split_evenly
 from sim.deployments.links import check_domain
 from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
 from sim.engines.program import Program
@@ -89,7 +89,11 @@ class EpDeployment(Deployment):
         """The schedule."""
         return self._program(self.ep.gpus)
 
-    def one_of_each(self, rows: Mapping[tuple[str, int], Ns]) -> Program:
+    @property
+    def neighbours(self) -> int:
+        return self.lm_head_tp
+
+    def one_of_each(self, slowest: Mapping[tuple[str, int], int]) -> Program:
         """Return the schedule of one GPU; its order does not depend on durations."""
         return self._program(1)
 
@@ -124,23 +128,23 @@ class EpDeployment(Deployment):
     def lm_head_tp(self) -> int:
         return self.ep.lm_head_tp
 
-    def attended(self, name: str, tokens: Ns) -> dict[str, Timed]:
+    def attended(self, name: str, tokens: GpuTokens) -> dict[str, Timed]:
         """Return what runs before the core of attention `name` and after it, `tokens` a GPU."""
         timer = self.layer_timer
         software, attention = self.scenario.software, self.model.attention[name]
         # Norm and rope stand before the core, quantisation and routing after it.
-        half = glue.layer_ns(software, tokens, 1 / 2)
-        block = glue.attention_ns(software, timer.table.accelerator, attention, tokens)
+        half = glue.layer_ns(software, tokens.each, 1 / 2)
+        block = glue.attention_ns(software, timer.table.accelerator, attention, tokens.each)
         attn1 = timer.after_core(name, tokens) + timer.output(name, tokens, 1)
         return {"attn0": timer.before_core(name, tokens) + half + block, "attn1": attn1 + half}
 
-    def own(self, kind: Pass, tokens: Ns, attended: dict[str, Timed]) -> dict[str, Timed]:
+    def own(self, kind: Pass, tokens: GpuTokens, attended: dict[str, Timed]) -> dict[str, Timed]:
         """Return the durations of attention and dense FFNs, those without experts."""
         timer, layer = self.layer_timer, kind.layer
         ffn = self.model.ffn[layer.ffn]
         if isinstance(ffn, DenseFfn):
-            return attended | {"shared": timer.dense(ffn.intermediate, tokens)}
-        shared = timer.dense(ffn.shared * ffn.shared_intermediate, tokens)
+            return attended | {"shared": timer.dense(ffn.intermediate, *tokens)}
+        shared = timer.dense(ffn.shared * ffn.shared_intermediate, *tokens)
         stages: tuple[tuple[Compute, Timed], ...] = (
             ("attn0", attended["attn0"]),
             ("shared", shared),
@@ -149,27 +153,28 @@ class EpDeployment(Deployment):
             stage: time.lasting(self.slowed(layer, stage, time.ns)) for stage, time in stages
         }
 
-    def joint(self, kind: Pass, tokens: Ns) -> dict[str, Timed]:
+    def joint(self, kind: Pass, tokens: GpuTokens) -> dict[str, Timed]:
         """Return the durations of experts and all-to-all."""
         timer, layer, gpus = self.layer_timer, kind.layer, self.ep.gpus
         ffn = self.model.ffn[layer.ffn]
         if isinstance(ffn, DenseFfn) or self.draws(layer):
             return {}
-        total, most = float(tokens.sum()), float(np.max(tokens))
+        total, most = tokens.total(), tokens.most()
         experts = timer.once(
-            ("experts", layer.ffn, total),
+            ("experts", layer.ffn),
+            total,
             lambda: timer.experts(ffn, self.spread(ffn), total).on(gpus),
         )
         return {"experts": experts} | {
             direction: timer.once(
-                (direction, layer.ffn, most), partial(self._all_to_all, direction, ffn, most)
+                (direction, layer.ffn), most, partial(self._all_to_all, direction, ffn, most)
             )
             for direction in _DIRECTIONS
         }
 
-    def joint_load(self, requests: Ns) -> Hashable:
+    def joint_load(self, requests: GpuTokens) -> Hashable:
         """Return the requests of all GPUs, and those of the GPU that has most."""
-        return int(requests.sum()), int(requests.max())
+        return int(requests.total()[0]), int(requests.most()[0])
 
     @property
     def gpus_sharing(self) -> int:

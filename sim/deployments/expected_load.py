@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from sim.deployments.kvcache import KvLayout
-from sim.deployments.layers import Batch
+from sim.deployments.layers import Batch, Ns
 from sim.inputs.arrivals import ClosedLoop
 from sim.inputs.lengths import DrawnLengths, Tokens, stationary_sample
 from sim.inputs.scenario import Scenario
@@ -55,9 +55,15 @@ class ExpectedLoad:
 
     def batch_of(self, requests: int) -> Batch:
         """Return a micro-batch of `requests` requests of mean context."""
-        prompt, _output, age = self._sample()
-        ctx = float((prompt + age).mean())
-        return Batch.spread(self.gpus, requests, ctx, self.layout.bytes_per_token)
+        return Batch.spread(self.gpus, requests, self._context, self.layout.bytes_per_token)
+
+    def representative(self, gpus: Ns, requests: Ns, block: int) -> Batch:
+        """Return micro-batches of as many requests on as many GPUs; some GPUs stand for all.
+
+        Blocks of `block` neighbours work together.
+        """
+        windows = self.layout.bytes_per_token
+        return Batch.representative(gpus, block, requests, self._context, windows)
 
     def held_bytes(self) -> float:
         """Return the mean KV of a request in flight, bytes."""
@@ -84,6 +90,12 @@ class ExpectedLoad:
         """Return whether all requests have the same lengths."""
         prompt, output, _age = self._sample()
         return bool((prompt == prompt[0]).all() and (output == output[0]).all())
+
+    @cached_property
+    def _context(self) -> float:
+        """Context tokens of a request in flight in the mean."""
+        prompt, _output, age = self._sample()
+        return float((prompt + age).mean())
 
     def _sample(self) -> tuple[Tokens, Tokens, Tokens]:
         """Return prompt, output and age of requests as they are found in flight."""

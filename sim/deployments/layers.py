@@ -17,12 +17,13 @@ from sim.calibration.families import hit_experts
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.nanoseconds import from_us
 from sim.foundation.units import DTYPE_BYTES
+from sim.inputs.attention import Projection
 from sim.inputs.model import Layer, ModelCard, MoeFfn
 from sim.inputs.scenario import Precision
 from sim.inputs.speculation import Speculation
 from sim.kernels import cores, ops, served
 from sim.kernels.core_line import CoreLine
-from sim.kernels.hottest_rank import alike, hottest_factor, rank_op
+from sim.kernels.hottest_rank import alike, hottest_factors, rank_op
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.timed import Timed
 
@@ -41,17 +42,78 @@ class Batch:
     """Requests on each GPU."""
     kv_tokens: Mapping[int | None, NDArray[np.int64]]
     """Context tokens on each GPU that a layer with this attention window reads."""
+    alike: Ns | None = None
+    """GPUs that stand behind each of these; None: itself alone."""
 
     @classmethod
     def spread(cls, gpus: int, requests: int, ctx: float, windows: Iterable[int | None]) -> Batch:
         """Return a batch of like requests of `ctx` context tokens, as even as can be on `gpus`."""
         each = requests // gpus + (np.arange(gpus) < requests % gpus)
-        seen = {w: round(ctx if w is None else min(ctx, w)) for w in {None, *windows}}
-        return cls(each, {window: each * tokens for window, tokens in seen.items()})
+        return cls(each, _context(each, ctx, windows))
+
+    @classmethod
+    def representative(
+        cls, gpus: Ns, block: int, requests: Ns, ctx: float, windows: Iterable[int | None]
+    ) -> Batch:
+        """Return such batches, one for each of `requests` on `gpus`; some GPUs stand for all.
+
+        GPUs work in blocks of `block` neighbours, and blocks that hold the same do the same.
+        There are three kinds: the fullest, one that has both counts of requests, the rest.
+        """
+        blocks, more = gpus // block, requests % gpus
+        if (blocks == 1).all():
+            each = (requests // gpus)[:, np.newaxis] + (np.arange(block) < more[:, np.newaxis])
+            return cls(each, _context(each, ctx, windows))
+        full = more // block
+        alike = np.stack([full, np.ones_like(full), blocks - 1 - full], axis=-1)
+        # A kind that no block is of stands for none, and holds what the middle one does.
+        place = np.stack([np.zeros_like(full), full, blocks - 1], axis=-1)
+        place = np.where(alike > 0, place, full[:, np.newaxis])
+        gpu = (place[..., np.newaxis] * block + np.arange(block)).reshape(len(requests), -1)
+        each = (requests // gpus)[:, np.newaxis] + (gpu < more[:, np.newaxis])
+        return cls(each, _context(each, ctx, windows), np.repeat(alike, block, axis=-1))
 
     def is_empty(self) -> bool:
         """Return whether no request is in the micro-batch."""
         return not self.requests.any()
+
+
+def _context(each: Ns, ctx: float, windows: Iterable[int | None]) -> dict[int | None, Ns]:
+    """Return the tokens of `ctx` that GPUs with `each` requests read, by attention window."""
+    seen = {w: round(ctx if w is None else min(ctx, w)) for w in {None, *windows}}
+    return {window: each * tokens for window, tokens in seen.items()}
+
+
+class GpuTokens(NamedTuple):
+    """Tokens of a micro-batch on each attention GPU; along the last axis, of several loads."""
+
+    each: Ns
+    alike: Ns | None = None
+    """GPUs that stand behind each; None: itself alone."""
+
+    def times(self, factor: int) -> GpuTokens:
+        return self if factor == 1 else GpuTokens(self.each * factor, self.alike)
+
+    def total(self) -> Ns:
+        """Return the tokens of all GPUs, by load (… × 1)."""
+        all_tokens = self.each if self.alike is None else self.each * self.alike
+        return np.asarray(all_tokens.sum(axis=-1, keepdims=True))
+
+    def most(self) -> Ns:
+        """Return the tokens of the fullest GPU, by load (… × 1)."""
+        return np.asarray(self.each.max(axis=-1, keepdims=True))
+
+    def together(self, ways: int) -> GpuTokens:
+        """Return the tokens of each `ways` neighbours together."""
+        if ways == 1:
+            return self
+        alike = None if self.alike is None else np.ascontiguousarray(self.alike[..., ::ways])
+        return GpuTokens(in_groups(self.each, ways).sum(axis=-1), alike)
+
+
+def in_groups(each: Ns, ways: int) -> Ns:
+    """Return values of GPUs with those of each `ways` neighbours along an axis of their own."""
+    return each.reshape(*each.shape[:-1], -1, ways)
 
 
 class Core(NamedTuple):
@@ -113,16 +175,21 @@ class LayerTimer:
     kernels: EngineKernels = field(default_factory=dict)
     """Kernels of the serving engine, by op and number format, the best first."""
     _lines: dict[tuple[str, int], CoreLine] = field(default_factory=dict, init=False, compare=False)
-    _kept: dict[Hashable, Timed] = field(default_factory=dict, init=False, compare=False)
+    _kept: dict[tuple[Hashable, int], Timed] = field(
+        default_factory=dict, init=False, compare=False
+    )
 
-    def once(self, what: Hashable, time: Callable[[], Timed]) -> Timed:
-        """Return `time()`, asked once for each `what` that names all it depends on."""
-        if what not in self._kept:
+    def once(self, what: Hashable, load: Ns, time: Callable[[], Timed]) -> Timed:
+        """Return `time()`, asked once for each `load`; `what` names all else it depends on."""
+        if load.ndim > 1:
+            return time()
+        key = what, int(load[0])
+        if key not in self._kept:
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
-            self._kept[what] = time()
-            self._kept[what].ns.setflags(write=False)
-        return self._kept[what]
+            self._kept[key] = time()
+            self._kept[key].ns.setflags(write=False)
+        return self._kept[key]
 
     @property
     def experts_exchange(self) -> bool:
@@ -165,35 +232,46 @@ class LayerTimer:
         memory_per_link = self.table.accelerator.memory_per_link()
         return ops.moe_fused_ep(experts, self.model.hidden, pairs, ranks, memory_per_link)
 
-    def _gemms(self, projections: Iterable[tuple[float, float, int]], m: ArrayLike) -> Timed:
+    def _gemms(
+        self,
+        projections: Iterable[tuple[float, float, int]],
+        m: ArrayLike,
+        alike: Ns | None = None,
+    ) -> Timed:
         """Return the time of projections one after the other."""
         tile, dtype = self.table.accelerator.gemm_tile_rows, self.precision.gemm
         shapes = tuple(projections)
 
-        def time(rows: float) -> Timed:
-            total = Timed(np.zeros((), dtype=np.int64))
+        def time(rows: ops.Floats) -> Timed:
+            total = Timed(np.zeros(rows.shape, dtype=np.int64))
             for n, k, groups in shapes:
                 total += self.table.timed(ops.gemm(dtype, rows, n, k, tile, groups=groups))
             return total
 
-        return self.table.timed_each((dtype, shapes), m, time)
+        return self.table.timed_each((dtype, shapes), m, time, alike)
 
-    def before_core(self, name: str, requests: ArrayLike) -> Timed:
+    def before_core(self, name: str, tokens: GpuTokens) -> Timed:
         """Return the time of the projections before the core of attention `name`."""
-        projections = self.model.attention[name].before_core(self.model.hidden)
-        return self._gemms(projections, requests)
+        return self._gemms(self._projections[name].before, *tokens)
 
-    def after_core(self, name: str, requests: ArrayLike) -> Timed:
+    def after_core(self, name: str, tokens: GpuTokens) -> Timed:
         """Return the time between core and output projection (MLA's absorption of V)."""
-        *projections, _output = self.model.attention[name].after_core(self.model.hidden)
-        return self._gemms(projections, requests)
+        return self._gemms(self._projections[name].after, *tokens)
 
-    def output(self, name: str, rows: ArrayLike, tp: int) -> Timed:
+    def output(self, name: str, rows: GpuTokens, tp: int) -> Timed:
         """Return the time of the output projection of `rows`, its heads shared by `tp` GPUs."""
-        *_before, output = self.model.attention[name].after_core(self.model.hidden)
-        return self._gemms([output._replace(k=output.k // tp)], rows)
+        output = self._projections[name].output
+        return self._gemms([output._replace(k=output.k // tp)], *rows)
 
-    def core(self, name: str, positions: int, requests: Ns) -> Core:
+    @cached_property
+    def _projections(self) -> dict[str, _Projections]:
+        found, hidden = {}, self.model.hidden
+        for name, attention in self.model.attention.items():
+            *after, output = attention.after_core(hidden)
+            found[name] = _Projections(attention.before_core(hidden), after, output)
+        return found
+
+    def core(self, name: str, positions: int, requests: GpuTokens) -> Core:
         """Return what times the cores of a layer with attention `name`, by the context they read.
 
         `requests` are those of each GPU, each with `positions` tokens that attend to the same
@@ -203,7 +281,7 @@ class LayerTimer:
         if (name, positions) not in self._lines:
             core_op = partial(self._core_op, name, positions)
             self._lines[name, positions] = CoreLine(self.table, core_op)
-        return Core(attention.core(positions).window, self._lines[name, positions].of(requests))
+        return Core(attention.core(positions).window, self._lines[name, positions].of(*requests))
 
     def _core_op(
         self, name: str, positions: int, requests: ArrayLike, kv_tokens: ArrayLike
@@ -213,21 +291,21 @@ class LayerTimer:
         tile = self.table.accelerator.query_tile_rows
         return cores.CORES[core.op].build(dtype, *core.sizes, requests, kv_tokens, tile)
 
-    def dense(self, intermediate: float, tokens: ArrayLike) -> Timed:
+    def dense(self, intermediate: float, tokens: ArrayLike, alike: Ns | None = None) -> Timed:
         """Return the time of a gated FFN of `intermediate` columns over `tokens` rows."""
         if intermediate == 0:
             return Timed(np.zeros(np.shape(tokens), dtype=np.int64))
         hidden = self.model.hidden
         both = (2 * intermediate, hidden, 1), (hidden, intermediate, 1)
-        return self._gemms(both, tokens)
+        return self._gemms(both, tokens, alike)
 
-    def experts(self, ffn: MoeFfn, spread: Spread, tokens: float, shared: bool = False) -> Timed:
+    def experts(self, ffn: MoeFfn, spread: Spread, tokens: Ns, shared: bool = False) -> Timed:
         """Return the time of the experts on each rank; the first rank is the hottest.
 
-        `tokens` are all tokens of the micro-batch. Only routed experts that are hit are read: of
-        the `held` ones of a rank, held·(1 − (1 − k/copies)^tokens) are expected to be. With
-        `shared`, each rank also runs the shared experts for its share of the tokens: as further
-        experts of the same kernel where they have the same width, after it otherwise.
+        `tokens` are all tokens of the micro-batch (… × 1). Only routed experts that are hit are
+        read: of the `held` ones of a rank, held·(1 − (1 − k/copies)^tokens) are expected to be.
+        With `shared`, each rank also runs the shared experts for its share of the tokens: as
+        further experts of the same kernel where they have the same width, after it otherwise.
         """
         share = ffn.top_k / spread.copies
         held = spread.copies // spread.ranks
@@ -235,34 +313,38 @@ class LayerTimer:
         pairs = tokens * share * held
         fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
 
-        def launch(kernel: str, hit: float, hot: float) -> ops.Op:
-            routed = pairs * np.array([hot, 1.0])
+        def launch(kernel: str, hit: ops.Floats, hot: ops.Floats) -> ops.Op:
+            """Return the experts of the hottest rank and of a mean one."""
+            both = np.empty((*tokens.shape[:-1], 2))
+            both[..., :1], both[..., 1:] = hot, 1.0
+            routed = pairs * both
             experts = ops.moe(
                 self.precision.gemm,
                 self.model.hidden,
                 ffn.expert_intermediate / spread.slices,
-                np.full(2, hit + fused),
+                np.broadcast_to(hit + fused, both.shape),
                 routed + fused * tokens / spread.ranks,
                 self.table.accelerator.gemm_tile_rows,
                 kernel,
-                np.full(2, float(held + fused)),
+                np.full(both.shape, float(held + fused)),
             )
             return self._with_exchange(experts, routed, spread.ranks)
 
-        hot = hottest_factor(self.load, tokens, spread.copies, ffn.top_k, spread.ranks)
+        hot = hottest_factors(self.load, tokens, spread.copies, ffn.top_k, spread.ranks)
         op = launch(self.experts_kernel, active, hot)
         curve, _own = self.table.serving(op)
         if curve is not None:
             # Where the slowest rank was itself measured under this load, no factor is needed.
             name = f"{curve.kernel}/{self.load}"
-            hit = float(hit_experts(name, np.asarray(float(held)), np.asarray(pairs)))
-            measured = launch(name, hit, 1.0)
-            op = measured if self.table.serving(measured)[1] else op
+            if self.table.has_format(op.name, name, self.precision.gemm):
+                hit = hit_experts(name, np.asarray(float(held)), ops.floats(pairs))
+                measured = launch(name, hit, np.ones(1))
+                op = measured if self.table.serving(measured)[1] else op
         both = self.table.timed(op)
-        hottest_ns, mean_ns = both.ns
-        times = both.lasting(np.full(spread.ranks, mean_ns))
+        ns = np.repeat(both.ns[..., 1:], spread.ranks, axis=-1)
         # A kernel that combines ends with the last of its peers.
-        times.ns[: spread.ranks if self.experts_exchange else 1] = hottest_ns
+        ns[..., : spread.ranks if self.experts_exchange else 1] = both.ns[..., :1]
+        times = both.lasting(ns)
         if shared and not fused:
             columns = ffn.shared * ffn.shared_intermediate / spread.slices
             times += self.dense(columns, tokens / spread.ranks)
@@ -303,29 +385,38 @@ class LayerTimer:
             times += self.dense(columns, tokens / spread.ranks).on(gpus)
         return times
 
-    def draft_projection(self, tokens: ArrayLike) -> Timed:
+    def draft_projection(self, tokens: GpuTokens) -> Timed:
         """Return the time of a drafting layer's projection of 2·hidden to hidden."""
         hidden = self.model.hidden
-        return self._gemms([(hidden, 2 * hidden, 1)], tokens)
+        return self._gemms([(hidden, 2 * hidden, 1)], *tokens)
 
-    def lm_head(self, tokens: NDArray[np.int64], tp: int) -> Timed:
+    def lm_head(self, tokens: GpuTokens, tp: int) -> Timed:
         """Return the time of the LM head shared by `tp` neighbouring GPUs, gathering included."""
         dtype, vocab, hidden = self.precision.lm_head, self.model.vocab, self.model.hidden
         tile = self.table.accelerator.gemm_tile_rows
 
-        def time(rows: float) -> Timed:
+        def time(rows: ops.Floats) -> Timed:
             total = self.table.timed(ops.gemm(dtype, rows, vocab / tp, hidden, tile))
             if tp > 1:
                 full = rows * hidden * DTYPE_BYTES["bf16"]
                 total += self.table.timed(ops.collective("all_gather", "bf16", tp, full))
             return total
 
-        rows = tokens.reshape(-1, tp).sum(axis=1)
-        shared = self.table.timed_each(("lm_head", dtype, vocab, hidden, tp), rows, time).on(tp)
-        return shared.lasting(np.repeat(shared.ns, tp))
+        rows, alike = tokens.together(tp)
+        what = ("lm_head", dtype, vocab, hidden, tp)
+        shared = self.table.timed_each(what, rows, time, alike).on(tp)
+        return shared.lasting(np.repeat(shared.ns, tp, axis=-1))
 
 
-def us(value: float, requests: NDArray[np.int64]) -> Ns:
+class _Projections(NamedTuple):
+    """Projections of an attention, as they stand to its core."""
+
+    before: Sequence[Projection]
+    after: Sequence[Projection]
+    output: Projection
+
+
+def us(value: float, requests: Ns) -> Ns:
     """Return `value` µs as ns on every GPU that has requests, 0 elsewhere."""
     return np.where(requests > 0, from_us(value, "glue of a layer"), 0)
 

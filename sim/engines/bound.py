@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engines.maxplus.circuits import TaskGraph, positive_circuit, task_graph
+from sim.engines.maxplus.circuits import TaskGraph, largest_mean, positive_circuit, task_graph
 from sim.engines.maxplus.graph import Ints
 from sim.engines.maxplus.plan import plan
 from sim.engines.program import Program, Times
@@ -52,6 +52,20 @@ class Bound:
     where nothing depends on it."""
 
 
+class _Start(NamedTuple):
+    """Where a search for the critical circuit begins, and what it leaves."""
+
+    circuit: Ints
+    mean: Ints
+    value: Ints
+
+    @classmethod
+    def of(cls, graph: TaskGraph) -> _Start:
+        """Return the start that knows nothing."""
+        zeros = np.zeros(len(graph.first) - 1, dtype=np.int64)
+        return cls(np.empty(0, dtype=np.int64), np.array([0, 1]), zeros)
+
+
 class BoundEngine:
     """Bounds of one program for any times. Raises InexactError as the recurrence does."""
 
@@ -59,16 +73,21 @@ class BoundEngine:
         self.program = program
         self.plan = plan(program)
         self.graph: TaskGraph = task_graph(self.plan)
+        self._latest = _Start.of(self.graph)
 
     def step_ns(self, times: Sequence[Times]) -> Fraction:
-        """Return the time per step, ns, when micro-batch j always takes `times[j]`."""
-        mean, _circuit = self._critical(self._weights(times))
+        """Return the time per step, ns, when micro-batch j always takes `times[j]`.
+
+        The search begins with the critical circuit of the latest call.
+        """
+        mean, circuit = self._critical(self._weights(times), self._latest)
+        self._latest = self._latest._replace(circuit=circuit)
         return mean
 
     def bound(self, times: Sequence[Times]) -> Bound:
         """Return the steady state when micro-batch j always takes `times[j]`."""
         weights = self._weights(times)
-        mean, circuit = self._critical(weights)
+        mean, circuit = self._critical(weights, _Start.of(self.graph))
         slack = {name: self._slack(weights, mean, uses) for name, uses in self._uses().items()}
         steps = int(self.graph.back[circuit].sum())
         return Bound(mean, tuple(self._parts(circuit, times)), steps, slack)
@@ -78,21 +97,11 @@ class BoundEngine:
         delays = np.array([*(ns for one in times for ns in one.delays_ns), 0], dtype=np.int64)
         return self.graph.weights(durations, delays)
 
-    def _critical(self, weights: Ints) -> tuple[Fraction, Ints]:
+    def _critical(self, weights: Ints, start: _Start) -> tuple[Fraction, Ints]:
         """Return the largest mean and the edges of its circuit."""
-        graph, mean = self.graph, Fraction(0)
-        best = np.empty(0, dtype=np.int64)
-        value = np.zeros(len(graph.first) - 1, dtype=np.int64)
-        while True:
-            cost = mean.denominator * weights - mean.numerator * graph.back
-            found = positive_circuit(graph.first, graph.source, cost, value)
-            if not len(found):
-                return mean, best
-            best = found
-            better = Fraction(int(weights[found].sum()), int(graph.back[found].sum()))
-            value *= better.denominator
-            value //= mean.denominator
-            mean = better
+        graph = self.graph
+        circuit = largest_mean(graph.first, graph.source, graph.back, weights, *start)
+        return Fraction(int(start.mean[0]), int(start.mean[1])), circuit
 
     def _slack(self, weights: Ints, mean: Fraction, uses: Ints) -> Fraction | None:
         """Return how much `uses` may weigh before a circuit's mean exceeds `mean`."""

@@ -67,10 +67,10 @@ class NotingTable(KernelTable):
         super().__init__(demand.accelerator)
         self._demand = demand
 
-    def timed(self, op: Op, count: Ints | int = 1) -> Timed:
+    def timed(self, op: Op, alike: Ints | None = None) -> Timed:
         """Note the look-up; return the time at the card's default efficiency."""
         self._demand.note(op)
-        return super().timed(op, count)
+        return super().timed(op, alike)
 
 
 def demands(scenario: Scenario) -> list[Demand]:

@@ -6,7 +6,7 @@ requests on each attention GPU in each micro-batch, a broken one where some have
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sim.deployments import compile_deployment
@@ -16,7 +16,7 @@ from sim.foundation.errors import InfeasibleError
 from sim.foundation.units import NS_PER_MS
 from sim.inputs.scenario import Scenario, TpotOf
 from sim.metrics.steady_summary import steady_summary
-from sim.steady.largest_load import fullest, largest_load, most_fitting
+from sim.steady.largest_load import fullest, fullest_of_each, largest_load, most_fitting
 from sim.steady.state import under_load
 
 
@@ -31,11 +31,13 @@ def max_batch_under_slo(
     load. `known` are figures of runs already made, by requests in flight: no run is made twice, and
     the search starts where they tell it to. Raises InfeasibleError if one request does not fit.
     """
+    if scenario.simulation.engine == "bound":
+        (figures,) = max_batches_by_bound([scenario])
+        if isinstance(figures, InfeasibleError):
+            raise figures
+        return figures
     site = compile_deployment(scenario.with_batch(1))
     limit_ms, m, gpus = scenario.slo.tpot_ms, site.micro_batches, site.attention_gpus
-    if scenario.simulation.engine == "bound":
-        state = fullest(site, limit_ms)
-        return steady_summary(state) | {"batch": _batch(int(state.requests), site.lanes)}
     found = dict(known or {})
 
     def tpot_ms(each: int) -> float:
@@ -63,6 +65,27 @@ def _slower(site: Deployment, requests: int, figures: Figures) -> float:
     """Return by which factor a simulation is slower than the steady state of its load."""
     bound_ms = under_load(site, requests).tpot_ns / NS_PER_MS
     return float((figures["tpot_ms_mean"] or bound_ms) / bound_ms)
+
+
+def max_batches_by_bound(
+    scenarios: Sequence[Scenario],
+) -> list[dict[str, Any] | InfeasibleError]:
+    """Return the same of many scenarios by the bound engine, or why one does not fit."""
+    found: list[dict[str, Any] | InfeasibleError] = []
+    sites: dict[int, Deployment] = {}
+    for place, scenario in enumerate(scenarios):
+        try:
+            sites[place] = compile_deployment(scenario.with_batch(1))
+        except InfeasibleError as error:
+            found.append(error)
+        else:
+            found.append({})
+    limits_ms = [scenarios[place].slo.tpot_ms for place in sites]
+    states = fullest_of_each(list(sites.values()), limits_ms)
+    for (place, site), state in zip(sites.items(), states, strict=True):
+        batch = _batch(int(state.requests), site.lanes)
+        found[place] = steady_summary(state) | {"batch": batch}
+    return found
 
 
 def _batch(requests: int, lanes: int) -> int | float:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from sim.deployments import compile_deployment
 from sim.deployments.afd import AfdDeployment
-from sim.deployments.deployment import Deployment
+from sim.deployments.deployment import Deployment, slowest
 from sim.deployments.layers import Batch
 from sim.explain.balance import changed
 from sim.foundation.errors import ScenarioError
@@ -234,9 +234,9 @@ def _ffn_lines(
 
 def work_ns(site: Deployment, batch: Batch) -> dict[str, float]:
     """Return what the slowest server of each pool works on a micro-batch in a step, by pool."""
-    rows = site.durations(batch).rows
-    program = site.one_of_each(rows)
-    times = program.times({key: int(np.max(ns)) for key, ns in rows.items()}, site.delays_ns())
+    longest = slowest(site.durations(batch).rows)
+    program = site.one_of_each(longest)
+    times = program.times(longest, site.delays_ns())
     busy = program.busy_ns(times)
     return {pool.name: float(ns) for pool, ns in zip(program.pools, busy, strict=True)}
 

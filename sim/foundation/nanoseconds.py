@@ -32,7 +32,8 @@ def whole_ns(time_ns: ArrayLike, what: str, most_ns: int = MOST_TASK_NS) -> NDAr
 
 def from_us(time_us: float, what: str) -> int:
     """Return a time in µs as whole ns. Raises as `whole_ns` does."""
-    return int(whole_ns(time_us * NS_PER_US, what))
+    time_ns = time_us * NS_PER_US
+    return round(time_ns) if 0 <= time_ns <= MOST_TASK_NS else int(whole_ns(time_ns, what))
 
 
 def too_long(what: str, time_ns: float, most_ns: int = MOST_TASK_NS) -> ScenarioError:

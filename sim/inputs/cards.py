@@ -6,6 +6,7 @@ come with the package; a path with a suffix or a slash is taken as it stands.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -55,10 +56,25 @@ def find(folder: str, name: str, what: str, suffix: str = ".yaml") -> Path:
         if _is_file(Path(name)):
             return Path(name)
         raise ScenarioError(f"{excerpt(name, _LONGEST)}: no such file, or not a regular file")
-    for place in (Path.cwd() / folder, packaged(folder)):
-        if _is_file(place / f"{name}{suffix}"):
-            return place / f"{name}{suffix}"
-    raise _unknown(what, name, names(folder))
+    found = _first(folder, f"{name}{suffix}")
+    if found is None:
+        raise _unknown(what, name, names(folder))
+    return found
+
+
+def _first(folder: str, file: str) -> Path | None:
+    """Return one's own file of a folder, else the packaged one, None if there is neither."""
+    # Every point of a sweep asks ten times: as text this takes a fifth of what Path takes.
+    for place in (f"{os.getcwd()}/{folder}", packaged(folder)):  # noqa: PTH109
+        path = f"{place}/{file}"
+        if os.path.isfile(path):  # noqa: PTH113
+            return _path(path)
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _path(text: str) -> Path:
+    return Path(text)
 
 
 def _is_file(path: Path) -> bool:
@@ -138,7 +154,4 @@ def _parsed(kind: type[BaseModel], path: Path, _changed_ns: int, _size: int) -> 
 
 def calibration(accelerator: str) -> Path | None:
     """Return the calibration table of an accelerator, None if there is none."""
-    for place in (Path.cwd() / CALIBRATION, packaged(CALIBRATION)):
-        if _is_file(place / f"{accelerator}.csv"):
-            return place / f"{accelerator}.csv"
-    return None
+    return _first(CALIBRATION, f"{accelerator}.csv")

@@ -115,6 +115,9 @@ class DeploymentKind(Strict):
     """Sides that noise may name."""
     beside: ClassVar[dict[Compute, Communication]]
     """What runs beside what in its static order."""
+    attention_count: ClassVar[dict[str, set[str]]] = {}
+    """Fields, as pydantic names them, that only say how many attention GPUs there are: times of a
+    GPU do not depend on them, nor times of all but by the requests in flight."""
 
     @abstractmethod
     def gpus_by_card(self) -> list[tuple[str, int]]:
@@ -161,6 +164,7 @@ class Afd(DeploymentKind):
     nvlink over the scale-up link, within one domain and with `ffn.gpus_per_instance` 1."""
 
     noise_sides = ("all", "attention", "ffn")
+    attention_count: ClassVar = {"attention": {"instances"}}
     # The transfers of other micro-batches go both ways at any time.
     beside: ClassVar[dict[Compute, Communication]] = {
         "attention": "transfers",

@@ -33,32 +33,30 @@ class CoreLine:
         curve, self._own = table.serving(core(np.zeros(1, np.int64), np.zeros(1, np.int64)))
         self._curve = curve if curve is not None and curve.is_of_attention() else None
 
-    def of(self, requests: Ints) -> Callable[[Ints], Timed]:
-        """Return what times the cores of `requests` by the context tokens of each GPU."""
+    def of(self, requests: Ints, alike: Ints | None = None) -> Callable[[Ints], Timed]:
+        """Return what times the cores of `requests` by the context tokens of each GPU.
+
+        `alike` GPUs stand behind each.
+        """
         curve, core = self._curve, self._core
         if curve is None:
-            return lambda kv_tokens: self._table.timed(core(requests, kv_tokens))
-        fixed_us, per_token_us = self._work_us(requests)
-        batch = requests.astype(np.float64)
-        return lambda kv_tokens: self._timed(curve, fixed_us, per_token_us, batch, kv_tokens)
+            return lambda kv_tokens: self._table.timed(core(requests, kv_tokens), alike)
+        work_us, batch = self._work_us(requests), requests.astype(np.float64)
+        behind = np.ones_like(requests) if alike is None else alike
+        return lambda kv_tokens: self._timed(curve, work_us, batch, kv_tokens, behind)
 
     def _timed(
-        self,
-        curve: Curve,
-        fixed_us: Floats,
-        per_token_us: Floats,
-        requests: Floats,
-        kv_tokens: Ints,
+        self, curve: Curve, work_us: Floats, requests: Floats, kv_tokens: Ints, alike: Ints
     ) -> Timed:
-        ns, total, measured = curve.line_ns(fixed_us, per_token_us, requests, kv_tokens)
-        if total < 0:
+        found = curve.line_ns(work_us[0], work_us[1], requests, kv_tokens, alike)
+        if found is None:
             name = f"{'/'.join(curve.identity)} on {self._table.accelerator.name}"
             raise too_long(name, np.inf)
-        calibrated = measured if self._own else 0
-        return Timed(ns, counted(calibrated, total - calibrated))
+        ns, totals = found
+        return Timed(ns, counted(totals[..., 0], totals[..., 1] if self._own else 0))
 
     def _work_us(self, requests: Ints) -> Floats:
-        """Return the work without context and that of each token (2 × `_peaks_us`)."""
+        """Return the work without context and that of each token (2 × 3 × GPUs)."""
         most = int(requests.max())
         if most >= _MOST_KEPT:
             return self._work_of(requests)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.kernels.ops import Floats
+from sim.kernels.timed import Ints
 
 # Axes along which a residual fades beyond the last node: more work fills the machine, and the
 # smooth roofline alone takes over. Along the others (context, bytes) an efficiency persists.
@@ -109,19 +110,30 @@ class Curve:
         return {name for name, _ in self.axes} == {"batch", "kv_len"}
 
     def line_ns(
-        self, fixed_us: Floats, per_token_us: Floats, requests: Floats, kv_tokens: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], int, int]:
-        """Return the time of attention cores, ns, their sum, and the sum of the measured ones.
+        self,
+        fixed_us: Floats,
+        per_token_us: Floats,
+        requests: Floats,
+        kv_tokens: Ints,
+        alike: Ints,
+    ) -> tuple[Ints, Ints] | None:
+        """Return the time of attention cores, ns, and the totals of all and the measured ones.
 
-        `requests` and `kv_tokens` are those of each GPU; the work of a core at physical peak is
-        `fixed_us` + `kv_tokens` · `per_token_us`, with rows as the first arguments of `times_us`.
+        `requests` and `kv_tokens` are those of each GPU (the last axis), `alike` of which stand
+        behind each; totals are by load. The work of a core at physical peak is `fixed_us` +
+        `kv_tokens` · `per_token_us`, with rows as the first arguments of `times_us`. None if a
+        time is no time that can be simulated.
         """
         from sim.kernels.curve_loops import line_ns
 
-        times = np.empty(len(kv_tokens), dtype=np.int64)
-        arrays = self._described.arrays
-        total, measured = line_ns(fixed_us, per_token_us, requests, kv_tokens, *arrays, times)
-        return times, total, measured
+        shape, arrays = kv_tokens.shape, self._described.arrays
+        times, totals = np.empty(kv_tokens.size, np.int64), np.zeros((*shape[:-1], 2), np.int64)
+        fixed, per_token = fixed_us.reshape(3, -1), per_token_us.reshape(3, -1)
+        batch, tokens, behind = requests.ravel(), kv_tokens.ravel(), alike.ravel()
+        by_load = totals.reshape(-1, 2)
+        if not line_ns(fixed, per_token, batch, tokens, behind, *arrays, times, by_load):
+            return None
+        return times.reshape(shape), totals
 
     @cached_property
     def _described(self) -> _CurveArrays:

@@ -177,13 +177,14 @@ def times_us(
         )  # fmt: skip
 
 
-@compiled(f"UniTuple(int64, 2)(float64[:, ::1], float64[:, ::1], float64[::1], int64[::1], "
-          f"{_CURVE}, int64[::1])")  # fmt: skip
+@compiled(f"boolean(float64[:, ::1], float64[:, ::1], float64[::1], int64[::1], int64[::1], "
+          f"{_CURVE}, int64[::1], int64[:, ::1])")  # fmt: skip
 def line_ns(
     fixed_us: Floats,
     per_token_us: Floats,
     requests: Floats,
     kv_tokens: Ints,
+    alike: Ints,
     constants: Floats,
     nodes: Floats,
     residual: Floats,
@@ -192,15 +193,16 @@ def line_ns(
     context: int,
     batch: int,
     times_ns: Ints,
-) -> tuple[int, int]:
-    """Fill in the time of attention cores over `kv_tokens`, ns; return their sum.
+    totals_ns: Ints,
+) -> bool:
+    """Fill in the time of attention cores over `kv_tokens`, ns, and totals by load.
 
-    The second sum is of those in the measured range. The first is −1 if a time is no time that can
-    be simulated. Rows of work as in `times_us`, split into
-    what the requests take and what each context token adds.
+    The second total is of those in the measured range. GPUs of a load follow each other; `alike` of
+    them stand behind each. False if a time is no time that can be simulated. Rows of work as in
+    `times_us`, split into what the requests take and what each context token adds.
     """
     x, low, share = np.empty(2), np.empty(2, dtype=np.int64), np.empty(2)
-    total = measured = 0
+    each = len(times_ns) // len(totals_ns)
     for i in range(len(times_ns)):
         tokens = float(kv_tokens[i])
         x[batch] = math.log(max(requests[i], _TINY))
@@ -212,8 +214,8 @@ def line_ns(
             x, low, share, constants, nodes, residual, layout, rates, context, batch,
         )  # fmt: skip
         if not 0.0 <= time <= _MOST_US:
-            return -1, 0
+            return False
         times_ns[i] = round(time * 1000.0)
-        total += times_ns[i]
-        measured += times_ns[i] if inside else 0
-    return total, measured
+        totals_ns[i // each, 0] += times_ns[i] * alike[i]
+        totals_ns[i // each, 1] += times_ns[i] * alike[i] if inside else 0
+    return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -151,8 +152,24 @@ def hottest_factor(load: str, tokens: float, experts: int, top_k: int, ranks: in
 
     The factor changes slowly with `tokens`, so it is drawn on a grid of eighths of a doubling.
     """
-    if load == "balanced" or ranks == 1 or tokens <= 0:
-        return 1.0
-    on_grid = max(1, round(2 ** (round(8 * np.log2(tokens)) / 8)))
-    hottest = hottest_loads(load, on_grid, experts, top_k, ranks)
-    return float(hottest.sum(axis=1).mean() * ranks / (on_grid * top_k))
+    return float(hottest_factors(load, np.array([tokens]), experts, top_k, ranks)[0])
+
+
+def hottest_factors(
+    load: str, tokens: NDArray[Any], experts: int, top_k: int, ranks: int
+) -> Floats:
+    """Return the same for each of `tokens`."""
+    if load == "balanced" or ranks == 1:
+        return np.ones(tokens.shape)
+    eighths = np.rint(8 * np.log2(np.where(tokens > 0, tokens, 1)))
+    grid, place = np.unique(eighths, return_inverse=True)
+    factors = [_factor(load, int(each), experts, top_k, ranks) for each in grid]
+    return np.where(tokens > 0, np.array(factors)[place.reshape(tokens.shape)], 1.0)
+
+
+@cache
+def _factor(load: str, eighths: int, experts: int, top_k: int, ranks: int) -> float:
+    """Return the factor of 2^(`eighths` / 8) tokens."""
+    tokens = max(1, round(2 ** (eighths / 8)))
+    hottest = hottest_loads(load, tokens, experts, top_k, ranks)
+    return float(hottest.sum(axis=1).mean() * ranks / (tokens * top_k))

@@ -11,7 +11,7 @@ reaches the card's default efficiency and counts as uncalibrated.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +26,18 @@ from sim.kernels.curve import Curve, Identity
 from sim.kernels.ops import Floats, Medium, Op
 from sim.kernels.serving import serving
 from sim.kernels.table_file import read
-from sim.kernels.timed import Ints, Timed, counted, uncalibrated
+from sim.kernels.timed import STATUSES, Ints, Timed, counted, spent, uncalibrated
 
 US_PER_S = NS_PER_S / NS_PER_US
 
 # Kernels timed on whole tiles of every expert, so that their work is the padded one.
 _PADDING_KERNELS = frozenset({("moe", served.MASKED)})
 
-# Whole numbers below this are counted where distinct ones are looked for.
-_MOST_COUNTED = 1 << 12
+# Times of whole numbers below this, such as counts of requests, are kept.
+_MOST_KEPT = 1 << 12
 
-# Times of single values that each table keeps.
-_MOST_KEPT = 1 << 16
+# Time and usage of no number at all.
+_NOTHING = np.empty((0, 1 + len(STATUSES)), dtype=np.int64)
 
 
 class KernelTable:
@@ -52,52 +52,73 @@ class KernelTable:
         self._by_identity = {curve.identity: curve for curve in curves}
         self._peak: dict[tuple[str, Medium], tuple[float, float]] = {}
         self._serving: dict[Identity, tuple[Curve | None, bool]] = {}
-        self._kept: dict[tuple[Hashable, float], tuple[int, ...]] = {}
+        self._kept: dict[Hashable, Ints] = {}
 
-    def timed(self, op: Op, count: Ints | int = 1) -> Timed:
+    def timed(self, op: Op, alike: Ints | None = None) -> Timed:
         """Return the time of `op`, one value per GPU; zero work takes no time.
 
-        `count` GPUs do the same as each: usage is that of all.
+        Usage is that of all GPUs (the last axis), `alike` of which stand behind each value.
         """
         curve, own = self.serving(op)
         if curve is None:
             ns = whole_ns(self._default_us(op) * NS_PER_US, self._named(op))
-            return Timed(ns, uncalibrated(ns * count).usage_ns)
+            return uncalibrated(ns, alike)
         time_us, inside = self.time_us(op, curve)
         ns = whole_ns(time_us * NS_PER_US, self._named(op))
-        spent_ns = ns * count
-        calibrated = int(spent_ns[inside].sum()) if own else 0
-        return Timed(ns, counted(calibrated, int(spent_ns.sum()) - calibrated))
+        total = spent(ns, alike)
+        if own and not inside.all():
+            return Timed(ns, counted(total, spent(ns * inside, alike)))
+        return Timed(ns, counted(total, total if own else 0))
 
     def timed_each(
-        self, what: Hashable, values: ArrayLike, time: Callable[[float], Timed]
+        self,
+        what: Hashable,
+        values: ArrayLike,
+        time: Callable[[Floats], Timed],
+        alike: Ints | None = None,
     ) -> Timed:
-        """Return `time(value)` of each of `values`, of which few differ: each is asked once.
+        """Return `time(values)`, of which few differ: each is asked once.
 
         `what` names all else that the time depends on, for whoever asks the table. Usage is that of
-        all values.
+        all GPUs (the last axis), `alike` of which stand behind each value.
         """
-        flat = np.asarray(values, dtype=np.float64)
-        first = float(flat.flat[0])
-        if (flat == first).all():
-            ns, *usage = self._time_of(what, first, time)
-            return Timed(np.full(flat.shape, ns), counted(*usage)).on(flat.size)
-        distinct, place, counts = _distinct(flat.tobytes(), flat.shape)
-        found = np.array([self._time_of(what, value, time) for value in distinct])
-        usage_ns = (counts @ found[:, 1:]).astype(np.float64)
-        return Timed(found[:, 0][place].reshape(flat.shape), usage_ns)
+        given = np.asarray(values, dtype=np.float64)
+        exact = np.atleast_1d(given)
+        whole = exact.astype(np.int64)
+        low, high = int(whole.min()), int(whole.max())
+        if low >= 0 and high < _MOST_KEPT and (whole == exact).all():
+            found = self._known(what, whole, low, high, time)
+        else:
+            found = _asked(time, exact)
+        used = found[..., 1:] if alike is None else found[..., 1:] * alike[..., np.newaxis]
+        ns = np.ascontiguousarray(found[..., 0]).reshape(given.shape)
+        return Timed(ns, used.sum(axis=-2).astype(np.float64))
 
-    def _time_of(
-        self, what: Hashable, value: float, time: Callable[[float], Timed]
-    ) -> tuple[int, ...]:
-        """Return the time of one value, and its usage by status."""
-        key = what, value
-        if key not in self._kept:
-            if len(self._kept) >= _MOST_KEPT:
-                self._kept.clear()
-            timed = time(value)
-            self._kept[key] = (int(timed.ns), *map(int, timed.usage_ns.tolist()))
-        return self._kept[key]
+    def _known(
+        self,
+        what: Hashable,
+        values: Ints,
+        low: int,
+        high: int,
+        time: Callable[[Floats], Timed],
+    ) -> Ints:
+        """Return time and usage of whole numbers from `low` to `high`, kept by number."""
+        kept = self._kept.get(what, _NOTHING)
+        if high >= len(kept):
+            more = np.full((2 << high.bit_length(), kept.shape[1]), -1)
+            more[: len(kept)] = kept
+            self._kept[what] = kept = more
+        if low == high:
+            if kept[low, 0] < 0:
+                kept[low] = _asked(time, np.array([low], dtype=np.float64))[0]
+            return kept[values]
+        found = kept[values]
+        if (found[..., 0] < 0).any():
+            asked = np.unique(values)
+            missing = asked[kept[asked, 0] < 0]
+            kept[missing] = _asked(time, missing.astype(np.float64))
+            found = kept[values]
+        return found
 
     def serving(self, op: Op) -> tuple[Curve | None, bool]:
         """Return the curve that times `op` (None: uncalibrated) and whether it is its own."""
@@ -109,10 +130,11 @@ class KernelTable:
     def has_format(self, op: str, kernel: str, dtype: str) -> bool:
         """Return whether a kernel that serves `kernel` was measured in a number format."""
         names = (kernel, *served.engines(op, kernel))
-        return any(
-            curve.op == op and curve.dtype == dtype and curve.kernel in names
-            for curve in self.curves
-        )
+        return any((op, name, dtype) in self._formats for name in names)
+
+    @cached_property
+    def _formats(self) -> frozenset[tuple[str, str, str]]:
+        return frozenset((curve.op, curve.kernel, curve.dtype) for curve in self.curves)
 
     def time_us(self, op: Op, curve: Curve) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the time of `op` on `curve`, µs, and whether each shape was in its range."""
@@ -182,19 +204,9 @@ def load(accelerator: Accelerator, path: Path | None) -> KernelTable:
     return _TABLES[key]
 
 
-@lru_cache(maxsize=64)
-def _distinct(raw: bytes, shape: tuple[int, ...]) -> tuple[list[float], Ints, Ints]:
-    """Return the distinct ones of values, where each stands, and how many there are of each.
-
-    Several kernels in turn ask for the same. Small whole numbers, such as counts of requests, are
-    counted instead of sorted.
-    """
-    values = np.frombuffer(raw).reshape(shape)
-    whole = values.astype(np.int64)
-    if (whole == values).all() and whole.min() >= 0 and whole.max() < _MOST_COUNTED:
-        counts = np.bincount(whole.ravel())
-        distinct = np.flatnonzero(counts)
-        place = np.cumsum(counts > 0)[whole] - 1
-        return [float(value) for value in distinct], place, counts[distinct]
-    found, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return found.tolist(), place.reshape(shape), counts
+def _asked(time: Callable[[Floats], Timed], values: Floats) -> Ints:
+    """Return the time of each of `values` and its usage by status, along a last axis."""
+    timed = time(values[..., np.newaxis])
+    found = np.empty((*values.shape, 1 + len(STATUSES)), dtype=np.int64)
+    found[..., :1], found[..., 1:] = timed.ns, timed.usage_ns
+    return found

@@ -28,9 +28,9 @@ class Timed:
     """
 
     ns: Ints
-    """Mostly one value per GPU."""
+    """Loads × GPUs, of several loads at once; mostly one value per GPU otherwise."""
     usage_ns: Floats = field(default_factory=lambda: NO_USAGE)
-    """In the order of STATUSES; 0 where the time is no kernel's."""
+    """In the order of STATUSES, by load; 0 where the time is no kernel's."""
 
     def __add__(self, other: Timed | Ints) -> Timed:
         """Return the times of one after the other."""
@@ -42,19 +42,34 @@ class Timed:
         """Return the same times, spent on each of `gpus` GPUs."""
         return Timed(self.ns, self.usage_ns * gpus)
 
+    def together(self) -> Timed:
+        """Return the same times, with the usage of all loads in one."""
+        return Timed(self.ns, self.usage_ns.reshape(-1, len(STATUSES)).sum(axis=0))
+
     def lasting(self, ns: Ints) -> Timed:
         """Return the same kernels, which take `ns` where they run."""
         return Timed(ns, self.usage_ns)
 
 
-def counted(calibrated_ns: int, extrapolated_ns: int, uncalibrated_ns: int = 0) -> Floats:
-    """Return usage, ns."""
-    return np.array([calibrated_ns, extrapolated_ns, uncalibrated_ns], dtype=np.float64)
+def spent(ns: Ints, alike: Ints | None) -> Ints:
+    """Return the time of all GPUs, by load; `alike` of them stand behind each that is given."""
+    all_ns = ns if alike is None else ns * alike
+    return np.asarray(all_ns.sum(axis=-1) if all_ns.ndim else all_ns)
 
 
-def uncalibrated(ns: Ints) -> Timed:
+def counted(total_ns: Ints, calibrated_ns: Ints | int) -> Floats:
+    """Return the usage of kernels that a curve times, ns, given how much of it is calibrated."""
+    usage_ns = np.zeros((*total_ns.shape, len(STATUSES)))
+    usage_ns[..., 0] = calibrated_ns
+    usage_ns[..., 1] = total_ns - calibrated_ns
+    return usage_ns
+
+
+def uncalibrated(ns: Ints, alike: Ints | None = None) -> Timed:
     """Return times of kernels that no curve knows."""
-    return Timed(ns, counted(0, 0, int(ns.sum())))
+    usage_ns = np.zeros((*ns.shape[:-1], len(STATUSES)))
+    usage_ns[..., 2] = spent(ns, alike)
+    return Timed(ns, usage_ns)
 
 
 def by_status(usage_ns: Floats) -> Mapping[Status, float]:

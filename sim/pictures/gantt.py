@@ -10,11 +10,10 @@ import html
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import plotly.graph_objects as go
 
 from sim.decoding.step_table import FILL_STEPS
-from sim.deployments.deployment import Deployment
+from sim.deployments.deployment import Deployment, slowest
 from sim.engines import event
 from sim.engines.controller import Record
 from sim.engines.program import Node, Program, Times
@@ -78,11 +77,11 @@ def first_records(site: Deployment, layers: range) -> list[Record]:
     another server than from the first: a program of first servers alone has the same tasks.
     """
     rows = site.durations(site.expected.batch()).rows
-    slowest = {stage: np.max(ns) for stage, ns in rows.items()}
-    if any(np.ravel(ns)[0] < slowest[stage] for stage, ns in rows.items()):
+    longest = slowest(rows)
+    if any(ns[0] < longest[stage] for stage, ns in rows.items()):
         return [record for record in steady_records(site, layers) if record.server == 0]
-    program = site.one_of_each(rows)
-    return _records(program, program.times(slowest, site.delays_ns()), layers)
+    program = site.one_of_each(longest)
+    return _records(program, program.times(longest, site.delays_ns()), layers)
 
 
 def _records(program: Program, times: Times, layers: range) -> list[Record]:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from typing import Any
 
 from sim.deployments.deployment import Deployment
 from sim.foundation.units import NS_PER_MS
-from sim.steady.state import Load, SteadyState, under_load
+from sim.inputs.scenario import Scenario
+from sim.steady.state import LoadTimes, SteadyState, shares
 
 # Where a search for a batch begins.
 _TYPICAL_BATCH = 32
+
+# A search alone looks up so many batches before and after one that it tries.
+_AHEAD = 32
+
+# What of a scenario no time depends on.
+_BESIDE_TIMES = ("name", "description", "slo")
+
+Search = Generator[int, float, int]
+"""Yields loads, is sent their values, and returns the largest load found."""
 
 
 def fullest(deployment: Deployment, tpot_ms: float, free: Collection[str] = ()) -> SteadyState:
@@ -18,16 +29,78 @@ def fullest(deployment: Deployment, tpot_ms: float, free: Collection[str] = ()) 
     The load is the number of requests on each attention GPU; where no load meets the TPOT, it is 1.
     `free` is that of `under_load`.
     """
-    found: dict[int, SteadyState] = {}
-    known: dict[int, Load] = {}
-    gpus = deployment.attention_gpus
+    return fullest_of_each([deployment], [tpot_ms], free)[0]
 
-    def tpot_ns(each: int) -> float:
-        found[each] = under_load(deployment, each * gpus, free, known)
-        return found[each].tpot_ns
 
-    m, most = deployment.micro_batches, max(most_fitting(deployment), 1)
-    return found[max(largest_load(tpot_ns, tpot_ms * NS_PER_MS, most, m, _TYPICAL_BATCH), 1)]
+def fullest_of_each(
+    deployments: Sequence[Deployment], tpots_ms: Sequence[float], free: Collection[str] = ()
+) -> list[SteadyState]:
+    """Return `fullest` of each deployment with its TPOT.
+
+    Deployments of the same `likeness` are searched side by side, so that a look-up serves all.
+    """
+    alike: dict[str, list[_Searched]] = {}
+    found = [_Searched(*each) for each in zip(deployments, tpots_ms, strict=True)]
+    for each in found:
+        kind = likeness(each.deployment.scenario) if len(found) > 1 else ""
+        alike.setdefault(kind, []).append(each)
+    for group in alike.values():
+        loads, searching = LoadTimes(free), group
+        while searching:
+            ahead = _AHEAD // len(searching)
+            loads.look_up_all(load for each in searching for load in each.asks(ahead))
+            searching = [each for each in searching if each.goes_on(loads)]
+    return [each.state for each in found]
+
+
+def likeness(scenario: Scenario) -> str:
+    """Return what deployments have in common that differ at most in number of attention GPUs."""
+    apart: dict[str, Any] = {"workload": {"arrivals"}, **dict.fromkeys(_BESIDE_TIMES, True)}
+    counted = scenario.deployment.attention_count
+    return scenario.model_dump_json(exclude=apart | {"deployment": counted})
+
+
+class _Searched:
+    """A deployment whose largest load is searched."""
+
+    state: SteadyState
+    """Of the load tried last; of the largest one when the search is over."""
+
+    def __init__(self, deployment: Deployment, tpot_ms: float) -> None:
+        self.deployment = deployment
+        self._most = max(most_fitting(deployment), 1)
+        m, limit_ns = deployment.micro_batches, tpot_ms * NS_PER_MS
+        self._search = searched_load(limit_ns, self._most, m, _TYPICAL_BATCH)
+        self._tried = next(self._search)
+        self._states: dict[int, SteadyState] = {}
+
+    def asks(self, ahead: int) -> Iterator[tuple[Deployment, int]]:
+        """Yield the micro-batches of the next load, and of some that may follow."""
+        site, m = self.deployment, self.deployment.micro_batches
+        for each in {self._tried, *_around(self._tried, m, self._most, ahead)}:
+            for share in shares(site, each * site.attention_gpus):
+                yield site, share
+
+    def goes_on(self, loads: LoadTimes) -> bool:
+        """Try the next load; return whether there is another."""
+        requests = self._tried * self.deployment.attention_gpus
+        self.state = self._states[self._tried] = loads.state(self.deployment, requests)
+        try:
+            self._tried = self._search.send(self.state.tpot_ns)
+        except StopIteration as over:
+            self.state = self._states[max(over.value, 1)]
+            self._states.clear()
+            return False
+        return True
+
+
+def _around(each: int, micro_batches: int, most: int, ahead: int) -> range:
+    """Return loads that a search may try after `each`: of whole batches too, or of broken ones."""
+    whole, broken = divmod(each, micro_batches)
+    if broken or not ahead:
+        return range(each - broken + 1, min(each - broken + micro_batches, most + 1) * bool(ahead))
+    low, high = max(whole // 2, whole - ahead), min(2 * whole, whole + ahead)
+    return range(max(low, 1) * micro_batches, min(high * micro_batches, most) + 1, micro_batches)
 
 
 def most_fitting(deployment: Deployment) -> int:
@@ -40,22 +113,46 @@ def most_fitting(deployment: Deployment) -> int:
 def largest_load(
     value: Callable[[int], float], limit: float, most: int, micro_batches: int, guess: int
 ) -> int:
-    """Return the largest load from 1 to `most` whose value is at most `limit`; 0 if none.
+    """Return the largest load from 1 to `most` whose value is at most `limit`; 0 if none."""
+    return _answered(searched_load(limit, most, micro_batches, guess), value)
+
+
+def largest(value: Callable[[int], float], limit: float, most: int, guess: int) -> int:
+    """Return the largest number from 1 to `most` whose value is at most `limit`; 0 if none."""
+    return _answered(searched(limit, most, guess), value)
+
+
+def _answered(search: Search, value: Callable[[int], float]) -> int:
+    try:
+        asked = next(search)
+        while True:
+            asked = search.send(value(asked))
+    except StopIteration as over:
+        return int(over.value)
+
+
+def searched_load(limit: float, most: int, micro_batches: int, guess: int) -> Search:
+    """Search the largest load from 1 to `most` whose value is at most `limit`; 0 if none.
 
     Whole batches come first, beginning with a batch of `guess`. Then come the loads up to the next
     batch, in which some micro-batches have one request more on each GPU.
     """
-    whole = largest(lambda batch: value(batch * micro_batches), limit, most // micro_batches, guess)
-    low = whole * micro_batches
+    batches = searched(limit, most // micro_batches, guess)
+    try:
+        batch = next(batches)
+        while True:
+            batch = batches.send((yield batch * micro_batches))
+    except StopIteration as over:
+        low = int(over.value) * micro_batches
     high = min(low + micro_batches, most + 1)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if value(middle) <= limit else (low, middle)
+        low, high = (middle, high) if (yield middle) <= limit else (low, middle)
     return low
 
 
-def largest(value: Callable[[int], float], limit: float, most: int, guess: int) -> int:
-    """Return the largest whole number from 1 to `most` whose value is at most `limit`; 0 if none.
+def searched(limit: float, most: int, guess: int) -> Search:
+    """Search the largest whole number from 1 to `most` whose value is at most `limit`; 0 if none.
 
     Values must be positive and rise. The search follows the line through the two latest values, and
     halves the range whenever the line has done no better.
@@ -64,7 +161,7 @@ def largest(value: Callable[[int], float], limit: float, most: int, guess: int) 
     known: list[tuple[int, float]] = []
     while high - low > 1:
         width = high - low
-        found = value(trial)
+        found = yield trial
         low, high = (trial, high) if found <= limit else (low, trial)
         known = [*known[-1:], (trial, found)]
         if len(known) == 1:

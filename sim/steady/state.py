@@ -13,7 +13,7 @@ limits the deployment has a name.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from sim.deployments import compile_deployment
 from sim.deployments.deployment import Deployment
-from sim.deployments.layers import Batch, Ns
+from sim.deployments.layers import Batch
 from sim.engines.bound import Bound, BoundEngine
 from sim.engines.program import KEPT, Program, Times
 from sim.foundation.errors import InfeasibleError
@@ -121,53 +121,82 @@ def steady_state(scenario: Scenario) -> SteadyState:
     return under_load(deployment, in_flight)
 
 
-def under_load(
-    deployment: Deployment,
-    requests: int,
-    free: Collection[str] = (),
-    known: dict[int, Load] | None = None,
-) -> SteadyState:
+def under_load(deployment: Deployment, requests: int, free: Collection[str] = ()) -> SteadyState:
     """Return the steady state with `requests` in flight, shared out as admission does.
 
-    Stages and delays in `free` take no time, as if what they need were without limits. `known`
-    remembers, from call to call with the same deployment and `free`, what loads of a micro-batch
-    take.
+    Stages and delays in `free` take no time, as if what they need were without limits.
     """
-    known = {} if known is None else known
+    loads = LoadTimes(free)
+    loads.look_up(deployment, shares(deployment, requests))
+    return loads.state(deployment, requests)
+
+
+def shares(deployment: Deployment, requests: int) -> list[int]:
+    """Return the requests of each micro-batch when `requests` are in flight."""
     m, row = deployment.micro_batches, deployment.scenario.admission.row(deployment.attention_gpus)
-    shares = [share_of(requests, micro_batch, m, row) for micro_batch in range(m)]
-    loads = [_load(deployment, share, free, known) for share in shares]
-    program = deployment.one_of_each(loads[0].rows)
-    times = {share: program.times(*known[share][:2]) for share in set(shares)}
-    usage_ns = sum((load.usage_ns for load in loads), NO_USAGE)
-    in_turn = tuple(times[share] for share in shares)
-    return SteadyState(deployment, requests, _engine(program), in_turn, usage_ns)
+    return [share_of(requests, micro_batch, m, row) for micro_batch in range(m)]
 
 
-class Load(NamedTuple):
-    """What a micro-batch takes under a load."""
+class LoadTimes:
+    """What micro-batches take under a load, by attention GPUs and requests.
 
-    slowest: dict[tuple[str, int], Ns]
-    """Durations by (stage, layer kind) of the slowest server."""
-    delays_ns: dict[str, int]
-    rows: dict[tuple[str, int], Ns]
-    """Durations of all servers."""
+    All deployments that it serves are alike: they differ at most in the number of attention GPUs,
+    and GPUs that hold the same take the same. So one look-up serves many loads of all of them.
+    """
+
+    def __init__(self, free: Collection[str] = ()) -> None:
+        """Let stages and delays in `free` take no time."""
+        self._free = free
+        self._known: dict[tuple[int, int], _Load] = {}
+
+    def look_up(self, deployment: Deployment, requests: Iterable[int]) -> None:
+        """Look up micro-batches of `requests` on the GPUs of a deployment."""
+        self.look_up_all((deployment, each) for each in requests)
+
+    def look_up_all(self, asked: Iterable[tuple[Deployment, int]]) -> None:
+        """Look up micro-batches of different deployments at once."""
+        missing = {
+            (site.attention_gpus, requests): site
+            for site, requests in asked
+            if (site.attention_gpus, requests) not in self._known
+        }
+        by_block: dict[int, list[tuple[int, int]]] = {}
+        for (gpus, requests), site in missing.items():
+            block = site.neighbours if gpus % site.neighbours == 0 else gpus
+            by_block.setdefault(block, []).append((gpus, requests))
+        for block, loads in by_block.items():
+            self._look_up(missing[loads[0]], block, loads)
+
+    def _look_up(self, site: Deployment, block: int, loads: list[tuple[int, int]]) -> None:
+        gpus, requests = np.array(loads).T
+        rows, usage_ns = site.durations(site.expected.representative(gpus, requests, block))
+        kept = {key: ns.max(axis=-1) for key, ns in rows.items() if key[0] not in self._free}
+        columns = [np.broadcast_to(ns, len(loads)).tolist() for ns in kept.values()]
+        for load, slowest, used_ns in zip(loads, zip(*columns, strict=True), usage_ns, strict=True):
+            self._known[load] = _Load(dict(zip(kept, slowest, strict=True)), used_ns)
+
+    def state(self, deployment: Deployment, requests: int) -> SteadyState:
+        """Return the steady state with `requests` in flight, whose micro-batches are looked up."""
+        in_turn, gpus = shares(deployment, requests), deployment.attention_gpus
+        loads = {share: self._known[gpus, share] for share in in_turn}
+        program = deployment.one_of_each(loads[in_turn[0]].slowest)
+        delays_ns = {
+            name: 0 if name in self._free else ns for name, ns in deployment.delays_ns().items()
+        }
+        nothing = dict.fromkeys(delays_ns, 0)
+        times = {
+            share: program.times(load.slowest, delays_ns) if share else program.times({}, nothing)
+            for share, load in loads.items()
+        }
+        usage_ns = sum((loads[share].usage_ns for share in in_turn), NO_USAGE)
+        steps = tuple(times[share] for share in in_turn)
+        return SteadyState(deployment, requests, _engine(program), steps, usage_ns)
+
+
+class _Load(NamedTuple):
+    slowest: dict[tuple[str, int], int]
+    """Durations by (stage, layer kind) of the slowest server, ns."""
     usage_ns: Floats
-
-
-def _load(
-    deployment: Deployment, requests: int, free: Collection[str], known: dict[int, Load]
-) -> Load:
-    if requests in known:
-        return known[requests]
-    rows, usage_ns = deployment.durations(deployment.expected.batch_of(requests))
-    rows = {key: np.zeros_like(ns) if key[0] in free else ns for key, ns in rows.items()}
-    delays_ns = {
-        name: ns if requests and name not in free else 0
-        for name, ns in deployment.delays_ns().items()
-    }
-    slowest = {key: ns.max() for key, ns in rows.items()} if requests else {}
-    return known.setdefault(requests, Load(slowest, delays_ns, rows, usage_ns))
 
 
 @lru_cache(maxsize=KEPT)

@@ -8,16 +8,18 @@ drawn at random (noise, expert loads) thus decides among shapes that the bound c
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from sim.deployments import compile_deployment
+from sim.deployments.deployment import Deployment
 from sim.experiments.largest_batch import max_batch_under_slo
 from sim.experiments.replications import Figures, replicated
 from sim.foundation.errors import InfeasibleError, ScenarioError
 from sim.inputs.scenario import Scenario
 from sim.metrics.steady_summary import steady_summary
-from sim.steady.largest_load import fullest, most_fitting
+from sim.steady.largest_load import fullest, fullest_of_each, most_fitting
 from sim.steady.state import SteadyState
 from sim.study.cells import SideShapes, meets
 from sim.study.schema import Settings, Shortlist
@@ -145,19 +147,21 @@ def screened(
 
     Also how many fit in memory at all, and the least TPOT found, ms.
     """
-    found, fit, least_ms = [], 0, float("inf")
+    found, least_ms = [], float("inf")
+    sites: list[tuple[int, Settings, Deployment]] = []
     for number, settings in enumerate(every):
-        try:
-            state = bound(first.with_settings(settings | screen))
-        except InfeasibleError:
-            continue
-        fit += 1
+        with suppress(InfeasibleError):
+            scenario = first.with_settings(settings | screen)
+            sites.append((number, settings, compile_deployment(scenario.with_batch(1))))
+    every_site = [site for _number, _settings, site in sites]
+    states = fullest_of_each(every_site, [site.scenario.slo.tpot_ms for site in every_site])
+    for (number, settings, _site), state in zip(sites, states, strict=True):
         figures = steady_summary(state)
         least_ms = min(least_ms, figures["tpot_ms_mean"])
         if figures["tpot_ms_mean"] <= first.slo.tpot_ms:
             found.append(Candidate(number, settings, int(state.requests), worth(figures, priced)))
     found.sort(key=lambda each: (-each.worth, each.number))
-    return found, fit, least_ms
+    return found, len(sites), least_ms
 
 
 def bound(scenario: Scenario, free: Collection[str] = ()) -> SteadyState:

@@ -44,12 +44,43 @@ class Point:
     def outcome(self) -> Outcome:
         """Simulate the point; a refusal is an outcome too."""
         try:
-            figures = _figures(self)
+            return _ok(_figures(self))
         except InfeasibleError as error:
-            return {"status": "refused", "reason": "; ".join(str(error).splitlines())}
-        for pool, share in figures.pop("utilisation").items():
-            figures[f"utilisation.{pool}"] = share
-        return {"status": "ok", "reason": figures.pop("slo_missed"), **figures}
+            return _refused(error)
+
+    @property
+    def is_screened(self) -> bool:
+        """Whether the bound engine searches its batch: a matter of milliseconds."""
+        return self.search is not None and self.scenario.simulation.engine == "bound"
+
+    def likeness(self) -> str:
+        """Return what screened points have in common that share look-ups."""
+        from sim.steady.largest_load import likeness
+
+        return likeness(self.scenario)
+
+
+def outcomes(points: Sequence[Point]) -> list[Outcome]:
+    """Return the outcomes of points, as `attempted` does; screened ones share look-ups."""
+    if not all(point.is_screened for point in points):
+        return [attempted(point.outcome) for point in points]
+    from sim.experiments.largest_batch import max_batches_by_bound
+
+    try:
+        found = max_batches_by_bound([point.scenario for point in points])
+        return [_refused(each) if isinstance(each, Exception) else _ok(each) for each in found]
+    except Exception:  # one of them fails: it alone shall
+        return [attempted(point.outcome) for point in points]
+
+
+def _ok(figures: dict[str, Any]) -> Outcome:
+    for pool, share in figures.pop("utilisation").items():
+        figures[f"utilisation.{pool}"] = share
+    return {"status": "ok", "reason": figures.pop("slo_missed"), **figures}
+
+
+def _refused(error: InfeasibleError) -> Outcome:
+    return {"status": "refused", "reason": "; ".join(str(error).splitlines())}
 
 
 def _figures(point: Point) -> dict[str, Any]:

@@ -9,15 +9,18 @@ with Store(folder, name) as store, workers.local(2) as pool:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, TypeVar
 
 from sim.parallel.processes import Failure, Workers
 from sim.results.provenance import sha256
 from sim.sweeps.inputs import Inputs, changes
-from sim.sweeps.points import Outcome, attempted, failed
+from sim.sweeps.points import Outcome, Point, attempted, failed, outcomes
 from sim.sweeps.store import Job, Store
+
+# Screened points that a worker gets at once: enough to share their look-ups.
+_TOGETHER = 64
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
@@ -67,10 +70,11 @@ class Runner:
         Each outcome is in the store before `progress` is called with it, also when this ends early
         (Stopped, SchedulerError, StoreError).
         """
-        for task, result in workers.run(_work, self._tasks(jobs)):
-            outcome = failed(result.reason) if isinstance(result, Failure) else result
-            self._store.keep(task.job, task.inputs, outcome)
-            progress(outcome)
+        for task, result in workers.run(_work, _grouped(self._tasks(jobs))):
+            found = [failed(result.reason)] * len(task) if isinstance(result, Failure) else result
+            for sent, outcome in zip(task, found, strict=True):
+                self._store.keep(sent.job, sent.inputs, outcome)
+                progress(outcome)
 
     def finished(self, jobs: Sequence[AnyJob]) -> list[tuple[AnyJob, Outcome]]:
         """Return those jobs that are finished with their outcomes, in their order."""
@@ -103,10 +107,33 @@ class Runner:
         return known is None or (self._retry_failed and known["status"] == "failed")
 
 
-def _work(task: _SentJob) -> Outcome:
-    """Do a job, on a worker. One that would read other files than the command refuses."""
+def _grouped(tasks: Iterable[_SentJob]) -> Iterator[list[_SentJob]]:
+    """Yield jobs one by one, but points that are screened by the `_TOGETHER`, the like first."""
+    screened: dict[str, list[_SentJob]] = {}
+    for task in tasks:
+        if isinstance(task.job, Point) and task.job.is_screened:
+            screened.setdefault(task.job.likeness(), []).append(task)
+        else:
+            yield [task]
+    in_order = [task for like in screened.values() for task in like]
+    for first in range(0, len(in_order), _TOGETHER):
+        yield in_order[first : first + _TOGETHER]
+
+
+def _work(tasks: list[_SentJob]) -> list[Outcome]:
+    """Do jobs, on a worker."""
+    refused = [_refused(task) for task in tasks]
+    jobs = [task.job for task, why in zip(tasks, refused, strict=True) if why is None]
+    points = [job for job in jobs if isinstance(job, Point)]
+    alone = len(points) < len(jobs)
+    done = iter([attempted(job.outcome) for job in jobs] if alone else outcomes(points))
+    return [next(done) if why is None else why for why in refused]
+
+
+def _refused(task: _SentJob) -> Outcome | None:
+    """Return why a job is not done here: the worker would read other files than the command."""
     here = task.job.inputs()
-    if here != task.inputs:
-        others = ": ".join(["", *filter(None, [", ".join(changes(task.inputs, here))])])
-        return failed(f"the worker reads other files than the command{others}")
-    return attempted(task.job.outcome)
+    if here == task.inputs:
+        return None
+    others = ": ".join(["", *filter(None, [", ".join(changes(task.inputs, here))])])
+    return failed(f"the worker reads other files than the command{others}")

@@ -23,7 +23,7 @@ from sim.inputs.scenario import Scenario, TpotOf, from_document
 from sim.parallel import processes as workers
 from sim.sweeps.axes import MOST_POINTS, Axis, combinations, crossed
 from sim.sweeps.constraints import Constraint, UnknownPathError, holds
-from sim.sweeps.points import Outcome, Point, Row, attempted, columns, failed, row
+from sim.sweeps.points import Outcome, Point, Row, attempted, columns, failed, outcomes, row
 
 if TYPE_CHECKING:
     import pandas
@@ -261,7 +261,7 @@ def sweep(name: str | Path, overrides: Iterable[str] = (), workers: int = 1) -> 
 
     points = load(name, overrides).points
     if workers == 1:
-        rows = [row(point, _outcome(point)) for point in points]
+        rows = [row(*each) for each in zip(points, outcomes(points), strict=True)]
     else:
         rows = sorted(_side_by_side(points, workers), key=lambda row: row["point"])
     return pandas.DataFrame(columns(rows))

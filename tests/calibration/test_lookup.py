@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 from sim.decoding.run import simulate
 from sim.inputs import cards
@@ -84,7 +85,7 @@ def test_status_is_counted_by_time_and_uses() -> None:
 def test_the_status_of_many_values_is_that_of_each() -> None:
     table, rows = KernelTable(CARD, [GEMM]), np.array([64.0, 8192.0, 64.0, 0.0])
 
-    def time(m: float) -> Timed:
+    def time(m: ArrayLike) -> Timed:
         return table.timed(ops.gemm("bf16", m, 2048, 4096, TILE))
 
     each = [time(m) for m in rows]

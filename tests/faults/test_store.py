@@ -192,7 +192,7 @@ def test_rounds_of_one_sitting_share_what_is_finished(bench: Bench) -> None:
 def test_a_worker_with_other_cards_refuses(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     known = bench.points[0].inputs()
     task = runner._SentJob(bench.points[0], known | {"calibration": {"h800": "another"}})
-    refused = runner._work(task)
+    (refused,) = runner._work([task])
     assert refused["status"] == "failed"
     assert "reads other files than the command: calibration of h800 changed" in refused["reason"]
     assert bench.ran == []

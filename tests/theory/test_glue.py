@@ -7,7 +7,7 @@ import pytest
 
 from sim.deployments import compile_deployment
 from sim.deployments.deployment import Deployment
-from sim.deployments.layers import Ns
+from sim.deployments.layers import GpuTokens, Ns
 from sim.inputs import cards, scenario
 
 REQUESTS = 100
@@ -26,7 +26,7 @@ def site(base: str, *settings: str) -> Deployment:
 def rows(base: str, *settings: str) -> dict[str, Ns]:
     """Return the durations of the most frequent layer by stage, 100 requests a GPU."""
     made = site(base, *settings)
-    found = made.around_core(np.full(made.attention_gpus, REQUESTS)).rows
+    found = made.around_core(GpuTokens(np.full(made.attention_gpus, REQUESTS))).rows
     busiest = made.kinds.index(max(made.kinds, key=made.uses))
     return {stage: ns for (stage, of), ns in found.items() if of == busiest}
 
@@ -88,7 +88,8 @@ def test_a_gpu_without_requests_has_no_glue() -> None:
     bare = site("step3-2a2f")
     requests = np.zeros(made.attention_gpus, dtype=np.int64)
     requests[0] = REQUESTS
-    with_glue, without = made.around_core(requests).rows, bare.around_core(requests).rows
+    tokens = GpuTokens(requests)
+    with_glue, without = made.around_core(tokens).rows, bare.around_core(tokens).rows
     difference = with_glue["attention", 0] - without["attention", 0]
     assert difference[0] > 0
     assert not difference[1:].any()

@@ -14,7 +14,7 @@ from sim.decoding.acceptance import emitted, law_of
 from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
 from sim.deployments.deployment import Deployment
-from sim.deployments.layers import Batch
+from sim.deployments.layers import Batch, GpuTokens
 from sim.explain import theory
 from sim.inputs import cards, scenario
 from sim.inputs.model import Layer
@@ -121,8 +121,8 @@ def site(base: str, *overrides: str) -> Deployment:
 )
 def test_the_ffn_sees_every_position(base: str, stages: tuple[str, ...]) -> None:
     drafting, plain = site(base, settings(1, 0.5)), site(base)
-    requests = np.full(plain.attention_gpus, 24)
-    mine, other = drafting.around_core(requests).rows, plain.around_core(2 * requests).rows
+    requests = GpuTokens(np.full(plain.attention_gpus, 24))
+    mine, other = drafting.around_core(requests).rows, plain.around_core(requests.times(2)).rows
     for kind in range(len(plain.kinds)):
         for stage in stages:
             if (stage, kind) in other:
@@ -150,9 +150,9 @@ def test_a_draft_takes_a_layer_an_lm_head_and_a_projection() -> None:
     verifying, second = 2, 3  # kinds after the dense and the MoE layers
     assert [kind.positions for kind in drafting.kinds] == [3, 3, 3, 1]
     assert [kind.drafts_after for kind in drafting.kinds] == [0, 0, 3, 1]
-    timer, requests = drafting.core_timer, batch.requests
+    timer, requests = drafting.core_timer, GpuTokens(batch.requests)
     # The first takes all verified tokens as a layer of the model does, and what comes before it.
-    before = timer.lm_head(3 * requests, 8) + timer.draft_projection(3 * requests)
+    before = timer.lm_head(requests.times(3), 8) + timer.draft_projection(requests.times(3))
     slowed = np.rint(1.189 * (plain["attn0", 1] / 1.189 + before.ns))
     assert rows["attn0", verifying] == pytest.approx(slowed, abs=2)
     for stage in ("attn1", "experts", "dispatch", "combine", "shared"):
@@ -163,7 +163,7 @@ def test_a_draft_takes_a_layer_an_lm_head_and_a_projection() -> None:
         assert rows[stage, second].tolist() == single[stage, 1].tolist()
     # A step ends with the LM head of the last draft, or of all that was verified.
     assert rows["lm_head", 4].tolist() == timer.lm_head(requests, 8).ns.tolist()
-    assert plain["lm_head", 2].tolist() == timer.lm_head(3 * requests, 8).ns.tolist()
+    assert plain["lm_head", 2].tolist() == timer.lm_head(requests.times(3), 8).ns.tolist()
 
 
 # README_WEIGHTS of deepseek-ai/DeepSeek-V3: 11.5B parameters of the module are its own, beside

@@ -57,10 +57,7 @@ class TaskGraph(NamedTuple):
 
     def weights(self, durations: Ints, delays: Ints) -> Ints:
         """Return the ns of each edge: the target's duration and the delay before it."""
-        spent = np.append(durations, 0)[self.task]
-        targets = np.repeat(spent, np.diff(self.first))
-        weights: Ints = targets + delays[self.delay] - self.of_start * spent[self.source]
-        return weights
+        return _weights(*self[:6], durations, delays)
 
 
 def task_graph(plan: Plan) -> TaskGraph:
@@ -180,6 +177,28 @@ def _edges(  # noqa: C901 - one branch for each kind of input
     return first, source[:e], back[:e], delay[:e], of_start[:e], task, row, server
 
 
+@compiled("int64[::1](" + ", ".join(["int64[::1]"] * 8) + ")")
+def _weights(
+    first: Ints,
+    source: Ints,
+    _back: Ints,
+    delay: Ints,
+    of_start: Ints,
+    task: Ints,
+    durations: Ints,
+    delays: Ints,
+) -> Ints:
+    """Return the ns of each edge."""
+    weights = np.empty(len(source), dtype=np.int64)
+    for v in range(len(task)):
+        spent = durations[task[v]] if task[v] >= 0 else 0
+        for e in range(first[v], first[v + 1]):
+            weights[e] = spent + delays[delay[e]]
+            if of_start[e] and task[source[e]] >= 0:
+                weights[e] -= durations[task[source[e]]]
+    return weights
+
+
 @compiled("int64[::1](int64[::1], int64[::1])")
 def _circuit(source: Ints, came_by: Ints) -> Ints:
     """Return the edges of a circuit among the edges `came_by`, none if there is none."""
@@ -220,3 +239,45 @@ def positive_circuit(first: Ints, source: Ints, cost: Ints, value: Ints) -> Ints
                     settled = False
         circuit = _circuit(source, came_by)
     return circuit
+
+
+@compiled("int64[::1](int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], int64[::1], "
+          "int64[::1])")  # fmt: skip
+def largest_mean(
+    first: Ints,
+    source: Ints,
+    back: Ints,
+    weights: Ints,
+    known: Ints,
+    mean: Ints,
+    value: Ints,
+) -> Ints:
+    """Return the edges of a circuit with the largest mean; fill in `mean`: numerator, denominator.
+
+    Newton's iteration begins with the circuit `known`, or with a mean of 0. `value` holds longest
+    distances of an earlier call, times the denominator of its mean, or zeros: any are right, near
+    ones are soon.
+    """
+    best, last = known, mean[1]
+    mean[0], mean[1] = 0, 1
+    cost = np.empty(len(weights), dtype=np.int64)
+    while True:
+        if len(best):
+            mean[0] = mean[1] = 0
+            for e in best:
+                mean[0] += weights[e]
+                mean[1] += back[e]
+            one, other = mean[1], mean[0] % mean[1]
+            while other:
+                one, other = other, one % other
+            mean[0] //= one
+            mean[1] //= one
+        for v in range(len(value)):
+            value[v] = value[v] * mean[1] // last
+        last = mean[1]
+        for e in range(len(weights)):
+            cost[e] = mean[1] * weights[e] - mean[0] * back[e]
+        found = positive_circuit(first, source, cost, value)
+        if len(found) == 0:
+            return best
+        best = found
