@@ -57,12 +57,20 @@ class Strict(BaseModel):
 
     @model_validator(mode="after")
     def _in_reach(self) -> Self:
-        for name in type(self).model_fields:
+        for name, largest in _largest(type(self)):
             value = getattr(self, name)
-            largest = _LARGEST_TIME if _TIME.search(name) else _LARGEST_OF.get(name, _LARGEST)
             if isinstance(value, int | float) and abs(value) > largest:
                 raise ValueError(f"{name} should be at most {largest:g} (got {_short(value)})")
         return self
+
+
+@cache
+def _largest(kind: type[Strict]) -> list[tuple[str, int]]:
+    """Return the fields of a description with the largest number that each may hold."""
+    return [
+        (name, _LARGEST_TIME if _TIME.search(name) else _LARGEST_OF.get(name, _LARGEST))
+        for name in kind.model_fields
+    ]
 
 
 @cache

@@ -300,6 +300,8 @@ def _bad_references(document: Document) -> list[str]:
 
 def _bad_draft_layer(document: Document) -> list[str]:
     """Return a problem for each name of the drafting layer that the model card does not have."""
+    if document.get(("speculation", "draft_layer")) is None:
+        return []
     try:
         model = cards.model(str(document.get(("model",))))
     except SimError:
