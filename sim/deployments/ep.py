@@ -63,6 +63,7 @@ class EpDeployment(Deployment):
             lambda: check_domain(accelerator, deployment.gpus, self.fabric),
             self._check_nics,
             lambda: self.layer_timer.experts_kernel,
+            self._check_exchange,
             *[partial(self._copies, ffn) for ffn in moe_ffns(self.model)],
         )
         self._memory = self.with_stated_kv(self.memory(accelerator, "EP", self._weights()))
@@ -82,6 +83,14 @@ class EpDeployment(Deployment):
             raise InfeasibleError(
                 f"{accelerator.name} has no NICs on its card: EP over {self.ep.gpus} GPUs "
                 f"cannot leave a node of {domain}"
+            )
+
+    def _check_exchange(self) -> None:
+        domain = self.layer_timer.table.accelerator.node.scale_up_domain_gpus
+        if self.ep.exchange == "gather" and self.ep.gpus > domain:
+            raise InfeasibleError(
+                f"{self.ep.gpus} GPUs should gather tokens over a scale-up link that joins "
+                f"{domain}: set exchange to all_to_all"
             )
 
     @cached_property
@@ -215,6 +224,8 @@ class EpDeployment(Deployment):
         usual = hottest_factor("uniform", total, spread.copies, ffn.top_k, spread.ranks)
         pairs = loads.tokens.sum(axis=-1).max(axis=-1)
         most = np.maximum(pairs / (ffn.top_k * usual), float(np.max(tokens)))
+        if self.ep.exchange == "gather":  # whoever hosts the experts
+            most = np.full_like(most, float(np.max(tokens)))
         there = self._all_to_all("dispatch", ffn, most)
         back = self._all_to_all("combine", ffn, most)
         return {
@@ -241,6 +252,9 @@ class EpDeployment(Deployment):
         """
         if not self._exchanges:
             return Timed(np.zeros(np.shape(most_tokens), dtype=np.int64))
+        if self.ep.exchange == "gather":
+            gathered = self._gather(direction, most_tokens)
+            return self.layer_timer.table.timed(gathered).on(self.ep.gpus)
         dtype = self.ep.dispatch_dtype if direction == "dispatch" else self.ep.combine_dtype
         table, balanced = self.layer_timer.table, self.layer_timer.load == "balanced"
         kernel = self.layer_timer.engine_kernel("a2a", f"a2a_{direction}", dtype)
@@ -260,6 +274,18 @@ class EpDeployment(Deployment):
             as_fabric = time.ns * slower + self.fabric.latency_us * NS_PER_US
             time = uncalibrated(whole_ns(as_fabric, op.name))
         return time.on(self.ep.gpus)
+
+    def _gather(self, direction: ops.Direction, most_tokens: ArrayLike) -> ops.Op:
+        """Return the collective that stands for dispatch or combine: all ranks have all tokens.
+
+        Shorter ranks are padded to the fullest.
+        """
+        dispatching, gpus = direction == "dispatch", self.ep.gpus
+        dtype = self.ep.dispatch_dtype if dispatching else self.ep.combine_dtype
+        full = gpus * ops.floats(most_tokens) * ops.activation_bytes(self.model.hidden, dtype)
+        # NCCL moves bytes: formats narrower than BF16 as it moves integers.
+        name: ops.Collective = "all_gather" if dispatching else "reduce_scatter"
+        return ops.collective(name, "bf16" if dtype == "bf16" else "int8", gpus, full)
 
     def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:
         """Return the time of a stage that runs beside the other micro-batch's all-to-all."""

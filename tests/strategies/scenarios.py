@@ -116,8 +116,11 @@ def afd(draw: st.DrawFn) -> tuple[str, list[str]]:
 
 @st.composite
 def ep(draw: st.DrawFn) -> tuple[str, list[str]]:
+    gpus = draw(st.sampled_from((8, 16)))
+    exchange = draw(st.sampled_from(("all_to_all", "gather"))) if gpus == 8 else "all_to_all"
     return "dsv3-ep128", [
-        f"deployment.gpus={draw(st.sampled_from((8, 16)))}",
+        f"deployment.gpus={gpus}",
+        f"deployment.exchange={exchange}",
         f"deployment.overlap={draw(st.sampled_from(('none', 'two_batch')))}",
         f"deployment.redundant_experts={draw(st.sampled_from((0, 16, 32)))}",
         f"software={draw(st.sampled_from(PROFILES))}",

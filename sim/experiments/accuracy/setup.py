@@ -230,18 +230,35 @@ def _ep(
     if "no overlap scheduling" in point.micro_batches_or_overlap.lower():
         notes.left_out.append("host work of a step, which this run did not hide behind kernels")
     kernel = _moe_kernel(point, profile)
+    card = words.accelerator(point.hardware_attention, notes.assumptions)
+    exchange = _exchange(profile, card, kernel, gpus)
+    narrow = precision["gemm"] == "nvfp4" and kernel == "fused"
+    wide = exchange == "gather"
     return {
         "kind": "ep",
-        "accelerator": words.accelerator(point.hardware_attention, notes.assumptions),
+        "accelerator": card,
         "gpus": gpus,
         "redundant_experts": _copies(point, model, gpus, notes),
         "moe_kernel": kernel,
+        "exchange": exchange,
         "overlap": "two_batch" if overlapped == 2 else "none",
-        "dispatch_dtype": "nvfp4" if precision["gemm"] == "nvfp4" and kernel == "fused" else "fp8",
+        "dispatch_dtype": "nvfp4" if narrow else "bf16" if wide else "fp8",
         "combine_dtype": _combined(point, precision),
         "lm_head_tp": 1,
         "fabric": "rdma",
     }
+
+
+def _exchange(profile: str, card: str, kernel: str, gpus: int) -> str:
+    """Return how ranks exchange tokens.
+
+    Recipes of SGLang without an all-to-all backend gather; so does TensorRT-LLM on x86 nodes, whose
+    NVLink kernels need memory that nodes share (MnnvlMemory.supports_mnnvl). FP8 is quantised
+    behind the gather, NVFP4 before it (tensorrt_llm/_torch/modules/fused_moe).
+    """
+    domain = cards.accelerator(card).node.scale_up_domain_gpus
+    gathers = profile == "sglang" or (profile == "trtllm" and domain <= 8)
+    return "gather" if kernel == "fused" and gathers and gpus <= domain else "all_to_all"
 
 
 def _combined(point: OperatingPoint, precision: Mapping[str, Any]) -> str:
