@@ -29,7 +29,7 @@ study: .venv/installed
 	$(BIN)/afdsim study afd-vs-ep
 
 accuracy: .venv/installed
-	$(BIN)/afdsim accuracy results/accuracy/points.csv \
+	$(BIN)/afdsim accuracy results/accuracy/points.csv --pairs results/accuracy/pairs.csv \
 		--table results/accuracy/rows.csv --report docs/validation.md
 	$(BIN)/afdsim accuracy --stages results/accuracy/stages.csv \
 		--table results/accuracy/stage-rows.csv --report docs/validation.md

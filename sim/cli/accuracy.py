@@ -12,6 +12,7 @@ from sim.cli.text import AsJson, Table, say, show
 from sim.foundation import json_text
 
 if TYPE_CHECKING:
+    from sim.experiments.accuracy.pairs import JudgedPair
     from sim.experiments.accuracy.verdict import Errors, Judged
 
 
@@ -35,6 +36,10 @@ def accuracy(
     picture: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw predicted against measured on an HTML page."),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="CSV of row ids, first and second: compare their yield."),
     ] = None,
     table: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the rows as CSV.")
@@ -67,13 +72,16 @@ def accuracy(
 
         write_page(picture, found, points.name)
         say(f"wrote {picture}")
+    compared = _pairs(pairs, found)
     rows = [row.as_dict() for row in found]
     if table is not None:
         _write(table, rows)
     if report is not None:
-        from sim.pictures.accuracy_page import report_sections, write_between_marks
+        from sim.pictures import accuracy_page as pages
 
-        write_between_marks(report, "accuracy", report_sections(found))
+        pages.write_between_marks(report, "accuracy", pages.report_sections(found))
+        if compared:
+            pages.write_between_marks(report, "pairs", [pages.pair_section(compared)])
         say(f"wrote the tables of {report}")
     if as_json:
         print(json_text.dumps(rows, indent=2, ensure_ascii=False))
@@ -81,6 +89,26 @@ def accuracy(
     show(_rows(found))
     _tell((row.point.id, row.why_not) for row in found)
     show(_groups(errors(found)))
+    if compared:
+        show(_leads(compared))
+
+
+def _pairs(path: Path | None, found: list[Judged]) -> list[JudgedPair]:
+    if path is None:
+        return []
+    from sim.experiments.accuracy.pairs import judge
+
+    return judge(path, found)
+
+
+def _leads(found: list[JudgedPair]) -> Table:
+    from sim.pictures.accuracy_page import pair_section
+
+    section = pair_section(found)
+    shown = Table(section.head, section.text)
+    for cells in section.rows:
+        shown.add_row(*cells)
+    return shown
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from sim.experiments.accuracy.pairs import JudgedPair
 from sim.experiments.accuracy.stages import JudgedStage
 from sim.experiments.accuracy.verdict import (
     GROUPS,
@@ -139,6 +140,30 @@ def stage_sections(rows: Sequence[JudgedStage]) -> list[Section]:
             ],
         ),
     ]
+
+
+def pair_section(pairs: Sequence[JudgedPair]) -> Section:
+    """Return the leads of pairs."""
+    words = {None: "–", True: "yes", False: "no"}
+    return Section(
+        "Pairs",
+        "By how much the first yields more tokens/s/GPU than the second, over all GPUs.",
+        ["first", "second", "measured lead", "predicted lead", "same sign", "points apart"],
+        [
+            [
+                *(each.first.point.id, each.second.point.id),
+                *(signed(each.measured), signed(each.predicted), words[each.same_sign]),
+                _apart(each),
+            ]
+            for each in pairs
+        ],
+    )
+
+
+def _apart(pair: JudgedPair) -> str:
+    if pair.measured is None or pair.predicted is None:
+        return "–"
+    return f"{100 * (pair.predicted - pair.measured):+.1f}".replace("-", "−")
 
 
 def _line(each: Errors) -> list[str]:

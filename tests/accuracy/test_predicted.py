@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sim.deployments import compile_deployment
+from sim.experiments.accuracy import pairs
 from sim.experiments.accuracy.points import OperatingPoint, read
 from sim.experiments.accuracy.setup import Setup, setup
 from sim.experiments.accuracy.verdict import Judged, batch_band, errors, judge_row
@@ -88,3 +89,17 @@ def test_errors_of_groups(point: OperatingPoint) -> None:
 
 def _measured(row: Judged, tpot_ms: float) -> Setup:
     return replace(row.setup, point=replace(row.point, measured_tpot_ms=tpot_ms))
+
+
+def test_a_pair_compares_yields_over_all_gpus(point: OperatingPoint, tmp_path: Path) -> None:
+    other = replace(point, id="two", requests_per_gpu=32.0, measured_tpot_ms=40.0)
+    rows = [judge_row(setup(each)) for each in (point, other)]
+    path = tmp_path / "pairs.csv"
+    path.write_text("first,second\none,two\n", encoding="utf-8")
+    (pair,) = pairs.judge(path, rows)
+    assert pair.measured == pytest.approx((16 / 30) / (32 / 40) - 1)
+    seen = [row.predicted_ms or 0.0 for row in rows]
+    assert pair.predicted == pytest.approx((16 / seen[0]) / (32 / seen[1]) - 1)
+    path.write_text("first,second\none,tow\n", encoding="utf-8")
+    with pytest.raises(ScenarioError, match=r"pairs.csv:2: second: .*did you mean 'two'"):
+        pairs.judge(path, rows)
