@@ -118,14 +118,31 @@ def _scenario(point: OperatingPoint, software: str | None, notes: Notes) -> dict
         "slo": {"tpot_ms": float(f"{point.measured_ms:.4g}")},
         "simulation": {"seed": 0, "engine": "bound"},
     }
+    _tell_left_out(point, notes)
     drafts = words.drafts(point.mtp)
     if not point.mtp or point.mtp.startswith("unknown"):
         notes.assume("mtp: unknown; no drafts are taken")
     if drafts is not None:
         scenario["speculation"] = _speculation(model, drafts)
-        if "simulated" in point.mtp:
-            notes.left_out.append("mtp: the run doubled its batch instead of drafting")
     return scenario
+
+
+def _tell_left_out(point: OperatingPoint, notes: Notes) -> None:
+    """Tell what a row says of its run that no scenario has."""
+    note = point.uncertainty_note.lower()
+    if point.batch_is == "upper_bound":
+        notes.assume("requests_per_gpu: the client's concurrency, an upper bound")
+    if "no overlap scheduling" in point.micro_batches_or_overlap.lower():
+        notes.left_out.append("host work of a step, which this run did not hide behind kernels")
+    if "prefill interleaved" in note:
+        notes.left_out.append("prompts, which this server computes between decode steps")
+    if "simulated" in point.mtp:
+        notes.left_out.append("mtp: the run doubled its batch instead of drafting")
+    if "wideep" in note and not point.hardware_attention.lower().startswith("gb"):
+        notes.left_out.append(
+            "DeepEP's normal kernels, which its recipe forces and which run without CUDA graphs "
+            "(TRTLLM_FORCE_ALLTOALL_METHOD); low-latency kernels in a graph are timed instead"
+        )
 
 
 def _software(
@@ -227,8 +244,6 @@ def _ep(
     overlapped = words.micro_batches(point.micro_batches_or_overlap)
     if overlapped is None:
         notes.assume("micro_batches_or_overlap: unknown; no overlap is taken")
-    if "no overlap scheduling" in point.micro_batches_or_overlap.lower():
-        notes.left_out.append("host work of a step, which this run did not hide behind kernels")
     kernel = _moe_kernel(point, profile)
     card = words.accelerator(point.hardware_attention, notes.assumptions)
     exchange = _exchange(profile, card, kernel, gpus)
