@@ -63,7 +63,7 @@ def sweep(
     """
     from sim.inputs.naming import folder_name
     from sim.metrics.cautions import SCOPE
-    from sim.pictures import sweep_page
+    from sim.pictures.draw import draw
     from sim.results.files import RUNS
     from sim.sweeps import folder as folders
     from sim.sweeps import sweep as sweeps
@@ -90,7 +90,7 @@ def sweep(
         rows, warnings = result.rows, result.warnings
         with signals.postponed():
             if rows:
-                sweep_page.draw(result)
+                draw(result)
     warn(warnings)
     if as_json:
         place = str(folder) if rows else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import os
 import shutil
 import tempfile
@@ -57,8 +58,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 def replace_files(folder: Path, fill: Callable[[Path], None]) -> None:
     """Replace files of `folder` by those that `fill` writes, once all of them are written.
 
-    Only one process may do so at a time. Raises StoreError if they cannot be written, which
-    leaves the old files as they were.
+    A file with the same content stays, with its time. Only one process may do so at a time. Raises
+    StoreError if they cannot be written, which leaves the old files as they were.
     """
     temporary = folder / ".part"
     with _told(folder):
@@ -67,7 +68,9 @@ def replace_files(folder: Path, fill: Callable[[Path], None]) -> None:
             temporary.mkdir()
             fill(temporary)
             for path in sorted(temporary.iterdir()):
-                path.replace(folder / path.name)
+                old = folder / path.name
+                if not (old.is_file() and filecmp.cmp(old, path, shallow=False)):
+                    path.replace(old)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

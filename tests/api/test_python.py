@@ -76,6 +76,23 @@ def test_a_sweep_is_resumed_loaded_and_drawn(tmp_path: Path) -> None:
     assert "1A2F" in sim.plot([result.folder], tmp_path / "both.html").read_text()
 
 
+@pytest.mark.parametrize("made_of", ["run.json", "sweep.csv", "sweep.parquet"])
+def test_a_page_is_drawn_again_when_what_it_is_made_of_is_newer(
+    made_of: str, tmp_path: Path
+) -> None:
+    (tmp_path / "small.yaml").write_text(SWEEP)
+    result = sim.run_sweep(tmp_path / "small.yaml", out=tmp_path / "out", workers=1)
+    page = sim.draw(result)
+    drawn = page.read_text()
+    page.write_text("kept")
+    again = sim.run_sweep(tmp_path / "small.yaml", out=tmp_path / "out", workers=1)
+    assert sim.draw(again).read_text() == "kept"
+    (tmp_path / "out" / made_of).touch()
+    assert sim.draw(again).read_text() == drawn
+    page.unlink()
+    assert sim.draw(again).read_text() == drawn
+
+
 def test_explaining_and_comparing() -> None:
     scenario = sim.load("step3-2a2f", FEW)
     assert sim.explain_scenario(scenario).circuit.legs

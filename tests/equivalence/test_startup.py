@@ -64,6 +64,13 @@ def test_a_run_writes_its_tables_without_pandas(tmp_path: Path) -> None:
     assert {"numba", "pyarrow"} <= found
 
 
+def test_a_sweep_without_news_imports_nothing_to_run_or_draw(tmp_path: Path) -> None:
+    verb = "sweep", "afd-ratio", "--engine", "bound", "--workers", "1", "--out", str(tmp_path / "s")
+    loaded(*verb)
+    found = loaded(*verb)
+    assert found & {"pandas", "numba", "simpy", "plotly", "jinja2"} == set()
+
+
 def test_a_run_compiles_the_loops_that_it_runs() -> None:
     code = """
 import sim
