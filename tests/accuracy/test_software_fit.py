@@ -62,6 +62,7 @@ def test_figures_that_made_the_rows_are_found(tmp_path: Path) -> None:
     )
     assert all(one.low <= one.value <= one.high for one in found.fitted)
     assert found.refused["routing_imbalance"] == "no row depends on it"
+    assert "from host_gap_us_per_step" in found.refused["host_us_per_further_rank"]
     assert found.error < 1e-3 < found.error_before
 
 

@@ -26,6 +26,12 @@ from sim.inputs.scenario import Scenario, from_document
 # what the device has.
 MEMORY = {"utilisation": 1.0, "activation_reserve_gb": 0.0, "kv_block_tokens": 64}
 _OUTPUT_TOKENS = 1024
+# What ranks lose by agreeing on the host where the next step is scheduled while GPUs compute.
+_ASYNC = {
+    "value": 0.0,
+    "source": "async-scheduling: true in the recipes of served vLLM (NVIDIA/srt-slurm, "
+    "recipes/vllm/kimi-k2.5)",
+}
 # Power laws of expert loads: what EPLB leaves where the profile does not say, and served traffic
 # that no one balances (aiconfigurator's power_law_1.01).
 AFTER_EPLB = 0.6
@@ -109,7 +115,7 @@ def _scenario(point: OperatingPoint, software: str | None, notes: Notes) -> dict
         "deployment": deployment,
         "routing": _routing(point, profile, notes),
         "precision": precision,
-        "software": _software(point, profile, precision),
+        "software": _software(point, profile, precision, notes),
         "memory": dict(MEMORY),
         "workload": {
             "arrivals": {"kind": "closed", "concurrency": max(1, round(requests * gpus))},
@@ -146,13 +152,19 @@ def _tell_left_out(point: OperatingPoint, notes: Notes) -> None:
 
 
 def _software(
-    point: OperatingPoint, profile: str, precision: Mapping[str, Any]
+    point: OperatingPoint, profile: str, precision: Mapping[str, Any], notes: Notes
 ) -> str | dict[str, Any]:
-    """Return the profile, with the kernels of routed experts that the row names."""
-    kernels = words.moe_backend(point.uncertainty_note)
-    if not kernels:
-        return profile
-    return {"profile": profile, "kernels": {"moe": {precision["gemm"]: list(kernels)}}}
+    """Return the profile, with what the row says of its kernels and its host."""
+    stated: dict[str, Any] = {}
+    if kernels := words.moe_backend(point.uncertainty_note):
+        stated["kernels"] = {"moe": {precision["gemm"]: list(kernels)}}
+    known = cards.software(profile)
+    if profile == "vllm" and point.clock == "served TPOT":
+        agreeing = ("host_us_per_further_rank", "host_us_across_servers")
+        stated |= {name: _ASYNC for name in agreeing if getattr(known, name) is not None}
+        if stated.keys() & set(agreeing):
+            notes.assume("host: served with async scheduling, so ranks agree while GPUs compute")
+    return {"profile": profile} | stated if stated else profile
 
 
 def _lengths(point: OperatingPoint, context: float) -> dict[str, Any]:

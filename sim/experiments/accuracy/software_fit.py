@@ -57,7 +57,10 @@ _DRAWS = 1_000
 _FEWEST_GROUPS = 8
 _SETTLED = 1e-3
 # Cosine of two columns of slopes above which the rows do not tell the figures apart.
-_ALIKE = 0.98
+_ALIKE = 0.995
+_REMEDIES = "add rows of another model or of other numbers of ranks"
+# Change of a prediction, as a share, that counts as none.
+_NO_EFFECT = 1e-4
 
 
 @dataclass(frozen=True)
@@ -223,38 +226,45 @@ class _Model:
 def _identified(
     error: Floats, slopes: Floats, active: Sequence[int], refused: dict[str, str]
 ) -> list[int]:
-    """Return the figures that the rows determine; the worst one is refused first."""
-    active = [n for n in active if FITTABLE[n].name not in refused]
-    while active:
-        some = [n for n in active if np.abs(slopes[:, n]).max() * FITTABLE[n].resolution > 1e-4]
-        for n in set(active) - set(some):
+    """Return the figures that the rows determine; what they tell worst is refused first."""
+    found = list(active)
+    for n in active:
+        if np.abs(slopes[:, n]).max() * FITTABLE[n].resolution < _NO_EFFECT:
             refused[FITTABLE[n].name] = "no row depends on it"
-        active = some
-        if not active:
+            found.remove(n)
+    while found:
+        widths = _half_widths(error, slopes, found)
+        ratios = [width / FITTABLE[n].resolution for n, width in zip(found, widths, strict=True)]
+        one, other = _most_alike(slopes, found)
+        if max(ratios) <= 1:
             break
-        widths = _half_widths(error, slopes, active)
-        ratios = [width / FITTABLE[n].resolution for n, width in zip(active, widths, strict=True)]
-        worst = int(np.argmax(ratios))
-        if ratios[worst] <= 1:
-            break
-        one, width = FITTABLE[active[worst]], float(widths[worst])
-        refused[one.name] = _why(slopes, active, worst, width)
-        active = active[:worst] + active[worst + 1 :]
-    return active
+        if other is not None:
+            told = f"the rows cannot tell it from {FITTABLE[other].name}; {_REMEDIES}"
+            refused[FITTABLE[one].name] = told
+            found.remove(one)
+            continue
+        worst = found[int(np.argmax(ratios))]
+        of, width = FITTABLE[worst], float(max(ratios)) * FITTABLE[worst].resolution
+        told = (
+            f"the rows tell it only to ±{width:,.3g} {of.unit}"
+            if width < np.inf
+            else "too few rows"
+        )
+        refused[of.name] = f"{told}; ±{of.resolution:g} {of.unit}".rstrip() + " is wanted"
+        found.remove(worst)
+    return found
 
 
-def _why(slopes: Floats, active: Sequence[int], worst: int, width: float) -> str:
-    """Return why a figure is refused: the rows tell it from another one badly, or at all badly."""
-    one = FITTABLE[active[worst]]
+def _most_alike(slopes: Floats, active: Sequence[int]) -> tuple[int, int | None]:
+    """Return the later of the two figures that rows tell apart worst, and the other.
+
+    The other is None if the rows tell all apart.
+    """
     columns = slopes[:, active] / np.linalg.norm(slopes[:, active], axis=0)
-    alike = np.abs(columns.T @ columns[:, worst])
-    alike[worst] = 0
-    told = f"the rows tell it only to ±{width:,.3g} {one.unit}".rstrip() + "; "
-    wanted = f"±{one.resolution:g} {one.unit}".rstrip() + " is wanted"
-    if alike.max() > _ALIKE:
-        other = FITTABLE[active[int(np.argmax(alike))]].name
-        return f"the rows cannot tell it from {other}; add rows of a model with other layers"
-    return (told if np.isfinite(width) else "too few rows; ") + wanted
+    alike = np.tril(np.abs(columns.T @ columns), -1)
+    later, former = np.unravel_index(int(np.argmax(alike)), alike.shape)
+    apart = alike[later, former] < _ALIKE
+    return active[int(later)], None if apart else active[int(former)]
 
 
 def _half_widths(error: Floats, slopes: Floats, active: Sequence[int]) -> Floats:
