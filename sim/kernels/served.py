@@ -48,7 +48,9 @@ _FUSED_ENGINES = (
     "trtllm_deepgemm",
     "sglang_flashinfer_trtllm",
     "trtllm_cutlass",
+    "moe_torch_flow_cutlass",  # the former, and
     "sglang_triton",
+    "sglang_fused_moe_triton",  # this, as tables of cards before Blackwell name them
     "vllm_flashinfer_trtllm",
     "vllm_flashinfer_trtllm_modular",
     "vllm_flashinfer_cutlass",

@@ -40,7 +40,7 @@ _FRAMEWORKS = (
 # Kernels of routed experts by what TensorRT-LLM calls the backend. TRTLLM's kernels of FP8 were
 # measured as FlashInfer calls them.
 _MOE_BACKENDS = {
-    "cutlass": ("trtllm_cutlass",),
+    "cutlass": ("trtllm_cutlass", "moe_torch_flow_cutlass"),
     "trtllm": ("trtllm_moe", "sglang_flashinfer_trtllm", "vllm_flashinfer_trtllm"),
     "deepgemm": ("trtllm_deepgemm",),
     "cutedsl": ("trtllm_cutedsl", "trtllm_cutlass"),
