@@ -76,8 +76,9 @@ class Step(NamedTuple):
 class _Prepared(NamedTuple):
     """What the requests of a micro-batch decide, whatever their context."""
 
-    rest: Step
-    """All but the cores."""
+    values: Ns
+    """`Times.values` without the cores."""
+    usage_ns: Floats
     cores: dict[_Attended, Core]
 
 
@@ -326,21 +327,13 @@ class Deployment(ABC):
         """
         if batch.is_empty():
             return self._nothing
-        asked = batch.requests.tobytes()
-        prepared = self._kept.get(asked)
-        if prepared is None and len(self._kept) >= _FEW_BATCHES and self.gpus_sharing == 1:
-            prepared = self._recalled(batch.requests)
-        elif prepared is None:
-            if len(self._kept) >= _KEPT_BATCHES:
-                self._kept.clear()
-            prepared = self._kept[asked] = self._prepared(batch.requests)
-        (rest, usage_ns), cores = prepared
+        values, usage_ns, cores = self._around(batch.requests)
         core_ns, core_usage_ns = self._timed_cores(cores, batch)
-        values = rest.values.copy()
         for kind, (first, last) in zip(self.kinds, self._core_bounds, strict=True):
             time = values[first:last] + core_ns[kind.layer.attention, kind.positions]
             values[first:last] = self.slowed(kind.layer, self.core_stage, time)
-        return Step(Times(values, rest.bounds, rest.delays_ns), usage_ns + core_usage_ns)
+        times = Times(values, self.program.slot_bounds, self._delays_ns)
+        return Step(times, usage_ns + core_usage_ns)
 
     def on_cards(
         self, change: Callable[[Accelerator], Accelerator], sides: Collection[str]
@@ -382,16 +375,28 @@ class Deployment(ABC):
             rows[self.core_stage, number] = time
         return Durations(rows, usage_ns + core_usage_ns)
 
+    def _around(self, requests: Ns) -> _Prepared:
+        """Return what a step takes with `requests` on each GPU, in values of its own."""
+        asked = requests.tobytes()
+        kept = self._kept.get(asked)
+        if kept is None:
+            if len(self._kept) >= _FEW_BATCHES and self.gpus_sharing == 1:
+                return self._recalled(requests)
+            if len(self._kept) >= _KEPT_BATCHES:
+                self._kept.clear()
+            kept = self._kept[asked] = self._prepared(requests)
+        return kept._replace(values=kept.values.copy())
+
     def _prepared(self, requests: Ns) -> _Prepared:
-        """Return the times of a micro-batch with `requests` on each GPU as far as they decide."""
+        """Return the same, asked afresh."""
         tokens = GpuTokens(requests)
         durations, usage_ns = self.around_core(tokens)
-        rest = self.program.times(durations, self.delays_ns())
-        return _Prepared(Step(rest, usage_ns), self._cores(tokens))
+        values = self.program.times(durations, self.delays_ns()).values
+        return _Prepared(values, usage_ns, self._cores(tokens))
 
     def _recalled(self, requests: Ns) -> _Prepared:
         """Return the same, put together from what was asked of other distributions of requests."""
-        tokens, nothing = GpuTokens(requests), self._nothing.times
+        tokens = GpuTokens(requests)
         load = self.joint_load(tokens)
         if load not in self._kept_joint:
             if len(self._kept_joint) >= _KEPT_LOADS:
@@ -400,13 +405,12 @@ class Deployment(ABC):
             found = [(*self._bounds(*key), row) for key, row in rows.items()]
             self._kept_joint[load] = found, usage_ns
         joint, usage_ns = self._kept_joint[load]
-        values, usage_ns = nothing.values.copy(), usage_ns.copy()
+        values, usage_ns = self._nothing.times.values.copy(), usage_ns.copy()
         for first, last, row in joint:
             values[first:last] = row
         self._kept_own.fill(requests, values, usage_ns)
         self._kept_head.fill(tokens.together(self.lm_head_tp).each, values, usage_ns)
-        rest = nothing._replace(values=values, delays_ns=self._delays_ns)
-        return _Prepared(Step(rest, usage_ns), self._cores(tokens))
+        return _Prepared(values, usage_ns, self._cores(tokens))
 
     @cached_property
     def _kept_own(self) -> KeptTimes:

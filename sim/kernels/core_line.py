@@ -7,6 +7,7 @@ the operation of each GPU again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -14,10 +15,13 @@ from sim.foundation.nanoseconds import too_long
 from sim.kernels.curve import Curve
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.ops import Floats, Op
-from sim.kernels.timed import Ints, Timed, counted
+from sim.kernels.timed import Ints, Timed
 
 # The work of GPUs with up to this many requests is kept by their number.
 _MOST_KEPT = 1 << 12
+
+_ITSELF = np.empty(0, dtype=np.int64)
+"""Stands behind each GPU."""
 
 
 class CoreLine:
@@ -41,28 +45,33 @@ class CoreLine:
         curve, core = self._curve, self._core
         if curve is None:
             return lambda kv_tokens: self._table.timed(core(requests, kv_tokens), alike)
-        work_us, batch = self._work_us(requests), requests.astype(np.float64)
-        behind = np.ones_like(requests) if alike is None else alike
-        return lambda kv_tokens: self._timed(curve, work_us, batch, kv_tokens, behind)
+        work_us, at = self._work_us(requests)
+        behind = _ITSELF if alike is None else alike
+        return partial(self._timed, curve, work_us, at, requests, behind)
 
     def _timed(
-        self, curve: Curve, work_us: Floats, requests: Floats, kv_tokens: Ints, alike: Ints
+        self,
+        curve: Curve,
+        work_us: Floats,
+        at: Ints,
+        requests: Ints,
+        alike: Ints,
+        kv_tokens: Ints,
     ) -> Timed:
-        found = curve.line_ns(work_us[0], work_us[1], requests, kv_tokens, alike)
+        found = curve.line_ns(work_us, at, requests, alike, kv_tokens, self._own)
         if found is None:
             name = f"{'/'.join(curve.identity)} on {self._table.accelerator.name}"
             raise too_long(name, np.inf)
-        ns, totals = found
-        return Timed(ns, counted(totals[..., 0], totals[..., 1] if self._own else 0))
+        return Timed(*found)
 
-    def _work_us(self, requests: Ints) -> Floats:
-        """Return the work without context and that of each token (2 × 3 × GPUs)."""
-        most = int(requests.max())
+    def _work_us(self, requests: Ints) -> tuple[Floats, Ints]:
+        """Return work without context and of each token (2 × 3 × …), and which is whose."""
+        most = int(np.maximum.reduce(requests, axis=None))
         if most >= _MOST_KEPT:
-            return self._work_of(requests)
+            return self._work_of(requests.ravel()), np.arange(requests.size)
         if most >= self._kept_us.shape[-1]:
             self._kept_us = self._work_of(np.arange(2 << most.bit_length()))
-        return np.take(self._kept_us, requests, axis=-1)
+        return self._kept_us, requests
 
     def _work_of(self, requests: Ints) -> Floats:
         fixed_us, one_us = (self._peaks_us(requests, tokens) for tokens in (0, 1))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.kernels.ops import Floats
-from sim.kernels.timed import Ints
+from sim.kernels.timed import STATUSES, Ints
 
 # Axes along which a residual fades beyond the last node: more work fills the machine, and the
 # smooth roofline alone takes over. Along the others (context, bytes) an efficiency persists.
@@ -111,29 +111,30 @@ class Curve:
 
     def line_ns(
         self,
-        fixed_us: Floats,
-        per_token_us: Floats,
-        requests: Floats,
-        kv_tokens: Ints,
+        work_us: Floats,
+        at: Ints,
+        requests: Ints,
         alike: Ints,
-    ) -> tuple[Ints, Ints] | None:
-        """Return the time of attention cores, ns, and the totals of all and the measured ones.
+        kv_tokens: Ints,
+        own: bool,
+    ) -> tuple[Ints, Floats] | None:
+        """Return the time of attention cores, ns, and the usage by load.
 
         `requests` and `kv_tokens` are those of each GPU (the last axis), `alike` of which stand
-        behind each; totals are by load. The work of a core at physical peak is `fixed_us` +
-        `kv_tokens` · `per_token_us`, with rows as the first arguments of `times_us`. None if a
-        time is no time that can be simulated.
+        behind each, itself alone where it is empty. `at` is its place in `work_us`: at physical
+        peak the work of a core is `work_us[0]` + `kv_tokens` · `work_us[1]`, with rows as the first
+        arguments of `times_us`. The curve is its `own`, or borrowed. None if a time is no time that
+        can be simulated.
         """
         from sim.kernels.curve_loops import line_ns
 
-        shape, arrays = kv_tokens.shape, self._described.arrays
-        times, totals = np.empty(kv_tokens.size, np.int64), np.zeros((*shape[:-1], 2), np.int64)
-        fixed, per_token = fixed_us.reshape(3, -1), per_token_us.reshape(3, -1)
-        batch, tokens, behind = requests.ravel(), kv_tokens.ravel(), alike.ravel()
-        by_load = totals.reshape(-1, 2)
-        if not line_ns(fixed, per_token, batch, tokens, behind, *arrays, times, by_load):
+        shape = kv_tokens.shape
+        times, usage_ns = np.empty(kv_tokens.size, np.int64), np.zeros((*shape[:-1], len(STATUSES)))
+        arrays, by_load = self._described.arrays, usage_ns.reshape(-1, len(STATUSES))
+        place, batch, behind, tokens = (a.ravel() for a in (at, requests, alike, kv_tokens))
+        if not line_ns(work_us, place, batch, behind, tokens, *arrays, own, times, by_load):
             return None
-        return times.reshape(shape), totals
+        return times.reshape(shape), usage_ns
 
     @cached_property
     def _described(self) -> _CurveArrays:

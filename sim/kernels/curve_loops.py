@@ -177,14 +177,14 @@ def times_us(
         )  # fmt: skip
 
 
-@compiled(f"boolean(float64[:, ::1], float64[:, ::1], float64[::1], int64[::1], int64[::1], "
-          f"{_CURVE}, int64[::1], int64[:, ::1])")  # fmt: skip
+@compiled(f"boolean(float64[:, :, ::1], int64[::1], int64[::1], int64[::1], int64[::1], "
+          f"{_CURVE}, boolean, int64[::1], float64[:, ::1])")  # fmt: skip
 def line_ns(
-    fixed_us: Floats,
-    per_token_us: Floats,
-    requests: Floats,
-    kv_tokens: Ints,
+    work_us: Floats,
+    at: Ints,
+    requests: Ints,
     alike: Ints,
+    kv_tokens: Ints,
     constants: Floats,
     nodes: Floats,
     residual: Floats,
@@ -192,30 +192,33 @@ def line_ns(
     rates: Floats,
     context: int,
     batch: int,
+    own: bool,
     times_ns: Ints,
-    totals_ns: Ints,
+    usage_ns: Floats,
 ) -> bool:
-    """Fill in the time of attention cores over `kv_tokens`, ns, and totals by load.
+    """Fill in the time of attention cores over `kv_tokens`, ns, and their usage by load.
 
-    The second total is of those in the measured range. GPUs of a load follow each other; `alike` of
-    them stand behind each. False if a time is no time that can be simulated. Rows of work as in
-    `times_us`, split into what the requests take and what each context token adds.
+    GPUs of a load follow each other; `alike` of them stand behind each, itself alone where it is
+    empty. `at` is the place of a GPU in `work_us`: rows of work as in `times_us`, split into what
+    the requests take and what each context token adds. A time counts as calibrated where the curve
+    is its `own` and measured. False if a time is no time that can be simulated.
     """
     x, low, share = np.empty(2), np.empty(2, dtype=np.int64), np.empty(2)
-    each = len(times_ns) // len(totals_ns)
-    for i in range(len(times_ns)):
-        tokens = float(kv_tokens[i])
-        x[batch] = math.log(max(requests[i], _TINY))
-        x[context] = math.log(max(tokens, _TINY)) - x[batch]
-        time, inside = _launch(
-            fixed_us[0, i] + tokens * per_token_us[0, i],
-            fixed_us[1, i] + tokens * per_token_us[1, i],
-            fixed_us[2, i] + tokens * per_token_us[2, i],
-            x, low, share, constants, nodes, residual, layout, rates, context, batch,
-        )  # fmt: skip
-        if not 0.0 <= time <= _MOST_US:
-            return False
-        times_ns[i] = round(time * 1000.0)
-        totals_ns[i // each, 0] += times_ns[i] * alike[i]
-        totals_ns[i // each, 1] += times_ns[i] * alike[i] if inside else 0
+    each = len(times_ns) // len(usage_ns)
+    for load in range(len(usage_ns)):
+        for i in range(load * each, (load + 1) * each):
+            tokens, place = float(kv_tokens[i]), at[i]
+            x[batch] = math.log(max(float(requests[i]), _TINY))
+            x[context] = math.log(max(tokens, _TINY)) - x[batch]
+            time, inside = _launch(
+                work_us[0, 0, place] + tokens * work_us[1, 0, place],
+                work_us[0, 1, place] + tokens * work_us[1, 1, place],
+                work_us[0, 2, place] + tokens * work_us[1, 2, place],
+                x, low, share, constants, nodes, residual, layout, rates, context, batch,
+            )  # fmt: skip
+            if not 0.0 <= time <= _MOST_US:
+                return False
+            times_ns[i] = round(time * 1000.0)
+            behind = alike[i] if len(alike) else 1
+            usage_ns[load, 0 if own and inside else 1] += times_ns[i] * behind
     return True
