@@ -108,7 +108,9 @@ def _workers(processes: int | None, scheduler: str | None) -> Workers:
     from sim.parallel import processes as workers
 
     if scheduler:
-        return workers.cluster(scheduler)
+        from sim.parallel.cluster import cluster
+
+        return cluster(scheduler)
     return workers.local(processes or workers.cores())
 
 

@@ -2,47 +2,36 @@
 
 A worker may die at any moment: killed, out of memory, its machine gone. Here each process has an
 executor of its own, so that it is known which call died with it and no other call is disturbed;
-that call is made once more by a new process. On a cluster the scheduler does the same.
+that call is made once more by a new process. On a cluster (`cluster.py`) the scheduler does the
+same, and quick calls travel together.
 """
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import multiprocessing.process
 import os
-import re
 import signal
 import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    CancelledError,
-    Future,
-    ProcessPoolExecutor,
-    wait,
-)
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from sim.foundation.errors import SchedulerError
 from sim.parallel import signals
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# One call runs and one waits behind it, so that a worker has no pause between two.
-_CALLS_PER_WORKER = 2
+# One batch runs and one waits behind it, so that a worker has no pause between two.
+BATCHES_PER_WORKER = 2
 # A call that two processes died with is taken to have killed them.
 _MOST_DEATHS = 2
-_CONNECT_S = 5
-_ADDRESS = re.compile(r"(tcp|tls)://\S+:\d+")
-# A cluster grows and shrinks; its size is asked for again after this long.
-_SIZE_KEPT_S = 5.0
 
 
 class Failure(NamedTuple):
@@ -50,13 +39,24 @@ class Failure(NamedTuple):
 
     reason: str
 
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        return cls(f"{type(error).__name__}: {error}")
+
 
 class Executor(Protocol):
-    """Something that makes a few calls at once and says when one died with its worker."""
+    """Something that makes calls, a few batches at once, and says when one died with its worker."""
 
-    def room(self) -> int: ...
+    def room(self) -> int:
+        """Return how many batches it takes at once."""
 
-    def submit(self, call: Callable[[Item], Result], item: Item) -> Future[Result]: ...
+    def batch(self) -> int:
+        """Return how many calls travel together."""
+
+    def submit(self, call: Callable[[Item], Result], items: list[Item]) -> Future[Made[Result]]: ...
+
+    def learn(self, calls: int, spent_s: float) -> None:
+        """Take note of how long a worker took for some calls."""
 
     def give_up(self, future: Future[Any]) -> None:
         """Take back a call whose result nobody waits for, as far as it can be."""
@@ -70,12 +70,24 @@ class Executor(Protocol):
         """Stop; `now`: calls in flight are given up."""
 
 
-@dataclass(eq=False)
-class _Call(Generic[Item, Result]):
-    item: Item
-    executor: Executor | None = None
-    future: Future[Result] | None = None
-    deaths: int = 0
+class Made(NamedTuple, Generic[Result]):
+    """What calls gave that travelled together."""
+
+    results: list[Result | Failure]
+    spent_s: float
+
+
+def make(call: Callable[[Item], Result], items: list[Item]) -> Made[Result]:
+    """Make a call for each item, on a worker."""
+    begun = time.monotonic()
+    return Made([_made(call, item) for item in items], time.monotonic() - begun)
+
+
+def _made(call: Callable[[Item], Result], item: Item) -> Result | Failure:
+    try:
+        return call(item)
+    except Exception as error:
+        return Failure.of(error)
 
 
 class Workers:
@@ -103,89 +115,98 @@ class Workers:
 
         Items are taken from their iterable when a worker is about to be free for them.
         """
-        fresh = (_Call[Item, Result](item) for item in items)
-        again: deque[_Call[Item, Result]] = deque()
-        running: list[_Call[Item, Result]] = []
-        try:
-            while True:
-                self._fill(call, fresh, again, running)
-                if not running:
-                    return
-                wait([_future(each) for each in running], return_when=FIRST_COMPLETED)
-                for each in [each for each in running if _future(each).done()]:
-                    # A broken executor takes further calls off the list.
-                    if each in running:
-                        yield from self._finish(each, again, running)
-        finally:
-            for each in running:
-                assert each.executor is not None
-                each.executor.give_up(_future(each))
+        return _Round(self._executors, call, items).results()
 
-    def _fill(
-        self,
-        call: Callable[[Item], Result],
-        fresh: Iterator[_Call[Item, Result]],
-        again: deque[_Call[Item, Result]],
-        running: list[_Call[Item, Result]],
+
+@dataclass(eq=False)
+class _Batch(Generic[Item]):
+    items: list[Item]
+    executor: Executor
+    deaths: int = 0
+
+
+class _Round(Generic[Item, Result]):
+    """One call for each of many items."""
+
+    def __init__(
+        self, executors: list[Executor], call: Callable[[Item], Result], items: Iterable[Item]
     ) -> None:
-        load = Counter(each.executor for each in running)
-        while open_ := [each for each in self._executors if load[each] < each.room()]:
-            each = again.popleft() if again else next(fresh, None)
-            if each is None:
-                return
-            executor = min(open_, key=lambda one: load[one])
-            each.executor, each.future = executor, executor.submit(call, each.item)
-            load[executor] += 1
-            running.append(each)
+        self._executors, self._call, self._fresh = executors, call, iter(items)
+        self._again: deque[tuple[list[Item], int]] = deque()
+        """Items to send once more, and how many workers have died with them."""
+        self._running: dict[Future[Made[Result]], _Batch[Item]] = {}
+        self._load: Counter[Executor] = Counter()
+        # Waiting for the first of thousands of futures would look at every one each time.
+        self._done: SimpleQueue[Future[Made[Result]]] = SimpleQueue()
 
-    def _finish(
-        self,
-        done: _Call[Item, Result],
-        again: deque[_Call[Item, Result]],
-        running: list[_Call[Item, Result]],
-    ) -> Iterator[tuple[Item, Result | Failure]]:
+    def results(self) -> Iterator[tuple[Item, Result | Failure]]:
         try:
-            result = _future(done).result()
-        except BrokenExecutor:
-            yield from self._died(done, again, running)
-        except Exception as error:
-            running.remove(done)
-            assert done.executor is not None
-            yield done.item, done.executor.failure(error)
-        else:
-            running.remove(done)
-            yield done.item, result
+            while self._fill():
+                future = self._done.get()
+                # A broken executor takes further batches off.
+                if future in self._running:
+                    yield from self._finish(future)
+        finally:
+            for future, each in self._running.items():
+                each.executor.give_up(future)
 
-    def _died(
-        self,
-        done: _Call[Item, Result],
-        again: deque[_Call[Item, Result]],
-        running: list[_Call[Item, Result]],
-    ) -> Iterator[tuple[Item, Result | Failure]]:
+    def _fill(self) -> bool:
+        """Send what there is room for; return whether anything runs."""
+        while open_ := [each for each in self._executors if self._load[each] < each.room()]:
+            executor = min(open_, key=lambda one: self._load[one])
+            if self._again:
+                items, deaths = self._again.popleft()
+            else:
+                items, deaths = list(islice(self._fresh, executor.batch())), 0
+            if not items:
+                break
+            future = executor.submit(self._call, items)
+            self._running[future] = _Batch(items, executor, deaths)
+            self._load[executor] += 1
+            future.add_done_callback(self._done.put)
+        return bool(self._running)
+
+    def _finish(self, future: Future[Made[Result]]) -> Iterator[tuple[Item, Result | Failure]]:
+        try:
+            made = future.result()
+        except BrokenExecutor:
+            yield from self._died(self._running[future].executor)
+        except Exception as error:
+            done = self._remove(future)
+            reason = done.executor.failure(error)
+            if len(done.items) == 1:
+                yield done.items[0], reason
+            else:
+                self._again.extend(([item], 0) for item in done.items)
+        else:
+            done = self._remove(future)
+            done.executor.learn(len(done.items), made.spent_s)
+            yield from zip(done.items, made.results, strict=True)
+
+    def _remove(self, future: Future[Made[Result]]) -> _Batch[Item]:
+        done = self._running.pop(future)
+        self._load[done.executor] -= 1
+        return done
+
+    def _died(self, executor: Executor) -> Iterator[tuple[Item, Result | Failure]]:
         """Charge the death to the call that ran, the oldest unfinished one; repeat the others."""
-        executor = done.executor
-        assert executor is not None
-        held = [each for each in running if each.executor is executor]
-        errors = [_future(each).exception() for each in held]
+        held = [future for future, each in self._running.items() if each.executor is executor]
+        errors = [future.exception() for future in held]
         at_a_call = executor.renew()
         lost = []
-        for each, error in zip(held, errors, strict=True):
+        for future, error in zip(held, errors, strict=True):
             if isinstance(error, BrokenExecutor):
-                running.remove(each)
-                lost.append(each)
+                lost.append((self._remove(future), error))
             else:
-                yield from self._finish(each, again, running)
-        if at_a_call and not isinstance(_future(lost[0]).exception(), _TooLateError):
-            lost[0].deaths += 1
-        if lost[0].deaths == _MOST_DEATHS:
+                yield from self._finish(future)
+        first, error = lost[0]
+        if at_a_call and not isinstance(error, _TooLateError):
+            first.deaths += 1
+        if first.deaths == _MOST_DEATHS:
             reason = f"a worker process died {_MOST_DEATHS} times (killed, or out of memory)"
-            yield lost.pop(0).item, Failure(reason)
-        again.extend(lost)
-
-
-def _future(call: _Call[Item, Result]) -> Future[Result]:
-    assert call.future is not None
-    return call.future
+            yield from ((item, Failure(reason)) for item in first.items)
+            lost = lost[1:]
+        self._again.extend((each.items, each.deaths) for each, _error in lost)
 
 
 def cores() -> int:
@@ -209,16 +230,22 @@ class _Process:
         self._stillborn = 0
 
     def room(self) -> int:
-        return _CALLS_PER_WORKER
+        return BATCHES_PER_WORKER
 
-    def submit(self, call: Callable[[Item], Result], item: Item) -> Future[Result]:
+    def batch(self) -> int:
+        return 1
+
+    def learn(self, calls: int, spent_s: float) -> None:
+        pass
+
+    def submit(self, call: Callable[[Item], Result], items: list[Item]) -> Future[Made[Result]]:
         if self._executor is None:
             with signals.postponed():  # a process that is told half of what it is complains
                 self._executor = self._start(call)
         try:
-            return self._executor.submit(call, item)
+            return self._executor.submit(make, call, items)
         except BrokenExecutor:
-            late: Future[Result] = Future()
+            late: Future[Made[Result]] = Future()
             late.set_exception(_TooLateError())
             return late
 
@@ -251,7 +278,7 @@ class _Process:
         return born or self._stillborn > _MOST_DEATHS
 
     def failure(self, error: BaseException) -> Failure:
-        return Failure(f"{type(error).__name__}: {error}")
+        return Failure.of(error)
 
     def close(self, *, now: bool) -> None:
         if now:
@@ -282,81 +309,3 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def cluster(address: str) -> Workers:
-    """Return the workers of the Dask scheduler at `address`, e.g. tcp://127.0.0.1:8786.
-
-    Raises SchedulerError if Dask is not installed, no scheduler answers, or it has no workers.
-    """
-    return Workers([_Cluster(address)])
-
-
-class _Cluster:
-    """All workers of a Dask scheduler."""
-
-    def __init__(self, address: str) -> None:
-        if not _ADDRESS.fullmatch(address):
-            raise SchedulerError(f"{address!r} is no address; write tcp://HOST:PORT")
-        try:
-            import distributed
-        except ImportError as error:
-            raise SchedulerError(
-                f"a cluster needs Dask ({error}); install it: pip install 'afdsim[cluster]'"
-            ) from None
-        self.address = address
-        # A lost scheduler is told by an error of ours; the client would log a traceback as well.
-        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-        try:
-            connect: Any = distributed.Client
-            self._client = connect(address, timeout=_CONNECT_S, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise SchedulerError(
-                f"no scheduler answers at {address} ({' '.join(str(error).split())}); "
-                "start one: dask scheduler"
-            ) from None
-        try:
-            self._client.wait_for_workers(1, timeout=_CONNECT_S)
-        except OSError:
-            self._client.close()
-            raise SchedulerError(
-                f"no worker has joined {address}; start some: dask worker {address} --nthreads 1"
-            ) from None
-        self._executor = self._client.get_executor(pure=False)
-        self._size = 0
-        self._asked_s = float("-inf")
-
-    def room(self) -> int:
-        if time.monotonic() - self._asked_s > _SIZE_KEPT_S:
-            try:
-                self._size = sum(self._client.nthreads().values())
-            except OSError:
-                raise self._lost() from None
-            self._asked_s = time.monotonic()
-        return _CALLS_PER_WORKER * max(self._size, 1)
-
-    def submit(self, call: Callable[[Item], Result], item: Item) -> Future[Result]:
-        future: Future[Result] = self._executor.submit(call, item)
-        return future
-
-    def give_up(self, future: Future[Any]) -> None:
-        future.cancel()
-
-    def renew(self) -> bool:
-        raise self._lost()
-
-    def failure(self, error: BaseException) -> Failure:
-        from distributed import KilledWorker
-
-        if isinstance(error, CancelledError):
-            raise self._lost() from None
-        if isinstance(error, KilledWorker):
-            return Failure("its workers died (killed, or out of memory)")
-        return Failure(f"{type(error).__name__}: {error}")
-
-    def close(self, *, now: bool) -> None:
-        self._executor.shutdown(wait=not now)
-        self._client.close()
-
-    def _lost(self) -> SchedulerError:
-        return SchedulerError(f"the scheduler at {self.address} was lost; run the command again")

@@ -8,12 +8,13 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sim.foundation.errors import StoreError
 from sim.inputs import cards
-from sim.parallel.processes import Failure, Item, Result, Workers
+from sim.parallel.processes import Failure, Item, Made, Result, Workers, make
 from sim.results import provenance
 from sim.sweeps import inputs, runner, sweep
 from sim.sweeps.points import Outcome, Point, Row, failed, row
@@ -37,15 +38,18 @@ class Here:
     def room(self) -> int:
         return 1
 
-    def submit(self, call: Callable[[Item], Result], item: Item) -> Future[Result]:
-        future: Future[Result] = Future()
-        try:
-            future.set_result(call(item))
-        except Exception as error:
-            future.set_exception(error)
+    def batch(self) -> int:
+        return 1
+
+    def learn(self, calls: int, spent_s: float) -> None:
+        pass
+
+    def submit(self, call: Callable[[Item], Result], items: list[Item]) -> Future[Made[Result]]:
+        future: Future[Made[Result]] = Future()
+        future.set_result(make(call, items))
         return future
 
-    def give_up(self, future: Future[Result]) -> None:
+    def give_up(self, future: Future[Any]) -> None:
         pass
 
     def renew(self) -> bool:
