@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.text import AsJson, Settings, Table, job_bar, say, show
+from sim.cli.text import (
+    AsJson,
+    OwnWorkers,
+    Scheduler,
+    Settings,
+    Table,
+    job_bar,
+    own_or_cluster,
+    say,
+    show,
+)
 from sim.foundation import json_text
 from sim.foundation.errors import EXIT_FAILED_POINTS, EXIT_OK
 from sim.parallel import signals
@@ -29,9 +39,8 @@ def study(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Directory to keep; default: results/runs/NAME."),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: one per core.")
-    ] = None,
+    workers: OwnWorkers = None,
+    scheduler: Scheduler = None,
 ) -> None:
     """Compare two ways of deployment in every cell of a study, each at its best shape.
 
@@ -39,14 +48,13 @@ def study(
     """
     from sim.inputs.naming import folder_name
     from sim.metrics.cautions import SCOPE
-    from sim.parallel import processes as pools
     from sim.pictures import study_page
     from sim.results.files import RUNS
     from sim.study import cells, folder
 
     loaded = cells.load(name, setting or (), only or ())
     place = out or RUNS / folder_name(loaded.study.name)
-    with pools.local(workers or pools.cores()) as pool:
+    with own_or_cluster(workers, scheduler) as pool:
         result = folder.run(loaded, place, pool, watch=job_bar)
         with signals.postponed():
             study_page.draw(result)

@@ -9,10 +9,13 @@ import typer
 
 from sim.cli.text import (
     AsJson,
+    OwnWorkers,
+    Scheduler,
     Settings,
     Table,
     job_bar,
     number,
+    own_or_cluster,
     say,
     say_notes,
     show,
@@ -29,7 +32,6 @@ from sim.parallel import signals
 _SHOWN_PER_FAMILY = 10
 
 if TYPE_CHECKING:
-    from sim.parallel.processes import Workers
     from sim.sweeps.points import Row
 
 
@@ -41,13 +43,8 @@ def sweep(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Directory to keep; default: results/runs/NAME."),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: one per core.")
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers run the points."),
-    ] = None,
+    workers: OwnWorkers = None,
+    scheduler: Scheduler = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run points again that failed before.")
     ] = False,
@@ -68,8 +65,6 @@ def sweep(
     from sim.sweeps import folder as folders
     from sim.sweeps import sweep as sweeps
 
-    if workers and scheduler:
-        raise typer.BadParameter("give --workers or --scheduler", param_hint="--scheduler")
     chosen = [] if engine is None else [f"simulation.engine={engine}"]
     loaded = sweeps.load(name, [*(setting or ()), *chosen])
     if loaded.left_out:
@@ -77,7 +72,7 @@ def sweep(
         say(f"{loaded.left_out} of {total} combinations are left out by constraints")
     say_notes(point.scenario.workload for point in loaded.points)
     folder = out or RUNS / "-".join([folder_name(loaded.sweep.name), *([engine] if engine else [])])
-    with _workers(workers, scheduler) as pool:
+    with own_or_cluster(workers, scheduler) as pool:
         result = folders.run(
             loaded,
             folder,
@@ -102,16 +97,6 @@ def sweep(
         saved = f"saved {len(rows)} of {len(result.points)} points"
         say(f"{saved} in {folder}; open {folder}/report.html")
     raise typer.Exit(_sweep_code(rows, result.stopped))
-
-
-def _workers(processes: int | None, scheduler: str | None) -> Workers:
-    from sim.parallel import processes as workers
-
-    if scheduler:
-        from sim.parallel.cluster import cluster
-
-        return cluster(scheduler)
-    return workers.local(processes or workers.cores())
 
 
 def _sweep_code(rows: list[dict[str, Any]], stopped: signals.Stopped | None) -> int:

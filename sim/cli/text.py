@@ -52,6 +52,13 @@ Out = Annotated[
 WorkerCount = Annotated[
     int, typer.Option("--workers", min=1, help="Processes that make runs side by side.")
 ]
+OwnWorkers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes; default: one per core.")
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers do the work."),
+]
 
 
 def warn(cautions: Iterable[str]) -> None:
@@ -78,6 +85,19 @@ def pool_of(count: int) -> Iterator[Workers | None]:
             yield pool
     else:
         yield None
+
+
+def own_or_cluster(count: int | None, scheduler: str | None) -> Workers:
+    """Return `count` worker processes, one per core by default, or those of a Dask scheduler."""
+    from sim.parallel import processes
+
+    if count and scheduler:
+        raise typer.BadParameter("give --workers or --scheduler", param_hint="--scheduler")
+    if scheduler:
+        from sim.parallel.cluster import cluster
+
+        return cluster(scheduler)
+    return processes.local(count or processes.cores())
 
 
 def span(text: str, option: str) -> range:

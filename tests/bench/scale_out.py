@@ -150,8 +150,8 @@ class Cost(NamedTuple):
     command_s: float
     scheduler_s: float
     workers_s: float
-    scheduler_bytes: int
-    hosts_bytes: int
+    scheduler_bytes: float
+    hosts_bytes: float
 
     def since(self, before: Cost) -> Cost:
         return Cost(*(now - then for now, then in zip(self, before, strict=True)))

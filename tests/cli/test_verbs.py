@@ -329,6 +329,7 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
             "--workers or",
         ),
         (("sweep", "afd-ratio", "--scheduler", "here"), (), 2, "write tcp://HOST:PORT"),
+        (("study", "afd-vs-ep", "--scheduler", "here"), (), 2, "write tcp://HOST:PORT"),
         (("sweep", "step3-vs-dsv4"), (), 3, "did you mean 'step3-vs-dsv3'"),
         (("plot", "nothing-here"), (), 3, "name the directory of a sweep"),
     ],

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests import small_study
 from tests.faults import shaken
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'afdsim[cluster]'")
@@ -72,6 +73,21 @@ def test_a_cluster_with_killed_workers_gives_the_same_bytes(
     _out, told = sweep.communicate(timeout=120)
     assert sweep.returncode == 0, told
     assert shaken.tables(folder) == shaken.undisturbed()
+
+
+def test_a_study_on_a_cluster_gives_the_same_bytes(cluster: Cluster, tmp_path: Path) -> None:
+    study = small_study.write(tmp_path)
+    made = {}
+    for name, options in (
+        ("here", ("--workers", "1")),
+        ("there", ("--scheduler", cluster.address)),
+    ):
+        out = tmp_path / name
+        words = [sys.executable, "-m", "sim.cli", "study", str(study), "--out", str(out), *options]
+        subprocess.run(words, check=True, capture_output=True, cwd=shaken.ROOT)
+        made[name] = {path.name: path.read_bytes() for path in out.glob("*.csv")}
+    assert set(made["here"]) == {"study.csv", "mechanisms.csv"}
+    assert made["here"] == made["there"]
 
 
 def test_a_scheduler_that_ends_is_told_and_the_points_are_kept(
