@@ -119,7 +119,7 @@ class Workers:
 
 
 @dataclass(eq=False)
-class _Batch(Generic[Item]):
+class _InFlight(Generic[Item]):
     items: list[Item]
     executor: Executor
     deaths: int = 0
@@ -134,7 +134,7 @@ class _Round(Generic[Item, Result]):
         self._executors, self._call, self._fresh = executors, call, iter(items)
         self._again: deque[tuple[list[Item], int]] = deque()
         """Items to send once more, and how many workers have died with them."""
-        self._running: dict[Future[Made[Result]], _Batch[Item]] = {}
+        self._running: dict[Future[Made[Result]], _InFlight[Item]] = {}
         self._load: Counter[Executor] = Counter()
         # Waiting for the first of thousands of futures would look at every one each time.
         self._done: SimpleQueue[Future[Made[Result]]] = SimpleQueue()
@@ -161,7 +161,7 @@ class _Round(Generic[Item, Result]):
             if not items:
                 break
             future = executor.submit(self._call, items)
-            self._running[future] = _Batch(items, executor, deaths)
+            self._running[future] = _InFlight(items, executor, deaths)
             self._load[executor] += 1
             future.add_done_callback(self._done.put)
         return bool(self._running)
@@ -183,7 +183,7 @@ class _Round(Generic[Item, Result]):
             done.executor.learn(len(done.items), made.spent_s)
             yield from zip(done.items, made.results, strict=True)
 
-    def _remove(self, future: Future[Made[Result]]) -> _Batch[Item]:
+    def _remove(self, future: Future[Made[Result]]) -> _InFlight[Item]:
         done = self._running.pop(future)
         self._load[done.executor] -= 1
         return done
