@@ -95,7 +95,8 @@ class RoutedTimes:
             tokens = batch.requests * positions
             drawn = loads.drawn(int(tokens.sum()), micro_batch, step)
             for stage, timed in self._site.routed(ffn, tokens, drawn).items():
-                self._unfolding.block(values, self._stages[stage])[layers] = timed.ns
+                lasting = self._site.launched(batch.requests, timed.ns)
+                self._unfolding.block(values, self._stages[stage])[layers] = lasting
                 usage_ns = usage_ns + timed.usage_ns
         return usage_ns
 

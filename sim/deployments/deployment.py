@@ -28,7 +28,7 @@ from sim.deployments.layers import (
 )
 from sim.engines.program import Program, Times
 from sim.foundation.errors import InfeasibleError
-from sim.foundation.nanoseconds import from_us
+from sim.foundation.nanoseconds import from_us, whole_ns
 from sim.inputs import cards
 from sim.inputs.deployment import EpMoeKernel
 from sim.inputs.hardware import Accelerator
@@ -332,8 +332,21 @@ class Deployment(ABC):
         for kind, (first, last) in zip(self.kinds, self._core_bounds, strict=True):
             time = values[first:last] + core_ns[kind.layer.attention, kind.positions]
             values[first:last] = self.slowed(kind.layer, self.core_stage, time)
+        values = self.launched(batch.requests, values)
         times = Times(values, self.program.slot_bounds, self._delays_ns)
         return Step(times, usage_ns + core_usage_ns)
+
+    def launched(self, requests: Ns, ns: Ns) -> Ns:
+        """Return times of stages as the host launches them, with `requests` on each attention GPU.
+
+        All ranks take the same way: a batch of one beyond the largest graph makes every stage last
+        longer.
+        """
+        graphs = self.scenario.software.graphs
+        if graphs is None or requests.max() <= graphs.largest_batch:
+            return ns
+        eager = requests.max(axis=-1, keepdims=True) > graphs.largest_batch
+        return np.where(eager, whole_ns(ns * float(graphs.beyond), "a step without graphs"), ns)
 
     def on_cards(
         self, change: Callable[[Accelerator], Accelerator], sides: Collection[str]
@@ -373,6 +386,7 @@ class Deployment(ABC):
             core = core_ns[kind.layer.attention, kind.positions]
             time = self.slowed(kind.layer, self.core_stage, around + core)
             rows[self.core_stage, number] = time
+        rows = {stage: self.launched(batch.requests, ns) for stage, ns in rows.items()}
         return Durations(rows, usage_ns + core_usage_ns)
 
     def _around(self, requests: Ns) -> _Prepared:
@@ -556,7 +570,9 @@ class Deployment(ABC):
     def memory(self, accelerator: Accelerator, role: str, weights_bytes: float) -> GpuMemory:
         """Return how a GPU's memory is spent."""
         memory = self.scenario.memory
-        reserve = memory.activation_reserve_gb * 1e9
+        graphs = self.scenario.software.graphs
+        held = 0.0 if graphs is None else float(graphs.bytes or 0)
+        reserve = memory.activation_reserve_gb * 1e9 + held
         return GpuMemory(accelerator, role, weights_bytes, reserve, memory.utilisation)
 
     def with_stated_kv(self, memory: GpuMemory) -> GpuMemory:

@@ -90,7 +90,7 @@ class GpuMemory:
     """What the GPU does, for messages: attention, FFN, EP."""
     weights_bytes: float
     reserve_bytes: float
-    """Activations, workspaces and communication buffers."""
+    """Activations, workspaces, communication buffers and CUDA graphs."""
     utilisation: float
     """Share of the HBM that the server may use at all."""
     stated_kv_bytes: float | None = None
@@ -107,7 +107,7 @@ class GpuMemory:
         left = usable - self.weights_bytes - self.reserve_bytes
         if left < 0:
             raise InfeasibleError(
-                f"weights need {gigabytes(self.weights_bytes)} and activations "
+                f"weights need {gigabytes(self.weights_bytes)} and activations and graphs "
                 f"{gigabytes(self.reserve_bytes)} per {self.role} GPU, {self.accelerator.name} has "
                 f"{gigabytes(usable)} usable of {gigabytes(self.accelerator.hbm_bytes)}: "
                 "spread the weights over more GPUs or use a narrower format"

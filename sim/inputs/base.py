@@ -11,7 +11,7 @@ import re
 import sys
 from functools import cache
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
@@ -34,13 +34,20 @@ class Strict(BaseModel):
         allow_inf_nan=False,
     )
 
+    stated_elsewhere: ClassVar[tuple[str, ...]] = ()
+    """Required fields that a software profile may state: editors should not ask for them."""
+
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """Describe the fields: reading the source takes longer than a run that asks for none."""
         schema = handler(core)
-        fields = handler.resolve_ref_schema(schema).get("properties", {})
+        resolved = handler.resolve_ref_schema(schema)
+        fields = resolved.get("properties", {})
+        if cls.stated_elsewhere:
+            asked = [name for name in resolved["required"] if name not in cls.stated_elsewhere]
+            resolved["required"] = asked
         for kind in cls.__mro__:
             for name, text in _docstrings(kind.__module__).get(kind.__qualname__, {}).items():
                 if name in fields:

@@ -50,12 +50,15 @@ class Precision(Strict):
 class Memory(Strict):
     """Shares of a GPU's memory, and limits that a serving engine states."""
 
+    stated_elsewhere = ("utilisation",)
+
     utilisation: Share
-    """Share of the memory that may be used. The memory is what the device reports (`hbm_bytes` of
-    its card, as nvidia-smi prints it), not the gigabytes of the data sheet. The rest holds the
-    driver and the CUDA context."""
+    """Share of the memory that may be used, required unless the software profile states it. The
+    memory is what the device reports (`hbm_bytes` of its card, as nvidia-smi prints it), not the
+    gigabytes of the data sheet. The rest holds the driver and the CUDA context."""
     activation_reserve_gb: Annotated[float, Field(ge=0)]
-    """Activations, workspaces and communication buffers per GPU, GB."""
+    """Activations, workspaces and communication buffers per GPU, GB; CUDA graphs come on top
+    (`software.graphs`)."""
     kv_block_tokens: PositiveInt
     """Tokens of one KV block."""
     kv_tokens: PositiveInt | None = None

@@ -28,6 +28,7 @@ def cautions(
         *_tail(scenario, figures, asks_percentile),
         *_guessed(figures),
         *_software(scenario),
+        *_graphs(scenario, figures),
         *_context(scenario),
     ]
 
@@ -78,6 +79,16 @@ def _software(scenario: Scenario) -> Iterator[str]:
     model = cards.model(scenario.model)
     if cards.model(measured_on).name != model.name:
         yield f"the software figures were measured on {measured_on}, the model is {model.name}"
+
+
+def _graphs(scenario: Scenario, figures: Mapping[str, Any]) -> Iterator[str]:
+    graphs, deployment = scenario.software.graphs, scenario.deployment
+    each = figures["requests_in_flight"] / deployment.attention_gpus().gpus
+    if graphs is not None and each / deployment.micro_batches > graphs.largest_batch:
+        yield (
+            f"more requests on a GPU than the largest CUDA graph takes, {graphs.largest_batch:g}: "
+            f"every step takes {graphs.beyond:g} times as long; software.graphs.largest_batch"
+        )
 
 
 def _context(scenario: Scenario) -> Iterator[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetJsonSchemaHandler, model_validator
-from pydantic_core import CoreSchema
+from pydantic import Field, model_validator
 
 from sim.inputs.base import Strict
 from sim.inputs.sourced import (
@@ -86,6 +85,8 @@ class Software(Strict):
     states them.
     """
 
+    stated_elsewhere = ("glue_us_per_layer", "host_gap_us_per_step", "overlap_slowdown")
+
     profile: str | None = None
     """Software profile, a file in hardware/software/, whose figures hold where none are stated."""
     glue_us_per_layer: Pause
@@ -109,6 +110,8 @@ class Software(Strict):
     """What ranks on several servers add to it, however many they are, µs."""
     graphs: Graphs | None = None
     """CUDA graphs; absent: every batch runs in one, and graphs hold no memory."""
+    utilisation: Share | None = None
+    """`memory.utilisation` where a scenario leaves it out."""
     kernels: dict[str, dict[str, list[str]]] = Field(default_factory=dict)
     """Measured kernels that serve an op (moe, a2a, …), by number format, the best first."""
     eplb_pause_ms: PauseMs | None = None
@@ -120,15 +123,6 @@ class Software(Strict):
     measured_on: str | None = None
     """Model card that these figures were measured on; a run of another model prints a warning.
     Absent: the model of the scenario."""
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        """Require nothing: what a scenario leaves out, its profile may state."""
-        schema = super().__get_pydantic_json_schema__(core, handler)
-        handler.resolve_ref_schema(schema).pop("required", None)
-        return schema
 
     @model_validator(mode="after")
     def _check(self) -> Software:

@@ -2,7 +2,8 @@
 
 `software: sglang` takes all figures of the profile; `{profile: sglang, KEY: …}` those that it does
 not state itself. A figure stated with its source replaces the profile's, range and all. One without
-(`--set software.KEY.value=30`) changes what it states, and its source says from what.
+(`--set software.KEY.value=30`) changes what it states, and its source says from what. The profile's
+share of memory holds where the scenario has none.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ def write_out(document: Document) -> list[str]:
     except SimError as error:
         loc = ("software", "profile")
         problems = [document.problem(loc, line) for line in str(error).splitlines()]
-    document.data = document.data | {"software": _changed(figures, told)}
+    figures = _changed(figures, told)
+    document.data = document.data | {"software": figures}
+    memory, share = document.get(("memory",)), figures.get("utilisation")
+    if isinstance(memory, dict) and isinstance(share, dict):
+        document.data["memory"] = {"utilisation": share.get("value")} | memory
     return problems
 
 
