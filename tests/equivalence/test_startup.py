@@ -80,7 +80,7 @@ sim.simulate(sim.load("step3-2a2f", limits))
 print(*(loop.__name__ for loop in loops.loops() if "dispatcher" in vars(loop)))
 """
     ran = set(python(code).split())
-    assert {"advance", "enter", "leave"} <= ran
+    assert {"advance", "enter", "emit"} <= ran
     assert ran.isdisjoint({"positive_circuit", "accept", "emitted", "grow", "give_way"})
 
 
