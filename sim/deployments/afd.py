@@ -38,7 +38,7 @@ from sim.inputs.scenario import Scenario
 from sim.inputs.software import Compute
 from sim.kernels import ops, served
 from sim.kernels.timed import Timed
-from sim.variation.expert_loads import Loads, visits
+from sim.variation.expert_loads import Loads, hottest_visits, visits
 
 
 class AfdDeployment(Deployment):
@@ -239,8 +239,14 @@ class AfdDeployment(Deployment):
         return total, float(rail_load(self.afd.ffn.gpus_per_instance, requests)[0])
 
     def _fullest(self, layer: Layer, tokens: GpuTokens) -> ops.Floats:
-        """Return the tokens of the fullest rank that visit its instance."""
-        return rail_load(self.afd.ffn.gpus_per_instance, tokens) * self._visits(layer)
+        """Return the tokens of the fullest rank that visit its instance, the hottest of all."""
+        rails = rail_load(self.afd.ffn.gpus_per_instance, tokens)
+        ffn, load = self.model.ffn[layer.ffn], self.ffn_timer.load
+        if load in served.EVEN or isinstance(ffn, DenseFfn) or not self._follows_routing():
+            return rails * self._visits(layer)
+        total, y = tokens.total(), self.afd.ffn.instances
+        copies = self.spread(ffn).copies
+        return rails * hottest_visits(load, total, copies, ffn.top_k, y)
 
     @property
     def gpus_sharing(self) -> int:

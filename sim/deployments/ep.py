@@ -31,7 +31,7 @@ from sim.kernels import ops, served
 from sim.kernels.hottest_rank import hottest_factor
 from sim.kernels.kernel_table import bytes_per_s
 from sim.kernels.timed import Timed, uncalibrated
-from sim.variation.expert_loads import Loads
+from sim.variation.expert_loads import Loads, excess, hottest_visits
 
 _DIRECTIONS: tuple[ops.Direction, ...] = ("dispatch", "combine")
 
@@ -174,12 +174,43 @@ class EpDeployment(Deployment):
             total,
             lambda: timer.experts(ffn, self.spread(ffn), total).on(gpus),
         )
+        fullest = self._fullest(ffn, total, most)
+        load = most if fullest is most else total
+        sizes = () if fullest is most else (int(most.flat[0]),)
         return {"experts": experts} | {
             direction: timer.once(
-                (direction, layer.ffn), most, partial(self._all_to_all, direction, ffn, most)
+                (direction, layer.ffn, *sizes),
+                load,
+                partial(self._all_to_all, direction, ffn, fullest),
             )
             for direction in _DIRECTIONS
         }
+
+    def _fullest(self, ffn: MoeFfn, total: Ns, most: Ns) -> Ns | ops.Floats:
+        """Return the tokens that would load the fullest rank under uniform routing.
+
+        That rank sends most, or hosts the hottest experts: what arrives there, and what leaves it
+        on the way back, takes as long as everyone waits. TensorRT-LLM's kernels send a token to a
+        rank once, however many of its experts lie there.
+        """
+        load, gpus = self.layer_timer.load, self.ep.gpus
+        if load in served.EVEN or not self._exchanges or self.ep.exchange == "gather":
+            return most
+        copies = self._copies(ffn)
+        if self._sends_once:
+            alike = hottest_visits("uniform", total, copies, ffn.top_k, gpus)
+            ratio = hottest_visits(load, total, copies, ffn.top_k, gpus) / alike
+        else:
+            ratio = excess(load, total, copies, ffn.top_k, gpus)
+        return np.maximum(ops.floats(most), ratio * total / gpus)
+
+    @property
+    def _sends_once(self) -> bool:
+        """Return whether a token goes once to a rank that hosts several of its experts."""
+        table = self.layer_timer.table
+        named = self.layer_timer.engine_kernel("a2a", "a2a_dispatch", self.ep.dispatch_dtype)
+        domain = table.accelerator.node.scale_up_domain_gpus
+        return ops.exchange_kernel(named, self.ep.gpus, domain).startswith("trtllm")
 
     def joint_load(self, requests: GpuTokens) -> Hashable:
         """Return the requests of all GPUs, and those of the GPU that has most."""

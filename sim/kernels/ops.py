@@ -207,6 +207,17 @@ def moe_fused_ep(
     return replace(experts, name="moe_fused_ep", bytes=moved)
 
 
+def exchange_kernel(named: str, ep: float, domain_gpus: int) -> str:
+    """Return the kernel of an all-to-all: the `named` one where there is a name.
+
+    DeepEP's low-latency kernels go over NICs where the group leaves the scale-up domain.
+    """
+    if named == served.DEEPEP_NVLINK and ep > domain_gpus:
+        return served.DEEPEP_RDMA
+    over_nvlink = served.DEEPEP_NVLINK if ep <= _DEEPEP_NVLINK_GPUS else served.TRTLLM_NVLINK
+    return named or (over_nvlink if ep <= domain_gpus else served.DEEPEP_RDMA)
+
+
 def a2a(
     direction: Direction,
     dtype: str,
@@ -230,8 +241,7 @@ def a2a(
     tokens, ranks = floats(tokens_per_rank), floats(ep)
     widest = float(ranks.max())
     inside = widest <= domain_gpus
-    over_nvlink = served.DEEPEP_NVLINK if widest <= _DEEPEP_NVLINK_GPUS else served.TRTLLM_NVLINK
-    served_by = kernel or (over_nvlink if inside else served.DEEPEP_RDMA)
+    served_by = exchange_kernel(kernel, widest, domain_gpus)
     messages = top_k * ((ranks - 1) / ranks if inside else (ranks - domain_gpus) / ranks)
     if served_by.startswith("trtllm"):
         met = 1 - (1 - 1 / ranks) ** top_k

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Loads of experts whose hottest rank is in the measured times of exchanges.
+EVEN = ("balanced", "uniform")
 DENSE = "dense"
 BLOCKWISE = "blockwise"
 FASTEST = "fastest"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sim.foundation.errors import ScenarioError
 from sim.foundation.streams import stream
 from sim.inputs.routing import Balanced, EplbPlacement, Groups, RoundRobin, Routing
+from sim.kernels.hottest_rank import hottest_factors
 from sim.variation import eplb
 from sim.variation.popularity import popularity
 
@@ -227,6 +228,27 @@ def visits(pairs: Floats, experts: int, top_k: int) -> Floats:
     taken: Sequence[int] = range(top_k)
     missed = [np.maximum(elsewhere - i, 0) / (experts - i) for i in taken]
     return np.asarray(1 - np.prod(missed, axis=0))
+
+
+def hottest_visits(load: str, tokens: Ints, experts: int, top_k: int, ranks: int) -> Floats:
+    """Return the share of tokens that visit the hottest of `ranks`, for each of `tokens`.
+
+    The hottest is as much above the mean as its pairs are beyond those of uniform routing, which
+    has a hottest rank of its own: measured exchanges contain it.
+    """
+    alike = float(visits(np.ones(ranks), experts, top_k)[0])
+    if ranks == 1:
+        return np.full(tokens.shape, alike)
+    hot = excess(load, tokens, experts, top_k, ranks)
+    rest = (ranks - hot) / (ranks - 1)
+    pairs = np.stack([hot, *[rest] * (ranks - 1)], axis=-1)
+    return np.where(hot > 1, visits(pairs, experts, top_k)[..., 0], alike)
+
+
+def excess(load: str, tokens: Ints, experts: int, top_k: int, ranks: int) -> Floats:
+    """Return the pairs of the hottest rank over those of uniform routing; at least 1."""
+    hot = hottest_factors(load, tokens, experts, top_k, ranks)
+    return np.maximum(hot / hottest_factors("uniform", tokens, experts, top_k, ranks), 1.0)
 
 
 def _check_groups(groups: Groups, grid: ExpertGrid) -> None:

@@ -212,6 +212,7 @@ def test_an_all_to_all_that_no_one_measured_moves_its_bytes_as_the_fabric_would(
     sets = ["deployment.accelerator=a100-sxm", "memory.utilisation=1.0", "deployment.gpus=8"]
     sets += ["workload.arrivals.requests_per_gpu=16", "model=qwen3-235b-a22b"]
     sets += ["workload.lengths.prompt.tokens=64", "deployment.fabric=nvlink"]
+    sets += ["routing={kind: uniform}"]
     site = compile_deployment(scenario.load("dsv3-ep8-h200", sets))
     found, b = rows_of(site, "moe"), int(site.expected.batch().requests[0])
     for stage, bytes_each in (("dispatch", 4096 + 4 * 4096 // 128), ("combine", 2 * 4096)):
