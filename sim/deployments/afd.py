@@ -176,9 +176,9 @@ class AfdDeployment(Deployment):
     def lm_head_tp(self) -> int:
         return self.afd.attention.lm_head_tp
 
-    def attended(self, name: str, tokens: GpuTokens) -> dict[str, Timed]:
+    def attended(self, name: str, tokens: GpuTokens, crowded: bool) -> dict[str, Timed]:
         """Return the durations of attention `name` but for its core, with `tokens` a GPU."""
-        timer, tp = self.attention_timer, self.afd.attention.o_proj_tp
+        timer, tp = self.beside(self.attention_timer, crowded), self.afd.attention.o_proj_tp
         front = timer.before_core(name, tokens) + timer.after_core(name, tokens)
         software, attention = self.scenario.software, self.model.attention[name]
         front += glue.layer_ns(software, tokens.each)
@@ -258,18 +258,31 @@ class AfdDeployment(Deployment):
             "host": from_us(host_us(self.scenario), "the host gap"),
         }
 
-    def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:
-        """Return the time of a stage that runs beside the transfers of other micro-batches."""
-        return self._slowed(stage, time)
+    def alone(self, layer: Layer) -> bool:
+        """Return whether there are no transfers of other micro-batches beside a layer."""
+        return self._single
+
+    @property
+    def _single(self) -> bool:
+        return self.afd.micro_batches == 1
+
+    @property
+    def communication_sms(self) -> float:
+        """SMs that transfers take: NICs take none."""
+        return 0.0 if self.fabric.medium == "nic" else super().communication_sms
 
     def _slowed(self, stage: Compute, time: Ns) -> Ns:
         slowdown = self.scenario.software.slowdown(stage)
-        alone = self.afd.micro_batches == 1 or slowdown == 1
-        return time if alone else whole_ns(time * slowdown, stage)
+        return time if self._single or slowdown == 1 else whole_ns(time * slowdown, stage)
+
+    @property
+    def _experts_timer(self) -> LayerTimer:
+        """Times the experts with the SMs that transfers leave them."""
+        return self.beside(self.ffn_timer, self.communication_sms > 0 and not self._single)
 
     def _ffn(self, layer: Layer, by_gpu: GpuTokens) -> dict[str, Timed]:
         """Return the durations of the FFN side with tokens `by_gpu` of the attention GPUs."""
-        timer, gpus = self.ffn_timer, self.afd.ffn.gpu_count()
+        timer, gpus = self._experts_timer, self.afd.ffn.gpu_count()
         tokens, ffn = by_gpu.total(), self.model.ffn[layer.ffn]
         time = Timed(np.zeros_like(tokens))
         if isinstance(ffn, DenseFfn):
@@ -287,7 +300,7 @@ class AfdDeployment(Deployment):
     def _experts(self, ffn: MoeFfn, tokens: Ns) -> Timed:
         """Return the time of the slowest rank of each instance."""
         side = self.afd.ffn
-        timed = self.ffn_timer.experts(ffn, self.spread(ffn), tokens, shared=True)
+        timed = self._experts_timer.experts(ffn, self.spread(ffn), tokens, shared=True)
         ranks, y = timed.ns, side.instances
         ns = ranks
         if ranks.shape[-1] >= y:
@@ -340,7 +353,7 @@ class AfdDeployment(Deployment):
         it (layers × servers).
         """
         spread, y, total = self.spread(ffn), self.afd.ffn.instances, float(tokens.sum())
-        timer = self.ffn_timer
+        timer = self._experts_timer
         ranks = timer.drawn_experts(ffn, spread, loads.tokens, total, shared=True)
         ranks_ns = self._slowed("experts", ranks.ns)
         ranks_ns[0] += self._loading_ns(ffn, spread, loads.moved)

@@ -53,8 +53,14 @@ _FEW_BATCHES = 16
 _KEPT_LOADS = 1 << 14
 
 
-# An attention and the tokens of a request that go through it at once.
-_Attended = tuple[str, int]
+class Attended(NamedTuple):
+    """An attention as a layer goes through it."""
+
+    name: str
+    positions: int
+    """Tokens of a request that go through it at once."""
+    crowded: bool
+    """Whether communication takes SMs beside it."""
 
 
 class Durations(NamedTuple):
@@ -79,7 +85,7 @@ class _Prepared(NamedTuple):
     values: Ns
     """`Times.values` without the cores."""
     usage_ns: Floats
-    cores: dict[_Attended, Core]
+    cores: dict[Attended, Core]
 
 
 class Deployment(ABC):
@@ -237,10 +243,11 @@ class Deployment(ABC):
         return self.draws_experts and isinstance(self.model.ffn[layer.ffn], MoeFfn)
 
     @abstractmethod
-    def attended(self, name: str, tokens: GpuTokens) -> dict[str, Timed]:
+    def attended(self, name: str, tokens: GpuTokens, crowded: bool) -> dict[str, Timed]:
         """Return the durations of attention `name` by stage, `tokens` on each attention GPU.
 
-        They leave out the core, and are those of `core_stage` before they are slowed.
+        `crowded` says whether communication takes SMs beside them. They leave out the core, and are
+        those of `core_stage` before they are slowed.
         """
 
     @abstractmethod
@@ -272,9 +279,12 @@ class Deployment(ABC):
         """Return what of them each attention GPU's own requests decide."""
         rows: dict[tuple[str, int], Ns] = {}
         usage_ns = NO_USAGE
-        attentions = {of: self.attended(of[0], requests.times(of[1])) for of in self.attention_uses}
+        attentions = {
+            of: self.attended(of.name, requests.times(of.positions), of.crowded)
+            for of in self.attention_uses
+        }
         for number, kind in enumerate(self.kinds):
-            attended = attentions[kind.layer.attention, kind.positions]
+            attended = attentions[self._attended_in(kind)]
             if kind.drafts_after:
                 first = attended[self.first_stage] + self._draft(kind, requests)
                 attended = attended | {self.first_stage: first}
@@ -303,8 +313,26 @@ class Deployment(ABC):
         """Attention GPUs that share what `own` times, their neighbours; 1: each works alone."""
 
     @abstractmethod
+    def alone(self, layer: Layer) -> bool:
+        """Return whether nothing communicates beside the stages of a layer."""
+
+    @property
+    def communication_sms(self) -> float:
+        """SMs that communication takes from what runs beside it."""
+        return float(self.scenario.software.communication_sms or 0)
+
+    def crowded(self, layer: Layer) -> bool:
+        """Return whether communication takes SMs beside the stages of a layer."""
+        return self.communication_sms > 0 and not self.alone(layer)
+
+    def beside(self, timer: LayerTimer, crowded: bool) -> LayerTimer:
+        """Return a timer of kernels that have the SMs which communication leaves."""
+        return timer.without_sms(self.communication_sms) if crowded else timer
+
     def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:
         """Return the time of a stage of `layer` that may run beside communication."""
+        slowdown = self.scenario.software.slowdown(stage)
+        return time if slowdown == 1 or self.alone(layer) else whole_ns(time * slowdown, stage)
 
     @abstractmethod
     def delays_ns(self) -> dict[str, int]:
@@ -330,7 +358,7 @@ class Deployment(ABC):
         values, usage_ns, cores = self._around(batch.requests)
         core_ns, core_usage_ns = self._timed_cores(cores, batch)
         for kind, (first, last) in zip(self.kinds, self._core_bounds, strict=True):
-            time = values[first:last] + core_ns[kind.layer.attention, kind.positions]
+            time = values[first:last] + core_ns[self._attended_in(kind)]
             values[first:last] = self.slowed(kind.layer, self.core_stage, time)
         values = self.launched(batch.requests, values)
         times = Times(values, self.program.slot_bounds, self._delays_ns)
@@ -383,7 +411,7 @@ class Deployment(ABC):
         core_ns, core_usage_ns = self._timed_cores(self._cores(requests), batch)
         for number, kind in enumerate(self.kinds):
             around = rows[self.core_stage, number]
-            core = core_ns[kind.layer.attention, kind.positions]
+            core = core_ns[self._attended_in(kind)]
             time = self.slowed(kind.layer, self.core_stage, around + core)
             rows[self.core_stage, number] = time
         rows = {stage: self.launched(batch.requests, ns) for stage, ns in rows.items()}
@@ -467,12 +495,15 @@ class Deployment(ABC):
             vars(other).pop(name, None)
         return other
 
-    def _cores(self, requests: GpuTokens) -> dict[_Attended, Core]:
-        return {of: self.core_timer.core(*of, requests) for of in self.attention_uses}
+    def _cores(self, requests: GpuTokens) -> dict[Attended, Core]:
+        return {
+            of: self.beside(self.core_timer, of.crowded).core(of.name, of.positions, requests)
+            for of in self.attention_uses
+        }
 
     def _timed_cores(
-        self, cores: Mapping[_Attended, Core], batch: Batch
-    ) -> tuple[dict[_Attended, Ns], Floats]:
+        self, cores: Mapping[Attended, Core], batch: Batch
+    ) -> tuple[dict[Attended, Ns], Floats]:
         """Return the time of each core, and the kernel time of all in a step by status."""
         core_ns, usage_ns = {}, NO_USAGE
         for of, core in cores.items():
@@ -482,9 +513,12 @@ class Deployment(ABC):
         return core_ns, usage_ns
 
     @cached_property
-    def attention_uses(self) -> Counter[_Attended]:
-        """How often a step goes through each attention, by tokens of a request at once."""
-        return Counter((each.layer.attention, each.positions) for each in self.passes)
+    def attention_uses(self) -> Counter[Attended]:
+        """How often a step goes through each attention."""
+        return Counter(self._attended_in(each) for each in self.passes)
+
+    def _attended_in(self, kind: Pass) -> Attended:
+        return Attended(kind.layer.attention, kind.positions, self.crowded(kind.layer))
 
     @cached_property
     def _core_bounds(self) -> list[tuple[int, int]]:

@@ -137,9 +137,9 @@ class EpDeployment(Deployment):
     def lm_head_tp(self) -> int:
         return self.ep.lm_head_tp
 
-    def attended(self, name: str, tokens: GpuTokens) -> dict[str, Timed]:
+    def attended(self, name: str, tokens: GpuTokens, crowded: bool) -> dict[str, Timed]:
         """Return what runs before the core of attention `name` and after it, `tokens` a GPU."""
-        timer = self.layer_timer
+        timer = self.beside(self.layer_timer, crowded)
         software, attention = self.scenario.software, self.model.attention[name]
         # Norm and rope stand before the core, quantisation and routing after it.
         half = glue.layer_ns(software, tokens.each, 1 / 2)
@@ -149,8 +149,8 @@ class EpDeployment(Deployment):
 
     def own(self, kind: Pass, tokens: GpuTokens, attended: dict[str, Timed]) -> dict[str, Timed]:
         """Return the durations of attention and dense FFNs, those without experts."""
-        timer, layer = self.layer_timer, kind.layer
-        ffn = self.model.ffn[layer.ffn]
+        layer = kind.layer
+        timer, ffn = self.beside(self.layer_timer, self.crowded(layer)), self.model.ffn[layer.ffn]
         if isinstance(ffn, DenseFfn):
             return attended | {"shared": timer.dense(ffn.intermediate, *tokens)}
         shared = timer.dense(ffn.shared * ffn.shared_intermediate, *tokens)
@@ -318,12 +318,10 @@ class EpDeployment(Deployment):
         name: ops.Collective = "all_gather" if dispatching else "reduce_scatter"
         return ops.collective(name, "bf16" if dtype == "bf16" else "int8", gpus, full)
 
-    def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:
-        """Return the time of a stage that runs beside the other micro-batch's all-to-all."""
-        slowdown = self.scenario.software.slowdown(stage)
+    def alone(self, layer: Layer) -> bool:
+        """Return whether there is no all-to-all of another micro-batch beside a layer."""
         alone = self.ep.overlap == "none" or not self._exchanges
-        alone = alone or isinstance(self.model.ffn[layer.ffn], DenseFfn)
-        return time if alone or slowdown == 1 else whole_ns(time * slowdown, stage)
+        return alone or isinstance(self.model.ffn[layer.ffn], DenseFfn)
 
     @property
     def _exchanges(self) -> bool:

@@ -6,7 +6,7 @@ The deployments put these together; all results are whole nanoseconds, one value
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import NamedTuple
 
@@ -178,6 +178,7 @@ class LayerTimer:
     _kept: dict[tuple[Hashable, int], Timed] = field(
         default_factory=dict, init=False, compare=False
     )
+    _crowded: dict[float, LayerTimer] = field(default_factory=dict, init=False, compare=False)
 
     def once(self, what: Hashable, load: Ns, time: Callable[[], Timed]) -> Timed:
         """Return `time()`, asked once for each `load`; `what` names all else it depends on."""
@@ -190,6 +191,12 @@ class LayerTimer:
             self._kept[key] = time()
             self._kept[key].ns.setflags(write=False)
         return self._kept[key]
+
+    def without_sms(self, taken: float) -> LayerTimer:
+        """Return a timer of kernels that lack `taken` SMs of the card."""
+        if taken not in self._crowded:
+            self._crowded[taken] = replace(self, table=self.table.without_sms(taken))
+        return self._crowded[taken]
 
     @property
     def experts_exchange(self) -> bool:

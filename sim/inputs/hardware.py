@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from sim.foundation.errors import ScenarioError
 from sim.foundation.units import DType
 from sim.inputs.base import Strict
 from sim.inputs.naming import Name
@@ -18,6 +19,7 @@ from sim.inputs.sourced import (
     LinkBytesPerS,
     MemoryBytes,
     MemoryBytesPerS,
+    Multiprocessors,
     Share,
     TileRows,
     UsdPerHour,
@@ -72,6 +74,8 @@ class Accelerator(Strict):
     hbm_bytes_per_s: MemoryBytesPerS
     hbm_bytes: MemoryBytes
     """Memory that the device reports (nvidia-smi), bytes; not the gigabytes of its data sheet."""
+    sms: Multiprocessors | None = None
+    """Streaming multiprocessors; absent: nothing can take some of them."""
     query_tile_rows: TileRows
     """Rows of the tensor-core tile to which attention pads the query heads of one KV head."""
     gemm_tile_rows: TileRows
@@ -92,6 +96,28 @@ class Accelerator(Strict):
     def memory_per_link(self) -> float:
         """Return how many times the rate of the scale-up link the memory has."""
         return float(self.hbm_bytes_per_s / self.node.scale_up_bytes_per_s)
+
+    def without_sms(self, taken: float) -> Accelerator:
+        """Return the card with the compute peaks that are left when something takes SMs.
+
+        A memory-bound kernel keeps its bandwidth: half of the SMs saturate the memory. Raises
+        ScenarioError for more than half, and for a card that does not tell its SMs.
+        """
+        if self.sms is None:
+            raise ScenarioError(
+                f"software.communication_sms takes {taken:g} SMs, and {self.name} does not tell "
+                "how many it has: add `sms` to its card"
+            )
+        left = 1 - taken / self.sms
+        if left < 1 / 2:
+            raise ScenarioError(
+                f"software.communication_sms takes {taken:g} of the {self.sms:g} SMs of "
+                f"{self.name}: at most half of them, beyond that memory bandwidth falls as well"
+            )
+        peaks = {
+            name: FlopsPerS(peak * left, peak.source) for name, peak in self.flops_per_s.items()
+        }
+        return self.model_copy(update={"flops_per_s": peaks})
 
     def cost_flops_per_s(self) -> float:
         """Return the peak that prices a FLOP: FP8 if the card has it, else BF16 (table 5)."""

@@ -53,6 +53,17 @@ class KernelTable:
         self._peak: dict[tuple[str, Medium], tuple[float, float]] = {}
         self._serving: dict[Identity, tuple[Curve | None, bool]] = {}
         self._kept: dict[Hashable, Ints] = {}
+        self._crowded: dict[float, KernelTable] = {}
+
+    def without_sms(self, taken: float) -> KernelTable:
+        """Return the table of kernels that lack `taken` SMs of the card.
+
+        Their compute peak falls with the SMs; memory bandwidth and launches stay.
+        """
+        if taken not in self._crowded:
+            card = self.accelerator.without_sms(taken)
+            self._crowded[taken] = KernelTable(card, self.curves, self.sha256)
+        return self._crowded[taken]
 
     def timed(self, op: Op, alike: Ints | None = None) -> Timed:
         """Return the time of `op`, one value per GPU; zero work takes no time.

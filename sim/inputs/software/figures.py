@@ -117,7 +117,8 @@ class Software(Strict):
     eplb_pause_ms: PauseMs | None = None
     """How long decoding stands still when experts are placed anew, besides moving weights, ms."""
     communication_sms: Multiprocessors | None = None
-    """SMs that communication takes from kernels beside it."""
+    """SMs that communication takes from kernels beside it, whose compute peak falls with them. NICs
+    take none, so under AFD this holds over the scale-up link alone."""
     routing_imbalance: Exponent | None = None
     """Power law of expert loads that is left after placement in served traffic."""
     measured_on: str | None = None
