@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sim.deployments.deployment import Deployment, Step
 from sim.deployments.layers import Batch
 from sim.engines.program import Program
+from sim.foundation.nanoseconds import from_us
 from sim.inputs.model import MoeFfn
 from sim.inputs.scenario import Scenario
 from sim.kernels.ops import Floats
@@ -66,6 +67,8 @@ class RoutedTimes:
         self._unfolding = unfolding
         self._stages = {stage.name: i for i, stage in enumerate(unfolding.program.stages)}
         scenario, model = site.scenario, site.model
+        pause_ms = scenario.software.eplb_pause_ms or 0.0
+        self._pause_ns = from_us(pause_ms * 1e3, "the pause of EPLB")
         tokens = max(1, round(site.expected.requests() / site.micro_batches))
         self._loads: list[tuple[MoeFfn, int, list[int], ExpertLoads]] = []
         for name, ffn in model.ffn.items():
@@ -90,7 +93,7 @@ class RoutedTimes:
 
         Return their kernel time by status, ns.
         """
-        usage_ns = NO_USAGE
+        usage_ns, rebalanced = NO_USAGE, False
         for ffn, positions, layers, loads in self._loads:
             tokens = batch.requests * positions
             drawn = loads.drawn(int(tokens.sum()), micro_batch, step)
@@ -98,6 +101,11 @@ class RoutedTimes:
                 lasting = self._site.launched(batch.requests, timed.ns)
                 self._unfolding.block(values, self._stages[stage])[layers] = lasting
                 usage_ns = usage_ns + timed.usage_ns
+            rebalanced |= bool(drawn.moved.any())
+        if rebalanced:
+            # All ranks stand still together, before the first experts of the step.
+            first = min(layers[0] for _ffn, _positions, layers, _loads in self._loads)
+            self._unfolding.block(values, self._stages["experts"])[first] += self._pause_ns
         return usage_ns
 
 
