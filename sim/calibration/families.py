@@ -55,6 +55,10 @@ class KernelFamily:
     """Axes along which time never falls."""
     noise: float = 0.03
     """Log spread of repeated measurements."""
+    thin: float = 0.003
+    """Log error that dropping nodes of the grid may cause."""
+    fewest: int = 6
+    """Points below which a group stays uncalibrated."""
     block: tuple[str, ...] = ()
     """Coordinates held out together in validation; none: single rows."""
     pooled: bool = False
@@ -156,7 +160,7 @@ def _moe_fused_ep(card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Fl
 def hit_experts(kernel: str, experts: Floats, pairs: Floats) -> Floats:
     """Return how many experts the measured load reaches: all, or fewer under a skewed load."""
     reachable = experts / 2 if kernel.endswith("/grouped") else experts
-    skewed = "/power_law" in kernel
+    skewed = "/power_law" in kernel or kernel == served.TRTLLM_WIDE_EP
     if not skewed and not kernel.endswith("/grouped"):
         return experts
     spread = pairs / reachable * (_SKEWED_HITS if skewed else 1.0)
@@ -219,6 +223,7 @@ FAMILIES: dict[str, KernelFamily] = {
         ("rows", "experts", "intermediate"),
         ("rows",),
         noise=0.02,
+        thin=0.015,
         pooled=True,
     ),
     "moe_fused_ep": KernelFamily(
@@ -227,6 +232,7 @@ FAMILIES: dict[str, KernelFamily] = {
         ("rows", "experts", "intermediate"),
         ("rows",),
         noise=0.03,
+        fewest=4,
     ),
     **{
         op: KernelFamily(

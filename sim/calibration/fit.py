@@ -29,7 +29,6 @@ from sim.kernels.kernel_table import US_PER_S, KernelTable
 from sim.kernels.ops import Floats
 
 HELD_OUT_SHARE = 3  # one block in so many is held out
-_FEWEST_POINTS = 6  # below this, a group stays uncalibrated
 _STEPS_PER_DOUBLING = 4  # nodes of a collective where another link may begin to bound it
 _MEASURED_FASTER = 1.0 + 1e-9
 
@@ -134,7 +133,11 @@ def fit(
     donors = [] if like is None else own(measurements, like.name)
     donors = [row for row in donors if not like_ops or row.op in like_ops]
     # A skew was drawn once, on the card that was measured: its times tell of that draw.
-    donors = [row for row in donors if "/power_law" not in row.kernel]
+    donors = [
+        row
+        for row in donors
+        if "/power_law" not in row.kernel and served.is_looked_up(row.op, row.kernel, row.dtype)
+    ]
     if not mine and not donors:
         known = ", ".join(sorted({row.gpu for row in measurements}))
         raise CalibrationError(f"no measurement is of {accelerator.name}; GPUs: {known}")
@@ -174,8 +177,10 @@ def _left_out(
     for group in mine:
         name, points = " ".join(filter(None, group.name)), len(group.rows())
         kernels = {(kernel.op, kernel.kernel, kernel.dtype) for kernel, _ in group.members}
-        if points < _FEWEST_POINTS:
-            found.append(f"{name}: {points} points are too few to fit; measure {_FEWEST_POINTS}")
+        if points < group.family.fewest:
+            found.append(
+                f"{name}: {points} points are too few to fit; measure {group.family.fewest}"
+            )
         elif not any(served.is_looked_up(*kernel) for kernel in kernels):
             found.append(f"{name}: no run looks up this kernel; other kernels may borrow from it")
     return tuple(found)
@@ -208,13 +213,13 @@ def _at_link_rate(curve: Curve, accelerator: Accelerator, like: Accelerator) -> 
     if names == ["gpus", "bytes"]:
         log_residual = log_residual.T
     nodes = [n_bytes if name == "bytes" else gpus for name in names]
-    axes, residual = thinned(names, nodes, log_residual)
+    axes, residual = thinned(names, nodes, log_residual, families.FAMILIES[curve.op].thin)
     return replace(curve, axes=axes, residual=residual)
 
 
 def fit_group(group: Group, accelerator: Accelerator) -> tuple[list[Curve], list[HeldOut]]:
     """Return the curves of a group and its trials; none if it is too small."""
-    if len(group.rows()) < _FEWEST_POINTS:
+    if len(group.rows()) < group.family.fewest:
         return [], []
     tried = held_out(group, accelerator)
     curves = []
@@ -262,7 +267,7 @@ def held_out(group: Group, accelerator: Accelerator) -> dict[MeasuredKernel, lis
     ]
     training = replace(group, members=tuple((kernel, rows) for kernel, rows in members if rows))
     found: dict[MeasuredKernel, list[HeldOut]] = {kernel: [] for kernel, _ in members}
-    if len(training.rows()) < _FEWEST_POINTS:
+    if len(training.rows()) < group.family.fewest:
         return found
     table = KernelTable(accelerator, curves_of(training, accelerator))
     for kernel, rows in group.members:

@@ -87,10 +87,10 @@ def _moe(row: MeasurementLine) -> Iterator[Measurement]:
     )
 
 
-# Number format, and what tells kernels of one format apart: FP8 of a scale per tensor.
+# Number formats, and what tells kernels of one format apart. A scale of FP8 per tensor is none of
+# those that runs ask for.
 _MOE_DTYPES = {
     **{label: (dtype, "") for label, dtype in DTYPES.items() if label != "fp8"},
-    "fp8": ("fp8", "_per_tensor"),
     "w4a8_mxfp4_mxfp8": ("mxfp4", ""),
     "w4a16_mxfp4": ("mxfp4", "_w4a16"),
     "int4_wo": ("int4", ""),
@@ -100,7 +100,7 @@ _MOE_DTYPES = {
 # narrower format, and baselines of several kernels that some files hold beside them, are left out.
 _FUSED_EP = {
     "deepgemm_mega fp8xfp4": ("deepgemm_mega", "mxfp4"),
-    "deepgemm_mega fp8xfp4 (sglang module)": ("sglang_deepgemm_mega", "mxfp4"),
+    "deepgemm_mega fp8xfp4 (sglang module)": ("deepgemm_mega", "mxfp4"),
     "deepgemm_mega fp8 sm90 (#383)": ("deepgemm_mega", "fp8"),
     "deepgemm_mega fp8 sm90 (PR323)": ("deepgemm_mega", "fp8"),
     "deepgemm_mega fp8 sm90 (sgl #69)": ("sglang_deepgemm_mega", "fp8"),

@@ -17,7 +17,6 @@ from sim.kernels.kernel_table import KernelTable
 from sim.kernels.ops import Floats
 
 _MOST_NODES = 26  # an axis with more distinct values gets nodes two to a doubling
-_THIN = 0.003  # log error that dropping nodes of the grid may cause
 
 _STOPS = 8  # points on the way between two nodes where time must not have fallen
 _SAME_STOP = 1e-9  # log distance of coordinates that are one launch
@@ -67,7 +66,7 @@ def curve_on_grid(
         },
     )
     overhead_us, e_c, e_m, p = constants
-    axes, values = thinned(family.axes, nodes, log_time - np.log(smooth_us))
+    axes, values = thinned(family.axes, nodes, log_time - np.log(smooth_us), family.thin)
     return Curve(
         op=grid.name,
         kernel=kernel.kernel,
@@ -132,35 +131,35 @@ def _nodes(values: Floats) -> Floats:
 
 
 def thinned(
-    names: Sequence[str], nodes: Sequence[Floats], residual: Floats
+    names: Sequence[str], nodes: Sequence[Floats], residual: Floats, within: float
 ) -> tuple[tuple[tuple[str, Floats], ...], Floats]:
     """Return the grid without nodes that interpolation between their neighbours replaces."""
     kept = list(nodes)
     grid = residual
     for axis, at in enumerate(nodes):
-        chosen = _spanning(np.log(at), np.moveaxis(grid, axis, 0))
+        chosen = _spanning(np.log(at), np.moveaxis(grid, axis, 0), within)
         kept[axis] = at[chosen]
         grid = np.take(grid, chosen, axis)
     return tuple(zip(names, kept, strict=True)), np.round(grid, 3)
 
 
-def _spanning(at: Floats, values: Floats) -> list[int]:
-    """Return the nodes between which linear interpolation keeps all values within `_THIN`."""
+def _spanning(at: Floats, values: Floats, within: float) -> list[int]:
+    """Return the nodes between which linear interpolation stays `within` all values."""
     chosen, last = [0], len(at) - 1
     while chosen[-1] < last:
         first = chosen[-1]
         end = first + 1
-        while end < last and _is_line(at[first : end + 2], values[first : end + 2]):
+        while end < last and _is_line(at[first : end + 2], values[first : end + 2], within):
             end += 1
         chosen.append(end)
     return chosen
 
 
-def _is_line(at: Floats, values: Floats) -> bool:
+def _is_line(at: Floats, values: Floats, within: float) -> bool:
     share = (at - at[0]) / (at[-1] - at[0])
     share = share.reshape(-1, *(1,) * (values.ndim - 1))
     line = values[0] * (1 - share) + values[-1] * share
-    return bool(np.abs(values - line).max() <= _THIN)
+    return bool(np.abs(values - line).max() <= within)
 
 
 def _sources(rows: Sequence[Measurement]) -> str:

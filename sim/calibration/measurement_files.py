@@ -104,6 +104,10 @@ def _moe(row: MeasurementLine) -> Iterator[Measurement]:
         return
     pairs = max(tokens * topk / ep, 1.0)
     if kind == "trtllm_wideep":
+        if load.endswith("_eplb"):
+            # EPLB evens out the ranks: what the kernel takes under an even load.
+            at = (("rows", pairs / local), ("experts", local), ("intermediate", inter / tp))
+            yield row.measurement("moe", served.TRTLLM_WIDE_EP, fixed=fixed, at=at, **shape)
         pairs = float(row.count("rank0_tokens"))
     loads = [] if load in EVEN_LOADS else [load]
     if kernel.startswith("sglang") and (hidden, experts) == _GROUP_LIMITED:

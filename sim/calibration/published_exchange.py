@@ -22,7 +22,7 @@ from sim.kernels import served
 from sim.kernels.curve import Curve
 from sim.kernels.table_file import read, write
 
-_BLOG = "NVIDIA/TensorRT-LLM@22de8b34 docs/source/blogs/tech_blog/blog18"
+_BLOG = "github:NVIDIA/TensorRT-LLM@22de8b34 docs/source/blogs/tech_blog/blog18"
 _LOADS = (1, 64, 128, 512)
 _ONE_SIDED_US = {
     ("a2a_dispatch", 8): (18.9, 22.3, 31.7, 89.5),

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from sim.deployments import glue
 from sim.deployments.deployment import Deployment
 from sim.deployments.ep_schedule import Schedule, program
+from sim.deployments.exchange import Exchange
 from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
 from sim.deployments.layers import GpuTokens, LayerTimer, Ns, Pass, Spread, split_evenly
@@ -20,7 +21,7 @@ from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_
 from sim.engines.program import Program
 from sim.foundation.errors import InfeasibleError, together
 from sim.foundation.nanoseconds import from_us, whole_ns
-from sim.foundation.units import DTYPE_BYTES, NS_PER_S, NS_PER_US
+from sim.foundation.units import DTYPE_BYTES, NS_PER_S
 from sim.inputs import cards
 from sim.inputs.deployment import Ep
 from sim.inputs.model import DenseFfn, Layer, MoeFfn
@@ -30,7 +31,7 @@ from sim.inputs.software import Compute
 from sim.kernels import ops, served
 from sim.kernels.hottest_rank import hottest_factor
 from sim.kernels.kernel_table import bytes_per_s
-from sim.kernels.timed import Timed, uncalibrated
+from sim.kernels.timed import Timed
 from sim.variation.expert_loads import Loads, excess, hottest_visits
 
 _DIRECTIONS: tuple[ops.Direction, ...] = ("dispatch", "combine")
@@ -197,20 +198,12 @@ class EpDeployment(Deployment):
         if load in served.EVEN or not self._exchanges or self.ep.exchange == "gather":
             return most
         copies = self._copies(ffn)
-        if self._sends_once:
+        if self._exchange(ffn).sends_once:
             alike = hottest_visits("uniform", total, copies, ffn.top_k, gpus)
             ratio = hottest_visits(load, total, copies, ffn.top_k, gpus) / alike
         else:
             ratio = excess(load, total, copies, ffn.top_k, gpus)
         return np.maximum(ops.floats(most), ratio * total / gpus)
-
-    @property
-    def _sends_once(self) -> bool:
-        """Return whether a token goes once to a rank that hosts several of its experts."""
-        table = self.layer_timer.table
-        named = self.layer_timer.engine_kernel("a2a", "a2a_dispatch", self.ep.dispatch_dtype)
-        domain = table.accelerator.node.scale_up_domain_gpus
-        return ops.exchange_kernel(named, self.ep.gpus, domain).startswith("trtllm")
 
     def joint_load(self, requests: GpuTokens) -> Hashable:
         """Return the requests of all GPUs, and those of the GPU that has most."""
@@ -277,46 +270,11 @@ class EpDeployment(Deployment):
         return whole_ns(n_bytes / moved_per_s * NS_PER_S, "moving experts")
 
     def _all_to_all(self, direction: ops.Direction, ffn: MoeFfn, most_tokens: ArrayLike) -> Timed:
-        """Return the time of dispatch or combine, by the tokens of the rank that has most.
+        """Return the time of dispatch or combine, by the tokens of the rank that has most."""
+        return self._exchange(ffn).timed(direction, most_tokens)
 
-        A single GPU holds all experts and exchanges nothing; some kernels of experts exchange too.
-        """
-        if not self._exchanges:
-            return Timed(np.zeros(np.shape(most_tokens), dtype=np.int64))
-        if self.ep.exchange == "gather":
-            gathered = self._gather(direction, most_tokens)
-            return self.layer_timer.table.timed(gathered).on(self.ep.gpus)
-        dtype = self.ep.dispatch_dtype if direction == "dispatch" else self.ep.combine_dtype
-        table, balanced = self.layer_timer.table, self.layer_timer.load == "balanced"
-        kernel = self.layer_timer.engine_kernel("a2a", f"a2a_{direction}", dtype)
-        copies, domain = self._copies(ffn), table.accelerator.node.scale_up_domain_gpus
-
-        def exchange(phase: ops.Direction, moved: str, name: str) -> ops.Op:
-            shape = self.ep.gpus, domain, most_tokens, self.model.hidden, ffn.top_k, copies
-            return ops.a2a(phase, moved, *shape, name, balanced)
-
-        op = exchange(direction, dtype, kernel)
-        time = table.timed(op)
-        if direction == "dispatch" and kernel == served.TRTLLM_NVLINK:
-            time += table.timed(exchange("prepare", "bf16", kernel))
-        if op.medium == self.fabric.medium and table.serving(op)[0] is None:
-            # No one measured this card's all-to-all: it moves its bytes as the fabric would.
-            slower = table.accelerator.default_efficiency / self.fabric.goodput
-            as_fabric = time.ns * slower + self.fabric.latency_us * NS_PER_US
-            time = uncalibrated(whole_ns(as_fabric, op.name))
-        return time.on(self.ep.gpus)
-
-    def _gather(self, direction: ops.Direction, most_tokens: ArrayLike) -> ops.Op:
-        """Return the collective that stands for dispatch or combine: all ranks have all tokens.
-
-        Shorter ranks are padded to the fullest.
-        """
-        dispatching, gpus = direction == "dispatch", self.ep.gpus
-        dtype = self.ep.dispatch_dtype if dispatching else self.ep.combine_dtype
-        full = gpus * ops.floats(most_tokens) * ops.activation_bytes(self.model.hidden, dtype)
-        # NCCL moves bytes: formats narrower than BF16 as it moves integers.
-        name: ops.Collective = "all_gather" if dispatching else "reduce_scatter"
-        return ops.collective(name, "bf16" if dtype == "bf16" else "int8", gpus, full)
+    def _exchange(self, ffn: MoeFfn) -> Exchange:
+        return Exchange(self.ep, self.layer_timer, self.fabric, ffn, self._copies(ffn))
 
     def alone(self, layer: Layer) -> bool:
         """Return whether there is no all-to-all of another micro-batch beside a layer."""

@@ -224,14 +224,6 @@ class LayerTimer:
             )
         return self.moe_kernel
 
-    def engine_kernel(self, called: str, op: str, dtype: str) -> str:
-        """Return the first of the engine's kernels of `called` that `op` was measured with.
-
-        Empty if the engine names none that was measured in the number format.
-        """
-        named = self.kernels.get(called, {}).get(dtype, ())
-        return next((name for name in named if self.table.has_format(op, name, dtype)), "")
-
     def _with_exchange(self, experts: ops.Op, pairs: ArrayLike, ranks: int) -> ops.Op:
         """Return the kernel that also dispatches and combines, if the experts have such a one."""
         if not self.experts_exchange:
@@ -316,8 +308,9 @@ class LayerTimer:
         """
         share = ffn.top_k / spread.copies
         held = spread.copies // spread.ranks
-        active = held * -np.expm1(tokens * np.log1p(-min(share, 1 - 1e-12)))
         pairs = tokens * share * held
+        active = held * -np.expm1(tokens * np.log1p(-min(share, 1 - 1e-12)))
+        active = np.minimum(held, pairs) if self.load == "balanced" else active
         fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
 
         def launch(kernel: str, hit: ops.Floats, hot: ops.Floats) -> ops.Op:

@@ -16,6 +16,7 @@ FASTEST = "fastest"
 MASKED = "masked"
 FUSED = "fused"
 FUSED_EP = "fused_ep"
+TRTLLM_WIDE_EP = "trtllm_wide_ep"
 NCCL = "nccl"
 NVLS = "nvls"
 COPY_ENGINE = "copy_engine"
@@ -58,8 +59,15 @@ _FUSED_ENGINES = (
     "vllm_flashinfer_cutlass",
     "vllm_triton",
     "trtllm_moe",
+    TRTLLM_WIDE_EP,
     "sglang_marlin",
     "vllm_marlin",
+    "sglang_flashinfer_trtllm_w4a16",
+    "sglang_triton_w4a16",
+    "vllm_triton_w4a16",
+    "trtllm_moe_w4a16",
+    "sglang_marlin_w4a16",
+    "vllm_marlin_w4a16",
 )
 _FUSED_EP_ENGINES = ("deepgemm_mega", "sglang_deepgemm_mega", "flashinfer_mega")
 

@@ -19,10 +19,6 @@ STEP3_TGS = 4039
 DSV3_TGS = 2324
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="22 % too slow by NVLink and MFA kernels of the H800 assumed; see docs/validation.md",
-)
 def test_step3_2a2f() -> None:
     assert tgs("step3-2a2f") == pytest.approx(STEP3_TGS, rel=0.20)
 

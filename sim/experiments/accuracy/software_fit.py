@@ -18,7 +18,7 @@ import yaml
 
 from sim.experiments.accuracy import words
 from sim.experiments.accuracy.points import OperatingPoint
-from sim.experiments.accuracy.setup import setup
+from sim.experiments.accuracy.setup import AFTER_EPLB, setup
 from sim.experiments.accuracy.verdict import predicted
 from sim.foundation.errors import ScenarioError, SimError
 from sim.foundation.streams import stream
@@ -112,7 +112,7 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def fit_software(
+def fit(
     points: Sequence[OperatingPoint], profile: str, watch: Callable[[str], object] | None = None
 ) -> SoftwareFit:
     """Return the figures of `profile` that rows of its framework determine.
@@ -178,7 +178,7 @@ def _rows(
 def _before(profile: str, one: Fittable) -> float:
     value = getattr(cards.software(profile), one.name)
     if value is None:
-        return 0.0
+        return AFTER_EPLB if one.name == "routing_imbalance" else 0.0
     return float(value)
 
 
@@ -216,8 +216,8 @@ class _Model:
         }
         software = Software.model_validate(scenario.software.model_dump() | stated)
         changed = scenario.replaced(software=software)
-        if figures["routing_imbalance"] > 0 and after_eplb(point, scenario):
-            routing = {"kind": "power_law", "alpha": figures["routing_imbalance"]}
+        if after_eplb(point, scenario):
+            routing = {"kind": "power_law", "alpha": max(figures["routing_imbalance"], 1e-6)}
             changed = changed.replaced(routing=routing)
         seen = predicted(changed)
         return seen.device_ms if point.clock == "device" else seen.wall_ms
@@ -322,8 +322,9 @@ def _interval(
 
 def after_eplb(point: OperatingPoint, scenario: Scenario) -> bool:
     """Return whether the loads of a row are those that EPLB leaves."""
-    even = scenario.routing.kind == "balanced"
-    return not even and words.placed_by_load(point.routing, point.redundant_experts)
+    return scenario.routing.kind == "power_law" and words.has_eplb(
+        point.routing, point.redundant_experts
+    )
 
 
 def write(path: Path, found: SoftwareFit, origin: str) -> None:

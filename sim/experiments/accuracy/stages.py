@@ -70,6 +70,8 @@ class StagePoint:
     context: str
     measured_us: float
     grade: str
+    beside: str = ""
+    """What else the row says of the run: what is included, and the note."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,9 @@ def read(path: str | Path) -> list[StagePoint]:
         if grade and grade not in GRADES:
             problems.append(f"{place}: grade: should be {', '.join(GRADES)} (got '{grade}')")
         batch, context = row["batch_or_tokens_per_gpu"], row.get("context_tokens", "")
-        found.append(StagePoint(row["id"], row["run"], row["stage"], batch, context, value, grade))
+        beside = f"{row.get('what_is_included', '')}; {row.get('note', '')}"
+        named = row["id"], row["run"], row["stage"], batch, context
+        found.append(StagePoint(*named, value, grade, beside))
     csv_columns.raise_any(str(path), problems)
     return found
 
@@ -192,9 +196,11 @@ def _scenario(point: StagePoint, assumptions: list[str]) -> dict[str, Any]:
     if tokens is None:
         raise Unclear(f"batch_or_tokens_per_gpu: «{point.batch}» gives no number")
     weights, activations = _formats(run)
+    if re.match(r"bf16\b", point.beside.lower()):
+        activations = "bf16"
     layout = re.search(r"\b(\d+)a(\d+)f\b", run)
     micro_batches = int(found[1]) if (found := re.search(r"(\d+) microbatch", run)) else 1
-    fused = "megamoe" in run
+    fused, one_sided = "megamoe" in run, "nvlinkonesided" in run
     deployment: dict[str, Any]
     if layout:
         attention, ffn = int(layout[1]), int(layout[2])
@@ -208,17 +214,21 @@ def _scenario(point: StagePoint, assumptions: list[str]) -> dict[str, Any]:
             raise Unclear(f"run: «{point.run}» names neither xAyF nor EP")
         requests = tokens * width
         deployment = _ep(card, width, fused, activations)
+        if one_sided:
+            # Its tokens are laid out for the framework's kernel, not for DeepGEMM's masked one.
+            deployment["moe_kernel"] = "fused"
     if not math.isclose(requests, round(requests), rel_tol=1e-3):
         raise Unclear(f"batch_or_tokens_per_gpu: {requests:g} tokens are no whole number")
     context = words.first_number(point.context) or 0
     profile = words.framework_in(point.run, fused)
+    even = re.search("balanced|perfect", run + point.beside)
     return {
         "name": point.id,
         "model": model,
         "deployment": deployment,
-        "routing": {"kind": "balanced" if re.search("balanced|perfect", run) else "uniform"},
+        "routing": {"kind": "balanced" if even else "uniform"},
         "precision": {"gemm": weights, "kv": default_kv(profile, card, weights), "lm_head": "bf16"},
-        "software": profile,
+        "software": _one_sided(profile) if one_sided else profile,
         "memory": dict(MEMORY),
         "workload": {
             "arrivals": {"kind": "closed", "concurrency": max(1, round(requests))},
@@ -227,6 +237,12 @@ def _scenario(point: StagePoint, assumptions: list[str]) -> dict[str, Any]:
         "slo": {"tpot_ms": 1000.0},
         "simulation": {"seed": 0, "engine": "bound"},
     }
+
+
+def _one_sided(profile: str) -> dict[str, Any]:
+    """Return the profile with TensorRT-LLM's one-sided all-to-all instead of its usual one."""
+    kernels = {dtype: ["trtllm_one_sided"] for dtype in ("bf16", "fp8", "nvfp4")}
+    return {"profile": profile, "kernels": {"a2a": kernels}}
 
 
 def _lengths(context: float) -> dict[str, Any]:

@@ -40,10 +40,10 @@ _FRAMEWORKS = (
 # Kernels of routed experts by what TensorRT-LLM calls the backend. TRTLLM's kernels of FP8 were
 # measured as FlashInfer calls them.
 _MOE_BACKENDS = {
-    "cutlass": ("trtllm_cutlass", "moe_torch_flow_cutlass"),
+    "cutlass": ("trtllm_wide_ep", "trtllm_cutlass"),
     "trtllm": ("trtllm_moe", "sglang_flashinfer_trtllm", "vllm_flashinfer_trtllm"),
     "deepgemm": ("trtllm_deepgemm",),
-    "cutedsl": ("trtllm_cutedsl", "trtllm_cutlass"),
+    "cutedsl": ("trtllm_cutedsl", "trtllm_wide_ep", "trtllm_cutlass"),
 }
 
 _FORMATS = ("bf16", "fp8", "int8", "nvfp4", "mxfp4", "int4")
@@ -167,15 +167,10 @@ def redundant_experts(text: str) -> int | None:
     raise Unclear(f"redundant_experts: '{text}' is no number of copies of routed experts")
 
 
-def placed_by_load(routing: str, redundant: str) -> bool:
-    """Return whether EPLB has placed copies of experts by the statistics of this traffic.
-
-    Servers of random tokens hold copies too, but InferenceX's recipes neither enable EPLB nor give
-    it statistics (NVIDIA/srt-slurm, recipes/gb200-fp8 and gb300-fp8, at c88ef731).
-    """
+def has_eplb(routing: str, redundant: str) -> bool:
+    """Return whether a load balancer has placed copies of experts."""
     words = routing.lower()
-    copies = bool(redundant_experts(redundant))
-    return "random" not in words and "no eplb" not in words and (copies or "eplb" in words)
+    return bool(redundant_experts(redundant)) or ("eplb" in words and "no eplb" not in words)
 
 
 def moe_backend(note: str) -> tuple[str, ...]:
