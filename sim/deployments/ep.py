@@ -155,6 +155,13 @@ class EpDeployment(Deployment):
         if isinstance(ffn, DenseFfn):
             return attended | {"shared": timer.dense(ffn.intermediate, *tokens)}
         shared = timer.dense(ffn.shared * ffn.shared_intermediate, *tokens)
+        exchange = self.scenario.software.exchange
+        if exchange is not None and not self.alone(layer):
+            # What is sent and received beside a stage is part of it.
+            attended = attended | {
+                "attn0": attended["attn0"] + glue.exchange_ns(exchange.dispatch, tokens.each),
+                "attn1": attended["attn1"] + glue.exchange_ns(exchange.combine, tokens.each),
+            }
         stages: tuple[tuple[Compute, Timed], ...] = (
             ("attn0", attended["attn0"]),
             ("shared", shared),

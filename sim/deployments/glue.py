@@ -14,6 +14,7 @@ from sim.foundation.units import DTYPE_BYTES, NS_PER_S, NS_PER_US, DType
 from sim.inputs.attention import Attention
 from sim.inputs.hardware import Accelerator
 from sim.inputs.software import Software
+from sim.inputs.software.figures import ExchangeKernels
 from sim.kernels.ops import Floats
 
 
@@ -33,6 +34,12 @@ def attention_ns(
     if glue.us_per_request_and_head is not None and attention.kind != "linear":
         slope_us += glue.us_per_request_and_head * attention.query_heads
     ns = whole_ns((glue.floor_us + slope_us * tokens) * NS_PER_US, "glue of attention")
+    return np.where(tokens > 0, ns, 0)
+
+
+def exchange_ns(kernels: ExchangeKernels, tokens: Ns) -> Ns:
+    """Return how long a GPU sends and receives its `tokens` in one way of an all-to-all."""
+    ns = whole_ns((kernels.floor_us + kernels.us_per_token * tokens) * NS_PER_US, "an exchange")
     return np.where(tokens > 0, ns, 0)
 
 

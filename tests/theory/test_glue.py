@@ -64,6 +64,38 @@ def test_a_block_that_no_figure_fits_takes_nothing() -> None:
     assert more_than_zero(added("step3-2a2f", f"software.attention_glue={glue}")) == {}
 
 
+EXCHANGE = (
+    "software.exchange={dispatch: {floor_us: {value: 10, source: test},"
+    " us_per_token: {value: 0.2, source: test}},"
+    " combine: {floor_us: {value: 12, source: test}, us_per_token: {value: 0.3, source: test}}}"
+)
+
+
+def test_an_exchange_beside_another_micro_batch_takes_the_gpu_while_it_sends_and_receives() -> None:
+    plain = ("software.overlap_slowdown={value: 1, source: test}",)
+    found = more_than_zero(added("dsv3-ep128", EXCHANGE, others=plain))
+    assert found == {"attn0": 10_000 + 200 * REQUESTS, "attn1": 12_000 + 300 * REQUESTS}
+
+
+@pytest.mark.parametrize(
+    ("base", "how"),
+    [
+        ("dsv3-ep128", "deployment.overlap=none"),
+        ("dsv3-ep128", "deployment.fabric=rdma"),
+        ("dsv3-afd", "deployment.fabric=rdma"),
+    ],
+)
+def test_nothing_of_it_is_added_where_nothing_overlaps(base: str, how: str) -> None:
+    made = site(base, EXCHANGE, how)
+    without = site(base, how)
+    requests = GpuTokens(np.full(made.attention_gpus, REQUESTS))
+    before, after = without.around_core(requests).rows, made.around_core(requests).rows
+    for (stage, of), ns in before.items():
+        beside = how.endswith("rdma") and base == "dsv3-ep128" and stage in ("attn0", "attn1")
+        has_experts = of < len(made.kinds) and "moe" in made.kinds[of].layer.ffn
+        assert (after[stage, of] > ns).all() == (beside and has_experts), (stage, of)
+
+
 SUM = (
     "software.partial_sum={launch_us: {value: 2, source: test},"
     " hbm_share: {value: 0.5, source: test}}"

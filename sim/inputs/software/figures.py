@@ -58,6 +58,25 @@ class AttentionGlue(Strict):
     """What each request adds for each of its query heads, µs."""
 
 
+class ExchangeKernels(Strict):
+    """The kernels that send and receive around one way of an all-to-all."""
+
+    floor_us: Pause
+    """What both take however few the tokens, µs."""
+    us_per_token: Pause
+    """What each token that a GPU sends adds, µs."""
+
+
+class SendAndReceive(Strict):
+    """What an all-to-all takes of the GPU while it runs beside another micro-batch (EP).
+
+    DeepEP's hook frees the GPU while tokens are on the wire, not while they are sent and received.
+    """
+
+    dispatch: ExchangeKernels
+    combine: ExchangeKernels
+
+
 class PartialSum(Strict):
     """The kernel by which an attention GPU sums what several FFN instances send back (AFD)."""
 
@@ -103,6 +122,8 @@ class Software(Strict):
     """The measured rest of attention blocks; of several that fit a block, the first counts."""
     partial_sum: PartialSum | None = None
     """Absent: the sum is part of the kernel that brings the results."""
+    exchange: SendAndReceive | None = None
+    """Absent: a dispatch or combine that overlaps takes no time of the GPU."""
     host_us_per_further_rank: Pause | None = None
     """What each data-parallel rank beyond the first adds to `host_gap_us_per_step`, µs: ranks that
     agree on the host before every step."""
