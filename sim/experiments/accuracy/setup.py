@@ -32,10 +32,8 @@ _ASYNC = {
     "source": "async-scheduling: true in the recipes of served vLLM (NVIDIA/srt-slurm, "
     "recipes/vllm/kimi-k2.5)",
 }
-# Power laws of expert loads: what EPLB leaves where the profile does not say, and served traffic
-# that no one balances (aiconfigurator's power_law_1.01).
-AFTER_EPLB = 0.6
-_WITHOUT_EPLB = 1.01
+# Power law of expert loads in served traffic that no one balances: aiconfigurator's power_law_1.01.
+_UNPLACED = 1.01
 
 
 @dataclass(frozen=True)
@@ -144,11 +142,6 @@ def _tell_left_out(point: OperatingPoint, notes: Notes) -> None:
         notes.left_out.append("prompts, which this server computes between decode steps")
     if "simulated" in point.mtp:
         notes.left_out.append("mtp: the run doubled its batch instead of drafting")
-    if "wideep" in note and not point.hardware_attention.lower().startswith("gb"):
-        notes.left_out.append(
-            "DeepEP's normal kernels, which its recipe forces and which run without CUDA graphs "
-            "(TRTLLM_FORCE_ALLTOALL_METHOD); low-latency kernels in a graph are timed instead"
-        )
 
 
 def _software(
@@ -205,13 +198,15 @@ def _routing(point: OperatingPoint, profile: str, notes: Notes) -> dict[str, Any
         return {"kind": "balanced"}
     if not point.routing:
         notes.assume("routing: unknown; taken as served traffic")
-    if words.has_eplb(point.routing, point.redundant_experts):
-        left = cards.software(profile).routing_imbalance
-        alpha, what = AFTER_EPLB if left is None else float(left), "after EPLB"
-    else:
-        alpha, what = _WITHOUT_EPLB, "without EPLB"
-    notes.assume(f"routing: a power law of {alpha:g} for served traffic {what}")
-    return {"kind": "power_law", "alpha": alpha}
+    if not words.placed_by_load(point.routing, point.redundant_experts):
+        notes.assume(f"routing: a power law of {_UNPLACED:g}, served traffic that no one balances")
+        return {"kind": "power_law", "alpha": _UNPLACED}
+    left = cards.software(profile).routing_imbalance
+    if left is None:
+        notes.assume("routing: uniform, about what EPLB leaves by statistics of the same traffic")
+        return {"kind": "uniform"}
+    notes.assume(f"routing: a power law of {left:g}, what EPLB leaves under {profile}")
+    return {"kind": "power_law", "alpha": float(left)}
 
 
 def _speculation(model: str, drafts: words.Drafts) -> dict[str, Any]:
@@ -297,6 +292,11 @@ def _combined(point: OperatingPoint, precision: Mapping[str, Any]) -> str:
 
 def _moe_kernel(point: OperatingPoint, profile: str) -> str:
     """Return the experts' kernel: DeepGEMM masked behind DeepEP, else the framework's fused one."""
+    if "wideep" in point.uncertainty_note.lower() and not point.hardware_attention.startswith("gb"):
+        raise Unclear(
+            "kernels: TensorRT-LLM's WIDEEP between x86 nodes runs DeepEP's normal kernels (recipes "
+            "set TRTLLM_FORCE_ALLTOALL_METHOD), which have no CUDA graphs; neither was measured"
+        )
     if "megamoe" in point.micro_batches_or_overlap.lower():
         raise Unclear("micro_batches_or_overlap: a kernel that dispatches, computes and combines")
     told = f"{point.framework_version} {point.uncertainty_note}".lower()

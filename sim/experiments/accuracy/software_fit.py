@@ -18,7 +18,7 @@ import yaml
 
 from sim.experiments.accuracy import words
 from sim.experiments.accuracy.points import OperatingPoint
-from sim.experiments.accuracy.setup import AFTER_EPLB, setup
+from sim.experiments.accuracy.setup import setup
 from sim.experiments.accuracy.verdict import predicted
 from sim.foundation.errors import ScenarioError, SimError
 from sim.foundation.streams import stream
@@ -178,7 +178,7 @@ def _rows(
 def _before(profile: str, one: Fittable) -> float:
     value = getattr(cards.software(profile), one.name)
     if value is None:
-        return AFTER_EPLB if one.name == "routing_imbalance" else 0.0
+        return 0.0
     return float(value)
 
 
@@ -216,8 +216,8 @@ class _Model:
         }
         software = Software.model_validate(scenario.software.model_dump() | stated)
         changed = scenario.replaced(software=software)
-        if after_eplb(point, scenario):
-            routing = {"kind": "power_law", "alpha": max(figures["routing_imbalance"], 1e-6)}
+        if figures["routing_imbalance"] > 0 and after_eplb(point, scenario):
+            routing = {"kind": "power_law", "alpha": figures["routing_imbalance"]}
             changed = changed.replaced(routing=routing)
         seen = predicted(changed)
         return seen.device_ms if point.clock == "device" else seen.wall_ms
@@ -322,9 +322,8 @@ def _interval(
 
 def after_eplb(point: OperatingPoint, scenario: Scenario) -> bool:
     """Return whether the loads of a row are those that EPLB leaves."""
-    return scenario.routing.kind == "power_law" and words.has_eplb(
-        point.routing, point.redundant_experts
-    )
+    even = scenario.routing.kind == "balanced"
+    return not even and words.placed_by_load(point.routing, point.redundant_experts)
 
 
 def write(path: Path, found: SoftwareFit, origin: str) -> None:

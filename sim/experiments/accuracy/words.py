@@ -167,10 +167,15 @@ def redundant_experts(text: str) -> int | None:
     raise Unclear(f"redundant_experts: '{text}' is no number of copies of routed experts")
 
 
-def has_eplb(routing: str, redundant: str) -> bool:
-    """Return whether a load balancer has placed copies of experts."""
+def placed_by_load(routing: str, redundant: str) -> bool:
+    """Return whether EPLB has placed copies of experts by the statistics of this traffic.
+
+    Servers of random tokens hold copies too, but InferenceX's recipes neither enable EPLB nor give
+    it statistics (NVIDIA/srt-slurm, recipes/gb200-fp8 and gb300-fp8, at c88ef731).
+    """
     words = routing.lower()
-    return bool(redundant_experts(redundant)) or ("eplb" in words and "no eplb" not in words)
+    copies = bool(redundant_experts(redundant))
+    return "random" not in words and "no eplb" not in words and (copies or "eplb" in words)
 
 
 def moe_backend(note: str) -> tuple[str, ...]:
