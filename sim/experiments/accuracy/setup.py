@@ -294,7 +294,7 @@ def _moe_kernel(point: OperatingPoint, profile: str) -> str:
     """Return the experts' kernel: DeepGEMM masked behind DeepEP, else the framework's fused one."""
     if "wideep" in point.uncertainty_note.lower() and not point.hardware_attention.startswith("gb"):
         raise Unclear(
-            "kernels: TensorRT-LLM's WIDEEP between x86 nodes runs DeepEP's normal kernels (recipes "
+            "kernels: WIDEEP between x86 nodes runs DeepEP's normal kernels (recipes "
             "set TRTLLM_FORCE_ALLTOALL_METHOD), which have no CUDA graphs; neither was measured"
         )
     if "megamoe" in point.micro_batches_or_overlap.lower():
