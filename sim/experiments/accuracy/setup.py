@@ -20,7 +20,7 @@ from sim.foundation.printable import printable
 from sim.inputs import cards
 from sim.inputs.documents.document import Document
 from sim.inputs.model import MoeFfn
-from sim.inputs.scenario import Scenario, from_document
+from sim.inputs.scenario import Precision, Scenario, from_document
 
 # A row was measured, so its memory sufficed: the shape is refused only if weights and KV exceed
 # what the device has.
@@ -178,7 +178,23 @@ def _precision(point: OperatingPoint, profile: str, notes: Notes) -> dict[str, A
     if kv is None:
         kv = default_kv(profile, words.accelerator(point.hardware_attention, []), experts)
         notes.assume(f"kv_format: unknown; {kv} is taken, as recipes of {profile} do")
-    return {"gemm": experts, "kv": kv, "lm_head": "bf16"}
+    precision = {"gemm": experts, "kv": kv, "lm_head": "bf16"}
+    if "attention" in Precision.model_fields:
+        precision["attention"] = _attention_format(point, experts, notes)
+    return precision
+
+
+def _attention_format(point: OperatingPoint, experts: str, notes: Notes) -> str:
+    """Return the format of projections; NVIDIA's checkpoints of 4 bits leave them in BF16.
+
+    The output projection alone is NVFP4 in the second release of DeepSeek-R1's.
+    """
+    told = words.number_format(point.weight_format_attention)
+    if told is not None:
+        return told
+    attention = "bf16" if experts in ("nvfp4", "mxfp4") else experts
+    notes.assume(f"weight_format_attention: unknown; {attention} is taken")
+    return attention
 
 
 def default_kv(profile: str, card: str, experts: str) -> str:
