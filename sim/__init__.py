@@ -9,7 +9,8 @@
     sim.draw(result)
 
 What the command line does, these functions do: run (`run`, saved), run_sweep, run_study, plot,
-compare, capacity, explain_scenario, fit_table, check_tables; load_results reads what they saved.
+compare, capacity, explain_scenario, fit_table, check_tables, judge_points, fit_software;
+load_results reads what they saved.
 Names load on first use, so that importing the package stays cheap.
 """
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from sim.calibration.check import check_tables
     from sim.calibration.fit_table import fit_table
     from sim.decoding.run import Run, simulate
+    from sim.experiments.accuracy.points import read_points
+    from sim.experiments.accuracy.software_fit import fit_software
+    from sim.experiments.accuracy.verdict import judge_points
     from sim.experiments.capacity import capacity
     from sim.experiments.comparison import compare
     from sim.experiments.largest_batch import max_batch_under_slo
@@ -56,12 +60,15 @@ __all__ = [
     "compare",
     "draw",
     "explain_scenario",
+    "fit_software",
     "fit_table",
+    "judge_points",
     "load",
     "load_results",
     "max_batch_under_slo",
     "pareto_front",
     "plot",
+    "read_points",
     "run",
     "run_study",
     "run_sweep",
@@ -76,6 +83,9 @@ _HOMES = {
     "fit_table": "sim.calibration.fit_table",
     "Run": "sim.decoding.run",
     "simulate": "sim.decoding.run",
+    "read_points": "sim.experiments.accuracy.points",
+    "fit_software": "sim.experiments.accuracy.software_fit",
+    "judge_points": "sim.experiments.accuracy.verdict",
     "capacity": "sim.experiments.capacity",
     "compare": "sim.experiments.comparison",
     "max_batch_under_slo": "sim.experiments.largest_batch",

@@ -55,7 +55,7 @@ def accuracy(
 
     Example: afdsim accuracy results/accuracy/points.csv
     """
-    from sim.experiments.accuracy.verdict import errors, judge
+    from sim.experiments.accuracy.verdict import errors, judge_points
 
     if (points is None) == (stages is None):
         raise typer.BadParameter("give POINTS or --stages FILE", param_hint="POINTS")
@@ -66,7 +66,7 @@ def accuracy(
     if shown is not None:
         _show(points, shown, software)
         return
-    found = judge(points, software)
+    found = judge_points(points, software)
     if picture is not None:
         from sim.pictures.accuracy_page import write_page
 
@@ -146,10 +146,10 @@ def _stages(path: Path, as_json: bool, table: Path | None, report: Path | None) 
 
 
 def _show(points: Path, name: str, software: str | None) -> None:
-    from sim.experiments.accuracy.points import matching, read
+    from sim.experiments.accuracy.points import matching, read_points
     from sim.experiments.accuracy.setup import setup
 
-    print(setup(matching(read(points), name), software).yaml(), end="")
+    print(setup(matching(read_points(points), name), software).yaml(), end="")
 
 
 def _rows(found: list[Judged]) -> Table:

@@ -138,10 +138,10 @@ def software(
 
     Example: afdsim calibrate software points.csv --profile sglang --out mine.yaml
     """
-    from sim.experiments.accuracy.points import read
-    from sim.experiments.accuracy.software_fit import fit, write
+    from sim.experiments.accuracy.points import read_points
+    from sim.experiments.accuracy.software_fit import fit_software, write
 
-    found = fit(read(points), profile, _say)
+    found = fit_software(read_points(points), profile, _say)
     records = [
         {
             "figure": one.of.name,

@@ -12,7 +12,7 @@ from tests.measured_points import ROW, written
 
 
 def test_an_empty_cell_and_a_missing_column_are_unknown(tmp_path: Path) -> None:
-    (found,) = points.read(written(tmp_path / "p.csv", ROW | {"gpus_ffn": ""}))
+    (found,) = points.read_points(written(tmp_path / "p.csv", ROW | {"gpus_ffn": ""}))
     assert found.gpus_ffn is None
     assert found.measured_tgs is None
     assert found.kv_format == ""
@@ -21,7 +21,7 @@ def test_an_empty_cell_and_a_missing_column_are_unknown(tmp_path: Path) -> None:
 
 def test_tokens_per_second_alone_give_the_tpot_of_all_gpus(tmp_path: Path) -> None:
     changed = {"deployment": "afd", "gpus_ffn": "4", "measured_tpot_ms": "", "measured_tgs": "500"}
-    (found,) = points.read(written(tmp_path / "p.csv", ROW | changed))
+    (found,) = points.read_points(written(tmp_path / "p.csv", ROW | changed))
     assert found.gpus == 12
     assert found.measured_ms == pytest.approx(1e3 * 16 / 500)
 
@@ -30,7 +30,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     spoilt = ROW | {"requests_per_gpu": "many", "clock": "cpu", "gpus_attention": "0"}
     path = written(tmp_path / "p.csv", ROW, spoilt)
     with pytest.raises(ScenarioError) as caught:
-        points.read(path)
+        points.read_points(path)
     place = f"{path}:3: "
     assert [problem.split(": ")[1] for problem in caught.value.problems] == [
         *("requests_per_gpu", "gpus_attention", "clock", "id"),
@@ -40,14 +40,14 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
 
 def test_an_unknown_column_is_told_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match=r"kv_fromat.*did you mean 'kv_format'"):
-        points.read(written(tmp_path / "p.csv", ROW | {"kv_fromat": "fp8"}))
+        points.read_points(written(tmp_path / "p.csv", ROW | {"kv_fromat": "fp8"}))
 
 
 def test_a_file_without_rows_is_told(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     path.write_text(",".join(ROW) + "\n", encoding="utf-8")
     with pytest.raises(ScenarioError, match="no rows"):
-        points.read(path)
+        points.read_points(path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from sim.deployments import compile_deployment
 from sim.experiments.accuracy import pairs
-from sim.experiments.accuracy.points import OperatingPoint, read
+from sim.experiments.accuracy.points import OperatingPoint, read_points
 from sim.experiments.accuracy.setup import Setup, setup
 from sim.experiments.accuracy.verdict import Judged, batch_band, errors, judge_row
 from sim.foundation.errors import ScenarioError
@@ -23,7 +23,7 @@ SAID: dict[str, Any] = {"mtp": "off", "routing": "natural"}
 @pytest.fixture
 def point(tmp_path: Path) -> OperatingPoint:
     changed = {"kv_format": "fp8", "weight_format_experts": "fp8 (block)", "framework": "trtllm"}
-    return read(written(tmp_path / "p.csv", ROW | changed))[0]
+    return read_points(written(tmp_path / "p.csv", ROW | changed))[0]
 
 
 @pytest.mark.parametrize("context", [600.0, 4096.0, 67_584.5])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sim.experiments.accuracy import software_fit
-from sim.experiments.accuracy.points import OperatingPoint, read
+from sim.experiments.accuracy.points import OperatingPoint, read_points
 from sim.experiments.accuracy.setup import setup
 from sim.experiments.accuracy.verdict import predicted
 from sim.foundation.errors import ScenarioError
@@ -43,7 +43,7 @@ def made(
         "software.host_gap_us_per_step": {"value": gap, "source": "test"},
     }
     found = []
-    for point in read(written(folder / "p.csv", *rows)):
+    for point in read_points(written(folder / "p.csv", *rows)):
         seen = predicted(setup(point).validated().with_settings(settings))
         tpot_ms = seen.device_ms if clock == "device" else seen.wall_ms
         found.append(replace(point, measured_tpot_ms=tpot_ms))
@@ -51,7 +51,7 @@ def made(
 
 
 def test_figures_that_made_the_rows_are_found(tmp_path: Path) -> None:
-    found = software_fit.fit(made(tmp_path, SHAPES), "sglang")
+    found = software_fit.fit_software(made(tmp_path, SHAPES), "sglang")
     profile = cards.software("sglang")
     values = {one.of.name: one.value for one in found.fitted}
     assert values["glue_us_per_layer"] == pytest.approx(
@@ -67,7 +67,7 @@ def test_figures_that_made_the_rows_are_found(tmp_path: Path) -> None:
 
 
 def test_rows_of_one_model_do_not_tell_glue_from_host(tmp_path: Path) -> None:
-    found = software_fit.fit(made(tmp_path, ONE_MODEL), "sglang")
+    found = software_fit.fit_software(made(tmp_path, ONE_MODEL), "sglang")
     both = {"glue_us_per_layer", "host_gap_us_per_step"}
     (refused,) = both & set(found.refused)
     assert "cannot tell it from" in found.refused[refused]
@@ -75,14 +75,14 @@ def test_rows_of_one_model_do_not_tell_glue_from_host(tmp_path: Path) -> None:
 
 
 def test_rows_of_the_device_clock_say_nothing_of_the_host(tmp_path: Path) -> None:
-    found = software_fit.fit(made(tmp_path, SHAPES, "device"), "sglang")
+    found = software_fit.fit_software(made(tmp_path, SHAPES, "device"), "sglang")
     assert found.refused["host_gap_us_per_step"] == "no row depends on it"
     assert [one.of.name for one in found.fitted] == ["glue_us_per_layer"]
 
 
 def test_a_fitted_card_is_one_that_scenarios_take(tmp_path: Path) -> None:
     points = made(tmp_path, SHAPES)
-    found = software_fit.fit(points, "sglang")
+    found = software_fit.fit_software(points, "sglang")
     path = tmp_path / "mine.yaml"
     software_fit.write(path, found, "p.csv")
     card = cards.software(str(path))
@@ -94,4 +94,4 @@ def test_a_fitted_card_is_one_that_scenarios_take(tmp_path: Path) -> None:
 
 def test_rows_of_another_framework_are_none(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="framework trtllm"):
-        software_fit.fit(made(tmp_path, SHAPES[:1]), "trtllm")
+        software_fit.fit_software(made(tmp_path, SHAPES[:1]), "trtllm")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sim.experiments.accuracy import rows_file, stages
-from sim.experiments.accuracy.verdict import Judged, judge
+from sim.experiments.accuracy.verdict import Judged, judge_points
 from sim.foundation.errors import StoreError
 from sim.pictures import accuracy_page
 from tests.measured_points import ROW, written
@@ -19,7 +19,7 @@ HOSTILE = "<b>[two]</b>"
 @pytest.fixture
 def rows(tmp_path: Path) -> list[Judged]:
     other = KNOWN | {"id": HOSTILE, "model": "unheard-of", "framework": ""}
-    return judge(written(tmp_path / "p.csv", KNOWN, other))
+    return judge_points(written(tmp_path / "p.csv", KNOWN, other))
 
 
 def test_the_page_shows_names_as_written(rows: list[Judged], tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ class OperatingPoint:
 COLUMNS = tuple(field.name for field in fields(OperatingPoint) if field.name != "place")
 
 
-def read(path: str | Path) -> list[OperatingPoint]:
+def read_points(path: str | Path) -> list[OperatingPoint]:
     """Return the points of a file, in its order.
 
     Raises ScenarioError with every mistake: file, line and column. A column that a point can do

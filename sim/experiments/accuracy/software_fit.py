@@ -112,7 +112,7 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def fit(
+def fit_software(
     points: Sequence[OperatingPoint], profile: str, watch: Callable[[str], object] | None = None
 ) -> SoftwareFit:
     """Return the figures of `profile` that rows of its framework determine.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.experiments.accuracy.points import OperatingPoint, read
+from sim.experiments.accuracy.points import OperatingPoint, read_points
 from sim.experiments.accuracy.setup import Setup, setup
 from sim.experiments.accuracy.stages import JudgedStage
 from sim.foundation.errors import SimError
@@ -126,12 +126,12 @@ def batch_band(requests: float | None) -> str:
     return f"{_BANDS[-1]} and more"
 
 
-def judge(path: str | Path, software: str | None = None) -> list[Judged]:
+def judge_points(path: str | Path, software: str | None = None) -> list[Judged]:
     """Return the verdict on every row of a file. Raises ScenarioError with every mistake of it.
 
     `software` is a profile to take for all rows instead of their framework's.
     """
-    return [judge_row(setup(point, software)) for point in read(path)]
+    return [judge_row(setup(point, software)) for point in read_points(path)]
 
 
 def judge_row(made: Setup) -> Judged:
