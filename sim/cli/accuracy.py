@@ -60,6 +60,9 @@ def accuracy(
     if (points is None) == (stages is None):
         raise typer.BadParameter("give POINTS or --stages FILE", param_hint="POINTS")
     if stages is not None:
+        if shown or software or picture or pairs:
+            told = "only --json, --table and --report go with it"
+            raise typer.BadParameter(told, param_hint="--stages")
         _stages(stages, as_json, table, report)
         return
     assert points is not None

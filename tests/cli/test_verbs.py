@@ -643,3 +643,35 @@ def test_an_output_without_a_name_is_refused_before_the_run(afdsim: Afdsim) -> N
     answer = afdsim("run", "step3-2a2f", "--out", "")
     assert answer.code == 2
     assert "name the directory to create" in " ".join(answer.err.split())
+
+
+POINTS = str(ROOT / "results" / "accuracy" / "points.csv")
+
+
+def test_accuracy_shows_the_scenario_of_a_row_and_runs_it(afdsim: Afdsim, tmp_path: Path) -> None:
+    shown = afdsim("accuracy", POINTS, "--show", "step3-2a2f-peak")
+    assert shown.code == 0
+    (tmp_path / "row.yaml").write_text(shown.out, encoding="utf-8")
+    assert afdsim("run", "./row.yaml", "--json").code == 0
+
+
+def test_accuracy_tells_mistakes_and_what_it_cannot_express(afdsim: Afdsim, tmp_path: Path) -> None:
+    path = tmp_path / "few.csv"
+    lines = Path(POINTS).read_text(encoding="utf-8").splitlines()
+    few = [lines[0], *(line for line in lines if line.startswith(("step3-3a2f", "afdplugin-ep")))]
+    path.write_text("\n".join(few), encoding="utf-8")
+    found = afdsim("accuracy", str(path), "--json")
+    rows = {row["id"]: row for row in json.loads(found.out)}
+    assert rows["step3-3a2f-bf16"]["expressible"]
+    wanted = {"measured_ms", "predicted_ms", "error", "clock", "calibrated_share", "why_not"}
+    assert all(wanted <= set(row) for row in rows.values())
+    refused = rows["afdplugin-ep64-16k"]
+    assert (refused["expressible"], refused["error"]) == (False, None)
+    assert "DeepSeek-V3.2" in refused["why_not"]
+    assert afdsim("accuracy", str(path), "--show", "afdplugin-ep64-16k").code == 3
+    path.write_text("\n".join(few).replace("served TPOT", "sundial"), encoding="utf-8")
+    bad = afdsim("accuracy", str(path))
+    assert bad.code == 3
+    assert "clock: should be device, wall, served TPOT" in bad.err
+    assert afdsim("accuracy").code == 2
+    assert afdsim("accuracy", "--stages", POINTS, "--show", "x").code == 2

@@ -119,6 +119,7 @@ def fit_software(
 
     Raises ScenarioError if no row is of the profile, or none of its figures can be identified.
     """
+    cards.software(profile)
     rows, left_out = _rows(points, profile)
     if not rows:
         raise ScenarioError(f"no row that can be expressed is of framework {profile}")
