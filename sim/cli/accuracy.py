@@ -70,22 +70,14 @@ def accuracy(
         _show(points, shown, software)
         return
     found = judge_points(points, software)
-    if picture is not None:
-        from sim.pictures.accuracy_page import write_page
-
-        write_page(picture, found, points.name)
-        say(f"wrote {picture}")
     compared = _pairs(pairs, found)
     rows = [row.as_dict() for row in found]
+    if picture is not None:
+        _draw(picture, found, points.name)
     if table is not None:
         _write(table, rows)
     if report is not None:
-        from sim.pictures import accuracy_page as pages
-
-        pages.write_between_marks(report, "accuracy", pages.report_sections(found))
-        if compared:
-            pages.write_between_marks(report, "pairs", [pages.pair_section(compared)])
-        say(f"wrote the tables of {report}")
+        _report(report, found, compared)
     if as_json:
         print(json_text.dumps(rows, indent=2, ensure_ascii=False))
         return
@@ -94,6 +86,22 @@ def accuracy(
     show(_groups(errors(found)))
     if compared:
         show(_leads(compared))
+
+
+def _draw(path: Path, found: list[Judged], name: str) -> None:
+    from sim.pictures.accuracy_page import write_page
+
+    write_page(path, found, name)
+    say(f"wrote {path}")
+
+
+def _report(path: Path, found: list[Judged], compared: list[JudgedPair]) -> None:
+    from sim.pictures import accuracy_page as pages
+
+    pages.write_between_marks(path, "accuracy", pages.report_sections(found))
+    if compared:
+        pages.write_between_marks(path, "pairs", [pages.pair_section(compared)])
+    say(f"wrote the tables of {path}")
 
 
 def _pairs(path: Path | None, found: list[Judged]) -> list[JudgedPair]:
