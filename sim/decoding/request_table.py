@@ -26,7 +26,8 @@ class RequestTable:
 
     def __init__(self, layout: KvLayout) -> None:
         self._layout = layout
-        self.values = np.full((len(COLUMNS), 1024), -1, dtype=np.int64)
+        self.values = np.empty((len(COLUMNS), 1024), dtype=np.int64)
+        """Wider than the requests that are drawn; memory that nothing was written to is none."""
         self.count = 0
         """Requests drawn."""
 
@@ -35,10 +36,11 @@ class RequestTable:
         first, last = self.count, self.count + len(prompt)
         width = self.values.shape[1]
         if last > width:
-            table = np.full((len(COLUMNS), max(last, 2 * width)), -1, dtype=np.int64)
+            table = np.empty((len(COLUMNS), max(last, 2 * width)), dtype=np.int64)
             table[:, :first] = self.values[:, :first]
             self.values = table
         new = self.values[:, first:last]
+        new[:] = -1
         new[PROMPT], new[OUTPUT], new[AGE] = prompt, output, age
         new[KEPT] = new[TURNS] = 0
         new[WHOLE] = self._layout.whole_bytes(prompt, output)

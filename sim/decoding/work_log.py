@@ -18,6 +18,8 @@ Ints = NDArray[np.int64]
 # Steps up to which each has a row of busy times; beyond, 2, 4, 8, … of them share one.
 _MOST_ROWS = 1 << 16
 
+_ROWS_AT_ONCE = 1 << 10
+
 # Values noted before they are summed up: 8 MiB of them.
 _MOST_VALUES = 1 << 20
 
@@ -46,7 +48,10 @@ class WorkLog:
             self._halve()
         row = step // self.steps_per_row
         if row >= len(self._busy):
-            self._busy = np.pad(self._busy, ((0, row + 1), (0, 0)))
+            # Memory that nothing was written to is none yet.
+            more = np.zeros((min(2 * (row + 1), _MOST_ROWS), self._busy.shape[1]), dtype=np.int64)
+            more[: self._rows] = self._busy[: self._rows]
+            self._busy = more
         self._rows = max(self._rows, row + 1)
         noted = len(self._delays_ns)
         add_work(times.values, self._program.work, self._busy[row], self._slowest[noted])
@@ -81,10 +86,14 @@ class WorkLog:
         self._layers.append(self._site.layer_ns(self._program, slowest, delays_ns))
 
     def _halve(self) -> None:
-        """Let twice as many steps share a row."""
-        even = np.pad(self._busy, ((0, len(self._busy) % 2), (0, 0)))
-        self._busy = even[::2] + even[1::2]
-        self._rows = -(-self._rows // 2)
+        """Let twice as many steps share a row, a block of rows after the other for the memory."""
+        for first in range(0, self._rows, _ROWS_AT_ONCE):
+            rows = self._busy[first : min(first + _ROWS_AT_ONCE, self._rows)]
+            even = rows[::2].copy()
+            even[: len(rows) // 2] += rows[1::2]
+            self._busy[first // 2 : first // 2 + len(even)] = even
+        before, self._rows = self._rows, -(-self._rows // 2)
+        self._busy[self._rows : before] = 0
         self.steps_per_row *= 2
 
 
