@@ -66,12 +66,14 @@ class Exchange:
         return self.ep.combine_dtype if direction == "combine" else self.ep.dispatch_dtype
 
     def _kernel(self, direction: ops.Direction, dtype: str) -> str:
-        """Return the engine's kernel; empty for what is usual on the card."""
-        if self.timer.moe_kernel == served.MASKED:
-            return ""
+        """Return the engine's kernel; empty for what is usual on the card.
+
+        DeepEP lays tokens out for masked kernels, others for the framework's own.
+        """
         named, table = self.timer.kernels.get("a2a", {}).get(dtype, ()), self.timer.table
-        measured = (name for name in named if table.has_format(f"a2a_{direction}", name, dtype))
-        return next(measured, "")
+        masked = self.timer.moe_kernel == served.MASKED
+        fits = (name for name in named if name.startswith("deepep") == masked)
+        return next((n for n in fits if table.has_format(f"a2a_{direction}", n, dtype)), "")
 
     def _op(
         self, direction: ops.Direction, dtype: str, kernel: str, most_tokens: ArrayLike

@@ -31,14 +31,15 @@ def ep(*overrides: str) -> EpDeployment:
     return found
 
 
-def exchanged(deployment: EpDeployment, tokens: float) -> list[int]:
+def exchanged(deployment: EpDeployment, tokens: float, kernel: str = "") -> list[int]:
     """Return dispatch and combine of ranks with `tokens` each, ns."""
     of, table = deployment.ep, deployment.layer_timer.table
     domain = table.accelerator.node.scale_up_domain_gpus
     copies = 256 + of.redundant_experts
     times = []
     for direction, dtype in zip(DIRECTIONS, (of.dispatch_dtype, of.combine_dtype), strict=True):
-        op = ops.a2a(direction, dtype, of.gpus, domain, tokens, 7168, 8, copies)  # type: ignore[arg-type]
+        shape = of.gpus, domain, tokens, 7168, 8, copies
+        op = ops.a2a(direction, dtype, *shape, kernel)  # type: ignore[arg-type]
         times.append(int(table.timed(op).ns.max()))
     return times
 
@@ -75,6 +76,16 @@ def test_a_kernel_that_sends_a_token_once_meets_fewer() -> None:
     assert 1 < ratio < beyond
     found = rows(deployment)
     assert [found[direction] for direction in DIRECTIONS] == exchanged(deployment, tokens * ratio)
+
+
+def test_an_engine_names_deepep_for_masked_experts() -> None:
+    wide = ("deployment.accelerator=gb200", "deployment.gpus=16", "slo.tpot_ms=99")
+    deployment = ep("routing={kind: uniform}", *wide, "software=vllm")
+    tokens = int(deployment.expected.batch().requests.max())
+    found = rows(deployment)
+    times = [found[direction] for direction in DIRECTIONS]
+    assert times == exchanged(deployment, tokens, "deepep_ll")
+    assert times != exchanged(deployment, tokens)
 
 
 def test_an_ffn_instance_with_the_hottest_experts_sets_the_links_of_afd() -> None:
