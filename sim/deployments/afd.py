@@ -50,7 +50,7 @@ class AfdDeployment(Deployment):
         "t_a_layer": ("attention", "o_exchange", "o_proj", "o_reduce"),
         "t_a2f_layer": (("a2f", "a2f_in"), "link"),
         "t_f_layer": ("all_gather", "experts", "reduce_scatter"),
-        "t_f2a_layer": (("f2a", "f2a_in"), "link"),
+        "t_f2a_layer": (("f2a", "f2a_in"), "link", "answer"),
     }
     sides: ClassVar = {"attention": "attention_timer", "FFN": "ffn_timer"}
 
@@ -67,10 +67,17 @@ class AfdDeployment(Deployment):
         self.ffn_timer = (
             self.attention_timer if same else self.timer(ffn, deployment.ffn.moe_kernel)
         )
+        self._one_kernel = deployment.ffn.moe_kernel == served.FUSED_EP
+        """Whether the kernel of the experts receives and sends as well."""
+        self._composed = self._one_kernel and not self.ffn_timer.is_measured
+        """Whether it was not measured, and takes as long as its parts one after the other."""
+        if self._composed:
+            self.ffn_timer = replace(self.ffn_timer, moe_kernel=served.MASKED)
         together(
             *[partial(self._check_domain, side, ways) for side, ways in self._sharing()],
             lambda: check_transfers(self.afd, attention, ffn, self.fabric),
             lambda: check_collectives(self.afd, ffn),
+            self._check_one_kernel,
             lambda: self._goodput(self.attention_timer),
             lambda: self._goodput(self.ffn_timer),
             *[partial(self.spread, ffn) for ffn in moe_ffns(self.model)],
@@ -88,6 +95,30 @@ class AfdDeployment(Deployment):
     def _expected_durations(self) -> Durations:
         return self.durations(self.expected.batch())
 
+    def _check_one_kernel(self) -> None:
+        """Refuse a kernel that receives, computes and sends where it does not reach or has no part.
+
+        Raises InfeasibleError.
+        """
+        if not self._one_kernel:
+            return
+        if self.fabric.medium != "scale_up":
+            raise InfeasibleError(
+                f"ffn.moe_kernel fused_ep reads and writes the memory of other GPUs over the "
+                f"scale-up link, and the fabric {self.fabric.name} is of NICs: take another"
+            )
+        dense = [name for name, ffn in self.model.ffn.items() if isinstance(ffn, DenseFfn)]
+        if dense:
+            raise InfeasibleError(
+                f"{self.model.name} has layers with a dense FFN ({', '.join(dense)}), which "
+                "ffn.moe_kernel fused_ep does not exchange: set it to masked or fused"
+            )
+
+    @property
+    def _servers(self) -> int:
+        """FFN GPUs, or groups of them that work together."""
+        return self.afd.ffn.gpu_count() // self.afd.ffn.gpus_together
+
     @property
     def ordering_usage_ns(self) -> ops.Floats:
         return self._expected_durations.usage_ns
@@ -96,7 +127,7 @@ class AfdDeployment(Deployment):
     def neighbours(self) -> int:
         """GPUs that share an output projection or an LM head, or talk to all ranks by turns."""
         side = self.afd.attention
-        return lcm(side.o_proj_tp, side.lm_head_tp, self.afd.ffn.gpus_per_instance)
+        return lcm(side.o_proj_tp, side.lm_head_tp, self.afd.ffn.gpus_together)
 
     def one_of_each(self, slowest: Mapping[tuple[str, int], int]) -> Program:
         """Return the ring of one server in each pool, in the order that suits such durations."""
@@ -111,25 +142,27 @@ class AfdDeployment(Deployment):
     def _ring(self) -> Ring:
         afd = self.afd
         shared = afd.attention.gpu_count() // afd.attention.o_proj_tp
-        collectives = afd.ffn.gpus_per_instance > 1
+        collectives = afd.ffn.gpus_together > 1
         return Ring(
             layer_kinds=self.sequence,
             micro_batches=afd.micro_batches,
             attention_gpus=self.attention_gpus,
-            ffn_instances=afd.ffn.instances,
+            ffn_instances=self._servers,
             o_proj_groups=shared if afd.attention.o_proj_tp > 1 else 0,
             half_duplex=afd.duplex == "half",
             nvlink_turns=collectives
             and not self.ffn_timer.table.accelerator.node.in_network_collectives,
             collectives=collectives,
             link="nic" if self.fabric.medium == "nic" else "nvlink",
+            transfers=not self._one_kernel,
         )
 
     def _program(self, ring: Ring, slowest: Mapping[tuple[str, int], int]) -> Program:
         usual = self._usual_kind, len(self.kinds)
         stage_ns = {stage: ns for (stage, kind), ns in slowest.items() if kind in usual}
         delays_ns = self.delays_ns()
-        return program(ring, choose_lags(ring, stage_ns, delays_ns["link"], delays_ns["host"]))
+        way = "link" if ring.transfers else "answer"
+        return program(ring, choose_lags(ring, stage_ns, delays_ns[way], delays_ns["host"]))
 
     @cached_property
     def _usual_kind(self) -> int:
@@ -137,9 +170,11 @@ class AfdDeployment(Deployment):
         return self.kinds.index(max(self.kinds, key=self.uses))
 
     def server_name(self, pool: int, server: int) -> str:
-        """Return the name of a server: a0.g3, NIC out a0.g3, f1, NVLink in f1."""
-        of = self.program.pools[pool]
+        """Return the name of a server: a0.g3, NIC out a0.g3, f1, NVLink in f1, f1.g3."""
+        of, ffn = self.program.pools[pool], self.afd.ffn
         name, each = f"f{server}", self.afd.attention.gpus_per_instance
+        if ffn.gpus_apart and ffn.gpus_per_instance > 1:
+            name = "f{}.g{}".format(*divmod(server, ffn.gpus_per_instance))
         if of.side == "attention":
             # The NVLink of GPUs that share an output projection is named after the first of them.
             instance, rank = divmod(server * (self.attention_gpus // of.servers), each)
@@ -149,7 +184,7 @@ class AfdDeployment(Deployment):
 
     def devices(self) -> list[dict[ServerKind, int]]:
         """Return the devices behind each server: an FFN instance is its GPUs in lockstep."""
-        in_lockstep, found = self.afd.ffn.gpus_per_instance, super().devices()
+        in_lockstep, found = self.afd.ffn.gpus_together, super().devices()
         for pool, devices in zip(self.program.pools, found, strict=True):
             if pool.side == "ffn" and pool.kind != "nvlink":
                 devices[pool.kind] = in_lockstep
@@ -206,7 +241,9 @@ class AfdDeployment(Deployment):
         An attention GPU sends each of its tokens to every instance that wants it, and sums what
         comes back.
         """
-        y, hidden = self.afd.ffn.instances, self.model.hidden
+        if self._one_kernel:
+            return attended
+        y, hidden = self._servers, self.model.hidden
         visits = ops.floats(tokens.each) * self._visits(kind.layer)
         goodput = self._goodput(self.attention_timer)
         out = ops.activation_bytes(hidden, self.afd.a2f_dtype)
@@ -228,35 +265,50 @@ class AfdDeployment(Deployment):
         goodput = self._goodput(self.ffn_timer)
         out = ops.activation_bytes(hidden, self.afd.a2f_dtype)
         back = ops.activation_bytes(hidden, self.afd.f2a_dtype)
-        return self._ffn(kind.layer, tokens) | {
+        timed = self._ffn(kind.layer, tokens) | {
             "a2f_in": Timed(whole_ns(fullest * out / goodput * NS_PER_S, "a2f_in")),
             "f2a": Timed(whole_ns(fullest * back / goodput * NS_PER_S, "f2a")),
         }
+        return self._in_one(timed) if self._one_kernel else timed
+
+    def _in_one(self, timed: dict[str, Timed]) -> dict[str, Timed]:
+        """Return how long FFN GPUs are busy with a kernel that receives, computes and sends.
+
+        Such a kernel was measured until its results could be used; FFN GPUs are free as soon as
+        they have sent them. One that was not measured receives, computes and sends in turn.
+        """
+        if "experts" not in timed:
+            return {}
+        experts = timed["experts"]
+        if self._composed:
+            return {"experts": timed["a2f_in"] + experts + timed["f2a"]}
+        return {"experts": experts.lasting(np.maximum(experts.ns - self._latency_ns, 0))}
 
     def joint_load(self, requests: GpuTokens) -> Hashable:
         """Return the requests of all GPUs, and those of the GPUs that the fullest rank talks to."""
         total = int(requests.total()[0])
-        return total, float(rail_load(self.afd.ffn.gpus_per_instance, requests)[0])
+        return total, float(rail_load(self.afd.ffn.gpus_together, requests)[0])
 
     def _fullest(self, layer: Layer, tokens: GpuTokens) -> ops.Floats:
         """Return the tokens of the fullest rank that visit its instance, the hottest of all."""
-        rails = rail_load(self.afd.ffn.gpus_per_instance, tokens)
+        rails = rail_load(self.afd.ffn.gpus_together, tokens)
         ffn, load = self.model.ffn[layer.ffn], self.ffn_timer.load
         if load in served.EVEN or isinstance(ffn, DenseFfn) or not self._follows_routing():
             return rails * self._visits(layer)
-        total, y = tokens.total(), self.afd.ffn.instances
         copies = self.spread(ffn).copies
-        return rails * hottest_visits(load, total, copies, ffn.top_k, y)
+        return rails * hottest_visits(load, tokens.total(), copies, ffn.top_k, self._servers)
 
     @property
     def gpus_sharing(self) -> int:
         return max(self.afd.attention.o_proj_tp, self.lm_head_tp if self.drafts else 1)
 
     def delays_ns(self) -> dict[str, int]:
-        return {
-            "link": from_us(self.fabric.latency_us, "a message"),
-            "host": from_us(host_us(self.scenario), "the host gap"),
-        }
+        way = "answer" if self._one_kernel else "link"
+        return {way: self._latency_ns, "host": from_us(host_us(self.scenario), "the host gap")}
+
+    @property
+    def _latency_ns(self) -> int:
+        return from_us(self.fabric.latency_us, "a message")
 
     def alone(self, layer: Layer) -> bool:
         """Return whether there are no transfers of other micro-batches beside a layer."""
@@ -273,12 +325,14 @@ class AfdDeployment(Deployment):
 
     def _slowed(self, stage: Compute, time: Ns) -> Ns:
         slowdown = self.scenario.software.slowdown(stage)
-        return time if self._single or slowdown == 1 else whole_ns(time * slowdown, stage)
+        alone = self._single or slowdown == 1 or (stage == "experts" and self._one_kernel)
+        return time if alone else whole_ns(time * slowdown, stage)
 
     @property
     def _experts_timer(self) -> LayerTimer:
-        """Times the experts with the SMs that transfers leave them."""
-        return self.beside(self.ffn_timer, self.communication_sms > 0 and not self._single)
+        """Times the experts with the SMs that transfers beside them leave."""
+        beside = self.communication_sms > 0 and not self._single and not self._one_kernel
+        return self.beside(self.ffn_timer, beside)
 
     def _ffn(self, layer: Layer, by_gpu: GpuTokens) -> dict[str, Timed]:
         """Return the durations of the FFN side with tokens `by_gpu` of the attention GPUs."""
@@ -301,7 +355,7 @@ class AfdDeployment(Deployment):
         """Return the time of the slowest rank of each instance."""
         side = self.afd.ffn
         timed = self._experts_timer.experts(ffn, self.spread(ffn), tokens, shared=True)
-        ranks, y = timed.ns, side.instances
+        ranks, y = timed.ns, self._servers
         ns = ranks
         if ranks.shape[-1] >= y:
             ns = in_groups(ranks, ranks.shape[-1] // y).max(axis=-1)
@@ -313,7 +367,7 @@ class AfdDeployment(Deployment):
 
     def _visits(self, layer: Layer) -> float:
         """Return the probability that a token goes to a given FFN instance."""
-        ffn, y = self.model.ffn[layer.ffn], self.afd.ffn.instances
+        ffn, y = self.model.ffn[layer.ffn], self._servers
         if not self._follows_routing() or isinstance(ffn, DenseFfn):
             return 1.0
         return float(visits(np.ones(y), ffn.experts, ffn.top_k)[0])
@@ -325,7 +379,7 @@ class AfdDeployment(Deployment):
         missing = -ffn.experts % ranks
         remedy = f"set redundant_experts to {missing}, or choose other FFN instances"
         split_evenly(copies, ranks, "experts and copies", remedy)
-        return Spread(copies, ranks, side.gpu_count() // ranks)
+        return Spread(copies, ranks, side.gpu_count() // ranks, elsewhere=True)
 
     @property
     def _ranks(self) -> int:
@@ -352,7 +406,7 @@ class AfdDeployment(Deployment):
         An instance takes as long as its slowest rank, and gets the tokens that have an expert in
         it (layers × servers).
         """
-        spread, y, total = self.spread(ffn), self.afd.ffn.instances, float(tokens.sum())
+        spread, y, total = self.spread(ffn), self._servers, float(tokens.sum())
         timer = self._experts_timer
         ranks = timer.drawn_experts(ffn, spread, loads.tokens, total, shared=True)
         ranks_ns = self._slowed("experts", ranks.ns)
@@ -364,14 +418,14 @@ class AfdDeployment(Deployment):
         if self.afd.a2f == "routed":
             pairs = loads.tokens.reshape(layers, y, -1).sum(axis=-1)
             timed |= self._drawn_transfers(tokens, visits(pairs, ffn.experts, ffn.top_k))
-        return timed
+        return self._in_one(timed) if self._one_kernel else timed
 
     def _drawn_transfers(self, tokens: Ns, visited: ops.Floats) -> dict[str, Timed]:
         """Return the times of links by layer, given the share of tokens that visit an instance.
 
         `visited` is layers × instances.
         """
-        g, hidden = self.afd.ffn.gpus_per_instance, self.model.hidden
+        g, hidden = self.afd.ffn.gpus_together, self.model.hidden
         out = float(ops.activation_bytes(hidden, self.afd.a2f_dtype))
         back = float(ops.activation_bytes(hidden, self.afd.f2a_dtype))
         sent = visited.sum(axis=1, keepdims=True) * tokens
@@ -394,7 +448,7 @@ class AfdDeployment(Deployment):
 
     def _collectives(self, arriving: ops.Floats, gpus: int) -> dict[str, Timed]:
         """Return the times of all-gather and reduce-scatter of the tokens that arrive, if any."""
-        g, table = self.afd.ffn.gpus_per_instance, self.ffn_timer.table
+        g, table = self.afd.ffn.gpus_together, self.ffn_timer.table
         if g == 1:
             return {}
         gathered = arriving * ops.activation_bytes(self.model.hidden, self.afd.a2f_dtype)
@@ -419,7 +473,7 @@ class AfdDeployment(Deployment):
         """Return the sides with the most GPUs of each that share work over the scale-up link."""
         attention, ffn = self.afd.attention, self.afd.ffn
         ways = max(attention.o_proj_tp, attention.lm_head_tp)
-        return (attention, ways), (ffn, ffn.gpus_per_instance)
+        return (attention, ways), (ffn, ffn.gpus_together)
 
     def _check_domain(self, side: AttentionSide | FfnSide, ways: int) -> None:
         domain = cards.accelerator(side.accelerator).node.scale_up_domain_gpus

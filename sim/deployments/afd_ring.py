@@ -6,10 +6,18 @@ A layer of a micro-batch runs through these stages (Step-3 report, section 7 and
         ▲                                                                        │
         └────────────── f2a_in ─ f2a ─ reduce_scatter ◄──────────────────────────┘
 
-The stages in brackets exist with `o_proj_tp` > 1, all_gather and reduce_scatter where an FFN
-instance has several GPUs. A transfer occupies the sender's link (a2f, f2a), a NIC or NVLink,
+The stages in brackets exist with `o_proj_tp` > 1, all_gather and reduce_scatter where the GPUs of
+an FFN instance work together. A transfer occupies the sender's link (a2f, f2a), a NIC or NVLink,
 and the receiver's (a2f_in, f2a_in) at once: the receiving side begins when the last sender has
 begun, and the data is there when both have finished and the fabric's latency has passed.
+
+A kernel that receives, computes and sends makes one stage of all that is between attention and
+attention:
+
+    attention ─ [o_exchange ─ o_proj ─ o_reduce] ─ experts ─ (answer) ─ attention
+
+It begins when all attention GPUs have their tokens ready. The answer is the way back of its last
+results, in which the FFN GPUs are free.
 """
 
 from __future__ import annotations
@@ -48,9 +56,13 @@ class Ring:
     """Whether FFN instances gather and scatter; one of a single GPU does not."""
     link: Literal["nic", "nvlink"] = "nic"
     """What transfers go over. NVLink then carries nothing else: there are no collectives."""
+    transfers: bool = True
+    """Whether transfers are stages of their own; False: `experts` receives and sends as well."""
 
     def has(self, stage: str) -> bool:
         """Return whether a layer has the stage."""
+        if stage in _WAYS:
+            return self.transfers
         if stage in ("all_gather", "reduce_scatter"):
             return self.collectives
         return self.o_proj_groups > 0 or stage not in _O_PROJ
@@ -141,7 +153,8 @@ def _circuits(ring: Ring, t: dict[str, Ints], lags: Lags) -> list[tuple[Ints, in
     """
     m, o_proj, nvlink, nic = ring.micro_batches, lags.o_proj, lags.nvlink, lags.nic
     ffn = t["all_gather"] + t["experts"] + t["reduce_scatter"]
-    trip = t["there"] + ffn + t["back"] + 2 * t["latency"]
+    ways = 2 if ring.transfers else 1
+    trip = t["there"] + ffn + t["back"] + ways * t["latency"]
     round_ns = t["attention"] + t["o_exchange"] + t["o_proj"] + t["o_reduce"] + trip
     circuits = [(t["any"], 1)]
     near, far = [(0 * trip, 0)], [(0 * trip, 0)]
@@ -165,7 +178,23 @@ def _circuits(ring: Ring, t: dict[str, Ints], lags: Lags) -> list[tuple[Ints, in
 @lru_cache(maxsize=KEPT)
 def program(ring: Ring, lags: Lags) -> Program:
     """Return the program of an AFD deployment with the given static order."""
-    build = ProgramBuilder(ring.layer_kinds, ring.micro_batches, ("link", "host"))
+    way = "link" if ring.transfers else "answer"
+    build = ProgramBuilder(ring.layer_kinds, ring.micro_batches, (way, "host"))
+    pools = _pools(build, ring)
+    for stage, pool in pools.items():
+        if ring.has(stage):
+            build.stage(stage, pool, _WAYS.get(stage, ""))
+    for layer in range(build.layers):
+        for j in range(ring.micro_batches):
+            _add_layer(build, ring, layer, j)
+    for j in range(ring.micro_batches):
+        build.node("lm_head", build.layers, j, _answers(build, ring, build.layers, j))
+    _set_orders(build, ring, lags, pools)
+    return build.build("lm_head", "host")
+
+
+def _pools(build: ProgramBuilder, ring: Ring) -> dict[str, int]:
+    """Return the pool of each stage; that of a stage which the ring has not means nothing."""
     gpus, instances = ring.attention_gpus, ring.ffn_instances
     groups, link = ring.o_proj_groups, ring.link
 
@@ -175,14 +204,16 @@ def program(ring: Ring, lags: Lags) -> Program:
 
     attention = on("attention", "gpu", gpus)
     nvlink_a = on("attention", "nvlink", groups) if groups else attention
-    if ring.half_duplex:
+    if not ring.transfers:
+        a_out = a_in = f_out = f_in = attention
+    elif ring.half_duplex:
         a_out = a_in = on("attention", link, gpus)
         f_out = f_in = on("ffn", link, instances)
     else:
         a_out, a_in = on("attention", link, gpus, "out"), on("attention", link, gpus, "in")
         f_in, f_out = on("ffn", link, instances, "in"), on("ffn", link, instances, "out")
     if not ring.collectives:
-        gather, scatter = f_in, f_out  # of stages that do not exist
+        gather, scatter = f_in, f_out
     elif ring.nvlink_turns:
         gather = scatter = on("ffn", "nvlink", instances)
     else:
@@ -193,20 +224,13 @@ def program(ring: Ring, lags: Lags) -> Program:
         *(attention, nvlink_a, attention, nvlink_a, a_out, f_in),
         *(gather, ffn, scatter, f_out, a_in, attention),
     )
-    for stage, pool in zip(STAGES, pools, strict=True):
-        if ring.has(stage):
-            build.stage(stage, pool, _WAYS.get(stage, ""))
-    for layer in range(build.layers):
-        for j in range(ring.micro_batches):
-            _add_layer(build, ring, layer, j)
-    for j in range(ring.micro_batches):
-        build.node("lm_head", build.layers, j, _answers(build, build.layers, j))
-    _set_orders(build, ring, lags, dict(zip(STAGES, pools, strict=True)))
-    return build.build("lm_head", "host")
+    return dict(zip(STAGES, pools, strict=True))
 
 
-def _answers(build: ProgramBuilder, layer: int, j: int) -> list[Link]:
+def _answers(build: ProgramBuilder, ring: Ring, layer: int, j: int) -> list[Link]:
     """Return the links by which attention waits for all FFN instances' answers to a layer."""
+    if not ring.transfers:
+        return [build.link("experts", layer - 1, j, "all", delay="answer")]
     return [
         build.link("f2a_in", layer - 1, j, "each", delay="link"),
         build.link("f2a", layer - 1, j, "all", delay="link"),
@@ -214,11 +238,15 @@ def _answers(build: ProgramBuilder, layer: int, j: int) -> list[Link]:
 
 
 def _add_layer(build: ProgramBuilder, ring: Ring, layer: int, j: int) -> None:
-    build.node("attention", layer, j, _answers(build, layer, j) if layer else [], gated=layer == 0)
+    answers = _answers(build, ring, layer, j) if layer else []
+    build.node("attention", layer, j, answers, gated=layer == 0)
     last = "attention"
     for stage in filter(ring.has, _O_PROJ):
         build.node(stage, layer, j, [build.link(last, layer, j, "each")])
         last = stage
+    if not ring.transfers:
+        build.node("experts", layer, j, [build.link(last, layer, j, "all")])
+        return
     build.node("a2f", layer, j, [build.link(last, layer, j, "each")])
     build.node("a2f_in", layer, j, [build.link("a2f", layer, j, "all", "start")])
     arrived = [

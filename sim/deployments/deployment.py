@@ -30,7 +30,7 @@ from sim.engines.program import Program, Times
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.nanoseconds import from_us, whole_ns
 from sim.inputs import cards
-from sim.inputs.deployment import EpMoeKernel
+from sim.inputs.deployment import MoeKernel
 from sim.inputs.hardware import Accelerator
 from sim.inputs.model import Layer, MoeFfn
 from sim.inputs.noise import ServerKind
@@ -594,7 +594,7 @@ class Deployment(ABC):
             total += price * gpus
         return total
 
-    def timer(self, accelerator: Accelerator, moe_kernel: EpMoeKernel) -> LayerTimer:
+    def timer(self, accelerator: Accelerator, moe_kernel: MoeKernel) -> LayerTimer:
         """Return the layer timer of a card with its shipped calibration, if it has one."""
         table = kernel_table.load(accelerator, cards.calibration(accelerator.name))
         load = self.scenario.routing.load()

@@ -159,6 +159,8 @@ class Spread(NamedTuple):
     ranks: int
     slices: int
     """Parts that each expert of a rank is cut into, one a GPU."""
+    elsewhere: bool = False
+    """Whether tokens come from other GPUs (AFD) than the ranks (EP)."""
 
 
 @dataclass(frozen=True)
@@ -210,26 +212,40 @@ class LayerTimer:
         That is the first of the engine's, `moe_kernel` without an engine, and the other of masked
         and fused if it alone was measured. Raises InfeasibleError if none exchanges as well.
         """
-        dtype, op = self.precision.gemm, "moe_fused_ep" if self.experts_exchange else "moe"
-        engine = () if self.moe_kernel == served.MASKED else self.kernels.get(op, {}).get(dtype, ())
-        for kernel in dict.fromkeys((*engine, self.moe_kernel, *served.SERVED[op])):
-            if self.table.has_format(op, kernel, dtype):
-                return kernel
-        if self.experts_exchange:
+        found = self._measured_kernel
+        if found is None and self.experts_exchange:
+            dtype, op = self.precision.gemm, "moe_fused_ep"
             known = {curve.dtype for curve in self.table.curves if curve.op == op}
             raise InfeasibleError(
                 f"no kernel that dispatches, computes and combines was measured on "
                 f"{self.table.accelerator.name} in {dtype} (in {', '.join(sorted(known)) or 'none'}"
-                "): set deployment.moe_kernel to masked or fused"
+                "): set moe_kernel to masked or fused"
             )
-        return self.moe_kernel
+        return found or self.moe_kernel
 
-    def _with_exchange(self, experts: ops.Op, pairs: ArrayLike, ranks: int) -> ops.Op:
+    @property
+    def is_measured(self) -> bool:
+        """Return whether the kernel of the experts was measured in their number format."""
+        return self._measured_kernel is not None
+
+    @cached_property
+    def _measured_kernel(self) -> str | None:
+        dtype, op = self.precision.gemm, "moe_fused_ep" if self.experts_exchange else "moe"
+        named = None if self.moe_kernel == served.MASKED else self.kernels.get(op, {}).get(dtype)
+        # An engine that names none of the kernels that exchange as well has one of its own.
+        others = () if self.experts_exchange and named is not None else served.SERVED[op]
+        kernels = dict.fromkeys((*(named or ()), *([self.moe_kernel] if others else ()), *others))
+        return next((name for name in kernels if self.table.has_format(op, name, dtype)), None)
+
+    def _with_exchange(self, experts: ops.Op, pairs: ArrayLike, spread: Spread) -> ops.Op:
         """Return the kernel that also dispatches and combines, if the experts have such a one."""
         if not self.experts_exchange:
             return experts
         memory_per_link = self.table.accelerator.memory_per_link()
-        return ops.moe_fused_ep(experts, self.model.hidden, pairs, ranks, memory_per_link)
+        hidden, ranks = self.model.hidden, spread.ranks
+        return ops.moe_fused_ep(
+            experts, hidden, pairs, ranks, memory_per_link, elsewhere=spread.elsewhere
+        )
 
     def _gemms(
         self,
@@ -328,7 +344,7 @@ class LayerTimer:
                 kernel,
                 np.full(both.shape, float(held + fused)),
             )
-            return self._with_exchange(experts, routed, spread.ranks)
+            return self._with_exchange(experts, routed, spread)
 
         hot = hottest_factors(self.load, tokens, spread.copies, ffn.top_k, spread.ranks)
         op = launch(self.experts_kernel, active, hot)
@@ -374,7 +390,7 @@ class LayerTimer:
             kernel,
             tile_rows,
         )
-        op = self._with_exchange(op, held.sum(axis=-1), spread.ranks)
+        op = self._with_exchange(op, held.sum(axis=-1), spread)
         times = self.table.timed(op, count).on(spread.slices)
         times = times.lasting(times.ns[kind].reshape(loads.shape[:-1]))
         if self.experts_exchange:

@@ -54,7 +54,7 @@ def check_transfers(afd: Afd, attention: Accelerator, ffn: Accelerator, fabric: 
         )
     check_domain(attention, afd.gpu_count(), fabric)
     for setting, ways, collectives in (
-        ("ffn.gpus_per_instance", afd.ffn.gpus_per_instance, "all-gather and reduce-scatter"),
+        ("ffn.gpus_per_instance", afd.ffn.gpus_together, "all-gather and reduce-scatter"),
         ("attention.o_proj_tp", afd.attention.o_proj_tp, "exchange and reduction of heads"),
     ):
         if ways > 1:
@@ -62,6 +62,7 @@ def check_transfers(afd: Afd, attention: Accelerator, ffn: Accelerator, fabric: 
                 f"deployment.{setting} is {ways}: its {collectives} would run over the very link "
                 f"that the fabric {fabric.name} takes for transfers, and their waiting for each "
                 f"other is not modelled: set deployment.{setting} to 1, or take a fabric of NICs"
+                + (", or set deployment.ffn.collectives to none" if setting[:3] == "ffn" else "")
             )
 
 

@@ -11,8 +11,7 @@ from sim.foundation.units import DType
 from sim.inputs.base import Strict
 from sim.inputs.software import Communication, Compute
 
-MoeKernel = Literal["masked", "fused"]
-EpMoeKernel = Literal["masked", "fused", "fused_ep"]
+MoeKernel = Literal["masked", "fused", "fused_ep"]
 
 # A validation context that lets pass what does not divide, to see what else is wrong with a shape.
 UNDIVIDED = {"undivided": True}
@@ -78,13 +77,16 @@ class FfnSide(Strict):
     tp_ep: experts spread over the instances, sliced inside each (Step-3's hybrid)."""
     moe_kernel: MoeKernel
     """masked: a grouped GEMM over experts padded to tiles (DeepGEMM behind DeepEP); fused: the
-    serving framework's fused MoE kernel with permutation and sum."""
+    serving framework's fused MoE kernel with permutation and sum; fused_ep: one kernel over all FFN
+    GPUs that receives, computes and sends (FastAFD's M-to-N MegaMoE), with no transfers beside it.
+    It needs `parallelism` ep, `a2f` routed and a fabric of the scale-up link."""
     redundant_experts: NonNegativeInt = 0
     """Extra expert copies, so that experts + copies divide evenly over the ranks (ep, tp_ep)."""
-    collectives: Literal["nccl", "nvls", "copy_engine"] = "nccl"
+    collectives: Literal["nccl", "nvls", "copy_engine", "none"] = "nccl"
     """What gathers and scatters inside an instance. nccl: as measured; nvls: the switch multicasts
     and reduces, at the rate of the link; copy_engine: copies gather at the rate of the link without
-    SMs, and NCCL scatters."""
+    SMs, and NCCL scatters; none: tokens go straight to each GPU, which holds experts of its own
+    (`parallelism` ep), as `fused_ep` sends them in any case."""
 
     @model_validator(mode="after")
     def _check(self) -> FfnSide:
@@ -93,7 +95,27 @@ class FfnSide(Strict):
             raise ValueError(
                 "redundant_experts: with tp every GPU has a part of every expert; leave it out"
             )
+        for field, value, asked in (
+            ("collectives", "none", self.collectives),
+            ("moe_kernel", "fused_ep", self.moe_kernel),
+        ):
+            if asked == value and self.parallelism != "ep":
+                raise ValueError(
+                    f"{field} {value}: tokens go to the GPU that holds their expert, but with "
+                    f"{self.parallelism} several GPUs hold a part of it; set parallelism to ep"
+                )
         return self
+
+    @property
+    def gpus_apart(self) -> bool:
+        """Whether each GPU of an instance gets tokens and answers for itself."""
+        alone = self.gpus_per_instance == 1 or self.collectives == "none"
+        return alone or self.moe_kernel == "fused_ep"
+
+    @property
+    def gpus_together(self) -> int:
+        """GPUs that work in lockstep: those of an instance, or each alone."""
+        return 1 if self.gpus_apart else self.gpus_per_instance
 
     def gpu_count(self) -> int:
         return self.instances * self.gpus_per_instance
@@ -161,7 +183,8 @@ class Afd(DeploymentKind):
     """full: a NIC (or scale-up link) sends and receives at once; half: one direction at a time."""
     fabric: str
     """What carries transfers between the instances, a file in hardware/fabrics/: rdma over NICs;
-    nvlink over the scale-up link, within one domain and with `ffn.gpus_per_instance` 1."""
+    nvlink over the scale-up link, within one domain; FFN instances then have one GPU, or
+    `ffn.collectives` none, or `ffn.moe_kernel` fused_ep."""
 
     noise_sides = ("all", "attention", "ffn")
     attention_count: ClassVar = {"attention": {"instances"}}
@@ -171,6 +194,22 @@ class Afd(DeploymentKind):
         "o_proj": "transfers",
         "experts": "transfers",
     }
+
+    @model_validator(mode="after")
+    def _check(self) -> Afd:
+        if self.ffn.moe_kernel != "fused_ep":
+            return self
+        wrong = [
+            f"{field} {found} does not go with moe_kernel fused_ep, which {why}: set it to {needed}"
+            for field, found, needed, why in (
+                ("a2f", self.a2f, "routed", "pulls the tokens of its experts"),
+                ("duplex", self.duplex, "full", "receives and sends at once"),
+            )
+            if found != needed
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
 
     def gpus_by_card(self) -> list[tuple[str, int]]:
         return [(side.accelerator, side.gpu_count()) for side in (self.attention, self.ffn)]
@@ -205,7 +244,7 @@ class Ep(DeploymentKind):
     """GPUs of the EP group (the whole deployment). A group of 1 GPU exchanges nothing."""
     redundant_experts: NonNegativeInt
     """Extra expert copies, so that experts + copies divide evenly over the GPUs."""
-    moe_kernel: EpMoeKernel
+    moe_kernel: MoeKernel
     """masked: a grouped GEMM over experts padded to tiles (DeepGEMM behind DeepEP); fused: the
     serving framework's fused MoE kernel with permutation and sum; fused_ep: one kernel that
     dispatches, computes and combines (DeepGEMM's MegaMoE), with no all-to-all beside it."""

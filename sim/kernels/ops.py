@@ -191,18 +191,26 @@ def moe(
 
 
 def moe_fused_ep(
-    experts: Op, hidden: int, pairs: ArrayLike, ep: ArrayLike, memory_per_link: float
+    experts: Op,
+    hidden: int,
+    pairs: ArrayLike,
+    ep: ArrayLike,
+    memory_per_link: float,
+    elsewhere: bool = False,
 ) -> Op:
     """Return one kernel that dispatches tokens, runs `experts` and combines (DeepGEMM's MegaMoE).
 
     It hides the exchange behind weights and products as far as that goes: where the `pairs` of
     (token, expert) of a GPU load its link for longer than its memory, of `memory_per_link` times
     the link's rate, the bytes are those of the link, in terms of memory. Waiting for peers is in
-    the overhead and the residual.
+    the overhead and the residual. Tokens are the ranks' own, so that one direction of a link
+    carries pairs both to experts and back; or all come from GPUs `elsewhere` (AFD), one way each.
     """
     ranks = floats(ep)
     sent = activation_bytes(hidden, _ACTIVATIONS.get(experts.dtype, experts.dtype))
-    wire = floats(pairs) * (ranks - 1) / ranks * (sent + activation_bytes(hidden, "bf16"))
+    back = activation_bytes(hidden, "bf16")
+    away = np.maximum(sent, back) if elsewhere else (ranks - 1) / ranks * (sent + back)
+    wire = floats(pairs) * away
     moved = np.maximum(experts.bytes, wire * memory_per_link)
     return replace(experts, name="moe_fused_ep", bytes=moved)
 

@@ -21,7 +21,16 @@ Settings = dict[str, Any]
 """Values by dotted path."""
 
 Free = Literal[
-    "all_gather", "reduce_scatter", "dispatch", "combine", "link", "a2f", "a2f_in", "f2a", "f2a_in"
+    "all_gather",
+    "reduce_scatter",
+    "dispatch",
+    "combine",
+    "link",
+    "a2f",
+    "a2f_in",
+    "f2a",
+    "f2a_in",
+    "answer",
 ]
 
 

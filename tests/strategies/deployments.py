@@ -81,19 +81,21 @@ def _grids(shape: tuple[int, ...]) -> st.SearchStrategy[Floats]:
 
 @st.composite
 def ring_shapes(draw: st.DrawFn, most_micro_batches: int = 8) -> afd_ring.Ring:
-    """Draw an AFD shape: shared output projections, half duplex, collectives, either link."""
+    """Draw an AFD shape: shared output projections, half duplex, collectives, any link or none."""
     groups, each = draw(st.integers(0, 2)), draw(st.integers(1, 2))
-    collectives = draw(st.booleans())
+    transfers = draw(st.integers(0, 3)) > 0
+    collectives = transfers and draw(st.booleans())
     return afd_ring.Ring(
         layer_kinds=tuple(draw(st.lists(st.integers(0, 1), min_size=1, max_size=3))),
         micro_batches=draw(st.integers(1, most_micro_batches)),
         attention_gpus=max(groups, 1) * each,
         ffn_instances=draw(server_counts),
         o_proj_groups=groups,
-        half_duplex=draw(st.booleans()),
+        half_duplex=transfers and draw(st.booleans()),
         nvlink_turns=collectives and draw(st.booleans()),
         collectives=collectives,
         link="nic" if collectives or groups else draw(st.sampled_from(("nic", "nvlink"))),
+        transfers=transfers,
     )
 
 

@@ -27,16 +27,18 @@ def afd_programs(draw: st.DrawFn) -> Program:
     m = draw(st.integers(1, 8))
     shares = draw(st.sampled_from((0, 1, 2, 3)))
     groups = draw(st.integers(1, 3)) if shares else 0
-    collectives = draw(st.booleans())
+    transfers = draw(st.integers(0, 3)) > 0
+    collectives = transfers and draw(st.booleans())
     shape = afd_ring.Ring(
         layer_kinds=draw(layer_kinds()),
         micro_batches=m,
         attention_gpus=groups * shares if shares else draw(st.integers(1, 6)),
         ffn_instances=draw(st.integers(1, 4)),
         o_proj_groups=groups,
-        half_duplex=draw(st.booleans()),
+        half_duplex=transfers and draw(st.booleans()),
         nvlink_turns=collectives and draw(st.booleans()),
         collectives=collectives,
+        transfers=transfers,
         link="nic" if collectives or groups else draw(st.sampled_from(("nic", "nvlink"))),
     )
     lag = st.integers(0, m - 1)

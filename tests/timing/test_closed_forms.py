@@ -48,6 +48,19 @@ def test_c1_links_as_pure_latency(
 
 
 @few
+@given(layer_counts, micro_batch_counts, server_counts, server_counts, durations(3))
+def test_a_kernel_that_receives_and_sends_leaves_the_way_back(
+    layers: int, m: int, gpus: int, instances: int, drawn: list[int]
+) -> None:
+    a, f, answer = drawn
+    shape = afd_ring.Ring((0,) * layers, m, gpus, instances, collectives=False, transfers=False)
+    program = afd_ring.program(shape, NO_LAGS)
+    times = program.times({("attention", 0): a, ("experts", 0): f}, {"answer": answer, "host": 0})
+    assert {pool.name for pool in program.pools} == {"attention", "ffn"}
+    assert period_ns(program, times) == layers * max(m * a, m * f, a + f + answer)
+
+
+@few
 @given(layer_counts, micro_batch_counts, server_counts, server_counts, durations(4))
 def test_c2_links_with_occupancy(
     layers: int, m: int, gpus: int, instances: int, drawn: list[int]

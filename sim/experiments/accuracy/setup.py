@@ -243,7 +243,7 @@ def _deployment(
     if point.deployment == "afd":
         if point.gpus_ffn is None:
             raise Unclear("gpus_ffn: the number of FFN GPUs is not given")
-        return _afd(point, model, notes)
+        return _afd(point, model, profile, notes)
     if point.deployment != "ep":
         raise Unclear(f"deployment: {point.deployment or 'not given'}")
     return _ep(point, model, profile, precision, notes)
@@ -332,7 +332,7 @@ def _copies(point: OperatingPoint, model: str, ranks: int, notes: Notes) -> int:
     return fewest
 
 
-def _afd(point: OperatingPoint, model: str, notes: Notes) -> dict[str, Any]:
+def _afd(point: OperatingPoint, model: str, profile: str, notes: Notes) -> dict[str, Any]:
     """Return an AFD shape: Step-3's where its FFN instances have several GPUs, else M-to-N.
 
     Step-3 broadcasts over NICs; M-to-N (MegaScale-Infer, FastAFD) sends a token over the scale-up
@@ -353,10 +353,7 @@ def _afd(point: OperatingPoint, model: str, notes: Notes) -> dict[str, Any]:
     if overlapped is None:
         overlapped = 3 if broadcast else 2
         notes.assume(f"micro_batches_or_overlap: unknown; {overlapped} micro-batches are taken")
-    if "megamoe" in point.micro_batches_or_overlap.lower():
-        notes.left_out.append(
-            "the kernel that receives, computes and sends: transfers and experts are timed apart"
-        )
+    fused = profile == "fastafd" and not broadcast
     return {
         "kind": "afd",
         "attention": {
@@ -371,7 +368,7 @@ def _afd(point: OperatingPoint, model: str, notes: Notes) -> dict[str, Any]:
             "instances": ffn // each,
             "gpus_per_instance": each,
             "parallelism": "tp_ep" if broadcast else "ep",
-            "moe_kernel": "masked",
+            "moe_kernel": "fused_ep" if fused else "masked",
             "redundant_experts": _copies(point, model, ffn // each, notes),
         },
         "micro_batches": overlapped,
