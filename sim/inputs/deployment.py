@@ -257,7 +257,7 @@ class Ep(DeploymentKind):
     exchange: Literal["all_to_all", "gather"] = "all_to_all"
     """all_to_all: a token goes to the ranks that host its experts (DeepEP, NVLink kernels); gather:
     every rank gathers all tokens and results are summed by a reduce-scatter, within one scale-up
-    domain (SGLang without an all-to-all backend, TensorRT-LLM on x86 nodes)."""
+    domain (SGLang without an all-to-all backend)."""
     lm_head_tp: PositiveInt
     """GPUs that share the LM head; 1: each holds all of it."""
     fabric: str

@@ -32,8 +32,9 @@ _ASYNC = {
     "source": "async-scheduling: true in the recipes of served vLLM (NVIDIA/srt-slurm, "
     "recipes/vllm/kimi-k2.5)",
 }
-# Power law of expert loads in served traffic that no one balances: aiconfigurator's power_law_1.01.
-_UNPLACED = 1.01
+# Power laws of expert loads that no one balances: from 0.6 to 1.01 in what aiconfigurator measures
+# kernels under. Texts of few topics ask for few experts, random tokens for more of them.
+_RANDOM, _NATURAL = 0.6, 1.01
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,10 @@ def _routing(point: OperatingPoint, profile: str, notes: Notes) -> dict[str, Any
     if not point.routing:
         notes.assume("routing: unknown; taken as served traffic")
     if not words.placed_by_load(point.routing, point.redundant_experts):
-        notes.assume(f"routing: a power law of {_UNPLACED:g}, served traffic that no one balances")
-        return {"kind": "power_law", "alpha": _UNPLACED}
+        random = "random" in point.routing.lower()
+        alpha, of = (_RANDOM, "random tokens") if random else (_NATURAL, "traffic")
+        notes.assume(f"routing: a power law of {alpha:g}, {of} that no one balances")
+        return {"kind": "power_law", "alpha": alpha}
     left = cards.software(profile).routing_imbalance
     if left is None:
         notes.assume("routing: uniform, about what EPLB leaves by statistics of the same traffic")
@@ -290,13 +293,13 @@ def _ep(
 def _exchange(profile: str, card: str, kernel: str, gpus: int) -> str:
     """Return how ranks exchange tokens.
 
-    Recipes of SGLang without an all-to-all backend gather; so does TensorRT-LLM on x86 nodes, whose
-    NVLink kernels need memory that nodes share (MnnvlMemory.supports_mnnvl). FP8 is quantised
-    behind the gather, NVFP4 before it (tensorrt_llm/_torch/modules/fused_moe).
+    SGLang gathers where its recipe names no all-to-all backend. TensorRT-LLM takes its NVLink
+    kernels where all links are up, on x86 nodes too (CommunicationFactory in
+    tensorrt_llm/_torch/modules/fused_moe/communication).
     """
     domain = cards.accelerator(card).node.scale_up_domain_gpus
-    gathers = profile == "sglang" or (profile == "trtllm" and domain <= 8)
-    return "gather" if kernel == "fused" and gathers and gpus <= domain else "all_to_all"
+    gathers = profile == "sglang" and kernel == "fused" and gpus <= domain
+    return "gather" if gathers else "all_to_all"
 
 
 def _combined(point: OperatingPoint, precision: Mapping[str, Any]) -> str:
