@@ -28,7 +28,8 @@ QWEN = (
     "routing={kind: balanced}",
 )
 MXFP4 = "precision.gemm=mxfp4"
-IN_TURN = ("software=fastafd",)
+# The masked kernel would lack the SMs that transfers beside it take.
+IN_TURN = ("software={profile: fastafd, communication_sms: {value: 0, source: test}}",)
 DRAWN = "routing={kind: uniform, per_step: {placement: {kind: contiguous}}}"
 
 
