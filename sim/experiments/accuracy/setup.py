@@ -338,7 +338,8 @@ def _copies(point: OperatingPoint, model: str, ranks: int, notes: Notes) -> int:
 def _afd(point: OperatingPoint, model: str, profile: str, notes: Notes) -> dict[str, Any]:
     """Return an AFD shape: Step-3's where its FFN instances have several GPUs, else M-to-N.
 
-    Step-3 broadcasts over NICs; M-to-N (MegaScale-Infer, FastAFD) sends a token over the scale-up
+    Step-3 broadcasts over NICs, and its NVLink switches multicast and reduce (NVLS, section 7.1 of
+    its report); M-to-N (MegaScale-Infer, FastAFD) sends a token over the scale-up
     link to the FFN GPUs that host its experts, each an instance of its own.
     """
     attention, ffn = point.gpus_attention, point.gpus_ffn
@@ -347,6 +348,7 @@ def _afd(point: OperatingPoint, model: str, profile: str, notes: Notes) -> dict[
     card = words.accelerator(point.hardware_attention, notes.assumptions)
     ffn_card = words.accelerator(point.hardware_ffn, [])
     node = cards.accelerator(card).node.gpus
+    switch = cards.accelerator(ffn_card).node.in_network_collectives
     each = words.gpus_of_instance(point.expert_parallel) or 1
     broadcast = each > 1
     size = each if broadcast else node
@@ -372,6 +374,7 @@ def _afd(point: OperatingPoint, model: str, profile: str, notes: Notes) -> dict[
             "gpus_per_instance": each,
             "parallelism": "tp_ep" if broadcast else "ep",
             "moe_kernel": "fused_ep" if fused else "masked",
+            "collectives": "nvls" if broadcast and switch else "nccl",
             "redundant_experts": _copies(point, model, ffn // each, notes),
         },
         "micro_batches": overlapped,
