@@ -221,12 +221,10 @@ def _routing(point: OperatingPoint, profile: str, notes: Notes) -> dict[str, Any
         alpha, of = (_RANDOM, "random tokens") if random else (_NATURAL, "traffic")
         notes.assume(f"routing: a power law of {alpha:g}, {of} that no one balances")
         return {"kind": "power_law", "alpha": alpha}
-    left = cards.software(profile).routing_imbalance
-    if left is None:
-        notes.assume("routing: uniform, about what EPLB leaves by statistics of the same traffic")
-        return {"kind": "uniform"}
-    notes.assume(f"routing: a power law of {left:g}, what EPLB leaves under {profile}")
-    return {"kind": "power_law", "alpha": float(left)}
+    served = cards.software(profile).routing_imbalance
+    alpha = _NATURAL if served is None else float(served)
+    notes.assume(f"routing: a power law of {alpha:g}, evened out by EPLB with the copies there are")
+    return {"kind": "power_law", "alpha": alpha, "eplb": True}
 
 
 def _speculation(model: str, drafts: words.Drafts) -> dict[str, Any]:
