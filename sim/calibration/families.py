@@ -223,7 +223,7 @@ FAMILIES: dict[str, KernelFamily] = {
         ("rows", "experts", "intermediate"),
         ("rows",),
         noise=0.02,
-        thin=0.015,
+        thin=0.02,
         pooled=True,
     ),
     "moe_fused_ep": KernelFamily(

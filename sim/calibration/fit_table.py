@@ -6,15 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sim.calibration.compose import composed
 from sim.calibration.families import kernel_of
 from sim.calibration.fit import Fit, fit, impossible, own
 from sim.calibration.framework_files import ONE_OF_SEVERAL
 from sim.calibration.measurement_files import read_all
-from sim.calibration.measurements import Measurement
+from sim.calibration.measurements import GPUS, Measurement
 from sim.calibration.merge import Change, changes, merge, narrower
 from sim.foundation.errors import CalibrationError
 from sim.inputs import cards
 from sim.inputs.hardware import Accelerator
+from sim.kernels import served
 from sim.kernels.table_file import read, write
 
 _ROUNDING = 0.001  # by which files differ that hold the same measurement
@@ -56,13 +58,15 @@ def fit_table(
     card = cards.accelerator(accelerator)
     other = None if like is None else cards.accelerator(like)
     rows = without_repeats(read_all(measurements))
+    ops = frozenset(like_ops)
+    rows += [] if _has_masked(rows, card, other, ops) else composed(rows, card)
     wrong = _impossible(rows, [each for each in (card, other) if each is not None])
     if wrong and not skip_impossible:
         raise CalibrationError("\n".join(wrong.values()))
     base = None if replace else out if out.is_file() else cards.calibration(card.name)
     old = () if base is None else read(base)[0]
     rows = [row for row in rows if row.place not in wrong]
-    fitted = fit(rows, card, other, frozenset(like_ops))
+    fitted = fit(rows, card, other, ops)
     if not fitted.curves:
         raise CalibrationError("\n".join(["nothing could be fitted", *fitted.left_out]))
     curves = merge(old, fitted.curves)
@@ -76,6 +80,16 @@ def fit_table(
         narrower(old, curves),
         list(wrong.values()),
     )
+
+
+def _has_masked(
+    rows: Iterable[Measurement], card: Accelerator, other: Accelerator | None, ops: frozenset[str]
+) -> bool:
+    """Return whether masked experts were measured on a card, or on the one that lends it these."""
+    lends = other is not None and (not ops or "moe" in ops)
+    names = [card.name, *([other.name] if lends and other else [])]
+    masked = (row for row in rows if (row.op, row.kernel) == ("moe", served.MASKED))
+    return any(gpu in names for row in masked for gpu in GPUS.get(row.gpu, (row.gpu,)))
 
 
 def without_repeats(rows: Sequence[Measurement]) -> list[Measurement]:

@@ -6,7 +6,7 @@ The one-sided kernels of 2026 are timed in a blog at four loads (BF16 both ways,
 GB200 NVL72). EP8 and EP64 are fitted here; EP32 of the same table stays out, to check the curves.
 
 NVLS (multimem) gathers and scatters in the switch. The Step-3 report (§7.1) says that both saturate
-NVLink and that the all-gather takes no SMs: bytes move at the rate of the link, after a launch.
+NVLink and that the all-gather takes no SMs: bytes move at the rate of the link.
 Copy engines gather at the rate of the link as well, after starting a copy for every peer.
 """
 
@@ -15,11 +15,14 @@ from __future__ import annotations
 import numpy as np
 
 from sim.calibration.fit import fit_group, groups
+from sim.calibration.grid import thinned
 from sim.calibration.measurements import Measurement
 from sim.inputs import cards
 from sim.inputs.hardware import Accelerator
 from sim.kernels import served
 from sim.kernels.curve import Curve
+from sim.kernels.kernel_table import US_PER_S
+from sim.kernels.ops import Floats
 from sim.kernels.table_file import read, write
 
 _BLOG = "github:NVIDIA/TensorRT-LLM@22de8b34 docs/source/blogs/tech_blog/blog18"
@@ -39,6 +42,8 @@ _SATURATED = {
     served.NVLS: "Step-3 report, section 7.1: saturates NVLink; launch: vLLM PR 42324",
     served.COPY_ENGINE: "Step-3 report, section 7.1: saturates NVLink; launch: assumed",
 }
+_BYTES, _NODES, _GPUS = (1e4, 1e10), 161, np.array([8.0])
+_THIN = 0.015
 _GATHERS = {served.NVLS: ("all_gather", "reduce_scatter"), served.COPY_ENGINE: ("all_gather",)}
 
 
@@ -63,8 +68,19 @@ def one_sided(accelerator: Accelerator) -> list[Curve]:
     return [curve for group in groups(rows) for curve in fit_group(group, accelerator)[0]]
 
 
-def at_link_rate() -> list[Curve]:
-    """Return the collectives that saturate the link after their launch, of any card."""
+def at_link_rate(accelerator: Accelerator) -> list[Curve]:
+    """Return the collectives that saturate the link of a card, from their launch on.
+
+    As for NCCL on a slower link, launch and transfer are not added: the longer one counts.
+    """
+    n_bytes = np.geomspace(_BYTES[0], _BYTES[1], _NODES)
+    moved = n_bytes[:, np.newaxis] * (1 - 1 / _GPUS)
+    link_us = moved / accelerator.node.scale_up_bytes_per_s * US_PER_S
+
+    def bounded(launch_us: float) -> tuple[tuple[tuple[str, Floats], ...], Floats]:
+        residual = np.log(np.maximum(link_us, launch_us) / (link_us + launch_us))
+        return thinned(("bytes", "gpus"), (n_bytes, _GPUS), residual, _THIN)
+
     return [
         Curve(
             op="collective",
@@ -81,8 +97,8 @@ def at_link_rate() -> list[Curve]:
             mape=float("nan"),
             p90=float("nan"),
             most_work=1.0,
-            axes=(("bytes", np.array([1.0])), ("gpus", np.array([8.0]))),
-            residual=np.zeros((1, 1)),
+            axes=bounded(launch_us)[0],
+            residual=bounded(launch_us)[1],
         )
         for kernel, launch_us in _LAUNCH_US.items()
         for name in _GATHERS[kernel]
@@ -96,7 +112,7 @@ def main() -> None:
         made = one_sided(card) if card.name in _RACKS else []
         made += [
             curve
-            for curve in at_link_rate()
+            for curve in at_link_rate(card)
             if card.node.in_network_collectives or curve.kernel != served.NVLS
         ]
         known = {curve.identity: curve for curve in read(path)[0]}

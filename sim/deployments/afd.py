@@ -295,8 +295,8 @@ class AfdDeployment(Deployment):
         ffn, load = self.model.ffn[layer.ffn], self.ffn_timer.load
         if load in served.EVEN or isinstance(ffn, DenseFfn) or not self._follows_routing():
             return rails * self._visits(layer)
-        held = self.spread(ffn).held(ffn)._replace(ranks=self._servers)
-        return rails * hottest_visits(load, tokens.total(), held, ffn.top_k)
+        copies = self.spread(ffn).copies
+        return rails * hottest_visits(load, tokens.total(), copies, ffn.top_k, self._servers)
 
     @property
     def gpus_sharing(self) -> int:

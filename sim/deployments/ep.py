@@ -204,12 +204,12 @@ class EpDeployment(Deployment):
         load, gpus = self.layer_timer.load, self.ep.gpus
         if load in served.EVEN or not self._exchanges or self.ep.exchange == "gather":
             return most
-        held = self.spread(ffn).held(ffn)
+        copies = self._copies(ffn)
         if self._exchange(ffn).sends_once:
-            alike = hottest_visits("uniform", total, held, ffn.top_k)
-            ratio = hottest_visits(load, total, held, ffn.top_k) / alike
+            alike = hottest_visits("uniform", total, copies, ffn.top_k, gpus)
+            ratio = hottest_visits(load, total, copies, ffn.top_k, gpus) / alike
         else:
-            ratio = excess(load, total, held, ffn.top_k)
+            ratio = excess(load, total, copies, ffn.top_k, gpus)
         return np.maximum(ops.floats(most), ratio * total / gpus)
 
     def joint_load(self, requests: GpuTokens) -> Hashable:
@@ -252,7 +252,7 @@ class EpDeployment(Deployment):
         spread, total = self.spread(ffn), int(tokens.sum())
         experts = self.layer_timer.drawn_experts(ffn, spread, loads.tokens, float(total))
         experts.ns[0] += self._loading_ns(ffn, loads.moved)
-        usual = hottest_factor("uniform", total, spread.held(ffn), ffn.top_k)
+        usual = hottest_factor("uniform", total, spread.copies, ffn.top_k, spread.ranks)
         pairs = loads.tokens.sum(axis=-1).max(axis=-1)
         most = np.maximum(pairs / (ffn.top_k * usual), float(np.max(tokens)))
         if self.ep.exchange == "gather":  # whoever hosts the experts

@@ -23,7 +23,7 @@ from sim.inputs.scenario import Precision
 from sim.inputs.speculation import Speculation
 from sim.kernels import cores, ops, served
 from sim.kernels.core_line import CoreLine
-from sim.kernels.hottest_rank import Held, alike, hottest_factors, rank_op
+from sim.kernels.hottest_rank import alike, hottest_factors, rank_op
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.timed import Timed
 
@@ -116,16 +116,6 @@ def in_groups(each: Ns, ways: int) -> Ns:
     return each.reshape(*each.shape[:-1], -1, ways)
 
 
-class Attended(NamedTuple):
-    """An attention as a layer goes through it."""
-
-    name: str
-    positions: int
-    """Tokens of a request that go through it at once."""
-    crowded: bool
-    """Whether communication takes SMs beside it."""
-
-
 class Core(NamedTuple):
     """The attention cores of one kind of layer on all GPUs, for the requests that they hold."""
 
@@ -172,9 +162,6 @@ class Spread(NamedTuple):
     elsewhere: bool = False
     """Whether tokens come from other GPUs (AFD) than the ranks (EP)."""
 
-    def held(self, ffn: MoeFfn) -> Held:
-        return Held(self.copies, self.ranks, ffn.experts)
-
 
 @dataclass(frozen=True)
 class LayerTimer:
@@ -183,8 +170,7 @@ class LayerTimer:
     model: ModelCard
     precision: Precision
     load: str
-    """Expert load, in the words of `sim.kernels.hottest_rank`: balanced, uniform, power_law_α,
-    power_law_α_eplb."""
+    """Expert load, in the words of `sim.kernels.hottest_rank`: balanced, uniform, power_law_α."""
     moe_kernel: str
     """Kernel of the routed experts: masked, fused or fused_ep."""
     table: KernelTable
@@ -360,7 +346,7 @@ class LayerTimer:
             )
             return self._with_exchange(experts, routed, spread)
 
-        hot = hottest_factors(self.load, tokens, spread.held(ffn), ffn.top_k)
+        hot = hottest_factors(self.load, tokens, spread.copies, ffn.top_k, spread.ranks)
         op = launch(self.experts_kernel, active, hot)
         curve, _own = self.table.serving(op)
         if curve is not None:

@@ -122,26 +122,7 @@ class UniformRouting(Drawable):
         return "uniform"
 
 
-class Popularities(Drawable):
-    """A law by which some experts are more popular than others."""
-
-    eplb: bool = False
-    """Whether EPLB gave replicas and places to the experts by these popularities. Then the
-    expected load is what whole slots of a rank cannot even out, and chance; otherwise experts lie
-    in order. With `per_step` its placement says so."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Popularities:
-        if self.eplb and self.per_step is not None:
-            raise ValueError("eplb is of the expected load: with per_step, write its placement")
-        return self
-
-    def placed(self) -> str:
-        """Return the end of the name of a load, by who placed the experts."""
-        return "_eplb" if self.eplb else ""
-
-
-class PowerLaw(Popularities):
+class PowerLaw(Drawable):
     """Popularities of experts drawn from a truncated power law."""
 
     kind: Literal["power_law"]
@@ -149,10 +130,10 @@ class PowerLaw(Popularities):
     """Exponent. The public kernel measurements with strong skew used 1.01."""
 
     def load(self) -> str:
-        return f"power_law_{self.alpha:g}{self.placed()}"
+        return f"power_law_{self.alpha:g}"
 
 
-class DirichletRouting(Popularities):
+class DirichletRouting(Drawable):
     """Popularities of experts drawn from a symmetric Dirichlet law."""
 
     kind: Literal["dirichlet"]
@@ -160,7 +141,7 @@ class DirichletRouting(Popularities):
     """Large: nearly even (coefficient of variation 1/√concentration); below 1: few hot experts."""
 
     def load(self) -> str:
-        return f"dirichlet_{self.concentration:g}{self.placed()}"
+        return f"dirichlet_{self.concentration:g}"
 
 
 class MeasuredRouting(Drawable):

@@ -28,24 +28,28 @@ def test_a_slower_link_bounds_what_the_same_chip_was_measured_to_take(name: str)
 
 
 @pytest.mark.parametrize("name", ["all_gather", "reduce_scatter"])
-def test_nvls_moves_bytes_at_the_rate_of_the_link_after_its_launch(name: str) -> None:
+def test_nvls_moves_bytes_at_the_rate_of_the_link_from_its_launch_on(name: str) -> None:
     op = ops.collective(name, "bf16", 8, BYTES, "nvls")  # type: ignore[arg-type]
     for card, rate in (("h800", 2.0e11), ("h100-sxm", 4.5e11), ("b200", 9.0e11)):
-        expected = 10_000 + BYTES * 7 / 8 / rate * 1e9
-        assert table(card).timed(op).ns == pytest.approx(expected, abs=1)
+        expected = np.maximum(10_000, BYTES * 7 / 8 / rate * 1e9)
+        assert table(card).timed(op).ns == pytest.approx(expected, rel=0.02)
 
 
 def test_the_ffn_side_names_its_collectives() -> None:
-    def stages(kind: str) -> tuple[int, int]:
-        deployment = compile_deployment(load("step3-2a2f", [f"deployment.ffn.collectives={kind}"]))
+    def stages(kind: str, *more: str) -> tuple[int, int]:
+        overrides = [f"deployment.ffn.collectives={kind}", *more]
+        deployment = compile_deployment(load("step3-2a2f", overrides))
         rows = deployment.durations(deployment.expected.batch()).rows
         kinds = len(deployment.kinds) - 1
         return int(rows["all_gather", kinds].max()), int(rows["reduce_scatter", kinds].max())
 
     nccl, nvls, copies = stages("nccl"), stages("nvls"), stages("copy_engine")
-    assert nccl != nvls
     assert copies[1] == nccl[1]
-    assert copies[0] == pytest.approx(nvls[0] + 10_000, abs=2)
+    assert copies[0] == pytest.approx(nvls[0], rel=1e-3)
+    # H800's link is the bound of NCCL as well, and H100's is not.
+    assert nccl == pytest.approx(nvls, rel=0.05)
+    fast = stages("nccl", "deployment.ffn.accelerator=h100-sxm")
+    assert min(fast) > 1.5 * min(stages("nvls", "deployment.ffn.accelerator=h100-sxm"))
 
 
 def test_nvls_needs_a_switch_that_multicasts() -> None:
