@@ -303,10 +303,9 @@ def _exchange(profile: str, card: str, kernel: str, gpus: int) -> str:
 
 
 def _combined(point: OperatingPoint, precision: Mapping[str, Any]) -> str:
-    """Return the format of combine: low precision is NVFP4 where the experts are, over MNNVL."""
+    """Return the format of combine; what rows call low precision is NVFP4 where the experts are."""
     low = "low-precision combine" in point.uncertainty_note.lower()
-    nvl = point.hardware_attention.lower().startswith("gb")
-    return "nvfp4" if low and nvl and precision["gemm"] == "nvfp4" else "bf16"
+    return "nvfp4" if low and precision["gemm"] == "nvfp4" else "bf16"
 
 
 def _moe_kernel(point: OperatingPoint, profile: str) -> str:

@@ -15,10 +15,11 @@ from sim.inputs import cards
 # whose architecture is another one (V3.2, V4) is none of these.
 _MODELS = (
     (r"deepseek-(v3|r1)(-0324|-0528)?(/r1)?( \(v3 architecture\))?", "deepseek-v3"),
-    (r"kimi-k2(\.5)?", "kimi-k2"),
-    (r"qwen3-235b-a22b(-fp8|-mxfp4)?", "qwen3-235b-a22b"),
+    (r"kimi-k2(\.5)?(-instruct|-thinking)?(-0905)?", "kimi-k2"),
+    (r"qwen3-235b-a22b(-instruct|-thinking)?(-2507)?", "qwen3-235b-a22b"),
     (r"step-?3", "step3"),
 )
+_FORMAT_ENDING = r"(-(fp8|fp4|nvfp4|mxfp4|bf16|int4|int8|v2))+$"
 # Cards that stand in where a card is not known, and why they may.
 _STAND_INS = {
     "gb300": ("gb200", "the same memory bandwidth, FP8 peak and NVLink"),
@@ -64,7 +65,7 @@ class Drafts:
 
 def model(text: str) -> str:
     """Return the model card that a name stands for."""
-    name = text.strip().lower()
+    name = re.sub(_FORMAT_ENDING, "", text.strip().lower())
     known = cards.names(cards.MODELS)
     if name in known:
         return name
@@ -78,7 +79,8 @@ def accelerator(text: str, assumptions: list[str]) -> str:
     """Return the hardware card that a name stands for."""
     name = text.strip().lower()
     known = cards.names(cards.ACCELERATORS)
-    for card in (name, f"{name}-sxm"):
+    first = name.split()[0] if name else ""
+    for card in (name, f"{name}-sxm", first, f"{first}-sxm"):
         if card in known:
             return card
     if name in _STAND_INS:
