@@ -57,7 +57,8 @@ class AfdDeployment(Deployment):
     def __init__(self, scenario: Scenario) -> None:
         deployment = scenario.deployment
         assert isinstance(deployment, Afd)
-        super().__init__(scenario, deployment.attention.gpu_count(), deployment.micro_batches)
+        ranks = deployment.attention_gpus().ranks
+        super().__init__(scenario, ranks, deployment.micro_batches)
         self.afd = deployment
         self.fabric = cards.fabric(deployment.fabric)
         attention = cards.accelerator(deployment.attention.accelerator)
@@ -127,7 +128,7 @@ class AfdDeployment(Deployment):
     def neighbours(self) -> int:
         """GPUs that share an output projection or an LM head, or talk to all ranks by turns."""
         side = self.afd.attention
-        return lcm(side.o_proj_tp, side.lm_head_tp, self.afd.ffn.gpus_together)
+        return lcm(side.o_proj_tp, self.lm_head_ranks, self.afd.ffn.gpus_together)
 
     def one_of_each(self, slowest: Mapping[tuple[str, int], int]) -> Program:
         """Return the ring of one server in each pool, in the order that suits such durations."""
@@ -177,7 +178,8 @@ class AfdDeployment(Deployment):
             name = "f{}.g{}".format(*divmod(server, ffn.gpus_per_instance))
         if of.side == "attention":
             # The NVLink of GPUs that share an output projection is named after the first of them.
-            instance, rank = divmod(server * (self.attention_gpus // of.servers), each)
+            gpus = self.afd.attention.gpu_count() // of.servers
+            instance, rank = divmod(server * gpus, each)
             name = f"a{instance}.g{rank}"
         link = {"nic": "NIC", "nvlink": "NVLink"}.get(of.kind, "")
         return " ".join(filter(None, (link, of.way, name)))
@@ -188,6 +190,8 @@ class AfdDeployment(Deployment):
         for pool, devices in zip(self.program.pools, found, strict=True):
             if pool.side == "ffn" and pool.kind != "nvlink":
                 devices[pool.kind] = in_lockstep
+            elif pool.side == "attention" and self.attention_tp > 1:
+                devices[pool.kind] = self.attention_tp
         return found
 
     def most_attention_instances(self) -> float:
@@ -221,6 +225,8 @@ class AfdDeployment(Deployment):
         groups = tokens.together(tp)
         back = timer.output(name, groups, tp).on(tp)
         back = back.lasting(np.repeat(back.ns, tp, axis=-1))
+        if self.attention_tp > 1:
+            back += self.summed(timer, tokens)
         if tp == 1:
             return {"attention": front + back}
         width = self.model.attention[name].after_core(self.model.hidden)[-1].k
@@ -244,6 +250,7 @@ class AfdDeployment(Deployment):
         if self._one_kernel:
             return attended
         y, hidden = self._servers, self.model.hidden
+        tokens = tokens.apart(self.attention_tp)
         visits = ops.floats(tokens.each) * self._visits(kind.layer)
         goodput = self._goodput(self.attention_timer)
         out = ops.activation_bytes(hidden, self.afd.a2f_dtype)
@@ -287,11 +294,19 @@ class AfdDeployment(Deployment):
     def joint_load(self, requests: GpuTokens) -> Hashable:
         """Return the requests of all GPUs, and those of the GPUs that the fullest rank talks to."""
         total = int(requests.total()[0])
-        return total, float(rail_load(self.afd.ffn.gpus_together, requests)[0])
+        return total, float(self._rails(requests)[0])
+
+    def _rails(self, tokens: GpuTokens) -> ops.Floats:
+        """Return the most tokens that one rank of an FFN instance exchanges, by load (… × 1)."""
+        g, tp = self.afd.ffn.gpus_together, self.attention_tp
+        if g > 1 and tp > 1:
+            alike = None if tokens.alike is None else np.repeat(tokens.alike, tp, axis=-1)
+            tokens = GpuTokens(np.repeat(tokens.apart(tp).each, tp, axis=-1), alike)
+        return rail_load(g, tokens)
 
     def _fullest(self, layer: Layer, tokens: GpuTokens) -> ops.Floats:
         """Return the tokens of the fullest rank that visit its instance, the hottest of all."""
-        rails = rail_load(self.afd.ffn.gpus_together, tokens)
+        rails = self._rails(tokens)
         ffn, load = self.model.ffn[layer.ffn], self.ffn_timer.load
         if load in served.EVEN or isinstance(ffn, DenseFfn) or not self._follows_routing():
             return rails * self._visits(layer)
@@ -300,7 +315,7 @@ class AfdDeployment(Deployment):
 
     @property
     def gpus_sharing(self) -> int:
-        return max(self.afd.attention.o_proj_tp, self.lm_head_tp if self.drafts else 1)
+        return max(self.afd.attention.o_proj_tp, self.lm_head_ranks if self.drafts else 1)
 
     def delays_ns(self) -> dict[str, int]:
         way = "answer" if self._one_kernel else "link"
@@ -428,8 +443,9 @@ class AfdDeployment(Deployment):
         g, hidden = self.afd.ffn.gpus_together, self.model.hidden
         out = float(ops.activation_bytes(hidden, self.afd.a2f_dtype))
         back = float(ops.activation_bytes(hidden, self.afd.f2a_dtype))
-        sent = visited.sum(axis=1, keepdims=True) * tokens
-        fullest = visited * rail_load(g, GpuTokens(tokens))
+        each = GpuTokens(tokens).apart(self.attention_tp).each
+        sent = visited.sum(axis=1, keepdims=True) * each
+        fullest = visited * self._rails(GpuTokens(tokens))
         a_ns = NS_PER_S / self._goodput(self.attention_timer)
         f_ns = NS_PER_S / self._goodput(self.ffn_timer)
         collectives = self._collectives(visited * tokens.sum(), g)
@@ -472,7 +488,7 @@ class AfdDeployment(Deployment):
     def _sharing(self) -> tuple[tuple[AttentionSide | FfnSide, int], ...]:
         """Return the sides with the most GPUs of each that share work over the scale-up link."""
         attention, ffn = self.afd.attention, self.afd.ffn
-        ways = max(attention.o_proj_tp, attention.lm_head_tp)
+        ways = max(attention.o_proj_tp, attention.lm_head_tp, attention.tp)
         return (attention, ways), (ffn, ffn.gpus_together)
 
     def _check_domain(self, side: AttentionSide | FfnSide, ways: int) -> None:

@@ -29,14 +29,15 @@ from sim.deployments.layers import (
 from sim.engines.program import Program, Times
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.nanoseconds import from_us, whole_ns
+from sim.foundation.units import DTYPE_BYTES
 from sim.inputs import cards
 from sim.inputs.deployment import MoeKernel
 from sim.inputs.hardware import Accelerator
-from sim.inputs.model import Layer, MoeFfn
+from sim.inputs.model import Layer, ModelCard, MoeFfn
 from sim.inputs.noise import ServerKind
 from sim.inputs.scenario import Scenario
 from sim.inputs.software import Compute
-from sim.kernels import kernel_table
+from sim.kernels import kernel_table, ops
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.ops import Floats
 from sim.kernels.timed import NO_USAGE, Timed
@@ -108,7 +109,9 @@ class Deployment(ABC):
         self.scenario = scenario
         self.attention_gpus = attention_gpus
         self.micro_batches = micro_batches
-        self.model = cards.model(scenario.model)
+        self.attention_tp = scenario.deployment.attention_gpus().tp
+        """GPUs that stand behind an attention GPU: they share its requests and divide its heads."""
+        self.model = _cut(cards.model(scenario.model), self.attention_tp)
         speculation = scenario.speculation
         self.passes = passes(self.model, speculation)
         """Layers as a step goes through them; a drafting one comes last, and several times."""
@@ -235,7 +238,8 @@ class Deployment(ABC):
     def _draft(self, kind: Pass, requests: GpuTokens) -> Timed:
         """Return what a drafting layer takes before its attention: LM head and projection."""
         timer = self.core_timer
-        head = timer.lm_head(requests.times(kind.drafts_after), self.lm_head_tp)
+        rows = requests.times(kind.drafts_after)
+        head = timer.lm_head(rows, self.lm_head_tp, self.lm_head_ranks)
         return head + timer.draft_projection(requests.times(kind.positions))
 
     def draws(self, layer: Layer) -> bool:
@@ -290,7 +294,7 @@ class Deployment(ABC):
                 attended = attended | {self.first_stage: first}
             for stage, timed in self.own(kind, requests.times(kind.positions), attended).items():
                 rows[stage, number] = timed.ns
-                usage_ns = usage_ns + timed.usage_ns * self.uses(kind)
+                usage_ns = usage_ns + timed.usage_ns * (self.uses(kind) * self.attention_tp)
         return Durations(rows, usage_ns)
 
     def joint_durations(self, requests: GpuTokens) -> Durations:
@@ -305,7 +309,22 @@ class Deployment(ABC):
 
     def head(self, requests: GpuTokens) -> Timed:
         """Return the time of the LM head that ends a step."""
-        return self.core_timer.lm_head(requests.times(self.last_positions), self.lm_head_tp)
+        rows = requests.times(self.last_positions)
+        return self.core_timer.lm_head(rows, self.lm_head_tp, self.lm_head_ranks)
+
+    @property
+    def lm_head_ranks(self) -> int:
+        """Attention GPUs, or groups that share requests, that share the LM head."""
+        return self.lm_head_tp // self.attention_tp
+
+    def summed(self, timer: LayerTimer, tokens: GpuTokens) -> Timed:
+        """Return the time in which GPUs that share requests sum the output of attention.
+
+        The reduce-scatter of this sum and the all-gather before the next layer count here together.
+        """
+        full = tokens.each * self.model.hidden * DTYPE_BYTES["bf16"]
+        tp = self.attention_tp
+        return timer.table.timed(ops.collective("all_reduce", "bf16", tp, full), tokens.alike)
 
     @property
     @abstractmethod
@@ -451,7 +470,7 @@ class Deployment(ABC):
         for first, last, row in joint:
             values[first:last] = row
         self._kept_own.fill(requests, values, usage_ns)
-        self._kept_head.fill(tokens.together(self.lm_head_tp).each, values, usage_ns)
+        self._kept_head.fill(tokens.together(self.lm_head_ranks).each, values, usage_ns)
         return _Prepared(values, usage_ns, self._cores(tokens))
 
     @cached_property
@@ -468,13 +487,13 @@ class Deployment(ABC):
     @cached_property
     def _kept_head(self) -> KeptTimes:
         """The LM head, by the requests of the GPUs that share it."""
-        tp = self.lm_head_tp
+        ranks = self.lm_head_ranks
 
         def time(requests: int) -> tuple[Ns, Floats]:
-            timed = self.head(GpuTokens(np.append(requests, np.zeros(tp - 1, dtype=np.int64))))
+            timed = self.head(GpuTokens(np.append(requests, np.zeros(ranks - 1, dtype=np.int64))))
             return timed.ns[:1], timed.usage_ns
 
-        return KeptTimes([self._bounds("lm_head", len(self.kinds))[0]], tp, time)
+        return KeptTimes([self._bounds("lm_head", len(self.kinds))[0]], ranks, time)
 
     @cached_property
     def _delays_ns(self) -> tuple[int, ...]:
@@ -509,7 +528,8 @@ class Deployment(ABC):
         for of, core in cores.items():
             timed = core.time(batch.kv_tokens[core.window])
             core_ns[of] = timed.ns
-            usage_ns = usage_ns + timed.usage_ns * self.attention_uses[of]
+            uses = self.attention_uses[of] * self.attention_tp
+            usage_ns = usage_ns + timed.usage_ns * uses
         return core_ns, usage_ns
 
     @cached_property
@@ -623,6 +643,14 @@ class Deployment(ABC):
                 "memory.kv_blocks count nothing here; leave them out"
             )
         return replace(memory, stated_kv_bytes=self.stated_kv_tokens * per_token)
+
+
+def _cut(model: ModelCard, ways: int) -> ModelCard:
+    """Return the model with its heads over `ways` GPUs. Raises InfeasibleError if uneven."""
+    try:
+        return model.cut(ways)
+    except ValueError as error:
+        raise InfeasibleError(f"{model.name}: {error}: choose another tensor parallelism") from None
 
 
 def slowest(rows: Mapping[tuple[str, int], Ns]) -> dict[tuple[str, int], int]:

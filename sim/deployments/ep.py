@@ -15,7 +15,15 @@ from sim.deployments.ep_schedule import Schedule, program
 from sim.deployments.exchange import Exchange
 from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
-from sim.deployments.layers import GpuTokens, LayerTimer, Ns, Pass, Spread, split_evenly
+from sim.deployments.layers import (
+    GpuTokens,
+    LayerTimer,
+    Ns,
+    Pass,
+    Spread,
+    in_groups,
+    split_evenly,
+)
 from sim.deployments.links import check_domain
 from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
 from sim.engines.program import Program
@@ -53,7 +61,8 @@ class EpDeployment(Deployment):
     def __init__(self, scenario: Scenario) -> None:
         deployment = scenario.deployment
         assert isinstance(deployment, Ep)
-        super().__init__(scenario, deployment.gpus, deployment.micro_batches)
+        ranks = deployment.attention_gpus().ranks
+        super().__init__(scenario, ranks, deployment.micro_batches)
         self.ep = deployment
         self.fabric = cards.fabric(deployment.fabric)
         card = cards.accelerator(deployment.accelerator)
@@ -71,7 +80,7 @@ class EpDeployment(Deployment):
 
     def _check_lm_head(self) -> None:
         domain = self.layer_timer.table.accelerator.node.scale_up_domain_gpus
-        if self.ep.lm_head_tp > domain:
+        if self.ep.lm_head_tp > domain:  # no fewer than those that share requests
             raise InfeasibleError(
                 f"{self.ep.lm_head_tp} GPUs should share the LM head over a scale-up link that "
                 f"joins {domain}: make lm_head_tp smaller"
@@ -97,11 +106,11 @@ class EpDeployment(Deployment):
     @cached_property
     def program(self) -> Program:
         """The schedule."""
-        return self._program(self.ep.gpus)
+        return self._program(self.attention_gpus)
 
     @property
     def neighbours(self) -> int:
-        return self.lm_head_tp
+        return self.lm_head_ranks
 
     def one_of_each(self, slowest: Mapping[tuple[str, int], int]) -> Program:
         """Return the schedule of one GPU; its order does not depend on durations."""
@@ -113,7 +122,8 @@ class EpDeployment(Deployment):
     def server_name(self, pool: int, server: int) -> str:
         """Return the name of a server: a GPU by its node and its rank there, or the network."""
         of = self.program.pools[pool]
-        node, rank = divmod(server, self.layer_timer.table.accelerator.node.gpus)
+        first = server * self.attention_tp
+        node, rank = divmod(first, self.layer_timer.table.accelerator.node.gpus)
         return f"n{node}.g{rank}" if of.kind == "gpu" else of.name
 
     def devices(self) -> list[dict[ServerKind, int]]:
@@ -123,6 +133,8 @@ class EpDeployment(Deployment):
         for pool, devices in zip(self.program.pools, found, strict=True):
             if pool.kind == "network":
                 devices["nvlink" if inside else "nic"] = self.ep.gpus
+            else:
+                devices[pool.kind] = self.attention_tp
         return found
 
     @property
@@ -146,11 +158,13 @@ class EpDeployment(Deployment):
         half = glue.layer_ns(software, tokens.each, 1 / 2)
         block = glue.attention_ns(software, timer.table.accelerator, attention, tokens.each)
         attn1 = timer.after_core(name, tokens) + timer.output(name, tokens, 1)
+        if self.attention_tp > 1:
+            attn1 += self.summed(timer, tokens)
         return {"attn0": timer.before_core(name, tokens) + half + block, "attn1": attn1 + half}
 
     def own(self, kind: Pass, tokens: GpuTokens, attended: dict[str, Timed]) -> dict[str, Timed]:
         """Return the durations of attention and dense FFNs, those without experts."""
-        layer = kind.layer
+        layer, tokens = kind.layer, tokens.apart(self.attention_tp)
         timer, ffn = self.beside(self.layer_timer, self.crowded(layer)), self.model.ffn[layer.ffn]
         if isinstance(ffn, DenseFfn):
             return attended | {"shared": timer.dense(ffn.intermediate, *tokens)}
@@ -176,11 +190,11 @@ class EpDeployment(Deployment):
         ffn = self.model.ffn[layer.ffn]
         if isinstance(ffn, DenseFfn) or self.draws(layer):
             return {}
-        total, most = tokens.total(), tokens.most()
+        total, most = tokens.total(), tokens.apart(self.attention_tp).most()
         experts = timer.once(
             ("experts", layer.ffn),
             total,
-            lambda: timer.experts(ffn, self.spread(ffn), total).on(gpus),
+            lambda: self._by_rank(timer.experts(ffn, self.spread(ffn), total)).on(gpus),
         )
         fullest = self._fullest(ffn, total, most)
         load = most if fullest is most else total
@@ -212,13 +226,18 @@ class EpDeployment(Deployment):
             ratio = excess(load, total, copies, ffn.top_k, gpus)
         return np.maximum(ops.floats(most), ratio * total / gpus)
 
+    def _by_rank(self, experts: Timed) -> Timed:
+        """Return the time of the slowest of the GPUs that share requests."""
+        tp = self.attention_tp
+        return experts if tp == 1 else experts.lasting(in_groups(experts.ns, tp).max(axis=-1))
+
     def joint_load(self, requests: GpuTokens) -> Hashable:
         """Return the requests of all GPUs, and those of the GPU that has most."""
         return int(requests.total()[0]), int(requests.most()[0])
 
     @property
     def gpus_sharing(self) -> int:
-        return self.lm_head_tp if self.drafts else 1
+        return self.lm_head_ranks if self.drafts else 1
 
     def delays_ns(self) -> dict[str, int]:
         """Return the latencies of a step that holds requests.
@@ -254,13 +273,14 @@ class EpDeployment(Deployment):
         experts.ns[0] += self._loading_ns(ffn, loads.moved)
         usual = hottest_factor("uniform", total, spread.copies, ffn.top_k, spread.ranks)
         pairs = loads.tokens.sum(axis=-1).max(axis=-1)
-        most = np.maximum(pairs / (ffn.top_k * usual), float(np.max(tokens)))
+        sent = float(np.max(GpuTokens(tokens).apart(self.attention_tp).each))
+        most = np.maximum(pairs / (ffn.top_k * usual), sent)
         if self.ep.exchange == "gather":  # whoever hosts the experts
-            most = np.full_like(most, float(np.max(tokens)))
+            most = np.full_like(most, sent)
         there = self._all_to_all("dispatch", ffn, most)
         back = self._all_to_all("combine", ffn, most)
         return {
-            "experts": experts,
+            "experts": self._by_rank(experts),
             "dispatch": there.lasting(there.ns[:, np.newaxis]),
             "combine": back.lasting(back.ns[:, np.newaxis]),
         }

@@ -9,13 +9,14 @@ from sim.inputs.scenario import Scenario
 def host_us(scenario: Scenario) -> float:
     """Return the time from the last kernel of a step to the first of the next, µs.
 
-    Every attention GPU is a data-parallel rank with a host process. Those that agree before each
-    step wait for the slowest, by a law of their number: a time for each further rank, and one more
-    where they lie on several servers.
+    Every attention GPU, or group that shares requests, is a data-parallel rank with a process.
+    Ranks that agree before each step wait for the slowest, by a law of their number: a time for
+    each further one, and one more where they lie on several servers.
     """
-    software, (accelerator, ranks, _tp) = scenario.software, scenario.deployment.attention_gpus()
+    software, attention = scenario.software, scenario.deployment.attention_gpus()
+    ranks = attention.ranks
     further_us = (ranks - 1) * (software.host_us_per_further_rank or 0.0)
-    several = ranks > cards.accelerator(accelerator).node.gpus
+    several = attention.gpus > cards.accelerator(attention.accelerator).node.gpus
     across_us = software.host_us_across_servers if several else None
     return software.host_gap_us_per_step + further_us + (across_us or 0.0)
 

@@ -103,6 +103,10 @@ class GpuTokens(NamedTuple):
         """Return the tokens of the fullest GPU, by load (… × 1)."""
         return np.asarray(self.each.max(axis=-1, keepdims=True))
 
+    def apart(self, ways: int) -> GpuTokens:
+        """Return the tokens of the fullest of `ways` GPUs that share out those of each."""
+        return self if ways == 1 else GpuTokens(-(-self.each // ways), self.alike)
+
     def together(self, ways: int) -> GpuTokens:
         """Return the tokens of each `ways` neighbours together."""
         if ways == 1:
@@ -406,22 +410,25 @@ class LayerTimer:
         hidden = self.model.hidden
         return self._gemms([(hidden, 2 * hidden, 1)], *tokens)
 
-    def lm_head(self, tokens: GpuTokens, tp: int) -> Timed:
-        """Return the time of the LM head shared by `tp` neighbouring GPUs, gathering included."""
+    def lm_head(self, tokens: GpuTokens, tp: int, ranks: int) -> Timed:
+        """Return the time of the LM head shared by `tp` neighbouring GPUs, gathering included.
+
+        Their tokens are those of `ranks` ranks, each of which has them on all of its GPUs.
+        """
         dtype, vocab, hidden = self.precision.lm_head, self.model.vocab, self.model.hidden
         tile = self.table.accelerator.gemm_tile_rows
 
         def time(rows: ops.Floats) -> Timed:
             total = self.table.timed(ops.gemm(dtype, rows, vocab / tp, hidden, tile))
-            if tp > 1:
+            if ranks > 1:
                 full = rows * hidden * DTYPE_BYTES["bf16"]
-                total += self.table.timed(ops.collective("all_gather", "bf16", tp, full))
+                total += self.table.timed(ops.collective("all_gather", "bf16", ranks, full))
             return total
 
-        rows, alike = tokens.together(tp)
-        what = ("lm_head", dtype, vocab, hidden, tp)
+        rows, alike = tokens.together(ranks)
+        what = ("lm_head", dtype, vocab, hidden, tp, ranks)
         shared = self.table.timed_each(what, rows, time, alike).on(tp)
-        return shared.lasting(np.repeat(shared.ns, tp, axis=-1))
+        return shared.lasting(np.repeat(shared.ns, ranks, axis=-1))
 
 
 class _Projections(NamedTuple):

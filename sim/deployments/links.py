@@ -56,6 +56,7 @@ def check_transfers(afd: Afd, attention: Accelerator, ffn: Accelerator, fabric: 
     for setting, ways, collectives in (
         ("ffn.gpus_per_instance", afd.ffn.gpus_together, "all-gather and reduce-scatter"),
         ("attention.o_proj_tp", afd.attention.o_proj_tp, "exchange and reduction of heads"),
+        ("attention.tp", afd.attention.tp, "sum of the output"),
     ):
         if ways > 1:
             raise InfeasibleError(

@@ -217,7 +217,8 @@ def _balanced_ratio(state: SteadyState, afd: Afd) -> float | None:
         return None
     fits_ns, exceeds_ns = attention_ns(each), attention_ns(each + 1)
     requests = each + (ffn_ns - fits_ns) / (exceeds_ns - fits_ns)
-    return tokens / requests / afd.attention.gpus_per_instance / afd.ffn.instances
+    ranks = afd.attention.gpus_per_instance // afd.attention.tp
+    return tokens / requests / ranks / afd.ffn.instances
 
 
 def _with_requests(batch: Batch, each: int) -> Batch:

@@ -158,10 +158,11 @@ def stochastic_ratio(state: SteadyState) -> StochasticRatio:
 
     def of(instances: int, ffn: LinearTime, transfer: LinearTime) -> Ratio:
         gpus = instances * side.gpus_per_instance
-        tokens, all_gpus = gpus * slots, gpus + ffn_side.gpu_count()
+        ranks = gpus // side.tp
+        tokens, all_gpus = ranks * slots, gpus + ffn_side.gpu_count()
         others = max(ffn.ns(tokens), transfer.ns(tokens))
         emitted = tokens * site.scenario.tokens_per_step()
-        field, barrier = max(mean, others), with_barrier(others, mean, deviation, gpus)
+        field, barrier = max(mean, others), with_barrier(others, mean, deviation, ranks)
         return Ratio(
             attention_instances=instances,
             ratio=instances / ffn_side.instances,

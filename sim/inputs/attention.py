@@ -7,7 +7,7 @@ operation in `sim/kernels/cores.py`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field
 
@@ -90,6 +90,13 @@ class AttentionKind(Strict):
         """Return bytes read for one decoded token, without a state."""
         return sum(self.kept_bytes(kv).values()) * self.attended_tokens(ctx)
 
+    @abstractmethod
+    def cut(self, ways: int) -> Self:
+        """Return what each of `ways` GPUs has whose heads are shared out over them.
+
+        Raises ValueError if they do not divide.
+        """
+
     def weights(self, hidden: int) -> int:
         """Return weight elements of a layer, all projections together."""
         both = (*self.before_core(hidden), *self.after_core(hidden))
@@ -122,6 +129,13 @@ class _Softmax(AttentionKind):
 
     def kept_elements(self) -> dict[Window, int]:
         return {self.window: self.kv_heads * 2 * self.head_dim}
+
+    def cut(self, ways: int) -> Self:
+        """Return a share of the heads; fewer KV heads than GPUs are on several of them."""
+        kv_heads = 1 if ways % self.kv_heads == 0 else _share(self.kv_heads, ways, "KV heads")
+        return self.replaced(
+            query_heads=_share(self.query_heads, ways, "query heads"), kv_heads=kv_heads
+        )
 
 
 class Gqa(_Softmax):
@@ -197,6 +211,10 @@ class Mla(AttentionKind):
         """Return the latent and its rotary part."""
         return {None: self.kv_lora + self.rope}
 
+    def cut(self, ways: int) -> Self:
+        """Return a share of the heads; the latent is whole on every GPU."""
+        return self.replaced(query_heads=_share(self.query_heads, ways, "query heads"))
+
 
 class LinearAttention(AttentionKind):
     """Linear (lightning) attention: a constant state per head, read and written each token."""
@@ -234,8 +252,17 @@ class LinearAttention(AttentionKind):
     def state_bytes(self) -> float:
         return self._state_elements() * DTYPE_BYTES[self.state_dtype]
 
+    def cut(self, ways: int) -> Self:
+        return self.replaced(heads=_share(self.heads, ways, "heads"))
+
     def _state_elements(self) -> int:
         return self.heads * self.head_dim * self.head_dim
+
+
+def _share(heads: int, ways: int, what: str) -> int:
+    if heads % ways:
+        raise ValueError(f"{heads} {what} do not divide over {ways} GPUs")
+    return heads // ways
 
 
 Attention = Annotated[Gqa | Mfa | Mla | LinearAttention, Field(discriminator="kind")]

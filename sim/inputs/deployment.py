@@ -44,6 +44,10 @@ class AttentionSide(Strict):
     """GPUs that share the output projection of an instance; 1: each holds all of it."""
     lm_head_tp: PositiveInt
     """GPUs that share the LM head of an instance; 1: each holds all of it."""
+    tp: PositiveInt = 1
+    """GPUs that share requests: heads, their KV and their projections are divided over these GPUs,
+    which sum the output of each layer (tensor parallelism). Data-parallel ranks are groups of so
+    many GPUs; KV heads fewer than GPUs, and MLA's latent, are on each of them."""
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> AttentionSide:
@@ -52,9 +56,16 @@ class AttentionSide(Strict):
             return self
         wrong = [
             f"{name} {ways} does not divide {self.gpus_per_instance} gpus_per_instance"
-            for name, ways in (("o_proj_tp", self.o_proj_tp), ("lm_head_tp", self.lm_head_tp))
+            for name, ways in (
+                ("o_proj_tp", self.o_proj_tp),
+                ("lm_head_tp", self.lm_head_tp),
+                ("tp", self.tp),
+            )
             if self.gpus_per_instance % ways
         ]
+        wrong += _wrong_ways("tp", self.tp, self.lm_head_tp)
+        if self.tp > 1 and self.o_proj_tp > 1:
+            wrong.append("tp shares the output projection as well: set o_proj_tp to 1")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -121,6 +132,13 @@ class FfnSide(Strict):
         return self.instances * self.gpus_per_instance
 
 
+def _wrong_ways(name: str, tp: int, lm_head_tp: int) -> list[str]:
+    if lm_head_tp % tp == 0:
+        return []
+    told = f"{name} {tp} does not divide lm_head_tp {lm_head_tp}"
+    return [f"{told}: GPUs that share requests share their LM head; set it to {tp}"]
+
+
 class AttentionGpus(NamedTuple):
     """The GPUs that hold KV."""
 
@@ -128,6 +146,13 @@ class AttentionGpus(NamedTuple):
     gpus: int
     o_proj_tp: int
     """GPUs that share an output projection."""
+    tp: int
+    """GPUs that share requests."""
+
+    @property
+    def ranks(self) -> int:
+        """Data-parallel ranks."""
+        return self.gpus // self.tp
 
 
 class DeploymentKind(Strict):
@@ -216,7 +241,7 @@ class Afd(DeploymentKind):
 
     def attention_gpus(self) -> AttentionGpus:
         side = self.attention
-        return AttentionGpus(side.accelerator, side.gpu_count(), side.o_proj_tp)
+        return AttentionGpus(side.accelerator, side.gpu_count(), side.o_proj_tp, side.tp)
 
     def shape_name(self) -> str:
         return f"{self.attention.instances}A{self.ffn.instances}F"
@@ -260,14 +285,26 @@ class Ep(DeploymentKind):
     domain (SGLang without an all-to-all backend)."""
     lm_head_tp: PositiveInt
     """GPUs that share the LM head; 1: each holds all of it."""
+    attention_tp: PositiveInt = 1
+    """GPUs that share requests: heads, their KV and their projections are divided over these GPUs,
+    which sum the output of each layer, and dispatch their part of the tokens each. Data-parallel
+    ranks are groups of so many GPUs; KV heads fewer than GPUs, and MLA's latent, are on each."""
     fabric: str
     """Network between the nodes, a file in hardware/fabrics/. An all-to-all within one scale-up
     domain always uses the scale-up link."""
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> Ep:
-        if self.gpus % self.lm_head_tp and info.context != UNDIVIDED:
-            raise ValueError(f"lm_head_tp {self.lm_head_tp} does not divide {self.gpus} gpus")
+        if info.context == UNDIVIDED:
+            return self
+        wrong = [
+            f"{name} {ways} does not divide {self.gpus} gpus"
+            for name, ways in (("lm_head_tp", self.lm_head_tp), ("attention_tp", self.attention_tp))
+            if self.gpus % ways
+        ]
+        wrong += _wrong_ways("attention_tp", self.attention_tp, self.lm_head_tp)
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self
 
     @property
@@ -285,7 +322,7 @@ class Ep(DeploymentKind):
         return [(self.accelerator, self.gpus)]
 
     def attention_gpus(self) -> AttentionGpus:
-        return AttentionGpus(self.accelerator, self.gpus, 1)
+        return AttentionGpus(self.accelerator, self.gpus, 1, self.attention_tp)
 
     def shape_name(self) -> str:
         return f"EP{self.gpus}"

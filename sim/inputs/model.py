@@ -140,6 +140,17 @@ class ModelCard(Strict):
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return ModelCard.model_construct(**fields | {"layers": [*self.layers, more]})
 
+    def cut(self, ways: int) -> ModelCard:
+        """Return the card as each of `ways` GPUs has it that share out attention heads.
+
+        Raises ValueError if the heads do not divide.
+        """
+        if ways == 1:
+            return self
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        shares = {name: attention.cut(ways) for name, attention in self.attention.items()}
+        return ModelCard.model_construct(**fields | {"attention": shares})
+
     @cached_property
     def layer_sequence(self) -> tuple[Layer, ...]:
         """The layers from first to last."""

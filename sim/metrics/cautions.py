@@ -83,7 +83,7 @@ def _software(scenario: Scenario) -> Iterator[str]:
 
 def _graphs(scenario: Scenario, figures: Mapping[str, Any]) -> Iterator[str]:
     graphs, deployment = scenario.software.graphs, scenario.deployment
-    each = figures["requests_in_flight"] / deployment.attention_gpus().gpus
+    each = figures["requests_in_flight"] / deployment.attention_gpus().ranks
     if graphs is not None and each / deployment.micro_batches > graphs.largest_batch:
         yield (
             f"more requests on a GPU than the largest CUDA graph takes, {graphs.largest_batch:g}: "

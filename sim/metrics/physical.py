@@ -44,14 +44,16 @@ class Floor(NamedTuple):
 def floor(scenario: Scenario, ctx: float) -> Floor:
     """Return the least time of a step whose requests have at least `ctx` context tokens each."""
     model, precision = cards.model(scenario.model), scenario.precision
+    each = model.cut(scenario.deployment.attention_gpus().tp)
     attention, gpus, o_proj_tp, peak_flops_per_s = _machines(scenario)
     hidden, elements, kv_bytes = model.hidden, 0.0, 0.0
     macs = float(model.vocab * hidden)
     for layer, count in model.layer_counts.items():
         kind = model.attention[layer.attention]
-        *whole, output = (*kind.before_core(hidden), *kind.after_core(hidden))
+        part = each.attention[layer.attention]
+        *whole, output = (*part.before_core(hidden), *part.after_core(hidden))
         shared = output._replace(k=output.k // o_proj_tp)
-        elements += count * sum(each.weights() for each in (*whole, shared))
+        elements += count * sum(product.weights() for product in (*whole, shared))
         kv_bytes += count * kind.read_bytes(precision.kv, ctx)
         macs += count * kind.weights(hidden)
         macs += count * model.ffn[layer.ffn].active_weights(hidden)

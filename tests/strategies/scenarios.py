@@ -94,13 +94,18 @@ def afd(draw: st.DrawFn) -> tuple[str, list[str]]:
     fabric = draw(st.sampled_from(("rdma", "nvlink")))
     linked = fabric == "nvlink"
     each = 1 if linked else draw(st.sampled_from((1, 8)))
+    # o_proj_tp, lm_head_tp and tp: GPUs share an output projection, or requests.
+    shared = st.sampled_from(((1, 1, 1), (1, 4, 1), (4, 1, 1), (4, 4, 1), (1, 4, 2), (1, 4, 4)))
+    alone = st.sampled_from(((1, 1, 1), (1, 4, 1)))
+    o_proj_tp, lm_head_tp, tp = draw(alone if linked else shared)
     return "step3-2a2f", [
         f"model={draw(st.sampled_from(('step3', 'minimax-m1')))}",
         f"deployment.fabric={fabric}",
         f"{side}.accelerator={accelerator}",
         f"{side}.instances={1 if linked else draw(st.integers(1, 2))}",
-        f"{side}.o_proj_tp={1 if linked else draw(st.sampled_from((1, 4)))}",
-        f"{side}.lm_head_tp={draw(st.sampled_from((1, 4)))}",
+        f"{side}.o_proj_tp={o_proj_tp}",
+        f"{side}.lm_head_tp={lm_head_tp}",
+        f"{side}.tp={tp}",
         f"{side}.gpus_per_instance=4",
         f"{ffn}.accelerator={accelerator if linked else 'h800'}",
         f"{ffn}.gpus_per_instance={each}",
@@ -121,6 +126,7 @@ def ep(draw: st.DrawFn) -> tuple[str, list[str]]:
     return "dsv3-ep128", [
         f"deployment.gpus={gpus}",
         f"deployment.exchange={exchange}",
+        f"deployment.attention_tp={draw(st.sampled_from((1, 1, 2, 8)))}",
         f"deployment.overlap={draw(st.sampled_from(('none', 'two_batch')))}",
         f"deployment.redundant_experts={draw(st.sampled_from((0, 16, 32)))}",
         f"software={draw(st.sampled_from(PROFILES))}",

@@ -152,7 +152,7 @@ def test_a_draft_takes_a_layer_an_lm_head_and_a_projection() -> None:
     assert [kind.drafts_after for kind in drafting.kinds] == [0, 0, 3, 1]
     timer, requests = drafting.core_timer, GpuTokens(batch.requests)
     # The first takes all verified tokens as a layer of the model does, and what comes before it.
-    before = timer.lm_head(requests.times(3), 8) + timer.draft_projection(requests.times(3))
+    before = timer.lm_head(requests.times(3), 8, 8) + timer.draft_projection(requests.times(3))
     slowed = np.rint(1.189 * (plain["attn0", 1] / 1.189 + before.ns))
     assert rows["attn0", verifying] == pytest.approx(slowed, abs=2)
     for stage in ("attn1", "experts", "dispatch", "combine", "shared"):
@@ -162,8 +162,8 @@ def test_a_draft_takes_a_layer_an_lm_head_and_a_projection() -> None:
     for stage in ("attn1", "experts", "dispatch", "combine", "shared"):
         assert rows[stage, second].tolist() == single[stage, 1].tolist()
     # A step ends with the LM head of the last draft, or of all that was verified.
-    assert rows["lm_head", 4].tolist() == timer.lm_head(requests, 8).ns.tolist()
-    assert plain["lm_head", 2].tolist() == timer.lm_head(requests.times(3), 8).ns.tolist()
+    assert rows["lm_head", 4].tolist() == timer.lm_head(requests, 8, 8).ns.tolist()
+    assert plain["lm_head", 2].tolist() == timer.lm_head(requests.times(3), 8, 8).ns.tolist()
 
 
 # README_WEIGHTS of deepseek-ai/DeepSeek-V3: 11.5B parameters of the module are its own, beside

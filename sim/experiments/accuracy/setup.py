@@ -262,10 +262,10 @@ def _ep(
     tensor = words.ways(point.attention_parallel, "tp") or 1
     if width is None:
         raise Unclear(f"expert_parallel: '{point.expert_parallel}' gives no width")
-    if tensor > 1 or (ranks or width) != gpus or width != gpus:
+    if (ranks or width // tensor) * tensor != gpus or width != gpus:
         raise Unclear(
             f"attention_parallel: '{point.attention_parallel}' with '{point.expert_parallel}' on "
-            f"{gpus} GPUs; only DP = EP = GPUs is expressed"
+            f"{gpus} GPUs; only DP × TP = EP = GPUs is expressed"
         )
     overlapped = words.micro_batches(point.micro_batches_or_overlap)
     if overlapped is None:
@@ -285,7 +285,8 @@ def _ep(
         "overlap": "two_batch" if overlapped == 2 else "none",
         "dispatch_dtype": "nvfp4" if narrow else "bf16" if wide else "fp8",
         "combine_dtype": _combined(point, precision),
-        "lm_head_tp": 1,
+        "lm_head_tp": tensor,
+        "attention_tp": tensor,
         "fabric": "rdma",
     }
 
