@@ -75,7 +75,7 @@ class RoutedTimes:
             if not isinstance(ffn, MoeFfn):
                 continue
             like: dict[int, list[int]] = {}
-            for number, each in enumerate(site.passes):
+            for number, each in enumerate(site.course.passes):
                 if each.layer.ffn == name:
                     like.setdefault(each.positions, []).append(number)
             for positions, layers in like.items():

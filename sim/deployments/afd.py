@@ -11,7 +11,8 @@ from typing import ClassVar
 import numpy as np
 
 from sim.deployments import glue
-from sim.deployments.afd_ring import Ring, choose_lags, program
+from sim.deployments.afd_ring import Ring, choose_lags, lags_by_load, program
+from sim.deployments.course import Pass
 from sim.deployments.deployment import Deployment, Durations, slowest
 from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
@@ -19,7 +20,6 @@ from sim.deployments.layers import (
     GpuTokens,
     LayerTimer,
     Ns,
-    Pass,
     Spread,
     in_groups,
     split_evenly,
@@ -75,7 +75,7 @@ class AfdDeployment(Deployment):
         if self._composed:
             self.ffn_timer = replace(self.ffn_timer, moe_kernel=served.MASKED)
         together(
-            *[partial(self._check_domain, side, ways) for side, ways in self._sharing()],
+            *[partial(self._check_domain, *sharing) for sharing in self._sharing()],
             lambda: check_transfers(self.afd, attention, ffn, self.fabric),
             lambda: check_collectives(self.afd, ffn),
             self._check_one_kernel,
@@ -90,7 +90,10 @@ class AfdDeployment(Deployment):
     @cached_property
     def program(self) -> Program:
         """The ring, in the static order that suits the expected load."""
-        return self._program(self._ring, slowest(self._expected_durations.rows))
+        longest = slowest(self._expected_durations.rows)
+        stage_ns = {stage: ns for (stage, kind), ns in longest.items() if kind in self._usual_kinds}
+        lags = choose_lags(self._ring, stage_ns, self._latency_ns, self.delays_ns["host"])
+        return program(self._ring, lags)
 
     @cached_property
     def _expected_durations(self) -> Durations:
@@ -124,15 +127,22 @@ class AfdDeployment(Deployment):
     def ordering_usage_ns(self) -> ops.Floats:
         return self._expected_durations.usage_ns
 
-    @property
+    @cached_property
     def neighbours(self) -> int:
         """GPUs that share an output projection or an LM head, or talk to all ranks by turns."""
         side = self.afd.attention
         return lcm(side.o_proj_tp, self.lm_head_ranks, self.afd.ffn.gpus_together)
 
-    def one_of_each(self, slowest: Mapping[tuple[str, int], int]) -> Program:
-        """Return the ring of one server in each pool, in the order that suits such durations."""
-        return self._program(self._small_ring, slowest)
+    def one_of_each_by_load(
+        self, slowest: Mapping[tuple[str, int], Ns], host_ns: Ns
+    ) -> list[Program]:
+        """Return rings of one server in each pool, in the order that suits such durations."""
+        stage_ns = {
+            stage: ns[..., 0] for (stage, kind), ns in slowest.items() if kind in self._usual_kinds
+        }
+        chosen = lags_by_load(self._small_ring, stage_ns, self._latency_ns, host_ns)
+        programs = {lags: program(self._small_ring, lags) for lags in set(chosen)}
+        return [programs[lags] for lags in chosen]
 
     @cached_property
     def _small_ring(self) -> Ring:
@@ -145,7 +155,7 @@ class AfdDeployment(Deployment):
         shared = afd.attention.gpu_count() // afd.attention.o_proj_tp
         collectives = afd.ffn.gpus_together > 1
         return Ring(
-            layer_kinds=self.sequence,
+            layer_kinds=self.course.sequence,
             micro_batches=afd.micro_batches,
             attention_gpus=self.attention_gpus,
             ffn_instances=self._servers,
@@ -158,17 +168,10 @@ class AfdDeployment(Deployment):
             transfers=not self._one_kernel,
         )
 
-    def _program(self, ring: Ring, slowest: Mapping[tuple[str, int], int]) -> Program:
-        usual = self._usual_kind, len(self.kinds)
-        stage_ns = {stage: ns for (stage, kind), ns in slowest.items() if kind in usual}
-        delays_ns = self.delays_ns()
-        way = "link" if ring.transfers else "answer"
-        return program(ring, choose_lags(ring, stage_ns, delays_ns[way], delays_ns["host"]))
-
     @cached_property
-    def _usual_kind(self) -> int:
-        """The kind of layer that a step goes through most often."""
-        return self.kinds.index(max(self.kinds, key=self.uses))
+    def _usual_kinds(self) -> tuple[int, int]:
+        """The kind of layer that a step goes through most often, and that of the LM head."""
+        return self.kinds.index(max(self.kinds, key=self.uses)), len(self.kinds)
 
     def server_name(self, pool: int, server: int) -> str:
         """Return the name of a server: a0.g3, NIC out a0.g3, f1, NVLink in f1, f1.g3."""
@@ -317,6 +320,7 @@ class AfdDeployment(Deployment):
     def gpus_sharing(self) -> int:
         return max(self.afd.attention.o_proj_tp, self.lm_head_ranks if self.drafts else 1)
 
+    @cached_property
     def delays_ns(self) -> dict[str, int]:
         way = "answer" if self._one_kernel else "link"
         return {way: self._latency_ns, "host": from_us(host_us(self.scenario), "the host gap")}
@@ -485,14 +489,17 @@ class AfdDeployment(Deployment):
     def check_memory(self) -> None:
         together(self.ffn_memory.kv_capacity_bytes, super().check_memory)
 
-    def _sharing(self) -> tuple[tuple[AttentionSide | FfnSide, int], ...]:
+    def _sharing(self) -> tuple[tuple[AttentionSide | FfnSide, LayerTimer, int], ...]:
         """Return the sides with the most GPUs of each that share work over the scale-up link."""
         attention, ffn = self.afd.attention, self.afd.ffn
         ways = max(attention.o_proj_tp, attention.lm_head_tp, attention.tp)
-        return (attention, ways), (ffn, ffn.gpus_together)
+        return (
+            (attention, self.attention_timer, ways),
+            (ffn, self.ffn_timer, ffn.gpus_together),
+        )
 
-    def _check_domain(self, side: AttentionSide | FfnSide, ways: int) -> None:
-        domain = cards.accelerator(side.accelerator).node.scale_up_domain_gpus
+    def _check_domain(self, side: AttentionSide | FfnSide, timer: LayerTimer, ways: int) -> None:
+        domain = timer.table.accelerator.node.scale_up_domain_gpus
         if ways > domain:
             raise InfeasibleError(
                 f"{ways} {side.accelerator} GPUs should share work over a scale-up link that "

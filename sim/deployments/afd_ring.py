@@ -22,6 +22,7 @@ results, in which the FFN GPUs are free.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -104,21 +105,35 @@ def choose_lags(ring: Ring, stage_ns: dict[str, int], latency_ns: int, host_ns: 
     Where two steps meet, `tail` more micro-batches run their LM heads before the first one begins
     its next step. That fills the host gap of the first, but holds it up by as many turns.
     """
-    m = ring.micro_batches
-    t = {name: stage_ns.get(name, 0) for name in STAGES}
-    t |= {"there": max(t["a2f"], t["a2f_in"]), "back": max(t["f2a"], t["f2a_in"])}
-    t["any"] = max(ns for stage, ns in t.items() if stage != "lm_head")
+    times_ns = {stage: np.array([ns]) for stage, ns in stage_ns.items()}
+    return lags_by_load(ring, times_ns, latency_ns, np.array([host_ns]))[0]
+
+
+def lags_by_load(
+    ring: Ring, stage_ns: Mapping[str, Ints], latency_ns: int, host_ns: Ints
+) -> list[Lags]:
+    """Return the same by load; stage times may be those of all loads."""
+    t = np.zeros((len(_TIMES), len(host_ns)), dtype=np.int64)
+    row = dict(zip(_TIMES, t, strict=True))  # views
+    for stage, ns in stage_ns.items():
+        row[stage][:] = ns
+    np.maximum(row["a2f"], row["a2f_in"], out=row["there"])
+    np.maximum(row["f2a"], row["f2a_in"], out=row["back"])
+    t[: len(STAGES) - 1].max(axis=0, out=row["any"])
+    row["latency"][:] = latency_ns
     choices, parts, spans = _waits(ring)
-    times_ns = parts @ np.array([*t.values(), latency_ns], dtype=np.int64)
-    turns_ns = (times_ns / spans).max(axis=1)
-    best = int(turns_ns.argmin())
-    lags, turn_ns = choices[best], float(turns_ns[best])
-
-    def held_up_ns(tail: int) -> float:
-        bare_gap = t["attention"] + t["lm_head"] + host_ns - (tail + 1) * turn_ns
-        return max(tail * turn_ns, host_ns + (m - 1) // (tail + 1) * max(0, bare_gap))
-
-    return lags._replace(tail=min(range(m), key=held_up_ns))
+    turns_ns = (parts @ t / spans[..., np.newaxis]).max(axis=1)
+    best = turns_ns.argmin(axis=0)
+    turn_ns = np.take_along_axis(turns_ns, best[np.newaxis], axis=0)
+    tail = np.arange(ring.micro_batches)[:, np.newaxis]
+    bare_gap_ns = row["attention"] + row["lm_head"] + host_ns - (tail + 1) * turn_ns
+    turns_apart = (ring.micro_batches - 1) // (tail + 1)
+    held_up_ns = np.maximum(tail * turn_ns, host_ns + turns_apart * np.maximum(0, bare_gap_ns))
+    tails = held_up_ns.argmin(axis=0)
+    return [
+        choices[choice]._replace(tail=tail)
+        for choice, tail in zip(best.tolist(), tails.tolist(), strict=True)
+    ]
 
 
 @lru_cache(maxsize=KEPT)
@@ -126,7 +141,7 @@ def _waits(ring: Ring) -> tuple[list[Lags], Ints, Ints]:
     """Return the lags that are possible, the least first, and the circuits of waits of each.
 
     A circuit has a row that says how often each of the times is part of it (in the order of
-    `choose_lags`), and the micro-batches that it spans.
+    `_TIMES`), and the micro-batches that it spans.
     """
     m = ring.micro_batches
     one = dict(zip(_TIMES, np.eye(len(_TIMES), dtype=np.int64), strict=True))

@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.deployments.course import Pass, course
 from sim.deployments.expected_load import ExpectedLoad
 from sim.deployments.kept_times import KeptTimes
 from sim.deployments.kvcache import GpuMemory, Transfer, kv_layout
@@ -22,9 +23,7 @@ from sim.deployments.layers import (
     GpuTokens,
     LayerTimer,
     Ns,
-    Pass,
     Spread,
-    passes,
 )
 from sim.engines.program import Program, Times
 from sim.foundation.errors import InfeasibleError
@@ -113,12 +112,8 @@ class Deployment(ABC):
         """GPUs that stand behind an attention GPU: they share its requests and divide its heads."""
         self.model = _cut(cards.model(scenario.model), self.attention_tp)
         speculation = scenario.speculation
-        self.passes = passes(self.model, speculation)
-        """Layers as a step goes through them; a drafting one comes last, and several times."""
-        self.kinds: list[Pass] = list(dict.fromkeys(self.passes))
-        number = {kind: place for place, kind in enumerate(self.kinds)}
-        self.sequence = tuple(number[each] for each in self.passes)
-        """Places in `kinds` of the layers in their order."""
+        self.course = course(self.model, speculation)
+        self.kinds = self.course.kinds
         self.last_positions = 1
         """Tokens of each request whose LM head ends a step."""
         if speculation is not None and speculation.draft_layer is not None:
@@ -140,7 +135,7 @@ class Deployment(ABC):
     @property
     def drafts(self) -> bool:
         """Whether the last layer of `model` drafts."""
-        return self.passes[-1].drafts_after > 0
+        return self.course.passes[-1].drafts_after > 0
 
     @property
     def lanes(self) -> int:
@@ -172,13 +167,20 @@ class Deployment(ABC):
     def neighbours(self) -> int:
         """Attention GPUs that do something together: a multiple of all such groups."""
 
-    @abstractmethod
     def one_of_each(self, slowest: Mapping[tuple[str, int], int]) -> Program:
         """Return the program with one server in each pool: what like servers do together.
 
         Its static order is the one that suits durations of the slowest servers, by stage and kind
         of layer.
         """
+        of_load = {key: np.array([[ns]]) for key, ns in slowest.items()}
+        return self.one_of_each_by_load(of_load, np.array([self.delays_ns["host"]]))[0]
+
+    @abstractmethod
+    def one_of_each_by_load(
+        self, slowest: Mapping[tuple[str, int], Ns], host_ns: Ns
+    ) -> list[Program]:
+        """Return the same by load: durations are loads × 1 or 1, `host_ns` those of the host."""
 
     @property
     @abstractmethod
@@ -224,11 +226,7 @@ class Deployment(ABC):
 
     def uses(self, kind: Pass) -> int:
         """Return how often a step goes through layers of a kind."""
-        return self._uses[kind]
-
-    @cached_property
-    def _uses(self) -> Counter[Pass]:
-        return Counter(self.passes)
+        return self.course.uses[kind]
 
     @property
     @abstractmethod
@@ -353,9 +351,10 @@ class Deployment(ABC):
         slowdown = self.scenario.software.slowdown(stage)
         return time if slowdown == 1 or self.alone(layer) else whole_ns(time * slowdown, stage)
 
+    @property
     @abstractmethod
     def delays_ns(self) -> dict[str, int]:
-        """Return the latencies of a step that holds requests."""
+        """Latencies of a step that holds requests."""
 
     @property
     def ordering_usage_ns(self) -> Floats:
@@ -452,7 +451,7 @@ class Deployment(ABC):
         """Return the same, asked afresh."""
         tokens = GpuTokens(requests)
         durations, usage_ns = self.around_core(tokens)
-        values = self.program.times(durations, self.delays_ns()).values
+        values = self.program.times(durations, self.delays_ns).values
         return _Prepared(values, usage_ns, self._cores(tokens))
 
     def _recalled(self, requests: Ns) -> _Prepared:
@@ -497,8 +496,7 @@ class Deployment(ABC):
 
     @cached_property
     def _delays_ns(self) -> tuple[int, ...]:
-        delays_ns = self.delays_ns()
-        return tuple(delays_ns[name] for name in self.program.delays)
+        return tuple(self.delays_ns[name] for name in self.program.delays)
 
     def _bounds(self, stage: str, kind: int) -> tuple[int, int]:
         """Return the first value, and the one after the last, of a stage in a kind of layer."""
@@ -535,7 +533,10 @@ class Deployment(ABC):
     @cached_property
     def attention_uses(self) -> Counter[Attended]:
         """How often a step goes through each attention."""
-        return Counter(self._attended_in(each) for each in self.passes)
+        uses: Counter[Attended] = Counter()
+        for kind in self.kinds:
+            uses[self._attended_in(kind)] += self.uses(kind)
+        return uses
 
     def _attended_in(self, kind: Pass) -> Attended:
         return Attended(kind.layer.attention, kind.positions, self.crowded(kind.layer))
@@ -584,7 +585,7 @@ class Deployment(ABC):
 
     def check_routing(self) -> None:
         """Refuse measured routing that does not fit the model. Raises ScenarioError."""
-        ffns = [self.model.ffn[each.layer.ffn] for each in self.passes]
+        ffns = [self.model.ffn[each.layer.ffn] for each in self.course.passes]
         self.scenario.routing.check(
             {number: ffn.experts for number, ffn in enumerate(ffns) if isinstance(ffn, MoeFfn)}
         )
@@ -663,5 +664,6 @@ def _longest(
     stages: str | tuple[str, ...],
     nothing: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    names = (stages,) if isinstance(stages, str) else stages
-    return np.asarray(np.max([stage_ns.get(name, nothing) for name in names], axis=0))
+    if isinstance(stages, str):
+        return stage_ns.get(stages, nothing)
+    return np.asarray(np.max([stage_ns.get(name, nothing) for name in stages], axis=0))

@@ -10,20 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sim.deployments import glue
+from sim.deployments.course import Pass
 from sim.deployments.deployment import Deployment
 from sim.deployments.ep_schedule import Schedule, program
 from sim.deployments.exchange import Exchange
 from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
-from sim.deployments.layers import (
-    GpuTokens,
-    LayerTimer,
-    Ns,
-    Pass,
-    Spread,
-    in_groups,
-    split_evenly,
-)
+from sim.deployments.layers import GpuTokens, LayerTimer, Ns, Spread, in_groups, split_evenly
 from sim.deployments.links import check_domain
 from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
 from sim.engines.program import Program
@@ -112,12 +105,14 @@ class EpDeployment(Deployment):
     def neighbours(self) -> int:
         return self.lm_head_ranks
 
-    def one_of_each(self, slowest: Mapping[tuple[str, int], int]) -> Program:
+    def one_of_each_by_load(
+        self, slowest: Mapping[tuple[str, int], Ns], host_ns: Ns
+    ) -> list[Program]:
         """Return the schedule of one GPU; its order does not depend on durations."""
-        return self._program(1)
+        return [self._program(1)] * len(host_ns)
 
     def _program(self, gpus: int) -> Program:
-        return program(Schedule(self.sequence, gpus, self.ep.overlap == "two_batch"))
+        return program(Schedule(self.course.sequence, gpus, self.ep.overlap == "two_batch"))
 
     def server_name(self, pool: int, server: int) -> str:
         """Return the name of a server: a GPU by its node and its rank there, or the network."""
@@ -239,8 +234,9 @@ class EpDeployment(Deployment):
     def gpus_sharing(self) -> int:
         return self.lm_head_ranks if self.drafts else 1
 
+    @cached_property
     def delays_ns(self) -> dict[str, int]:
-        """Return the latencies of a step that holds requests.
+        """Latencies of a step that holds requests.
 
         The micro-batches of a step share one pass of the host, so each bears its part.
         """

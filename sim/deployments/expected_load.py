@@ -65,20 +65,22 @@ class ExpectedLoad:
         windows = self.layout.bytes_per_token
         return Batch.representative(gpus, block, requests, self._context, windows)
 
+    @cached_property
     def held_bytes(self) -> float:
-        """Return the mean KV of a request in flight, bytes."""
+        """Mean KV of a request in flight, bytes."""
         prompt, _output, age = self._sample()
         return float(self.layout.request_bytes(prompt + age).mean())
 
+    @cached_property
     def reserved_bytes(self) -> float:
-        """Return the mean KV of a request with its whole output, bytes."""
+        """Mean KV of a request with its whole output, bytes."""
         prompt, output, _age = self._sample()
         return float(self.layout.whole_bytes(prompt, output).mean())
 
     def claimed_bytes(self) -> float:
         """Return the mean KV that a request in flight claims under the admission policy, bytes."""
         reserves = self.scenario.admission.kv.kind == "reserve"
-        return self.reserved_bytes() if reserves else self.held_bytes()
+        return self.reserved_bytes if reserves else self.held_bytes
 
     def output_tokens(self) -> float:
         """Return the mean output tokens of a request that arrives."""

@@ -16,9 +16,10 @@ def host_us(scenario: Scenario) -> float:
     software, attention = scenario.software, scenario.deployment.attention_gpus()
     ranks = attention.ranks
     further_us = (ranks - 1) * (software.host_us_per_further_rank or 0.0)
-    several = attention.gpus > cards.accelerator(attention.accelerator).node.gpus
-    across_us = software.host_us_across_servers if several else None
-    return software.host_gap_us_per_step + further_us + (across_us or 0.0)
+    across_us = software.host_us_across_servers or 0.0
+    if across_us and attention.gpus <= cards.accelerator(attention.accelerator).node.gpus:
+        across_us = 0.0
+    return software.host_gap_us_per_step + further_us + across_us
 
 
 def mean_host_us(scenario: Scenario) -> float:

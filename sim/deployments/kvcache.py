@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sim.foundation.errors import InfeasibleError
+from sim.foundation.identity import kept_by_identity
 from sim.foundation.units import gigabytes
 from sim.inputs.hardware import Accelerator
 from sim.inputs.model import ModelCard
@@ -66,6 +67,7 @@ class Transfer(NamedTuple):
     latency_ns: int
 
 
+@kept_by_identity
 def kv_layout(model: ModelCard, kv: str, block_tokens: int, step_tokens: int = 1) -> KvLayout:
     """Return the layout of `model`'s cache with KV format `kv` ('card': as the card says).
 

@@ -18,9 +18,8 @@ from sim.foundation.errors import InfeasibleError
 from sim.foundation.nanoseconds import from_us
 from sim.foundation.units import DTYPE_BYTES
 from sim.inputs.attention import Projection
-from sim.inputs.model import Layer, ModelCard, MoeFfn
+from sim.inputs.model import ModelCard, MoeFfn
 from sim.inputs.scenario import Precision
-from sim.inputs.speculation import Speculation
 from sim.kernels import cores, ops, served
 from sim.kernels.core_line import CoreLine
 from sim.kernels.hottest_rank import alike, hottest_factors, rank_op
@@ -127,32 +126,6 @@ class Core(NamedTuple):
     """Context that it reads of a request; None: all of it."""
     time: Callable[[Ns], Timed]
     """From context tokens on each GPU to the time there."""
-
-
-class Pass(NamedTuple):
-    """A layer as a step goes through it."""
-
-    layer: Layer
-    positions: int = 1
-    """Tokens of each request that go through it at once."""
-    drafts_after: int = 0
-    """Tokens of each request whose LM head comes before it: the layer drafts. 0: it does not."""
-
-
-def passes(model: ModelCard, speculation: Speculation | None) -> tuple[Pass, ...]:
-    """Return what a step of `model` goes through, in order, the last LM head left out.
-
-    The drafting layer runs once a draft. The first time it takes all tokens that the model has
-    verified, for their KV; after that one token, the draft before.
-    """
-    if speculation is None:
-        return tuple(Pass(layer) for layer in model.layer_sequence)
-    verified, drafting = speculation.positions, speculation.draft_layer
-    through = [Pass(layer, verified) for layer in model.layer_sequence]
-    if drafting is not None:
-        through.append(Pass(drafting, verified, drafts_after=verified))
-        through += [Pass(drafting, drafts_after=1)] * (speculation.drafts - 1)
-    return tuple(through)
 
 
 class Spread(NamedTuple):

@@ -142,17 +142,25 @@ class Program:
         self, rows: Mapping[tuple[str, int], ArrayLike], delays_ns: Mapping[str, int]
     ) -> Times:
         """Return Times from durations by (stage name, layer kind); what is not named is 0 ns."""
-        zeros = np.zeros(self.slot_bounds[-1][1], dtype=np.int64)
         delays = tuple(int(delays_ns[name]) for name in self.delays)
-        return self.with_rows(Times(zeros, self.slot_bounds, delays), rows)
+        return Times(self.values(rows), self.slot_bounds, delays)
+
+    def values(self, rows: Mapping[tuple[str, int], ArrayLike], *loads: int) -> NDArray[np.int64]:
+        """Return `Times.values` from such durations, of `loads` along the first axes if any."""
+        values = np.zeros((*loads, self.slot_bounds[-1][1]), dtype=np.int64)
+        self._fill(values, rows)
+        return values
 
     def with_rows(self, times: Times, rows: Mapping[tuple[str, int], ArrayLike]) -> Times:
         """Return `times` with other durations for some (stage name, layer kind)."""
         values = times.values.copy()
+        self._fill(values, rows)
+        return times._replace(values=values)
+
+    def _fill(self, values: NDArray[np.int64], rows: Mapping[tuple[str, int], ArrayLike]) -> None:
         for (name, kind), row in rows.items():
             first, last = self.slot_bounds[self.slot(self._stage_index[name], kind)]
-            values[first:last] = row
-        return times._replace(values=values)
+            values[..., first:last] = row
 
     def row(self, times: Times, stage: str, kind: int) -> NDArray[np.int64]:
         """Return the durations of a stage in a kind of layer, by server."""
@@ -168,13 +176,8 @@ class Program:
 
     def busy_of(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the same for one or many `Times.values`, along the last axis."""
-        first = np.cumsum([0, *(pool.servers for pool in self.pools)]).tolist()
-        busy = np.zeros((*values.shape[:-1], first[-1]), dtype=np.int64)
-        for slot, (begin, end) in enumerate(self.slot_bounds):
-            pool = self.stages[slot // self._kinds].pool
-            spent = self._slot_uses[slot] * values[..., begin:end]
-            busy[..., first[pool] : first[pool + 1]] += spent
-        return busy
+        in_order, first, uses = self._by_server
+        return np.add.reduceat(values[..., in_order] * uses, first, axis=-1)
 
     def slowest_of(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the time of the slowest server in each slot, for one or many `Times.values`."""
@@ -197,6 +200,21 @@ class Program:
         first = np.cumsum([0, *(pool.servers for pool in self.pools)])
         pools = np.repeat([stage.pool for stage in self.stages], self._kinds)
         return np.column_stack([np.array(self.slot_bounds), first[pools], self._slot_uses])
+
+    @cached_property
+    def _by_server(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Places of `Times.values` server by server, where those of each begin, and their uses.
+
+        Each server begins with the first place, which it does not use.
+        """
+        begin, end, at, uses = self.work.T
+        every = np.arange(sum(pool.servers for pool in self.pools))
+        server = np.concatenate([every, *map(np.arange, at, at + end - begin)])
+        place = np.concatenate([0 * every, np.arange(end[-1])])
+        used = np.concatenate([0 * every, np.repeat(uses, end - begin)])
+        in_order = np.argsort(server, kind="stable")
+        first = np.searchsorted(server[in_order], every)
+        return place[in_order], first, used[in_order]
 
     @cached_property
     def slot_bounds(self) -> tuple[tuple[int, int], ...]:
@@ -237,6 +255,8 @@ class ProgramBuilder:
     delays: tuple[str, ...]
     pools: list[Pool] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)
+    """Of stages, by name."""
     nodes: list[Node] = field(default_factory=list)
     ids: dict[tuple[str, int, int], int] = field(default_factory=dict)
     orders: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
@@ -253,6 +273,7 @@ class ProgramBuilder:
 
     def stage(self, name: str, pool: int, way: Way = "") -> None:
         """Add a stage that runs on `pool`."""
+        self.places[name] = len(self.stages)
         self.stages.append(Stage(name, pool, way))
 
     def node(
@@ -264,7 +285,7 @@ class ProgramBuilder:
         gated: bool = False,
     ) -> int:
         """Add a node and return its id. The tail is `layer` = number of layers."""
-        index = next(i for i, known in enumerate(self.stages) if known.name == stage)
+        index = self.places[stage]
         tail_kind = max(self.layer_kinds) + 1
         kind = self.layer_kinds[layer] if layer < self.layers else tail_kind
         slot = index * (tail_kind + 1) + kind

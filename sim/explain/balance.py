@@ -232,7 +232,7 @@ def _ep(state: SteadyState, ep: Ep) -> EpBalance:
     spent_ns = state.micro_batches * int(state.work_of(network).sum())
     exposed = float(exposed_ns(state, state.times[0]))
     site = state.deployment
-    fitting = int(site.kv_memory().kv_capacity_bytes() / site.expected.reserved_bytes())
+    fitting = int(site.kv_memory().kv_capacity_bytes() / site.expected.reserved_bytes)
     limit = min(fitting, site.scenario.memory.max_running_requests or fitting)
     rows = [present(state), with_micro_batches(state, 3 - state.micro_batches)]
     for gpus in (ep.gpus // 2, ep.gpus * 2):

@@ -237,7 +237,7 @@ def work_ns(site: Deployment, batch: Batch) -> dict[str, float]:
     """Return what the slowest server of each pool works on a micro-batch in a step, by pool."""
     longest = slowest(site.durations(batch).rows)
     program = site.one_of_each(longest)
-    times = program.times(longest, site.delays_ns())
+    times = program.times(longest, site.delays_ns)
     busy = program.busy_ns(times)
     return {pool.name: float(ns) for pool, ns in zip(program.pools, busy, strict=True)}
 

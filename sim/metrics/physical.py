@@ -17,6 +17,7 @@ import numpy as np
 from sim.decoding.run import Run
 from sim.decoding.step_table import requests_of
 from sim.foundation.errors import ImpossibleFigureError
+from sim.foundation.identity import kept_by_identity
 from sim.foundation.units import DTYPE_BYTES, NS_PER_S
 from sim.inputs import cards
 from sim.inputs.hardware import Accelerator
@@ -44,8 +45,32 @@ class Floor(NamedTuple):
 def floor(scenario: Scenario, ctx: float) -> Floor:
     """Return the least time of a step whose requests have at least `ctx` context tokens each."""
     model, precision = cards.model(scenario.model), scenario.precision
-    each = model.cut(scenario.deployment.attention_gpus().tp)
+    tp = scenario.deployment.attention_gpus().tp
     attention, gpus, o_proj_tp, peak_flops_per_s = _machines(scenario)
+    least = _least_work(model, precision.kv, tp, o_proj_tp, ctx)
+    hbm = float(attention.hbm_bytes_per_s)
+    request_s = max(2 * least.macs / peak_flops_per_s, least.kv_bytes / (gpus * hbm))
+    return Floor(
+        least.elements * DTYPE_BYTES[precision.gemm] / hbm * NS_PER_S,
+        request_s * NS_PER_S,
+        _rounding_ns(model, scenario),
+    )
+
+
+class _Work(NamedTuple):
+    """What a step does at least."""
+
+    elements: float
+    """Attention weights that a GPU reads."""
+    macs: float
+    """Of a token, on all GPUs."""
+    kv_bytes: float
+    """Of a request."""
+
+
+@kept_by_identity
+def _least_work(model: ModelCard, kv: str, tp: int, o_proj_tp: int, ctx: float) -> _Work:
+    each = model.cut(tp)
     hidden, elements, kv_bytes = model.hidden, 0.0, 0.0
     macs = float(model.vocab * hidden)
     for layer, count in model.layer_counts.items():
@@ -54,16 +79,10 @@ def floor(scenario: Scenario, ctx: float) -> Floor:
         *whole, output = (*part.before_core(hidden), *part.after_core(hidden))
         shared = output._replace(k=output.k // o_proj_tp)
         elements += count * sum(product.weights() for product in (*whole, shared))
-        kv_bytes += count * kind.read_bytes(precision.kv, ctx)
+        kv_bytes += count * kind.read_bytes(kv, ctx)
         macs += count * kind.weights(hidden)
         macs += count * model.ffn[layer.ffn].active_weights(hidden)
-    hbm = float(attention.hbm_bytes_per_s)
-    request_s = max(2 * macs / peak_flops_per_s, kv_bytes / (gpus * hbm))
-    return Floor(
-        elements * DTYPE_BYTES[precision.gemm] / hbm * NS_PER_S,
-        request_s * NS_PER_S,
-        _rounding_ns(model, scenario),
-    )
+    return _Work(elements, macs, kv_bytes)
 
 
 def _machines(scenario: Scenario) -> tuple[Accelerator, int, int, float]:
@@ -133,10 +152,11 @@ def checked(figures: dict[str, Any], signed: frozenset[str] = frozenset()) -> di
 
 def _numbers(figures: Mapping[str, Any], front: str) -> Iterator[tuple[str, float]]:
     for name, value in figures.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, int | float):
+            if not isinstance(value, bool):
+                yield f"{front}{name}", float(value)
+        elif isinstance(value, Mapping):
             yield from _numbers(value, f"{front}{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{front}{name}", float(value)
 
 
 def _refuse(name: str, value: float, expected: str) -> None:

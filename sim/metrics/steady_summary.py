@@ -57,7 +57,7 @@ def steady_summary(state: SteadyState) -> dict[str, Any]:
     figures["tpot_device_ms"] = device_tpot_ms(scenario, figures)
     # Those of an empty micro-batch are no times of a layer.
     values = np.array([times.values for times in state.times if times.values.any()])
-    delays_ns = np.array([list(deployment.delays_ns().values())] * len(values))
+    delays_ns = np.array([list(deployment.delays_ns.values())] * len(values))
     of_layer = deployment.layer_ns(state.program, state.program.slowest_of(values), delays_ns)
     for column, time in of_layer.items():
         figures[f"{column}_us"] = float(time.mean()) / NS_PER_US
@@ -65,7 +65,7 @@ def steady_summary(state: SteadyState) -> dict[str, Any]:
     pools = state.program.pools
     figures["utilisation"] = {p.name: float(b) for p, b in zip(pools, busy, strict=True)}
     capacity = deployment.kv_memory().kv_capacity_bytes()
-    held = deployment.expected.held_bytes() * state.requests / deployment.attention_gpus
+    held = deployment.expected.held_bytes * state.requests / deployment.attention_gpus
     figures["kv_occupancy"] = held / capacity if capacity else 0.0
     total = float(state.usage_ns.sum())
     for status, spent_ns in by_status(state.usage_ns).items():

@@ -81,7 +81,7 @@ def first_records(site: Deployment, layers: range) -> list[Record]:
     if any(ns[0] < longest[stage] for stage, ns in rows.items()):
         return [record for record in steady_records(site, layers) if record.server == 0]
     program = site.one_of_each(longest)
-    return _records(program, program.times(longest, site.delays_ns()), layers)
+    return _records(program, program.times(longest, site.delays_ns), layers)
 
 
 def _records(program: Program, times: Times, layers: range) -> list[Record]:

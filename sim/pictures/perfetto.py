@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from sim.decoding.run import Run, simulate
 from sim.decoding.step_table import requests_of
-from sim.deployments.layers import passes
+from sim.deployments.course import passes
 from sim.engines.controller import Record
 from sim.engines.program import Program
 from sim.foundation import json_text

@@ -13,7 +13,7 @@ limits the deployment has a name.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -165,37 +165,51 @@ class LoadTimes:
             block = site.neighbours if gpus % site.neighbours == 0 else gpus
             by_block.setdefault(block, []).append((gpus, requests))
         for block, loads in by_block.items():
-            self._look_up(missing[loads[0]], block, loads)
+            self._look_up(missing, block, loads)
 
-    def _look_up(self, site: Deployment, block: int, loads: list[tuple[int, int]]) -> None:
+    def _look_up(
+        self,
+        missing: Mapping[tuple[int, int], Deployment],
+        block: int,
+        loads: list[tuple[int, int]],
+    ) -> None:
+        site = missing[loads[0]]
         gpus, requests = np.array(loads).T
         rows, usage_ns = site.durations(site.expected.representative(gpus, requests, block))
-        kept = {key: ns.max(axis=-1) for key, ns in rows.items() if key[0] not in self._free}
-        columns = [np.broadcast_to(ns, len(loads)).tolist() for ns in kept.values()]
-        for load, slowest, used_ns in zip(loads, zip(*columns, strict=True), usage_ns, strict=True):
-            self._known[load] = _Load(dict(zip(kept, slowest, strict=True)), used_ns)
+        slowest = {
+            key: ns.max(axis=-1, keepdims=True)
+            for key, ns in rows.items()
+            if key[0] not in self._free
+        }
+        host_ns = np.array([missing[load].delays_ns["host"] for load in loads])
+        programs = site.one_of_each_by_load(slowest, host_ns)
+        values = programs[0].values(slowest, len(loads))
+        values[requests == 0] = 0
+        for each in zip(loads, programs, values, usage_ns, strict=True):
+            self._known[each[0]] = _Load(*each[1:])
 
     def state(self, deployment: Deployment, requests: int) -> SteadyState:
         """Return the steady state with `requests` in flight, whose micro-batches are looked up."""
         in_turn, gpus = shares(deployment, requests), deployment.attention_gpus
-        loads = {share: self._known[gpus, share] for share in in_turn}
-        program = deployment.one_of_each(loads[in_turn[0]].slowest)
-        delays_ns = {
-            name: 0 if name in self._free else ns for name, ns in deployment.delays_ns().items()
-        }
-        nothing = dict.fromkeys(delays_ns, 0)
-        times = {
-            share: program.times(load.slowest, delays_ns) if share else program.times({}, nothing)
-            for share, load in loads.items()
-        }
-        usage_ns = sum((loads[share].usage_ns for share in in_turn), NO_USAGE)
-        steps = tuple(times[share] for share in in_turn)
-        return SteadyState(deployment, requests, _engine(program), steps, usage_ns)
+        loads = [self._known[gpus, share] for share in in_turn]
+        program = loads[0].program
+        delays_ns = tuple(
+            0 if name in self._free else deployment.delays_ns[name] for name in program.delays
+        )
+        nothing = (0,) * len(delays_ns)
+        times = tuple(
+            Times(load.values, program.slot_bounds, delays_ns if share else nothing)
+            for share, load in zip(in_turn, loads, strict=True)
+        )
+        usage_ns = sum((load.usage_ns for load in loads), NO_USAGE)
+        return SteadyState(deployment, requests, _engine(program), times, usage_ns)
 
 
 class _Load(NamedTuple):
-    slowest: dict[tuple[str, int], int]
-    """Durations by (stage, layer kind) of the slowest server, ns."""
+    program: Program
+    """One server of each pool, in the order that suits the load."""
+    values: NDArray[np.int64]
+    """`Times.values` of the slowest servers."""
     usage_ns: Floats
 
 

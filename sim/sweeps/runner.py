@@ -19,7 +19,7 @@ from sim.sweeps.inputs import Inputs, changes
 from sim.sweeps.points import Outcome, Point, attempted, failed, outcomes
 from sim.sweeps.store import Job, Store
 
-# Screened points that a worker gets at once: enough to share their look-ups.
+# Screened points that a worker gets at once, at most: enough to share their look-ups.
 _TOGETHER = 64
 
 AnyJob = TypeVar("AnyJob", bound=Job)
@@ -108,16 +108,24 @@ class Runner:
 
 
 def _grouped(tasks: Iterable[_SentJob]) -> Iterator[list[_SentJob]]:
-    """Yield jobs one by one, but points that are screened by the `_TOGETHER`, the like first."""
+    """Yield jobs one by one, but points that are screened together with those that are alike."""
     screened: dict[str, list[_SentJob]] = {}
     for task in tasks:
         if isinstance(task.job, Point) and task.job.is_screened:
             screened.setdefault(task.job.likeness(), []).append(task)
         else:
             yield [task]
-    in_order = [task for like in screened.values() for task in like]
-    for first in range(0, len(in_order), _TOGETHER):
-        yield in_order[first : first + _TOGETHER]
+    together: list[_SentJob] = []
+    for like in screened.values():
+        if len(together) + len(like) > _TOGETHER and together:
+            yield together
+            together = []
+        while len(like) > _TOGETHER:
+            yield like[:_TOGETHER]
+            like = like[_TOGETHER:]
+        together = together + like
+    if together:
+        yield together
 
 
 def _work(tasks: list[_SentJob]) -> list[Outcome]:

@@ -59,7 +59,7 @@ def test_the_way_through_the_ffn_takes_its_transfers_and_experts(micro_batches: 
     deployment = compile_deployment(made)
     rows = deployment.durations(deployment.expected.batch()).rows
     there, experts, back = (rows[stage, 0].max() for stage in ("a2f", "experts", "f2a"))
-    latency = deployment.delays_ns()["link"]
+    latency = deployment.delays_ns["link"]
     loop = (
         max(there, rows["a2f_in", 0].max())
         + experts

@@ -141,6 +141,6 @@ def test_the_largest_batch_is_the_last_one_that_meets_the_target(
 def test_the_largest_batch_fits_in_memory(tiny_model: Path) -> None:
     site = site_of(tiny_model, "two batches", 60)
     each = fullest(site, 1e9).requests // site.attention_gpus
-    held = each * site.expected.reserved_bytes()
+    held = each * site.expected.reserved_bytes
     capacity = site.kv_memory().kv_capacity_bytes()
-    assert held <= capacity < held + site.expected.reserved_bytes()
+    assert held <= capacity < held + site.expected.reserved_bytes

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from fractions import Fraction
 
+import numpy as np
+
 from sim.deployments import afd_ring
 from sim.deployments.afd_ring import Lags, Ring
 from tests.scripted_runs import period_ns
@@ -82,3 +84,18 @@ def test_a_host_gap_is_filled_with_lm_heads() -> None:
     hidden = pace(shape, chosen, stage_ns, delays)
     bare = pace(shape, chosen._replace(tail=0), stage_ns, delays)
     assert hidden < bare
+
+
+def test_loads_asked_together_get_the_order_of_each() -> None:
+    rng = random.Random(4)
+    for groups, half, turns in [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 1)]:
+        shape = Ring((0,) * 3, 4, 2, 1, groups, half_duplex=bool(half), nvlink_turns=bool(turns))
+        loads = [drawn_stages(rng, shape) | {"lm_head": rng.randint(0, 100)} for _ in range(20)]
+        latency_ns, host_ns = rng.randint(0, 30), np.array([rng.randint(0, 400) for _ in loads])
+        stage_ns = {stage: np.array([ns[stage] for ns in loads]) for stage in loads[0]}
+        alone = [
+            afd_ring.choose_lags(shape, ns, latency_ns, int(host))
+            for ns, host in zip(loads, host_ns, strict=True)
+        ]
+        assert afd_ring.lags_by_load(shape, stage_ns, latency_ns, host_ns) == alone
+        assert len(set(alone)) > 1

@@ -86,7 +86,7 @@ def test_steps_are_those_durations() -> None:
     """What is kept from step to step is timed beside communication as well."""
     made = site("dsv3-afd-gb200", *TAKEN)
     batch, program = made.expected.batch(), made.program
-    durations = program.times(made.durations(batch).rows, made.delays_ns())
+    durations = program.times(made.durations(batch).rows, made.delays_ns)
     assert made.step(batch).times.values.tolist() == durations.values.tolist()
 
 

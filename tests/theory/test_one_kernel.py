@@ -53,7 +53,7 @@ def test_ffn_gpus_are_busy_until_they_have_sent() -> None:
     assert isinstance(ffn, MoeFfn)
     timed = site.ffn_timer.experts(ffn, site.spread(ffn), np.array([tokens]), shared=True)
     latency = from_us(cards.fabric("nvlink").latency_us, "a message")
-    assert site.delays_ns()["answer"] == latency
+    assert site.delays_ns["answer"] == latency
     assert stages(site)["experts"].tolist() == [int(timed.ns.max()) - latency] * 4
 
 

@@ -174,7 +174,7 @@ def _timed(deployment: Deployment, scenario: Scenario, kernel: str) -> tuple[flo
         requests = deployment.expected.in_flight()
         assert requests is not None
         state = under_load(deployment, requests, free=_BESIDE_FFN)
-        layers = len(deployment.sequence) * deployment.micro_batches
+        layers = len(deployment.course.sequence) * deployment.micro_batches
         return float(state.step_ns) / layers, state.usage_ns
     batch = deployment.expected.batch()
     if kernel == "core":
