@@ -130,6 +130,29 @@ SCARCE = [
 SHORT = {AFD: ["deployment.micro_batches=1"], EP: ["deployment.gpus=8", "deployment.overlap=none"]}
 
 
+ON_NVL72 = [
+    "deployment.accelerator=gb200",
+    "deployment.gpus=16",
+    "deployment.redundant_experts=0",
+    "precision.gemm=nvfp4",
+    "deployment.dispatch_dtype=nvfp4",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [
+        (EP, [*ON_NVL72, "deployment.moe_kernel=fused_ep", "deployment.overlap=none"]),
+        (EP, [*ON_NVL72, "deployment.moe_kernel=fused_ep", "deployment.overlap=two_batch"]),
+        (EP, [*ON_NVL72, "deployment.moe_kernel=fused", "software=trtllm"]),
+        (AFD, ["deployment.ffn.collectives=nvls"]),
+        (AFD, ["deployment.ffn.collectives=copy_engine"]),
+    ],
+)
+def test_kernels_by_name_run_alike(name: str, kernels: list[str]) -> None:
+    assert compare(name, [*UNEVEN, *kernels]) is not None
+
+
 @pytest.mark.parametrize(("name", "scarce_bytes"), [(AFD, 1.5e6), (EP, 6e6)])
 @pytest.mark.parametrize("arrivals", ["{kind: poisson, requests_per_s: 3000, requests: 90}", None])
 def test_requests_that_give_way_do_so_alike(
