@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from sim.deployments.course import Pass, course
 from sim.deployments.expected_load import ExpectedLoad
-from sim.deployments.kept_times import KeptTimes
+from sim.deployments.kept_loads import KeptLoads
 from sim.deployments.kvcache import GpuMemory, Transfer, kv_layout
 from sim.deployments.layers import (
+    Attended,
     Batch,
     Core,
     GpuTokens,
@@ -42,26 +43,6 @@ from sim.kernels.ops import Floats
 from sim.kernels.timed import NO_USAGE, Timed
 from sim.variation.expert_loads import Loads
 
-# Times of this many different distributions of requests over GPUs are kept.
-_KEPT_BATCHES = 1024
-
-# A load with more than this many distributions changes all the time, as in an open loop: its times
-# are put together from what each GPU and all of them decide.
-_FEW_BATCHES = 16
-
-# What all GPUs decide is kept for this many loads.
-_KEPT_LOADS = 1 << 14
-
-
-class Attended(NamedTuple):
-    """An attention as a layer goes through it."""
-
-    name: str
-    positions: int
-    """Tokens of a request that go through it at once."""
-    crowded: bool
-    """Whether communication takes SMs beside it."""
-
 
 class Durations(NamedTuple):
     """What takes how long in a step of a micro-batch."""
@@ -77,15 +58,6 @@ class Step(NamedTuple):
 
     times: Times
     usage_ns: Floats
-
-
-class _Prepared(NamedTuple):
-    """What the requests of a micro-batch decide, whatever their context."""
-
-    values: Ns
-    """`Times.values` without the cores."""
-    usage_ns: Floats
-    cores: dict[Attended, Core]
 
 
 class Deployment(ABC):
@@ -126,9 +98,6 @@ class Deployment(ABC):
         layout = kv_layout(self.model, scenario.precision.kv, blocks, written)
         self.layout = replace(layout, full_context_only=self.stated_kv_tokens is not None)
         self.expected = ExpectedLoad(scenario, self.layout, attention_gpus, micro_batches)
-        self._kept: dict[bytes, _Prepared] = {}
-        self._kept_joint: dict[Hashable, tuple[list[tuple[int, int, Ns]], Floats]] = {}
-        """By `joint_load`: where in `Times.values` what all GPUs decide stands, and its usage."""
         self.draws_experts = False
         """Whether `times` leaves out what depends on where tokens go, for `routed` to add."""
 
@@ -286,7 +255,7 @@ class Deployment(ABC):
             for of in self.attention_uses
         }
         for number, kind in enumerate(self.kinds):
-            attended = attentions[self._attended_in(kind)]
+            attended = attentions[self.attended_in(kind)]
             if kind.drafts_after:
                 first = attended[self.first_stage] + self._draft(kind, requests)
                 attended = attended | {self.first_stage: first}
@@ -346,10 +315,14 @@ class Deployment(ABC):
         """Return a timer of kernels that have the SMs which communication leaves."""
         return timer.without_sms(self.communication_sms) if crowded else timer
 
+    def slowdown(self, layer: Layer, stage: Compute) -> float:
+        """Return how many times longer a stage of `layer` takes for what communicates beside it."""
+        return 1.0 if self.alone(layer) else self.scenario.software.slowdown(stage)
+
     def slowed(self, layer: Layer, stage: Compute, time: Ns) -> Ns:
         """Return the time of a stage of `layer` that may run beside communication."""
-        slowdown = self.scenario.software.slowdown(stage)
-        return time if slowdown == 1 or self.alone(layer) else whole_ns(time * slowdown, stage)
+        slowdown = self.slowdown(layer, stage)
+        return time if slowdown == 1 else whole_ns(time * slowdown, stage)
 
     @property
     @abstractmethod
@@ -372,15 +345,14 @@ class Deployment(ABC):
         they are kept.
         """
         if batch.is_empty():
-            return self._nothing
-        values, usage_ns, cores = self._around(batch.requests)
-        core_ns, core_usage_ns = self._timed_cores(cores, batch)
-        for kind, (first, last) in zip(self.kinds, self._core_bounds, strict=True):
-            time = values[first:last] + core_ns[self._attended_in(kind)]
-            values[first:last] = self.slowed(kind.layer, self.core_stage, time)
+            return Step(self.nothing, NO_USAGE)
+        values, usage_ns, cores = self._loads.around(batch.requests)
+        for core, stages in cores:
+            timed = core.time(batch.kv_tokens[core.window])
+            usage_ns = usage_ns + stages.add(timed, values)
         values = self.launched(batch.requests, values)
         times = Times(values, self.program.slot_bounds, self._delays_ns)
-        return Step(times, usage_ns + core_usage_ns)
+        return Step(times, usage_ns)
 
     def launched(self, requests: Ns, ns: Ns) -> Ns:
         """Return times of stages as the host launches them, with `requests` on each attention GPU.
@@ -426,79 +398,24 @@ class Deployment(ABC):
         """
         requests = GpuTokens(batch.requests, batch.alike)
         rows, usage_ns = self.around_core(requests)
-        core_ns, core_usage_ns = self._timed_cores(self._cores(requests), batch)
+        core_ns = {}
+        for of, core in self.cores(requests).items():
+            timed = core.time(batch.kv_tokens[core.window])
+            core_ns[of] = timed.ns
+            usage_ns = usage_ns + timed.usage_ns * (self.attention_uses[of] * self.attention_tp)
         for number, kind in enumerate(self.kinds):
             around = rows[self.core_stage, number]
-            core = core_ns[self._attended_in(kind)]
-            time = self.slowed(kind.layer, self.core_stage, around + core)
+            time = around + core_ns[self.attended_in(kind)]
+            time = self.slowed(kind.layer, self.core_stage, time)
             rows[self.core_stage, number] = time
         rows = {stage: self.launched(batch.requests, ns) for stage, ns in rows.items()}
-        return Durations(rows, usage_ns + core_usage_ns)
-
-    def _around(self, requests: Ns) -> _Prepared:
-        """Return what a step takes with `requests` on each GPU, in values of its own."""
-        asked = requests.tobytes()
-        kept = self._kept.get(asked)
-        if kept is None:
-            if len(self._kept) >= _FEW_BATCHES and self.gpus_sharing == 1:
-                return self._recalled(requests)
-            if len(self._kept) >= _KEPT_BATCHES:
-                self._kept.clear()
-            kept = self._kept[asked] = self._prepared(requests)
-        return kept._replace(values=kept.values.copy())
-
-    def _prepared(self, requests: Ns) -> _Prepared:
-        """Return the same, asked afresh."""
-        tokens = GpuTokens(requests)
-        durations, usage_ns = self.around_core(tokens)
-        values = self.program.times(durations, self.delays_ns).values
-        return _Prepared(values, usage_ns, self._cores(tokens))
-
-    def _recalled(self, requests: Ns) -> _Prepared:
-        """Return the same, put together from what was asked of other distributions of requests."""
-        tokens = GpuTokens(requests)
-        load = self.joint_load(tokens)
-        if load not in self._kept_joint:
-            if len(self._kept_joint) >= _KEPT_LOADS:
-                self._kept_joint.clear()
-            rows, usage_ns = self.joint_durations(tokens)
-            found = [(*self._bounds(*key), row) for key, row in rows.items()]
-            self._kept_joint[load] = found, usage_ns
-        joint, usage_ns = self._kept_joint[load]
-        values, usage_ns = self._nothing.times.values.copy(), usage_ns.copy()
-        for first, last, row in joint:
-            values[first:last] = row
-        self._kept_own.fill(requests, values, usage_ns)
-        self._kept_head.fill(tokens.together(self.lm_head_ranks).each, values, usage_ns)
-        return _Prepared(values, usage_ns, self._cores(tokens))
-
-    @cached_property
-    def _kept_own(self) -> KeptTimes:
-        """What each attention GPU decides, by its requests."""
-        slots = list(self.own_durations(GpuTokens(np.array([1]))).rows)
-
-        def time(requests: int) -> tuple[Ns, Floats]:
-            rows, usage_ns = self.own_durations(GpuTokens(np.array([requests])))
-            return np.array([int(rows[slot][0]) for slot in slots]), usage_ns
-
-        return KeptTimes([self._bounds(*slot)[0] for slot in slots], 1, time)
-
-    @cached_property
-    def _kept_head(self) -> KeptTimes:
-        """The LM head, by the requests of the GPUs that share it."""
-        ranks = self.lm_head_ranks
-
-        def time(requests: int) -> tuple[Ns, Floats]:
-            timed = self.head(GpuTokens(np.append(requests, np.zeros(ranks - 1, dtype=np.int64))))
-            return timed.ns[:1], timed.usage_ns
-
-        return KeptTimes([self._bounds("lm_head", len(self.kinds))[0]], ranks, time)
+        return Durations(rows, usage_ns)
 
     @cached_property
     def _delays_ns(self) -> tuple[int, ...]:
         return tuple(self.delays_ns[name] for name in self.program.delays)
 
-    def _bounds(self, stage: str, kind: int) -> tuple[int, int]:
+    def bounds(self, stage: str, kind: int) -> tuple[int, int]:
         """Return the first value, and the one after the last, of a stage in a kind of layer."""
         program = self.program
         number = [stage.name for stage in program.stages].index(stage)
@@ -507,49 +424,36 @@ class Deployment(ABC):
     def _copied(self) -> Self:
         """Return a copy that keeps no times."""
         other = copy(self)
-        other._kept, other._kept_joint = {}, {}
-        for name in ("_kept_own", "_kept_head"):
-            vars(other).pop(name, None)
+        vars(other).pop("_loads", None)
         return other
 
-    def _cores(self, requests: GpuTokens) -> dict[Attended, Core]:
+    @cached_property
+    def _loads(self) -> KeptLoads:
+        return KeptLoads(self)
+
+    def cores(self, requests: GpuTokens) -> dict[Attended, Core]:
+        """Return what times the cores of each attention."""
         return {
             of: self.beside(self.core_timer, of.crowded).core(of.name, of.positions, requests)
             for of in self.attention_uses
         }
-
-    def _timed_cores(
-        self, cores: Mapping[Attended, Core], batch: Batch
-    ) -> tuple[dict[Attended, Ns], Floats]:
-        """Return the time of each core, and the kernel time of all in a step by status."""
-        core_ns, usage_ns = {}, NO_USAGE
-        for of, core in cores.items():
-            timed = core.time(batch.kv_tokens[core.window])
-            core_ns[of] = timed.ns
-            uses = self.attention_uses[of] * self.attention_tp
-            usage_ns = usage_ns + timed.usage_ns * uses
-        return core_ns, usage_ns
 
     @cached_property
     def attention_uses(self) -> Counter[Attended]:
         """How often a step goes through each attention."""
         uses: Counter[Attended] = Counter()
         for kind in self.kinds:
-            uses[self._attended_in(kind)] += self.uses(kind)
+            uses[self.attended_in(kind)] += self.uses(kind)
         return uses
 
-    def _attended_in(self, kind: Pass) -> Attended:
+    def attended_in(self, kind: Pass) -> Attended:
+        """Return the attention of a layer."""
         return Attended(kind.layer.attention, kind.positions, self.crowded(kind.layer))
 
     @cached_property
-    def _core_bounds(self) -> list[tuple[int, int]]:
-        """First value, and the one after the last, of the cores of each kind of layer."""
-        return [self._bounds(self.core_stage, number) for number in range(len(self.kinds))]
-
-    @cached_property
-    def _nothing(self) -> Step:
-        """A step without requests."""
-        return Step(self.program.times({}, dict.fromkeys(self.program.delays, 0)), NO_USAGE)
+    def nothing(self) -> Times:
+        """Durations of a step without requests."""
+        return self.program.times({}, dict.fromkeys(self.program.delays, 0))
 
     @abstractmethod
     def kv_memory(self) -> GpuMemory:

@@ -119,6 +119,16 @@ def in_groups(each: Ns, ways: int) -> Ns:
     return each.reshape(*each.shape[:-1], -1, ways)
 
 
+class Attended(NamedTuple):
+    """An attention as a layer goes through it."""
+
+    name: str
+    positions: int
+    """Tokens of a request that go through it at once."""
+    crowded: bool
+    """Whether communication takes SMs beside it."""
+
+
 class Core(NamedTuple):
     """The attention cores of one kind of layer on all GPUs, for the requests that they hold."""
 
