@@ -359,11 +359,11 @@ class AfdDeployment(Deployment):
         tokens, ffn = by_gpu.total(), self.model.ffn[layer.ffn]
         time = Timed(np.zeros_like(tokens))
         if isinstance(ffn, DenseFfn):
-            slices = partial(timer.dense, ffn.intermediate / gpus, tokens)
-            time = timer.once(("dense", layer.ffn), tokens, slices).on(gpus)
+            slices = partial(timer.dense, ffn.intermediate / gpus)
+            time = timer.by_total(("dense", layer.ffn), tokens, slices).on(gpus)
         elif not self.draws(layer):
             what = "experts", layer.ffn
-            time = timer.once(what, tokens, partial(self._experts, ffn, tokens))
+            time = timer.by_total(what, tokens, partial(self._experts, ffn))
         if self.draws(layer) and self._follows_routing():
             return {}
         arriving = ops.floats(tokens) * self._visits(layer)

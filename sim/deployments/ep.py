@@ -186,10 +186,10 @@ class EpDeployment(Deployment):
         if isinstance(ffn, DenseFfn) or self.draws(layer):
             return {}
         total, most = tokens.total(), tokens.apart(self.attention_tp).most()
-        experts = timer.once(
+        experts = timer.by_total(
             ("experts", layer.ffn),
             total,
-            lambda: self._by_rank(timer.experts(ffn, self.spread(ffn), total)).on(gpus),
+            lambda totals: self._by_rank(timer.experts(ffn, self.spread(ffn), totals)).on(gpus),
         )
         fullest = self._fullest(ffn, total, most)
         load = most if fullest is most else total

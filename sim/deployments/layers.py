@@ -29,8 +29,12 @@ from sim.kernels.timed import Timed
 Ns = NDArray[np.int64]
 EngineKernels = Mapping[str, Mapping[str, Sequence[str]]]
 
-# Times of this many different loads are kept.
+# Times of this many different loads are kept; few are those of a closed loop.
 _MOST_KEPT = 1 << 16
+_FEW_KEPT = 64
+
+# Totals that are asked together.
+_TOGETHER = 32
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,26 @@ class LayerTimer:
             self._kept[key] = time()
             self._kept[key].ns.setflags(write=False)
         return self._kept[key]
+
+    def by_total(self, what: Hashable, total: Ns, time: Callable[[Ns], Timed]) -> Timed:
+        """Return `time(total)`, asked once for each `total`; `what` names all else it depends on.
+
+        Once there were many, totals near each other are asked together: in an open loop they change
+        at nearly every step, and a look-up of many takes little longer than one.
+        """
+        number = int(total.flat[0])
+        if total.ndim > 1 or number < _TOGETHER or len(self._kept) < _FEW_KEPT:
+            return self.once(what, total, partial(time, total))
+        if (what, number) not in self._kept:
+            first = number // _TOGETHER * _TOGETHER
+            found = time(np.arange(first, first + _TOGETHER)[:, np.newaxis])
+            found.ns.setflags(write=False)
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            for place in range(_TOGETHER):
+                timed = Timed(found.ns[place], found.usage_ns[place])
+                self._kept[what, first + place] = timed
+        return self._kept[what, number]
 
     def without_sms(self, taken: float) -> LayerTimer:
         """Return a timer of kernels that lack `taken` SMs of the card."""
