@@ -68,14 +68,16 @@ BALANCINGS: dict[Balancing, int] = {
 def _kv_bytes(tokens: Ints, more: int, layout: Sizes) -> Floats:
     """Return the bytes of requests of `tokens` + `more` in whole blocks, as KvLayout has it."""
     windows, bytes_per_token, state_bytes, block_tokens, _step_tokens = layout
+    block, one = np.uint64(block_tokens), np.uint64(1)
+    is_power = block & (block - one) == 0  # of two, as in most engines: no division at all
     total = np.empty(len(tokens))
     total[:] = state_bytes
     for w in range(len(windows)):
         for i in range(len(tokens)):
             # Unsigned: Numba makes a signed division a long one.
             whole = np.uint64(min(tokens[i] + more, windows[w]) + block_tokens - 1)
-            blocks = np.int64(whole // np.uint64(block_tokens))
-            total[i] += blocks * block_tokens * bytes_per_token[w]
+            beyond = whole & (block - one) if is_power else whole % block
+            total[i] += np.int64(whole - beyond) * bytes_per_token[w]
     return total
 
 
