@@ -20,10 +20,9 @@ from sim.steady.largest_load import (
     fullest,
     fullest_of_each,
     largest_load,
-    likeness,
     most_fitting,
 )
-from sim.steady.state import under_load
+from sim.steady.state import likeness, under_load
 
 
 def max_batch_under_slo(

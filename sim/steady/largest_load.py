@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from typing import Any
 
 from sim.deployments.deployment import Deployment
 from sim.foundation.units import NS_PER_MS
-from sim.inputs.scenario import Scenario
-from sim.steady.state import LoadTimes, SteadyState, shares
+from sim.steady.state import LoadTimes, SteadyState, likeness, shares
 
 # Where a search for a batch begins.
 _TYPICAL_BATCH = 32
 
 # A search alone looks up so many batches before and after one that it tries.
 _AHEAD = 32
-
-# What of a scenario no time depends on.
-_BESIDE_TIMES = ("name", "description", "slo")
 
 Search = Generator[int, float, int]
 """Yields loads, is sent their values, and returns the largest load found."""
@@ -51,13 +46,6 @@ def fullest_of_each(
             loads.look_up_all(load for each in searching for load in each.asks(ahead))
             searching = [each for each in searching if each.goes_on(loads)]
     return [each.state for each in found]
-
-
-def likeness(scenario: Scenario) -> str:
-    """Return what deployments have in common that differ at most in number of attention GPUs."""
-    apart: dict[str, Any] = {"workload": {"arrivals"}, **dict.fromkeys(_BESIDE_TIMES, True)}
-    counted = scenario.deployment.attention_count
-    return scenario.model_dump_json(exclude=apart | {"deployment": counted})
 
 
 class _Searched:

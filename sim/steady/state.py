@@ -13,11 +13,11 @@ limits the deployment has a name.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,14 @@ from sim.deployments.deployment import Deployment
 from sim.deployments.layers import Batch
 from sim.engines.bound import Bound, BoundEngine
 from sim.engines.program import KEPT, Program, Times
-from sim.foundation.errors import InfeasibleError
+from sim.foundation.errors import InfeasibleError, SimError
 from sim.inputs.admission import share_of
 from sim.inputs.scenario import Scenario
 from sim.kernels.ops import Floats
 from sim.kernels.timed import NO_USAGE
+
+# What of a scenario no time depends on.
+_BESIDE_TIMES = ("name", "description", "slo")
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,43 @@ class SteadyState:
 def steady_state(scenario: Scenario) -> SteadyState:
     """Return the steady state of a closed loop. Raises InfeasibleError if the shape cannot run."""
     deployment = compile_deployment(scenario)
+    return under_load(deployment, _in_flight(deployment))
+
+
+def steady_states(scenarios: Sequence[Scenario]) -> list[SteadyState | SimError]:
+    """Return the same of each scenario, or why it has none; those alike share a look-up."""
+    found: dict[int, SteadyState | SimError] = {}
+    alike: dict[str, dict[int, Deployment]] = {}
+    for place, scenario in enumerate(scenarios):
+        try:
+            site = compile_deployment(scenario)
+            _in_flight(site)
+        except SimError as error:
+            found[place] = error
+        else:
+            alike.setdefault(likeness(scenario), {})[place] = site
+    for sites in alike.values():
+        found |= _side_by_side(sites)
+    return [found[place] for place in range(len(scenarios))]
+
+
+def _side_by_side(sites: Mapping[int, Deployment]) -> dict[int, SteadyState | SimError]:
+    loads = LoadTimes()
+    asked = [(site, share) for site in sites.values() for share in shares(site, _in_flight(site))]
+    try:
+        loads.look_up_all(asked)
+    except SimError as error:  # one of them fails: it alone shall
+        if len(sites) == 1:
+            return dict.fromkeys(sites, error)
+        return {k: v for place in sites for k, v in _side_by_side({place: sites[place]}).items()}
+    return {place: loads.state(site, _in_flight(site)) for place, site in sites.items()}
+
+
+def _in_flight(deployment: Deployment) -> int:
     in_flight = deployment.expected.in_flight()
     if in_flight is None:
         raise InfeasibleError("an open loop has no steady state of a fixed load")
-    return under_load(deployment, in_flight)
+    return in_flight
 
 
 def under_load(deployment: Deployment, requests: int, free: Collection[str] = ()) -> SteadyState:
@@ -135,6 +171,13 @@ def shares(deployment: Deployment, requests: int) -> list[int]:
     """Return the requests of each micro-batch when `requests` are in flight."""
     m, row = deployment.micro_batches, deployment.scenario.admission.row(deployment.attention_gpus)
     return [share_of(requests, micro_batch, m, row) for micro_batch in range(m)]
+
+
+def likeness(scenario: Scenario) -> str:
+    """Return what deployments have in common that differ at most in number of attention GPUs."""
+    apart: dict[str, Any] = {"workload": {"arrivals"}, **dict.fromkeys(_BESIDE_TIMES, True)}
+    counted = scenario.deployment.attention_count
+    return scenario.model_dump_json(exclude=apart | {"deployment": counted})
 
 
 class LoadTimes:

@@ -17,7 +17,7 @@ from sim.results.provenance import calibration_of, provenance, resolved, sha256
 from sim.results.tables import write_table
 from sim.sweeps import refine, sweep
 from sim.sweeps.cautions import about_points
-from sim.sweeps.points import Point, Row, best_rows, columns, row
+from sim.sweeps.points import Point, Row, best_rows, columns, row, together
 from sim.sweeps.runner import Runner, Watch, unwatched
 from sim.sweeps.store import Store
 from sim.sweeps.sweep import LoadedSweep
@@ -132,9 +132,14 @@ def run(
 
 
 def _places(points: Sequence[Point], pool: Workers) -> list[refine.Place | None]:
-    found = {point.index: place for point, place in pool.run(refine.bound_place, points)}
-    places = [found[point.index] for point in points]
-    return [None if isinstance(place, Failure) else place for place in places]
+    alike: dict[str, list[Point]] = {}
+    for point in points:
+        alike.setdefault(point.likeness(), []).append(point)
+    found: dict[int, refine.Place | None] = {}
+    for asked, places in pool.run(refine.bound_places, together(alike.values())):
+        told = [None] * len(asked) if isinstance(places, Failure) else places
+        found |= {point.index: place for point, place in zip(asked, told, strict=True)}
+    return [found[point.index] for point in points]
 
 
 def _label(point: Point) -> str:

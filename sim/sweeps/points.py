@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ Row = dict[str, Any]
 Outcome = dict[str, Any]
 """What a job gave: its `status` (ok, refused, failed), a `reason` unless ok, and its figures."""
 
+
+# Points that share look-ups and go to a worker at once, at most.
+_TOGETHER = 64
 
 SETTING = "set."
 """Columns of a sweep's rows that hold the values of its axes begin so."""
@@ -54,8 +57,8 @@ class Point:
         return self.search is not None and self.scenario.simulation.engine == "bound"
 
     def likeness(self) -> str:
-        """Return what screened points have in common that share look-ups."""
-        from sim.steady.largest_load import likeness
+        """Return what points have in common that share look-ups."""
+        from sim.steady.state import likeness
 
         return likeness(self.scenario)
 
@@ -71,6 +74,20 @@ def outcomes(points: Sequence[Point]) -> list[Outcome]:
         return [_refused(each) if isinstance(each, Exception) else _ok(each) for each in found]
     except Exception:  # one of them fails: it alone shall
         return [attempted(point.outcome) for point in points]
+
+
+def together(groups: Iterable[Sequence[Any]]) -> Iterator[list[Any]]:
+    """Yield what a worker gets at once: groups of points that share look-ups, joined or cut."""
+    joined: list[Any] = []
+    for group in groups:
+        for first in range(0, len(group), _TOGETHER):
+            part = group[first : first + _TOGETHER]
+            if joined and len(joined) + len(part) > _TOGETHER:
+                yield joined
+                joined = []
+            joined = [*joined, *part]
+    if joined:
+        yield joined
 
 
 def _ok(figures: dict[str, Any]) -> Outcome:

@@ -17,7 +17,7 @@ from sim.foundation import json_text
 from sim.foundation.errors import SimError
 from sim.foundation.pareto import pareto_front
 from sim.metrics.steady_summary import steady_summary
-from sim.steady.state import steady_state
+from sim.steady.state import SteadyState, steady_states
 from sim.sweeps.points import Point, Row, front
 from sim.sweeps.sweep import LoadedSweep
 
@@ -30,7 +30,7 @@ Place = tuple[float, float]
 """Tokens/s/user and tokens/s/GPU."""
 
 Screen = Callable[[Sequence[Point]], list[Place | None]]
-"""Finds the places of points as `bound_place` does, side by side."""
+"""Finds the places of points as `bound_places` does, side by side."""
 Simulate = Callable[[Sequence[Point]], list[Row]]
 """Runs points and returns the rows of those that are finished."""
 
@@ -51,16 +51,23 @@ def explore(loaded: LoadedSweep, screen: Screen, simulate: Simulate) -> list[Poi
     return [*simulated, *refined(loaded, simulated, rows, simulate)]
 
 
-def bound_place(point: Point) -> Place | None:
-    """Return where the bound engine sees a point, a margin above; None if it cannot tell.
+def bound_places(points: Sequence[Point]) -> list[Place | None]:
+    """Return where the bound engine sees points, a margin above; None if it cannot tell.
 
     A point that searches its batch has no place before it is simulated, nor has one of whose
     effects a steady state leaves some out: loads drawn step by step may be lighter than expected.
     """
-    if point.search is not None or left_out(point.scenario):
+    seen = [point.search is None and not left_out(point.scenario) for point in points]
+    asked = [point.scenario for point, is_seen in zip(points, seen, strict=True) if is_seen]
+    states = iter(steady_states(asked))
+    return [_bound_place(next(states)) if is_seen else None for is_seen in seen]
+
+
+def _bound_place(state: SteadyState | SimError) -> Place | None:
+    if isinstance(state, SimError):
         return None
     try:
-        figures = steady_summary(steady_state(point.scenario))
+        figures = steady_summary(state)
     except SimError:
         return None
     return (

@@ -16,11 +16,8 @@ from typing import NamedTuple, TypeVar
 from sim.parallel.processes import Failure, Workers
 from sim.results.provenance import sha256
 from sim.sweeps.inputs import Inputs, changes
-from sim.sweeps.points import Outcome, Point, attempted, failed, outcomes
+from sim.sweeps.points import Outcome, Point, attempted, failed, outcomes, together
 from sim.sweeps.store import Job, Store
-
-# Screened points that a worker gets at once, at most: enough to share their look-ups.
-_TOGETHER = 64
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
@@ -115,17 +112,7 @@ def _grouped(tasks: Iterable[_SentJob]) -> Iterator[list[_SentJob]]:
             screened.setdefault(task.job.likeness(), []).append(task)
         else:
             yield [task]
-    together: list[_SentJob] = []
-    for like in screened.values():
-        if len(together) + len(like) > _TOGETHER and together:
-            yield together
-            together = []
-        while len(like) > _TOGETHER:
-            yield like[:_TOGETHER]
-            like = like[_TOGETHER:]
-        together = together + like
-    if together:
-        yield together
+    yield from together(screened.values())
 
 
 def _work(tasks: list[_SentJob]) -> list[Outcome]:

@@ -14,8 +14,8 @@ from sim.deployments.deployment import Deployment, slowest
 from sim.experiments.largest_batch import max_batch_under_slo, max_batches_by_bound
 from sim.foundation.errors import InfeasibleError
 from sim.inputs import scenario
-from sim.steady.largest_load import fullest, fullest_of_each, likeness
-from sim.steady.state import LoadTimes, shares
+from sim.steady.largest_load import fullest, fullest_of_each
+from sim.steady.state import LoadTimes, likeness, shares
 
 AFD_SHARING_PROJECTIONS = (
     "step3-2a2f",

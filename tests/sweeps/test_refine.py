@@ -16,7 +16,7 @@ from sim.metrics.steady_summary import steady_summary
 from sim.steady.state import steady_state
 from sim.sweeps import sweep
 from sim.sweeps.points import Point, Row, front, row
-from sim.sweeps.refine import Place, bound_place, explore
+from sim.sweeps.refine import Place, bound_places, explore
 
 BATCH = "workload.arrivals.requests_per_gpu"
 ONE = "  - family: one\n"
@@ -132,7 +132,7 @@ def test_the_bound_places_a_point_a_little_above_its_steady_state(
     loaded: sweep.LoadedSweep,
 ) -> None:
     point = loaded.points[0]
-    place = bound_place(point)
+    (place,) = bound_places([point])
     assert place is not None
     figures = steady_summary(steady_state(point.scenario))
     assert place[0] == pytest.approx(1.01 * figures["tokens_per_s_per_user"])
@@ -150,7 +150,7 @@ def test_the_bound_places_a_point_a_little_above_its_steady_state(
 def test_the_bound_places_only_what_it_sees_whole(loaded: sweep.LoadedSweep, effect: str) -> None:
     path = loaded.document.name
     point = sweep.load(path, [effect]).points[0]
-    assert (bound_place(point) is None) == ("engine" not in effect)
+    assert (bound_places([point]) == [None]) == ("engine" not in effect)
 
 
 @pytest.mark.parametrize(
