@@ -114,11 +114,18 @@ def most_worth(
 ) -> float:
     """Return what the best entry of `contended` is worth; 0 if none meets the SLO.
 
-    Shapes that cannot be the best are not searched: output rises with the batch, so a shape that is
-    too slow in its probe, and yields no more than the best even so, yields less within the SLO.
+    `candidates` are the best first by their bounds. Once `search` probes yield more than the next
+    bound, no further shape is simulated: a bound leaves out what only makes a shape slower. Nor are
+    shapes searched that cannot be the best: output rises with the batch, so a shape that is too
+    slow in its probe, and yields no more than the best even so, yields less within the SLO.
     """
+    probes: list[Probe] = []
+    for candidate in candidates:
+        if len(probes) == search and candidate.worth < probes[-1].worth:
+            break
+        probes = _ranked([*probes, probe(first, candidate, priced)])[:search]
     most = 0.0
-    for each in probed(first, candidates, priced)[:search]:
+    for each in probes:
         too_slow = each.figures and each.figures["tpot_ms_mean"] > first.slo.tpot_ms
         if too_slow and worth(each.figures, priced) <= most:
             continue
@@ -171,7 +178,10 @@ def bound(scenario: Scenario, free: Collection[str] = ()) -> SteadyState:
 
 def probed(first: Scenario, candidates: Iterable[Candidate], priced: bool) -> list[Probe]:
     """Return the candidates, simulated once each, the most promising first."""
-    probes = [probe(first, each, priced) for each in candidates]
+    return _ranked(probe(first, each, priced) for each in candidates)
+
+
+def _ranked(probes: Iterable[Probe]) -> list[Probe]:
     return sorted(probes, key=lambda each: (-each.worth, each.candidate.number))
 
 

@@ -19,9 +19,11 @@ Floats = NDArray[np.float64]
 def replica_counts(weights: Floats, copies: int) -> Ints:
     """Return how many replicas each expert gets (rows × experts); each row sums to `copies`."""
     counts = np.ones(weights.shape, dtype=np.int64)
-    rows = np.arange(len(weights))
+    rows, each = np.arange(len(weights)), weights.copy()
     for _ in range(copies - weights.shape[1]):
-        counts[rows, np.argmax(weights / counts, axis=1)] += 1
+        most = each.argmax(axis=1)
+        counts[rows, most] += 1
+        each[rows, most] = weights[rows, most] / counts[rows, most]
     return counts
 
 
@@ -31,13 +33,13 @@ def packed(weights: Floats, packs: int) -> Ints:
     Heaviest first, each into the lightest pack that has room; the first one on a tie.
     """
     rows, each = np.arange(len(weights)), weights.shape[1] // packs
-    load = np.zeros((len(weights), packs))
+    load = np.zeros((len(weights), packs))  # infinite where there is no room
     items = np.zeros((len(weights), packs), dtype=np.int64)
     found = np.empty(weights.shape, dtype=np.int64)
     for item in np.argsort(-weights, axis=1, kind="stable").T:
-        pack = np.argmin(np.where(items < each, load, np.inf), axis=1)
-        load[rows, pack] += weights[rows, item]
+        pack = load.argmin(axis=1)
         items[rows, pack] += 1
+        load[rows, pack] += np.where(items[rows, pack] < each, weights[rows, item], np.inf)
         found[rows, item] = pack
     return found
 

@@ -6,8 +6,9 @@ places in the stream. What a rebalancing sees is what was drawn in the steps bef
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -26,6 +27,10 @@ Floats = NDArray[np.float64]
 
 # Steps of unlike micro-batches lie at most this many periods of a drift or a placement apart.
 _KEPT = 3
+# Shapes of one size that are simulated one after the other meet the same loads: the last draws of
+# the process are kept, as many bytes of them.
+_MOST_BYTES = 1 << 25
+_kept_draws: dict[Hashable, Ints] = {}
 
 
 class ExpertGrid(NamedTuple):
@@ -73,6 +78,10 @@ class ExpertLoads:
             _check_groups(self._per_step.groups, grid)
         experts = grid.layers, grid.experts, grid.top_k
         self._starts = popularity(routing, *experts, tokens, seed)
+        digest = hashlib.blake2b()
+        for first, shares in self._starts.items():
+            digest.update(f"{first}".encode() + np.ascontiguousarray(shares).data)
+        self._law = digest.digest(), self._per_step.drift, self._per_step.groups, experts, seed
         everyone = np.tile(np.arange(grid.experts), (len(grid.layers), 1))
         self._drifted = {0: everyone}
         self._seen: deque[tuple[int, Ints]] = deque()
@@ -124,8 +133,12 @@ class ExpertLoads:
             each, more = divmod(tokens * grid.top_k, grid.experts)
             even = each + (np.arange(grid.experts) < more)
             return np.tile(even, (len(grid.layers), 1))
-        rng = stream(self._seed, "expert-load", step, micro_batch, *grid.layers)
-        return draw(self.shares(step), tokens, grid.top_k, self._per_step.groups, rng)
+        key = self._law, tokens, micro_batch, step
+        if key not in _kept_draws:
+            rng = stream(self._seed, "expert-load", step, micro_batch, *grid.layers)
+            drawn = draw(self.shares(step), tokens, grid.top_k, self._per_step.groups, rng)
+            _keep(key, drawn)
+        return _kept_draws[key]
 
     def _first_placement(self, tokens: int) -> _PlacedExperts:
         grid, placement = self._grid, self._per_step.placement
@@ -216,6 +229,15 @@ def _capped(counts: Ints, tokens: int, shares: Floats, rng: np.random.Generator)
         counts = counts + rng.multinomial(over.sum(axis=1), rest)
         over = np.maximum(counts - tokens, 0)
     return np.asarray(counts, dtype=np.int64)
+
+
+def _keep(key: Hashable, drawn: Ints) -> None:
+    """Keep a draw in place of the oldest ones."""
+    drawn.setflags(write=False)
+    held = sum(each.nbytes for each in _kept_draws.values())
+    while _kept_draws and held + drawn.nbytes > _MOST_BYTES:
+        held -= _kept_draws.pop(next(iter(_kept_draws))).nbytes
+    _kept_draws[key] = drawn
 
 
 def visits(pairs: Floats, experts: int, top_k: int) -> Floats:

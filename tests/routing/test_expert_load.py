@@ -20,6 +20,7 @@ from sim.inputs.routing import Groups, Routing
 from sim.kernels import hottest_rank, kernel_table
 from sim.kernels.ops import Op
 from sim.metrics.summary import summary
+from sim.variation import expert_loads
 from sim.variation.expert_loads import ExpertGrid, ExpertLoads, Ints, draw, visits
 from sim.variation.popularity import at_most
 from sim.variation.unfold import unfold
@@ -244,6 +245,33 @@ def test_rebalancing_follows_a_drift_and_moves_weights() -> None:
     assert moved == [4, 8]
     # Loads of steps 2 and 3 are those before the drift of step 4: they fit what is gone.
     assert hottest(drawn[3].tokens) < hottest(drawn[4].tokens)
+
+
+def test_shapes_of_one_size_meet_the_same_loads() -> None:
+    drift = {"every_steps": 2, "share": 0.5}
+    routing = routing_of("power_law", eplb(2, 2), alpha=0.6, drift=drift)
+
+    def by_expert(ranks: int, tokens: int) -> list[Ints]:
+        loads = ExpertLoads(routing, deepseek(ranks), tokens, 0)
+        return [loads._counts(tokens, 0, step) for step in range(6)]
+
+    first, more, again = by_expert(32, 512), by_expert(32, 513), by_expert(64, 512)
+    expert_loads._kept_draws.clear()
+    for one, same, anew in zip(first, again, by_expert(64, 512), strict=True):
+        assert one is same
+        np.testing.assert_array_equal(one, anew)
+    assert {int(counts[0].sum()) for counts in more} == {513 * 8}
+
+
+def test_draws_are_kept_up_to_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expert_loads, "_kept_draws", {})
+    loads = ExpertLoads(routing_of("uniform"), deepseek(32), 64, 0)
+    first = loads._counts(64, 0, 0)
+    monkeypatch.setattr(expert_loads, "_MOST_BYTES", 3 * first.nbytes)
+    for step in range(5):
+        loads._counts(64, 0, step)
+    kept = expert_loads._kept_draws
+    assert [key[-1] for key in kept] == [2, 3, 4]  # type: ignore[index]
 
 
 SETTINGS = ["simulation.max_steps=20"]

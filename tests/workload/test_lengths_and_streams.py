@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,15 @@ def test_streams_do_not_depend_on_the_order_in_which_they_are_asked(
     forward, backward = draws(places), draws(places[::-1])
     assert forward == backward
     assert len({tuple(numbers) for numbers in forward.values()}) == len(places)
+
+
+@given(keys)
+def test_a_stream_is_a_philox_generator_with_a_hash_as_its_key(
+    key: tuple[int, str, int, int],
+) -> None:
+    digest = blake2b("/".join(map(str, key)).encode(), digest_size=16).digest()
+    philox = np.random.Philox(key=int.from_bytes(digest, "little"))
+    assert stream(*key).bytes(64) == np.random.Generator(philox).bytes(64)
 
 
 @given(st.lists(st.integers(0, 9000), min_size=1, max_size=6))
