@@ -47,7 +47,7 @@ class AfdDeployment(Deployment):
     first_stage: ClassVar = "attention"
     core_stage: ClassVar[Compute] = "attention"
     breakdown: ClassVar = {
-        "t_a_layer": ("attention", "o_exchange", "o_proj", "o_reduce"),
+        "t_a_layer": ("attention", "o_exchange", "o_proj", "o_reduce", "shared"),
         "t_a2f_layer": (("a2f", "a2f_in"), "link"),
         "t_f_layer": ("all_gather", "experts", "reduce_scatter"),
         "t_f2a_layer": (("f2a", "f2a_in"), "link", "answer"),
@@ -79,6 +79,7 @@ class AfdDeployment(Deployment):
             lambda: check_transfers(self.afd, attention, ffn, self.fabric),
             lambda: check_collectives(self.afd, ffn),
             self._check_one_kernel,
+            self._check_ffns,
             lambda: self._goodput(self.attention_timer),
             lambda: self._goodput(self.ffn_timer),
             *[partial(self.spread, ffn) for ffn in moe_ffns(self.model)],
@@ -99,6 +100,13 @@ class AfdDeployment(Deployment):
     def _expected_durations(self) -> Durations:
         return self.durations(self.expected.batch())
 
+    def _check_ffns(self) -> None:
+        if all(self._stays(kind.layer) for kind in self.kinds):
+            raise InfeasibleError(
+                f"{self.model.name} has no layers but those that attention GPUs compute alone: "
+                "nothing is left for FFN GPUs; leave dense out of attention.computes"
+            )
+
     def _check_one_kernel(self) -> None:
         """Refuse a kernel that receives, computes and sends where it does not reach or has no part.
 
@@ -112,11 +120,21 @@ class AfdDeployment(Deployment):
                 f"scale-up link, and the fabric {self.fabric.name} is of NICs: take another"
             )
         dense = [name for name, ffn in self.model.ffn.items() if isinstance(ffn, DenseFfn)]
-        if dense:
+        if dense and "dense" not in self.afd.attention.computes:
             raise InfeasibleError(
                 f"{self.model.name} has layers with a dense FFN ({', '.join(dense)}), which "
-                "ffn.moe_kernel fused_ep does not exchange: set it to masked or fused"
+                "ffn.moe_kernel fused_ep does not exchange: put dense into attention.computes"
             )
+
+    def _stays(self, layer: Layer) -> bool:
+        """Return whether a layer does not leave the attention GPUs."""
+        dense = isinstance(self.model.ffn[layer.ffn], DenseFfn)
+        return dense and "dense" in self.afd.attention.computes
+
+    @property
+    def _shares(self) -> bool:
+        """Whether FFN GPUs compute the shared experts."""
+        return "shared" not in self.afd.attention.computes
 
     @property
     def _servers(self) -> int:
@@ -166,6 +184,8 @@ class AfdDeployment(Deployment):
             collectives=collectives,
             link="nic" if self.fabric.medium == "nic" else "nvlink",
             transfers=not self._one_kernel,
+            shared=bool(afd.attention.computes),
+            stays=frozenset(i for i, kind in enumerate(self.kinds) if self._stays(kind.layer)),
         )
 
     @cached_property
@@ -250,10 +270,12 @@ class AfdDeployment(Deployment):
         An attention GPU sends each of its tokens to every instance that wants it, and sums what
         comes back.
         """
-        if self._one_kernel:
+        tokens = tokens.apart(self.attention_tp)
+        if self.afd.attention.computes:
+            attended = attended | {"shared": self._computed(kind.layer, tokens)}
+        if self._one_kernel or self._stays(kind.layer):
             return attended
         y, hidden = self._servers, self.model.hidden
-        tokens = tokens.apart(self.attention_tp)
         visits = ops.floats(tokens.each) * self._visits(kind.layer)
         goodput = self._goodput(self.attention_timer)
         out = ops.activation_bytes(hidden, self.afd.a2f_dtype)
@@ -266,11 +288,25 @@ class AfdDeployment(Deployment):
             "f2a_in": Timed(whole_ns(visits * y * back / goodput * NS_PER_S, "f2a_in")),
         }
 
+    def _computed(self, layer: Layer, tokens: GpuTokens) -> Timed:
+        """Return the time of the FFNs that attention GPUs compute themselves."""
+        timer = self.beside(self.attention_timer, self.crowded(layer))
+        ffn = self.model.ffn[layer.ffn]
+        columns = 0
+        if isinstance(ffn, DenseFfn):
+            columns = ffn.intermediate if self._stays(layer) else 0
+        elif not self._shares:
+            columns = ffn.shared * ffn.shared_intermediate
+        time = timer.dense(columns, *tokens)
+        return time.lasting(self._slowed("shared", time.ns))
+
     def joint(self, kind: Pass, tokens: GpuTokens) -> dict[str, Timed]:
         """Return the durations of the FFN side and of its links.
 
         An FFN instance's ranks share the tokens that come, and the fullest rank sets the pace.
         """
+        if self._stays(kind.layer):
+            return {}
         hidden, fullest = self.model.hidden, self._fullest(kind.layer, tokens)
         goodput = self._goodput(self.ffn_timer)
         out = ops.activation_bytes(hidden, self.afd.a2f_dtype)
@@ -373,7 +409,7 @@ class AfdDeployment(Deployment):
     def _experts(self, ffn: MoeFfn, tokens: Ns) -> Timed:
         """Return the time of the slowest rank of each instance."""
         side = self.afd.ffn
-        timed = self._experts_timer.experts(ffn, self.spread(ffn), tokens, shared=True)
+        timed = self._experts_timer.experts(ffn, self.spread(ffn), tokens, self._shares)
         ranks, y = timed.ns, self._servers
         ns = ranks
         if ranks.shape[-1] >= y:
@@ -427,7 +463,7 @@ class AfdDeployment(Deployment):
         """
         spread, y, total = self.spread(ffn), self._servers, float(tokens.sum())
         timer = self._experts_timer
-        ranks = timer.drawn_experts(ffn, spread, loads.tokens, total, shared=True)
+        ranks = timer.drawn_experts(ffn, spread, loads.tokens, total, self._shares)
         ranks_ns = self._slowed("experts", ranks.ns)
         ranks_ns[0] += self._loading_ns(ffn, spread, loads.moved)
         layers = len(ranks_ns)
@@ -509,7 +545,9 @@ class AfdDeployment(Deployment):
     def _attention_weights(self) -> float:
         side, precision = self.afd.attention, self.scenario.precision
         projections = attention_bytes(self.model, precision, side.o_proj_tp, self.drafts)
-        return projections + vocab_bytes(self.model, precision, side.lm_head_tp)
+        own = (1 if name in side.computes else inf for name in ("shared", "dense"))
+        ffns = ffn_bytes(self.model, precision, lambda _ffn: 0.0, *own)
+        return projections + ffns + vocab_bytes(self.model, precision, side.lm_head_tp)
 
     def _ffn_weights(self) -> float:
         gpus = self.afd.ffn.gpu_count()
@@ -519,8 +557,9 @@ class AfdDeployment(Deployment):
             return spread.copies / spread.ranks / spread.slices
 
         # The GPUs that slice the same experts share their shared expert.
-        slices = gpus // self._ranks
-        return ffn_bytes(self.model, self.scenario.precision, held, slices, gpus)
+        slices = gpus // self._ranks if self._shares else inf
+        dense = inf if "dense" in self.afd.attention.computes else gpus
+        return ffn_bytes(self.model, self.scenario.precision, held, slices, dense)
 
 
 def rail_load(ranks: int, tokens: GpuTokens) -> ops.Floats:

@@ -18,6 +18,9 @@ attention:
 
 It begins when all attention GPUs have their tokens ready. The answer is the way back of its last
 results, in which the FFN GPUs are free.
+
+Attention GPUs may compute FFNs of their own, in `shared`, which follows attention: shared experts
+beside the trip, or a dense FFN in place of it.
 """
 
 from __future__ import annotations
@@ -59,11 +62,17 @@ class Ring:
     """What transfers go over. NVLink then carries nothing else: there are no collectives."""
     transfers: bool = True
     """Whether transfers are stages of their own; False: `experts` receives and sends as well."""
+    shared: bool = False
+    """Whether attention GPUs compute FFNs of their own; no output projection is shared then."""
+    stays: frozenset[int] = frozenset()
+    """Kinds of layers that do not leave the attention GPUs."""
 
     def has(self, stage: str) -> bool:
         """Return whether a layer has the stage."""
         if stage in _WAYS:
             return self.transfers
+        if stage == "shared":
+            return self.shared
         if stage in ("all_gather", "reduce_scatter"):
             return self.collectives
         return self.o_proj_groups > 0 or stage not in _O_PROJ
@@ -83,7 +92,7 @@ class Lags(NamedTuple):
 
 
 STAGES = (
-    *("attention", "o_exchange", "o_proj", "o_reduce", "a2f", "a2f_in"),
+    *("attention", "o_exchange", "o_proj", "o_reduce", "shared", "a2f", "a2f_in"),
     *("all_gather", "experts", "reduce_scatter", "f2a", "f2a_in", "lm_head"),
 )
 
@@ -172,6 +181,8 @@ def _circuits(ring: Ring, t: dict[str, Ints], lags: Lags) -> list[tuple[Ints, in
     trip = t["there"] + ffn + t["back"] + ways * t["latency"]
     round_ns = t["attention"] + t["o_exchange"] + t["o_proj"] + t["o_reduce"] + trip
     circuits = [(t["any"], 1)]
+    if ring.shared:
+        circuits.append((t["attention"] + t["shared"], 1))
     near, far = [(0 * trip, 0)], [(0 * trip, 0)]
     if ring.o_proj_groups:
         for x, middle, y in (STAGES[0:3], STAGES[1:4]):
@@ -236,7 +247,7 @@ def _pools(build: ProgramBuilder, ring: Ring) -> dict[str, int]:
         scatter = on("ffn", "nvlink", instances, "out")
     ffn = on("ffn", "gpu", instances)
     pools = (
-        *(attention, nvlink_a, attention, nvlink_a, a_out, f_in),
+        *(attention, nvlink_a, attention, nvlink_a, attention, a_out, f_in),
         *(gather, ffn, scatter, f_out, a_in, attention),
     )
     return dict(zip(STAGES, pools, strict=True))
@@ -244,6 +255,8 @@ def _pools(build: ProgramBuilder, ring: Ring) -> dict[str, int]:
 
 def _answers(build: ProgramBuilder, ring: Ring, layer: int, j: int) -> list[Link]:
     """Return the links by which attention waits for all FFN instances' answers to a layer."""
+    if build.layer_kinds[layer - 1] in ring.stays:
+        return [build.link("shared", layer - 1, j, "each")]
     if not ring.transfers:
         return [build.link("experts", layer - 1, j, "all", delay="answer")]
     return [
@@ -259,6 +272,10 @@ def _add_layer(build: ProgramBuilder, ring: Ring, layer: int, j: int) -> None:
     for stage in filter(ring.has, _O_PROJ):
         build.node(stage, layer, j, [build.link(last, layer, j, "each")])
         last = stage
+    if ring.shared:
+        build.node("shared", layer, j, [build.link(last, layer, j, "each")])
+    if build.layer_kinds[layer] in ring.stays:
+        return
     if not ring.transfers:
         build.node("experts", layer, j, [build.link(last, layer, j, "all")])
         return

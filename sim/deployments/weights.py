@@ -46,12 +46,12 @@ def ffn_bytes(
     model: ModelCard,
     precision: Precision,
     experts: Callable[[MoeFfn], float],
-    shared_ways: int,
-    dense_ways: int,
+    shared_ways: float,
+    dense_ways: float,
 ) -> float:
     """Return bytes of FFNs on a GPU that holds so many `experts` (or parts of them) of a layer.
 
-    A shared expert is cut `shared_ways` ways, a dense FFN `dense_ways`.
+    A shared expert is cut `shared_ways` ways, a dense FFN `dense_ways`; ∞: the GPU has none of it.
     """
     total = 0.0
     for layer, count in model.layer_counts.items():

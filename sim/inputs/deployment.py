@@ -48,6 +48,10 @@ class AttentionSide(Strict):
     """GPUs that share requests: heads, their KV and their projections are divided over these GPUs,
     which sum the output of each layer (tensor parallelism). Data-parallel ranks are groups of so
     many GPUs; KV heads fewer than GPUs, and MLA's latent, are on each of them."""
+    computes: list[Literal["shared", "dense"]] = Field(default_factory=list)
+    """FFNs that each attention GPU holds whole and computes for its own tokens. shared: the shared
+    experts, while tokens are with the routed ones; dense: dense FFNs, whose layers then do not
+    leave the attention GPUs. Routers are on the attention side in any case."""
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> AttentionSide:
@@ -66,6 +70,8 @@ class AttentionSide(Strict):
         wrong += _wrong_ways("tp", self.tp, self.lm_head_tp)
         if self.tp > 1 and self.o_proj_tp > 1:
             wrong.append("tp shares the output projection as well: set o_proj_tp to 1")
+        if self.computes and self.o_proj_tp > 1:
+            wrong.append("computes does not go with a shared output projection: set o_proj_tp to 1")
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

@@ -85,8 +85,10 @@ def ring_shapes(draw: st.DrawFn, most_micro_batches: int = 8) -> afd_ring.Ring:
     groups, each = draw(st.integers(0, 2)), draw(st.integers(1, 2))
     transfers = draw(st.integers(0, 3)) > 0
     collectives = transfers and draw(st.booleans())
+    kinds = tuple(draw(st.lists(st.integers(0, 1), min_size=1, max_size=3)))
+    shared = groups == 0 and draw(st.booleans())
     return afd_ring.Ring(
-        layer_kinds=tuple(draw(st.lists(st.integers(0, 1), min_size=1, max_size=3))),
+        layer_kinds=kinds,
         micro_batches=draw(st.integers(1, most_micro_batches)),
         attention_gpus=max(groups, 1) * each,
         ffn_instances=draw(server_counts),
@@ -96,6 +98,8 @@ def ring_shapes(draw: st.DrawFn, most_micro_batches: int = 8) -> afd_ring.Ring:
         collectives=collectives,
         link="nic" if collectives or groups else draw(st.sampled_from(("nic", "nvlink"))),
         transfers=transfers,
+        shared=shared,
+        stays=frozenset({1}) if shared and 0 in kinds and draw(st.booleans()) else frozenset(),
     )
 
 

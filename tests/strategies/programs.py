@@ -39,6 +39,7 @@ def afd_programs(draw: st.DrawFn) -> Program:
         nvlink_turns=collectives and draw(st.booleans()),
         collectives=collectives,
         transfers=transfers,
+        shared=not groups and draw(st.booleans()),
         link="nic" if collectives or groups else draw(st.sampled_from(("nic", "nvlink"))),
     )
     lag = st.integers(0, m - 1)

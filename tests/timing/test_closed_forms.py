@@ -61,6 +61,36 @@ def test_a_kernel_that_receives_and_sends_leaves_the_way_back(
 
 
 @few
+@given(layer_counts, micro_batch_counts, server_counts, server_counts, durations(5))
+def test_shared_experts_of_attention_gpus_run_beside_the_trip(
+    layers: int, m: int, gpus: int, instances: int, drawn: list[int]
+) -> None:
+    a, s, f, c1, c2 = drawn
+    program = afd_ring.program(
+        afd_ring.Ring((0,) * layers, m, gpus, instances, shared=True), NO_LAGS
+    )
+    times = ring_times(program, a, f, c1, c2)
+    times = program.with_rows(times, {("shared", 0): s})
+    trip = c1 + f + c2
+    expected = layers * max(m * (a + s), m * f, m * c1, m * c2, a + max(s, trip))
+    assert period_ns(program, times) == expected
+
+
+@few
+@given(layer_counts, layer_counts, server_counts, durations(4))
+def test_layers_that_stay_on_attention_gpus_take_no_trip(
+    away: int, home: int, gpus: int, drawn: list[int]
+) -> None:
+    a, s, f, c = drawn
+    kinds = (*(1,) * home, *(0,) * away)
+    ring = afd_ring.Ring(kinds, 1, gpus, 1, shared=True, stays=frozenset({1}))
+    program = afd_ring.program(ring, NO_LAGS)
+    rows = {("attention", 0): a, ("experts", 0): f, ("attention", 1): a, ("shared", 1): s}
+    times = program.times(rows | {("a2f", 0): c, ("a2f_in", 0): c}, {"link": 0, "host": 0})
+    assert period_ns(program, times) == away * (a + c + f) + home * (a + s)
+
+
+@few
 @given(layer_counts, micro_batch_counts, server_counts, server_counts, durations(4))
 def test_c2_links_with_occupancy(
     layers: int, m: int, gpus: int, instances: int, drawn: list[int]
