@@ -147,7 +147,10 @@ def _hottest(
     for row in rows:
         at = {name: int(value) for name, value in row.at}
         loads = hottest_rank.hottest_loads(
-            str(fixed["load"]), at["tokens"], at["experts"], int(float(fixed["topk"])), at["ep"]
+            str(fixed["load"]),
+            at["tokens"],
+            hottest_rank.Held(at["experts"], at["ep"]),
+            int(float(fixed["topk"])),
         )
         op = hottest_rank.rank_op(
             kernel.dtype, hidden, intermediate, loads, kernel.kernel, tile_rows

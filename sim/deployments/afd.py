@@ -349,8 +349,8 @@ class AfdDeployment(Deployment):
         ffn, load = self.model.ffn[layer.ffn], self.ffn_timer.load
         if load in served.EVEN or isinstance(ffn, DenseFfn) or not self._follows_routing():
             return rails * self._visits(layer)
-        copies = self.spread(ffn).copies
-        return rails * hottest_visits(load, tokens.total(), copies, ffn.top_k, self._servers)
+        held = self.spread(ffn).held(ffn)._replace(ranks=self._servers)
+        return rails * hottest_visits(load, tokens.total(), held, ffn.top_k)
 
     @property
     def gpus_sharing(self) -> int:

@@ -213,12 +213,12 @@ class EpDeployment(Deployment):
         load, gpus = self.layer_timer.load, self.ep.gpus
         if load in served.EVEN or not self._exchanges or self.ep.exchange == "gather":
             return most
-        copies = self._copies(ffn)
+        held = self.spread(ffn).held(ffn)
         if self._exchange(ffn).sends_once:
-            alike = hottest_visits("uniform", total, copies, ffn.top_k, gpus)
-            ratio = hottest_visits(load, total, copies, ffn.top_k, gpus) / alike
+            alike = hottest_visits("uniform", total, held, ffn.top_k)
+            ratio = hottest_visits(load, total, held, ffn.top_k) / alike
         else:
-            ratio = excess(load, total, copies, ffn.top_k, gpus)
+            ratio = excess(load, total, held, ffn.top_k)
         return np.maximum(ops.floats(most), ratio * total / gpus)
 
     def _by_rank(self, experts: Timed) -> Timed:
@@ -267,7 +267,7 @@ class EpDeployment(Deployment):
         spread, total = self.spread(ffn), int(tokens.sum())
         experts = self.layer_timer.drawn_experts(ffn, spread, loads.tokens, float(total))
         experts.ns[0] += self._loading_ns(ffn, loads.moved)
-        usual = hottest_factor("uniform", total, spread.copies, ffn.top_k, spread.ranks)
+        usual = hottest_factor("uniform", total, spread.held(ffn), ffn.top_k)
         pairs = loads.tokens.sum(axis=-1).max(axis=-1)
         sent = float(np.max(GpuTokens(tokens).apart(self.attention_tp).each))
         most = np.maximum(pairs / (ffn.top_k * usual), sent)

@@ -22,7 +22,7 @@ from sim.inputs.model import ModelCard, MoeFfn
 from sim.inputs.scenario import Precision
 from sim.kernels import cores, ops, served
 from sim.kernels.core_line import CoreLine
-from sim.kernels.hottest_rank import alike, hottest_factors, rank_op
+from sim.kernels.hottest_rank import Held, alike, hottest_factors, rank_op
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.timed import Timed
 
@@ -153,6 +153,9 @@ class Spread(NamedTuple):
     elsewhere: bool = False
     """Whether tokens come from other GPUs (AFD) than the ranks (EP)."""
 
+    def held(self, ffn: MoeFfn) -> Held:
+        return Held(self.copies, self.ranks, ffn.experts)
+
 
 @dataclass(frozen=True)
 class LayerTimer:
@@ -161,7 +164,8 @@ class LayerTimer:
     model: ModelCard
     precision: Precision
     load: str
-    """Expert load, in the words of `sim.kernels.hottest_rank`: balanced, uniform, power_law_α."""
+    """Expert load, in the words of `sim.kernels.hottest_rank`: balanced, uniform, power_law_α,
+    power_law_α_eplb."""
     moe_kernel: str
     """Kernel of the routed experts: masked, fused or fused_ep."""
     table: KernelTable
@@ -357,7 +361,7 @@ class LayerTimer:
             )
             return self._with_exchange(experts, routed, spread)
 
-        hot = hottest_factors(self.load, tokens, spread.copies, ffn.top_k, spread.ranks)
+        hot = hottest_factors(self.load, tokens, spread.held(ffn), ffn.top_k)
         op = launch(self.experts_kernel, active, hot)
         curve, _own = self.table.serving(op)
         if curve is not None:

@@ -122,7 +122,26 @@ class UniformRouting(Drawable):
         return "uniform"
 
 
-class PowerLaw(Drawable):
+class Popularities(Drawable):
+    """A law by which some experts are more popular than others."""
+
+    eplb: bool = False
+    """Whether EPLB gave replicas and places to the experts by these popularities. Then the
+    expected load is what whole slots of a rank cannot even out, and chance; otherwise experts lie
+    in order. With `per_step` its placement says so."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Popularities:
+        if self.eplb and self.per_step is not None:
+            raise ValueError("eplb is of the expected load: with per_step, write its placement")
+        return self
+
+    def placed(self) -> str:
+        """Return the end of the name of a load, by who placed the experts."""
+        return "_eplb" if self.eplb else ""
+
+
+class PowerLaw(Popularities):
     """Popularities of experts drawn from a truncated power law."""
 
     kind: Literal["power_law"]
@@ -130,10 +149,10 @@ class PowerLaw(Drawable):
     """Exponent. The public kernel measurements with strong skew used 1.01."""
 
     def load(self) -> str:
-        return f"power_law_{self.alpha:g}"
+        return f"power_law_{self.alpha:g}{self.placed()}"
 
 
-class DirichletRouting(Drawable):
+class DirichletRouting(Popularities):
     """Popularities of experts drawn from a symmetric Dirichlet law."""
 
     kind: Literal["dirichlet"]
@@ -141,7 +160,7 @@ class DirichletRouting(Drawable):
     """Large: nearly even (coefficient of variation 1/√concentration); below 1: few hot experts."""
 
     def load(self) -> str:
-        return f"dirichlet_{self.concentration:g}"
+        return f"dirichlet_{self.concentration:g}{self.placed()}"
 
 
 class MeasuredRouting(Drawable):

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sim.foundation.errors import CalibrationError
-from sim.kernels import ops, served
+from sim.kernels import eplb, ops, served
 from sim.kernels.ops import Floats, Op
 
 Counts = NDArray[np.int64]
 
 _POWER_LAW = re.compile(r"power_law_(\d+(?:\.\d+)?)")
 _DIRICHLET = re.compile(r"dirichlet_([0-9.e+-]+)")
+# The end of a load whose experts EPLB has placed by their popularities.
+EPLB = "_eplb"
 # Share of all tokens that one expert may get, and the range of weights when there are fewer
 # pairs than experts, as aiconfigurator draws the loads it measures.
 _MOST_OF_TOKENS = 0.8
@@ -129,47 +131,75 @@ def alike(loads: Counts, tile_rows: float) -> tuple[Counts, Counts, Counts]:
     return first, kind, count
 
 
+class Held(NamedTuple):
+    """How many experts lie on how many ranks."""
+
+    copies: int
+    """Slots on all ranks: experts and their replicas."""
+    ranks: int
+    experts: int = 0
+    """Experts that the router knows; 0: as many as slots. Only EPLB tells replicas apart."""
+
+
 @cache
 def hottest_loads(
-    load: str, tokens: int, experts: int, top_k: int, ranks: int, draws: int = _DRAWS, seed: int = 0
+    load: str, tokens: int, held: Held, top_k: int, draws: int = _DRAWS, seed: int = 0
 ) -> Floats:
-    """Return the loads of the hottest rank's experts in several draws (draws × experts a rank).
+    """Return the loads of the hottest rank's slots in several draws (draws × slots a rank).
 
-    Experts are spread over `ranks` in order; the hottest rank is the one with most tokens.
+    Slots are spread over the ranks in order; the hottest rank is the one with most tokens. EPLB
+    gives replicas and places to the experts of a drawn popularity; what is left is what whole
+    slots cannot even out, and chance.
     """
-    rng = np.random.default_rng([seed, tokens, experts, top_k, ranks])
-    found = []
-    for _ in range(draws):
-        by_rank = draw(load, tokens, experts, top_k, rng).reshape(ranks, experts // ranks)
-        found.append(by_rank[by_rank.sum(axis=1).argmax()])
-    hottest = np.array(found, dtype=np.float64)
+    copies, ranks, _experts = held
+    rng = np.random.default_rng([seed, tokens, copies, top_k, ranks])
+    by_slot = np.array(
+        _placed(load.removesuffix(EPLB), tokens, held, top_k, draws, rng)
+        if load.endswith(EPLB)
+        else [draw(load, tokens, copies, top_k, rng) for _ in range(draws)]
+    )
+    by_rank = by_slot.reshape(draws, ranks, copies // ranks)
+    loads = by_rank[np.arange(draws), by_rank.sum(axis=2).argmax(axis=1)]
+    hottest: Floats = loads.astype(np.float64)
     hottest.flags.writeable = False
     return hottest
 
 
-def hottest_factor(load: str, tokens: float, experts: int, top_k: int, ranks: int) -> float:
+def _placed(
+    load: str, tokens: int, held: Held, top_k: int, draws: int, rng: np.random.Generator
+) -> Counts:
+    """Return the tokens of each slot that EPLB fills (draws × copies)."""
+    copies, ranks, experts = held
+    popular = [draw(load, tokens, experts or copies, top_k, rng) for _ in range(draws)]
+    weights = np.array(popular, dtype=np.float64)
+    slots = eplb.balanced(weights, copies, ranks)
+    many, _number = eplb.replicas(slots, weights.shape[1])
+    shares = np.take_along_axis(weights, slots, axis=1) / many
+    shares /= shares.sum(axis=1, keepdims=True)
+    return np.asarray(rng.multinomial(tokens * top_k, shares), dtype=np.int64)
+
+
+def hottest_factor(load: str, tokens: float, held: Held, top_k: int) -> float:
     """Return the tokens of the hottest rank over the mean rank's, expected over draws.
 
     The factor changes slowly with `tokens`, so it is drawn on a grid of eighths of a doubling.
     """
-    return float(hottest_factors(load, np.array([tokens]), experts, top_k, ranks)[0])
+    return float(hottest_factors(load, np.array([tokens]), held, top_k)[0])
 
 
-def hottest_factors(
-    load: str, tokens: NDArray[Any], experts: int, top_k: int, ranks: int
-) -> Floats:
+def hottest_factors(load: str, tokens: NDArray[Any], held: Held, top_k: int) -> Floats:
     """Return the same for each of `tokens`."""
-    if load == "balanced" or ranks == 1:
+    if load == "balanced" or held.ranks == 1:
         return np.ones(tokens.shape)
     eighths = np.rint(8 * np.log2(np.where(tokens > 0, tokens, 1)))
     grid, place = np.unique(eighths, return_inverse=True)
-    factors = [_factor(load, int(each), experts, top_k, ranks) for each in grid]
+    factors = [_factor(load, int(each), held, top_k) for each in grid]
     return np.where(tokens > 0, np.array(factors)[place.reshape(tokens.shape)], 1.0)
 
 
 @cache
-def _factor(load: str, eighths: int, experts: int, top_k: int, ranks: int) -> float:
+def _factor(load: str, eighths: int, held: Held, top_k: int) -> float:
     """Return the factor of 2^(`eighths` / 8) tokens."""
     tokens = max(1, round(2 ** (eighths / 8)))
-    hottest = hottest_loads(load, tokens, experts, top_k, ranks)
-    return float(hottest.sum(axis=1).mean() * ranks / (tokens * top_k))
+    hottest = hottest_loads(load, tokens, held, top_k)
+    return float(hottest.sum(axis=1).mean() * held.ranks / (tokens * top_k))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sim.inputs import cards
+from sim.inputs.routing import PowerLaw
 from sim.inputs.scenario import Scenario
 
 # What every figure leaves out; said once wherever figures size something.
@@ -28,6 +29,7 @@ def cautions(
         *_tail(scenario, figures, asks_percentile),
         *_guessed(figures),
         *_software(scenario),
+        *_routing(scenario),
         *_graphs(scenario, figures),
         *_context(scenario),
     ]
@@ -79,6 +81,18 @@ def _software(scenario: Scenario) -> Iterator[str]:
     model = cards.model(scenario.model)
     if cards.model(measured_on).name != model.name:
         yield f"the software figures were measured on {measured_on}, the model is {model.name}"
+
+
+def _routing(scenario: Scenario) -> Iterator[str]:
+    """Tell the imbalance that is assumed, and how far served traffic may be from it."""
+    routing, served = scenario.routing, scenario.software.routing_imbalance
+    if not isinstance(routing, PowerLaw):
+        return
+    placed = ", placed by EPLB" if routing.eplb else ""
+    known = ""
+    if served is not None and served.low is not None and served.high is not None:
+        known = f"; of served traffic {served.low:g} to {served.high:g}"
+    yield f"popularities of experts follow a power law of {routing.alpha:g}{placed}{known}"
 
 
 def _graphs(scenario: Scenario, figures: Mapping[str, Any]) -> Iterator[str]:

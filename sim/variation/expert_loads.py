@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from sim.foundation.errors import ScenarioError
 from sim.foundation.streams import stream
 from sim.inputs.routing import Balanced, EplbPlacement, Groups, RoundRobin, Routing
-from sim.kernels.hottest_rank import hottest_factors
-from sim.variation import eplb
+from sim.kernels import eplb
+from sim.kernels.hottest_rank import Held, hottest_factors
 from sim.variation.popularity import popularity
 
 Ints = NDArray[np.int64]
@@ -252,25 +252,26 @@ def visits(pairs: Floats, experts: int, top_k: int) -> Floats:
     return np.asarray(1 - np.prod(missed, axis=0))
 
 
-def hottest_visits(load: str, tokens: Ints, experts: int, top_k: int, ranks: int) -> Floats:
-    """Return the share of tokens that visit the hottest of `ranks`, for each of `tokens`.
+def hottest_visits(load: str, tokens: Ints, held: Held, top_k: int) -> Floats:
+    """Return the share of tokens that visit the hottest rank, for each of `tokens`.
 
     The hottest is as much above the mean as its pairs are beyond those of uniform routing, which
     has a hottest rank of its own: measured exchanges contain it.
     """
-    alike = float(visits(np.ones(ranks), experts, top_k)[0])
+    copies, ranks, _experts = held
+    alike = float(visits(np.ones(ranks), copies, top_k)[0])
     if ranks == 1:
         return np.full(tokens.shape, alike)
-    hot = excess(load, tokens, experts, top_k, ranks)
+    hot = excess(load, tokens, held, top_k)
     rest = (ranks - hot) / (ranks - 1)
     pairs = np.stack([hot, *[rest] * (ranks - 1)], axis=-1)
-    return np.where(hot > 1, visits(pairs, experts, top_k)[..., 0], alike)
+    return np.where(hot > 1, visits(pairs, copies, top_k)[..., 0], alike)
 
 
-def excess(load: str, tokens: Ints, experts: int, top_k: int, ranks: int) -> Floats:
+def excess(load: str, tokens: Ints, held: Held, top_k: int) -> Floats:
     """Return the pairs of the hottest rank over those of uniform routing; at least 1."""
-    hot = hottest_factors(load, tokens, experts, top_k, ranks)
-    return np.maximum(hot / hottest_factors("uniform", tokens, experts, top_k, ranks), 1.0)
+    hot = hottest_factors(load, tokens, held, top_k)
+    return np.maximum(hot / hottest_factors("uniform", tokens, held, top_k), 1.0)
 
 
 def _check_groups(groups: Groups, grid: ExpertGrid) -> None:

@@ -42,8 +42,8 @@ def test_an_unknown_load_is_refused() -> None:
 
 
 def test_uniform_routing_is_uneven_by_its_own_spread() -> None:
-    even = hottest_rank.hottest_factor("balanced", 4096, 256, 8, 32)
-    uniform = hottest_rank.hottest_factor("uniform", 4096, 256, 8, 32)
+    even = hottest_rank.hottest_factor("balanced", 4096, hottest_rank.Held(256, 32), 8)
+    uniform = hottest_rank.hottest_factor("uniform", 4096, hottest_rank.Held(256, 32), 8)
     # The largest of 32 sums of 1,024 Poisson counts: about 2.07 deviations above the mean.
     assert even == 1
     assert uniform == pytest.approx(1 + 2.07 / 1024**0.5, abs=0.02)
@@ -80,7 +80,7 @@ def test_the_hottest_rank_is_slower_as_measured(
 ) -> None:
     card = table(name)
     local = 256 // ranks
-    hottest = hottest_rank.hottest_loads(load, 128 * ranks, 256, 8, ranks)
+    hottest = hottest_rank.hottest_loads(load, 128 * ranks, hottest_rank.Held(256, ranks), 8)
     even = np.full((1, local), 128 * 8 / local)
     hot, usual = (
         card.timed(hottest_rank.rank_op("fp8", 7168, 2048, loads)).ns.mean()

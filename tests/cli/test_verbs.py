@@ -484,7 +484,7 @@ def test_cards_and_schema_are_shown(afdsim: Afdsim) -> None:
     assert len(models) == 9
     assert "kind: model" in afdsim("models", "show", "step3").out
     cards = json.loads(afdsim("hardware", "--json").out)
-    assert len(cards) == 12
+    assert len(cards) == 14
     assert "arXiv 2507.19427" in afdsim("hardware", "show", "h800").out
     schema = json.loads(afdsim("schema").out)
     assert schema["properties"]["slo"]

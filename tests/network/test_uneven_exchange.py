@@ -11,7 +11,7 @@ from sim.deployments.deployment import Deployment
 from sim.deployments.ep import EpDeployment
 from sim.inputs import scenario
 from sim.kernels import ops
-from sim.kernels.hottest_rank import hottest_factor
+from sim.kernels.hottest_rank import Held, hottest_factor
 from sim.variation.expert_loads import visits
 
 SKEWED = "routing={kind: power_law, alpha: 1.01}"
@@ -58,8 +58,8 @@ def test_deepep_sends_the_hottest_rank_every_pair() -> None:
     deployment = ep(SKEWED)
     tokens = int(deployment.expected.batch().requests.max())
     total, copies, ranks = tokens * 128, 256, 128
-    hot = hottest_factor("power_law_1.01", total, copies, 8, ranks)
-    beyond = hot / hottest_factor("uniform", total, copies, 8, ranks)
+    hot = hottest_factor("power_law_1.01", total, Held(copies, ranks), 8)
+    beyond = hot / hottest_factor("uniform", total, Held(copies, ranks), 8)
     assert beyond > 2
     found = rows(deployment)
     assert [found[direction] for direction in DIRECTIONS] == exchanged(deployment, tokens * beyond)
@@ -69,8 +69,8 @@ def test_a_kernel_that_sends_a_token_once_meets_fewer() -> None:
     """Of 16 ranks a token visits 6 or 7: the hottest cannot be visited more than by all."""
     deployment = ep(SKEWED, "deployment.accelerator=gb200", "deployment.gpus=16", "slo.tpot_ms=99")
     tokens = int(deployment.expected.batch().requests.max())
-    hot = hottest_factor("power_law_1.01", tokens * 16, 256, 8, 16)
-    beyond = hot / hottest_factor("uniform", tokens * 16, 256, 8, 16)
+    hot = hottest_factor("power_law_1.01", tokens * 16, Held(256, 16), 8)
+    beyond = hot / hottest_factor("uniform", tokens * 16, Held(256, 16), 8)
     places = np.array([beyond, *[(16 - beyond) / 15] * 15])
     ratio = visits(places, 256, 8)[0] / visits(np.ones(16), 256, 8)[0]
     assert 1 < ratio < beyond
@@ -97,8 +97,8 @@ def test_an_ffn_instance_with_the_hottest_experts_sets_the_links_of_afd() -> Non
     )
     assert isinstance(skewed, AfdDeployment)
     total = int(skewed.expected.batch().requests.sum())
-    hot = hottest_factor("power_law_1.01", total, 256, 8, 32)
-    beyond = hot / hottest_factor("uniform", total, 256, 8, 32)
+    hot = hottest_factor("power_law_1.01", total, Held(256, 32), 8)
+    beyond = hot / hottest_factor("uniform", total, Held(256, 32), 8)
     places = np.array([beyond, *[(32 - beyond) / 31] * 31])
     ratio = visits(places, 256, 8)[0] / visits(np.ones(32), 256, 8)[0]
     before, after = rows(even), rows(skewed)

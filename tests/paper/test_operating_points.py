@@ -29,6 +29,24 @@ def test_step3_2a2f_on_the_nvlink_that_the_report_leaves_open() -> None:
     assert tgs("step3-2a2f", *sides) == pytest.approx(STEP3_TGS, rel=0.20)
 
 
+# Table 8 (a peak minute, and BF16 attention) and the average of section 7.
+STEP3_POINTS = {"step3-2a2f": (3910, 4039), "step3-3a2f-bf16": (3321, 3321)}
+
+
+@pytest.mark.parametrize("name", STEP3_POINTS)
+def test_both_points_of_step3_come_out_with_h200_and_with_no_other_hopper(name: str) -> None:
+    """Section 7.1: all-gather and reduce-scatter use the switch (NVLS)."""
+    found = {}
+    for card in ("h800", "h100-sxm", "h200-sxm"):
+        sides = [f"deployment.{side}.accelerator={card}" for side in ("attention", "ffn")]
+        sets = [*sides, "deployment.ffn.collectives=nvls", "software=step3"]
+        found[card] = tgs(name, *sets, "simulation.engine=recurrence")
+    least, most = STEP3_POINTS[name]
+    assert found["h800"] < found["h100-sxm"] < 0.95 * least
+    assert found["h200-sxm"] > 0.94 * most
+    assert found["h200-sxm"] == pytest.approx(least, rel=0.05)
+
+
 def test_dsv3_ep128() -> None:
     assert tgs("dsv3-ep128") == pytest.approx(DSV3_TGS, rel=0.25)
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.variation import eplb
-from sim.variation.eplb import Floats
+from sim.kernels import eplb
+from sim.kernels.eplb import Floats
 
 
 @st.composite

@@ -99,12 +99,12 @@ def _scenario(point: OperatingPoint, software: str | None, notes: Notes) -> dict
     if context is None:
         raise Unclear("context_tokens_mean: the context is not given")
     model = words.model(point.model)
-    profile = words.framework(point.framework) if software is None else software
-    if profile is None:
-        profile = "sglang"
+    engine = words.framework(point.framework)
+    if engine is None:
+        engine = "sglang"
         notes.assume("framework: unknown; sglang is taken")
-    precision = _precision(point, profile, notes)
-    deployment = _deployment(point, model, profile, precision, notes)
+    precision = _precision(point, engine, notes)
+    deployment = _deployment(point, model, engine, precision, notes)
     gpus = point.gpus
     assert gpus is not None
     scenario = {
@@ -112,9 +112,9 @@ def _scenario(point: OperatingPoint, software: str | None, notes: Notes) -> dict
         "description": f"{point.model}, {point.framework}: {point.source}"[:500],
         "model": model,
         "deployment": deployment,
-        "routing": _routing(point, profile, notes),
+        "routing": _routing(point, software or engine, notes),
         "precision": precision,
-        "software": _software(point, profile, precision, notes),
+        "software": _software(point, software or engine, precision, notes),
         "memory": dict(MEMORY),
         "workload": {
             "arrivals": {"kind": "closed", "concurrency": max(1, round(requests * gpus))},
@@ -153,7 +153,8 @@ def _software(
     if kernels := words.moe_backend(point.uncertainty_note):
         stated["kernels"] = {"moe": {precision["gemm"]: list(kernels)}}
     known = cards.software(profile)
-    if profile == "vllm" and point.clock == "served TPOT":
+    vllm = words.framework(point.framework) == "vllm"
+    if vllm and point.clock == "served TPOT":
         agreeing = ("host_us_per_further_rank", "host_us_across_servers")
         stated |= {name: _ASYNC for name in agreeing if getattr(known, name) is not None}
         if stated.keys() & set(agreeing):
@@ -171,14 +172,14 @@ def _lengths(point: OperatingPoint, context: float) -> dict[str, Any]:
     return {"kind": "drawn", **law}
 
 
-def _precision(point: OperatingPoint, profile: str, notes: Notes) -> dict[str, Any]:
+def _precision(point: OperatingPoint, engine: str, notes: Notes) -> dict[str, Any]:
     experts = words.number_format(point.weight_format_experts)
     if experts is None:
         raise Unclear("weight_format_experts: the format of the experts is not given")
     kv = words.number_format(point.kv_format)
     if kv is None:
-        kv = default_kv(profile, words.accelerator(point.hardware_attention, []), experts)
-        notes.assume(f"kv_format: unknown; {kv} is taken, as recipes of {profile} do")
+        kv = default_kv(engine, words.accelerator(point.hardware_attention, []), experts)
+        notes.assume(f"kv_format: unknown; {kv} is taken, as recipes of {engine} do")
     precision = {"gemm": experts, "kv": kv, "lm_head": "bf16"}
     if "attention" in Precision.model_fields:
         precision["attention"] = _attention_format(point, experts, notes)
@@ -198,7 +199,7 @@ def _attention_format(point: OperatingPoint, experts: str, notes: Notes) -> str:
     return attention
 
 
-def default_kv(profile: str, card: str, experts: str) -> str:
+def default_kv(engine: str, card: str, experts: str) -> str:
     """Return the KV format of an engine whose row does not tell one.
 
     TensorRT-LLM's recipes, SGLang's on Blackwell (attention backend trtllm_mla) and checkpoints of
@@ -206,8 +207,8 @@ def default_kv(profile: str, card: str, experts: str) -> str:
     (recipes of NVIDIA/srt-slurm: b200-fp8, b200-fp4, h200, trtllm, at c88ef731).
     """
     blackwell = cards.accelerator(card).architecture.startswith("blackwell")
-    told = profile == "trtllm" or experts in ("nvfp4", "mxfp4")
-    return "fp8" if told or (profile == "sglang" and blackwell) else "bf16"
+    told = engine == "trtllm" or experts in ("nvfp4", "mxfp4")
+    return "fp8" if told or (engine == "sglang" and blackwell) else "bf16"
 
 
 def _routing(point: OperatingPoint, profile: str, notes: Notes) -> dict[str, Any]:
@@ -220,12 +221,10 @@ def _routing(point: OperatingPoint, profile: str, notes: Notes) -> dict[str, Any
         alpha, of = (_RANDOM, "random tokens") if random else (_NATURAL, "traffic")
         notes.assume(f"routing: a power law of {alpha:g}, {of} that no one balances")
         return {"kind": "power_law", "alpha": alpha}
-    left = cards.software(profile).routing_imbalance
-    if left is None:
-        notes.assume("routing: uniform, about what EPLB leaves by statistics of the same traffic")
-        return {"kind": "uniform"}
-    notes.assume(f"routing: a power law of {left:g}, what EPLB leaves under {profile}")
-    return {"kind": "power_law", "alpha": float(left)}
+    served = cards.software(profile).routing_imbalance
+    alpha = _NATURAL if served is None else float(served)
+    notes.assume(f"routing: a power law of {alpha:g}, evened out by EPLB with the copies there are")
+    return {"kind": "power_law", "alpha": alpha, "eplb": True}
 
 
 def _speculation(model: str, drafts: words.Drafts) -> dict[str, Any]:
@@ -239,21 +238,21 @@ def _speculation(model: str, drafts: words.Drafts) -> dict[str, Any]:
 
 
 def _deployment(
-    point: OperatingPoint, model: str, profile: str, precision: Mapping[str, Any], notes: Notes
+    point: OperatingPoint, model: str, engine: str, precision: Mapping[str, Any], notes: Notes
 ) -> dict[str, Any]:
     if point.gpus is None:
         raise Unclear("gpus_attention: the number of GPUs is not given")
     if point.deployment == "afd":
         if point.gpus_ffn is None:
             raise Unclear("gpus_ffn: the number of FFN GPUs is not given")
-        return _afd(point, model, profile, notes)
+        return _afd(point, model, engine, notes)
     if point.deployment != "ep":
         raise Unclear(f"deployment: {point.deployment or 'not given'}")
-    return _ep(point, model, profile, precision, notes)
+    return _ep(point, model, engine, precision, notes)
 
 
 def _ep(
-    point: OperatingPoint, model: str, profile: str, precision: Mapping[str, Any], notes: Notes
+    point: OperatingPoint, model: str, engine: str, precision: Mapping[str, Any], notes: Notes
 ) -> dict[str, Any]:
     gpus = point.gpus
     assert gpus is not None
@@ -270,9 +269,9 @@ def _ep(
     overlapped = words.micro_batches(point.micro_batches_or_overlap)
     if overlapped is None:
         notes.assume("micro_batches_or_overlap: unknown; no overlap is taken")
-    kernel = _moe_kernel(point, profile)
+    kernel = _moe_kernel(point, engine)
     card = words.accelerator(point.hardware_attention, notes.assumptions)
-    exchange = _exchange(profile, card, kernel, gpus)
+    exchange = _exchange(engine, card, kernel, gpus)
     narrow = precision["gemm"] == "nvfp4" and kernel == "fused"
     wide = exchange == "gather"
     return {
@@ -291,7 +290,7 @@ def _ep(
     }
 
 
-def _exchange(profile: str, card: str, kernel: str, gpus: int) -> str:
+def _exchange(engine: str, card: str, kernel: str, gpus: int) -> str:
     """Return how ranks exchange tokens.
 
     SGLang gathers where its recipe names no all-to-all backend. TensorRT-LLM takes its NVLink
@@ -299,7 +298,7 @@ def _exchange(profile: str, card: str, kernel: str, gpus: int) -> str:
     tensorrt_llm/_torch/modules/fused_moe/communication).
     """
     domain = cards.accelerator(card).node.scale_up_domain_gpus
-    gathers = profile == "sglang" and kernel == "fused" and gpus <= domain
+    gathers = engine == "sglang" and kernel == "fused" and gpus <= domain
     return "gather" if gathers else "all_to_all"
 
 
@@ -309,7 +308,7 @@ def _combined(point: OperatingPoint, precision: Mapping[str, Any]) -> str:
     return "nvfp4" if low and precision["gemm"] == "nvfp4" else "bf16"
 
 
-def _moe_kernel(point: OperatingPoint, profile: str) -> str:
+def _moe_kernel(point: OperatingPoint, engine: str) -> str:
     """Return the experts' kernel: DeepGEMM masked behind DeepEP, else the framework's fused one."""
     if "wideep" in point.uncertainty_note.lower() and not point.hardware_attention.startswith("gb"):
         raise Unclear(
@@ -320,7 +319,7 @@ def _moe_kernel(point: OperatingPoint, profile: str) -> str:
         raise Unclear("micro_batches_or_overlap: a kernel that dispatches, computes and combines")
     told = f"{point.framework_version} {point.uncertainty_note}".lower()
     wide = (point.gpus or 0) > 8
-    deepep = "deepep" in told or profile == "deepseek" or (profile == "sglang" and wide)
+    deepep = "deepep" in told or engine == "deepseek" or (engine == "sglang" and wide)
     return "masked" if deepep else "fused"
 
 
@@ -335,10 +334,11 @@ def _copies(point: OperatingPoint, model: str, ranks: int, notes: Notes) -> int:
     return fewest
 
 
-def _afd(point: OperatingPoint, model: str, profile: str, notes: Notes) -> dict[str, Any]:
+def _afd(point: OperatingPoint, model: str, engine: str, notes: Notes) -> dict[str, Any]:
     """Return an AFD shape: Step-3's where its FFN instances have several GPUs, else M-to-N.
 
-    Step-3 broadcasts over NICs; M-to-N (MegaScale-Infer, FastAFD) sends a token over the scale-up
+    Step-3 broadcasts over NICs, and its NVLink switches multicast and reduce (NVLS, section 7.1 of
+    its report); M-to-N (MegaScale-Infer, FastAFD) sends a token over the scale-up
     link to the FFN GPUs that host its experts, each an instance of its own.
     """
     attention, ffn = point.gpus_attention, point.gpus_ffn
@@ -347,6 +347,7 @@ def _afd(point: OperatingPoint, model: str, profile: str, notes: Notes) -> dict[
     card = words.accelerator(point.hardware_attention, notes.assumptions)
     ffn_card = words.accelerator(point.hardware_ffn, [])
     node = cards.accelerator(card).node.gpus
+    switch = cards.accelerator(ffn_card).node.in_network_collectives
     each = words.gpus_of_instance(point.expert_parallel) or 1
     broadcast = each > 1
     size = each if broadcast else node
@@ -356,7 +357,7 @@ def _afd(point: OperatingPoint, model: str, profile: str, notes: Notes) -> dict[
     if overlapped is None:
         overlapped = 3 if broadcast else 2
         notes.assume(f"micro_batches_or_overlap: unknown; {overlapped} micro-batches are taken")
-    fused = profile == "fastafd" and not broadcast
+    fused = engine == "fastafd" and not broadcast
     return {
         "kind": "afd",
         "attention": {
@@ -372,6 +373,7 @@ def _afd(point: OperatingPoint, model: str, profile: str, notes: Notes) -> dict[
             "gpus_per_instance": each,
             "parallelism": "tp_ep" if broadcast else "ep",
             "moe_kernel": "fused_ep" if fused else "masked",
+            "collectives": "nvls" if broadcast and switch else "nccl",
             "redundant_experts": _copies(point, model, ffn // each, notes),
         },
         "micro_batches": overlapped,

@@ -218,7 +218,8 @@ class _Model:
         software = Software.model_validate(scenario.software.model_dump() | stated)
         changed = scenario.replaced(software=software)
         if figures["routing_imbalance"] > 0 and after_eplb(point, scenario):
-            routing = {"kind": "power_law", "alpha": figures["routing_imbalance"]}
+            alpha = figures["routing_imbalance"]
+            routing = {"kind": "power_law", "alpha": alpha, "eplb": True}
             changed = changed.replaced(routing=routing)
         seen = predicted(changed)
         return seen.device_ms if point.clock == "device" else seen.wall_ms

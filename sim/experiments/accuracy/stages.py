@@ -202,6 +202,10 @@ def _scenario(point: StagePoint, assumptions: list[str]) -> dict[str, Any]:
     micro_batches = int(found[1]) if (found := re.search(r"(\d+) microbatch", run)) else 1
     fused, one_sided = "megamoe" in run, "nvlinkonesided" in run
     deployment: dict[str, Any]
+    if "deepep normal" in run or (layout and "deepep" in run):
+        raise Unclear(
+            "kernels: DeepEP's normal kernels, of which none was measured for a layer of decoding"
+        )
     if layout:
         attention, ffn = int(layout[1]), int(layout[2])
         requests = tokens * ffn * micro_batches

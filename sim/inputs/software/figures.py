@@ -141,7 +141,7 @@ class Software(Strict):
     """SMs that communication takes from kernels beside it, whose compute peak falls with them. NICs
     take none, so under AFD this holds over the scale-up link alone."""
     routing_imbalance: Exponent | None = None
-    """Power law of expert loads that is left after placement in served traffic."""
+    """Power law of the popularities of experts in served traffic, before EPLB places any."""
     measured_on: str | None = None
     """Model card that these figures were measured on; a run of another model prints a warning.
     Absent: the model of the scenario."""
