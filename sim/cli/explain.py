@@ -62,7 +62,7 @@ def explain(
         )
         return
     show(*text, SCOPE)
-    for shown in (_circuit(found), _stages(found), _cards(found), _shapes(found)):
+    for shown in (_circuit(found), _formats(found), _stages(found), _cards(found), _shapes(found)):
         show(shown)
     if ratio is not None:
         for shown in (_lines(ratio), _ratios(ratio)):
@@ -87,6 +87,13 @@ def _circuit(found: Explanation) -> Table:
         where = leg.server or "(delay)"
         share = f"{leg.share:.1%}"
         shown.add_row(leg.stage, where, alike, str(leg.tasks), f"{leg.time_ms:.3f}", share, busy)
+    return shown
+
+
+def _formats(found: Explanation) -> Table:
+    shown = Table(["KV format", "TPOT", "TGS"], "another format of the KV cache, the same load")
+    for of in found.kv_formats:
+        shown.add_row(of.kv, _change(of.effect.tpot), _change(of.effect.tgs))
     return shown
 
 

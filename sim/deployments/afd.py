@@ -25,7 +25,7 @@ from sim.deployments.layers import (
     split_evenly,
 )
 from sim.deployments.links import check_collectives, check_transfers, payload_bytes_per_s
-from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
+from sim.deployments.weights import attention_bytes, experts_bytes, ffn_bytes, moe_ffns, vocab_bytes
 from sim.engines.program import Program
 from sim.foundation.errors import InfeasibleError, together
 from sim.foundation.nanoseconds import from_us, whole_ns
@@ -499,7 +499,7 @@ class AfdDeployment(Deployment):
     def _loading_ns(self, ffn: MoeFfn, spread: Spread, moved: Ns) -> Ns:
         """Return how long the GPUs of each rank take to load their parts of `moved` experts."""
         elements = moved * (ffn.expert_weights(self.model.hidden) / spread.slices)
-        n_bytes = elements * DTYPE_BYTES[self.scenario.precision.gemm]
+        n_bytes = elements * experts_bytes(self.scenario.precision)
         return whole_ns(n_bytes / self._goodput(self.ffn_timer) * NS_PER_S, "moving experts")
 
     def _collectives(self, arriving: ops.Floats, gpus: int) -> dict[str, Timed]:

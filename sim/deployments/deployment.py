@@ -35,7 +35,7 @@ from sim.inputs.deployment import MoeKernel
 from sim.inputs.hardware import Accelerator
 from sim.inputs.model import Layer, ModelCard, MoeFfn
 from sim.inputs.noise import ServerKind
-from sim.inputs.scenario import Scenario
+from sim.inputs.scenario import Precision, Scenario
 from sim.inputs.software import Compute
 from sim.kernels import kernel_table, ops
 from sim.kernels.kernel_table import KernelTable
@@ -384,6 +384,13 @@ class Deployment(ABC):
         for side, name in self.sides.items():
             timer: LayerTimer = getattr(self, name)
             setattr(other, name, replace(timer, table=table_of(side, timer.table)))
+        return other
+
+    def with_precision(self, precision: Precision) -> Self:
+        """Return the deployment, static order and memory included, with other number formats."""
+        other = self._copied()
+        for name in self.sides.values():
+            setattr(other, name, replace(getattr(self, name), precision=precision))
         return other
 
     def table_hashes(self) -> dict[str, str]:

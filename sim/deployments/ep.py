@@ -18,11 +18,11 @@ from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
 from sim.deployments.layers import GpuTokens, LayerTimer, Ns, Spread, in_groups, split_evenly
 from sim.deployments.links import check_domain
-from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
+from sim.deployments.weights import attention_bytes, experts_bytes, ffn_bytes, moe_ffns, vocab_bytes
 from sim.engines.program import Program
 from sim.foundation.errors import InfeasibleError, together
 from sim.foundation.nanoseconds import from_us, whole_ns
-from sim.foundation.units import DTYPE_BYTES, NS_PER_S
+from sim.foundation.units import NS_PER_S
 from sim.inputs import cards
 from sim.inputs.deployment import Ep
 from sim.inputs.model import DenseFfn, Layer, MoeFfn
@@ -285,7 +285,7 @@ class EpDeployment(Deployment):
         """Return how long each GPU takes to load the weights of `moved` experts."""
         accelerator = self.layer_timer.table.accelerator
         elements = moved * float(ffn.expert_weights(self.model.hidden))
-        n_bytes = elements * DTYPE_BYTES[self.scenario.precision.gemm]
+        n_bytes = elements * experts_bytes(self.scenario.precision)
         inside = self.ep.gpus <= accelerator.node.scale_up_domain_gpus
         medium: ops.Medium = "scale_up" if inside else "nic"
         goodput = self.fabric.goodput if self.fabric.medium == medium else 1.0

@@ -19,7 +19,7 @@ from sim.foundation.nanoseconds import from_us
 from sim.foundation.units import DTYPE_BYTES
 from sim.inputs.attention import Projection
 from sim.inputs.model import ModelCard, MoeFfn
-from sim.inputs.scenario import Precision
+from sim.inputs.scenario import Part, Precision
 from sim.kernels import cores, ops, served
 from sim.kernels.core_line import CoreLine
 from sim.kernels.hottest_rank import Held, alike, hottest_factors, rank_op
@@ -229,7 +229,7 @@ class LayerTimer:
         """
         found = self._measured_kernel
         if found is None and self.experts_exchange:
-            dtype, op = self.precision.gemm, "moe_fused_ep"
+            dtype, op = self.precision.of("experts"), "moe_fused_ep"
             known = {curve.dtype for curve in self.table.curves if curve.op == op}
             raise InfeasibleError(
                 f"no kernel that dispatches, computes and combines was measured on "
@@ -245,11 +245,17 @@ class LayerTimer:
 
     @cached_property
     def _measured_kernel(self) -> str | None:
-        dtype, op = self.precision.gemm, "moe_fused_ep" if self.experts_exchange else "moe"
-        named = None if self.moe_kernel == served.MASKED else self.kernels.get(op, {}).get(dtype)
+        weights, op = (
+            self.precision.of("experts"),
+            "moe_fused_ep" if self.experts_exchange else "moe",
+        )
+        dtype = served.measured_as(weights)
+        named = None if self.moe_kernel == served.MASKED else self.kernels.get(op, {}).get(weights)
         # An engine that names none of the kernels that exchange as well has one of its own.
         others = () if self.experts_exchange and named is not None else served.SERVED[op]
-        kernels = dict.fromkeys((*(named or ()), *([self.moe_kernel] if others else ()), *others))
+        own = served.kernels_of(weights) if op == "moe" else ()
+        first = *(named or ()), *own, *([self.moe_kernel] if others else ())
+        kernels = dict.fromkeys((*first, *others))
         return next((name for name in kernels if self.table.has_format(op, name, dtype)), None)
 
     def _with_exchange(self, experts: ops.Op, pairs: ArrayLike, spread: Spread) -> ops.Op:
@@ -264,12 +270,13 @@ class LayerTimer:
 
     def _gemms(
         self,
+        part: Part,
         projections: Iterable[tuple[float, float, int]],
         m: ArrayLike,
         alike: Ns | None = None,
     ) -> Timed:
-        """Return the time of projections one after the other."""
-        tile, dtype = self.table.accelerator.gemm_tile_rows, self.precision.gemm
+        """Return the time of projections of a part one after the other."""
+        tile, dtype = self.table.accelerator.gemm_tile_rows, self.precision.of(part)
         shapes = tuple(projections)
 
         def time(rows: ops.Floats) -> Timed:
@@ -282,16 +289,16 @@ class LayerTimer:
 
     def before_core(self, name: str, tokens: GpuTokens) -> Timed:
         """Return the time of the projections before the core of attention `name`."""
-        return self._gemms(self._projections[name].before, *tokens)
+        return self._gemms("attention", self._projections[name].before, *tokens)
 
     def after_core(self, name: str, tokens: GpuTokens) -> Timed:
         """Return the time between core and output projection (MLA's absorption of V)."""
-        return self._gemms(self._projections[name].after, *tokens)
+        return self._gemms("attention", self._projections[name].after, *tokens)
 
     def output(self, name: str, rows: GpuTokens, tp: int) -> Timed:
         """Return the time of the output projection of `rows`, its heads shared by `tp` GPUs."""
         output = self._projections[name].output
-        return self._gemms([output._replace(k=output.k // tp)], *rows)
+        return self._gemms("o_proj", [output._replace(k=output.k // tp)], *rows)
 
     @cached_property
     def _projections(self) -> dict[str, _Projections]:
@@ -327,7 +334,7 @@ class LayerTimer:
             return Timed(np.zeros(np.shape(tokens), dtype=np.int64))
         hidden = self.model.hidden
         both = (2 * intermediate, hidden, 1), (hidden, intermediate, 1)
-        return self._gemms(both, tokens, alike)
+        return self._gemms("dense", both, tokens, alike)
 
     def experts(self, ffn: MoeFfn, spread: Spread, tokens: Ns, shared: bool = False) -> Timed:
         """Return the time of the experts on each rank; the first rank is the hottest.
@@ -335,14 +342,15 @@ class LayerTimer:
         `tokens` are all tokens of the micro-batch (… × 1). Only routed experts that are hit are
         read: of the `held` ones of a rank, held·(1 − (1 − k/copies)^tokens) are expected to be.
         With `shared`, each rank also runs the shared experts for its share of the tokens: as
-        further experts of the same kernel where they have the same width, after it otherwise.
+        further experts of the same kernel where they have the same width and format, after it
+        otherwise.
         """
         share = ffn.top_k / spread.copies
         held = spread.copies // spread.ranks
         pairs = tokens * share * held
         active = held * -np.expm1(tokens * np.log1p(-min(share, 1 - 1e-12)))
         active = np.minimum(held, pairs) if self.load == "balanced" else active
-        fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
+        fused = self._fused(ffn) if shared else 0
 
         def launch(kernel: str, hit: ops.Floats, hot: ops.Floats) -> ops.Op:
             """Return the experts of the hottest rank and of a mean one."""
@@ -350,7 +358,7 @@ class LayerTimer:
             both[..., :1], both[..., 1:] = hot, 1.0
             routed = pairs * both
             experts = ops.moe(
-                self.precision.gemm,
+                self.precision.of("experts"),
                 self.model.hidden,
                 ffn.expert_intermediate / spread.slices,
                 np.broadcast_to(hit + fused, both.shape),
@@ -367,7 +375,7 @@ class LayerTimer:
         if curve is not None:
             # Where the slowest rank was itself measured under this load, no factor is needed.
             name = f"{curve.kernel}/{self.load}"
-            if self.table.has_format(op.name, name, self.precision.gemm):
+            if self.table.has_format(op.name, name, op.dtype):
                 hit = hit_experts(name, np.asarray(float(held)), ops.floats(pairs))
                 measured = launch(name, hit, np.ones(1))
                 op = measured if self.table.serving(measured)[1] else op
@@ -381,6 +389,11 @@ class LayerTimer:
             times += self.dense(columns, tokens / spread.ranks)
         return times
 
+    def _fused(self, ffn: MoeFfn) -> int:
+        """Return the shared experts that the kernel of the routed ones takes as further experts."""
+        alike = self.precision.of("dense") == self.precision.of("experts")
+        return ffn.shared if alike and ffn.shared_intermediate == ffn.expert_intermediate else 0
+
     def drawn_experts(
         self, ffn: MoeFfn, spread: Spread, loads: Ns, tokens: float, shared: bool = False
     ) -> Timed:
@@ -389,7 +402,7 @@ class LayerTimer:
         `loads` are the tokens of each expert of a rank (layers × ranks × experts). Shared experts
         are as in `experts`. Usage is that of all layers.
         """
-        fused = ffn.shared if shared and ffn.shared_intermediate == ffn.expert_intermediate else 0
+        fused = self._fused(ffn) if shared else 0
         kernel, tile_rows = self.experts_kernel, ops.MASKED_TILE_ROWS
         if kernel != served.MASKED:
             tile_rows = self.table.accelerator.gemm_tile_rows
@@ -398,7 +411,7 @@ class LayerTimer:
         share = np.full((len(first), fused), tokens / spread.ranks)
         held = np.concatenate([ranks[first], share], axis=-1)
         op = rank_op(
-            self.precision.gemm,
+            self.precision.of("experts"),
             self.model.hidden,
             ffn.expert_intermediate / spread.slices,
             held,
@@ -419,7 +432,7 @@ class LayerTimer:
     def draft_projection(self, tokens: GpuTokens) -> Timed:
         """Return the time of a drafting layer's projection of 2·hidden to hidden."""
         hidden = self.model.hidden
-        return self._gemms([(hidden, 2 * hidden, 1)], *tokens)
+        return self._gemms("attention", [(hidden, 2 * hidden, 1)], *tokens)
 
     def lm_head(self, tokens: GpuTokens, tp: int, ranks: int) -> Timed:
         """Return the time of the LM head shared by `tp` neighbouring GPUs, gathering included.

@@ -20,7 +20,7 @@ def attention_bytes(model: ModelCard, precision: Precision, o_proj_tp: int, draf
 
     With `drafts` the last layer drafts: it has a projection of 2·hidden to hidden besides.
     """
-    elements, router = 0.0, 0
+    elements, outputs, router = 0.0, 0.0, 0
     for layer, count in model.layer_counts.items():
         attention = model.attention[layer.attention]
         *whole, output = (
@@ -28,13 +28,15 @@ def attention_bytes(model: ModelCard, precision: Precision, o_proj_tp: int, draf
             *attention.after_core(model.hidden),
         )
         elements += count * sum(projection.weights() for projection in whole)
-        elements += count * output.weights() / o_proj_tp
+        outputs += count * output.weights() / o_proj_tp
         ffn = model.ffn[layer.ffn]
         if isinstance(ffn, MoeFfn):
             router += count * model.hidden * ffn.experts
     if drafts:
         elements += 2 * model.hidden**2
-    return elements * DTYPE_BYTES[precision.gemm] + router * DTYPE_BYTES[precision.lm_head]
+    held = elements * DTYPE_BYTES[precision.of("attention")]
+    held += outputs * DTYPE_BYTES[precision.of("o_proj")]
+    return held + router * DTYPE_BYTES[precision.lm_head]
 
 
 def vocab_bytes(model: ModelCard, precision: Precision, tp: int) -> float:
@@ -53,12 +55,17 @@ def ffn_bytes(
 
     A shared expert is cut `shared_ways` ways, a dense FFN `dense_ways`; ∞: the GPU has none of it.
     """
-    total = 0.0
+    dense, routed = 0.0, 0.0
     for layer, count in model.layer_counts.items():
         ffn = model.ffn[layer.ffn]
         if isinstance(ffn, DenseFfn):
-            total += count * ffn.weights(model.hidden) / dense_ways
+            dense += count * ffn.weights(model.hidden) / dense_ways
             continue
-        total += count * experts(ffn) * ffn.expert_weights(model.hidden)
-        total += count * ffn.shared_weights(model.hidden) / shared_ways
-    return total * DTYPE_BYTES[precision.gemm]
+        routed += count * experts(ffn) * ffn.expert_weights(model.hidden)
+        dense += count * ffn.shared_weights(model.hidden) / shared_ways
+    return dense * DTYPE_BYTES[precision.of("dense")] + routed * experts_bytes(precision)
+
+
+def experts_bytes(precision: Precision) -> float:
+    """Return bytes of a weight of a routed expert, its scales included."""
+    return DTYPE_BYTES[precision.of("experts")]

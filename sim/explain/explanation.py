@@ -14,7 +14,13 @@ import numpy as np
 
 from sim.explain.balance import AfdBalance, EpBalance, Shape, balance, present, with_micro_batches
 from sim.explain.bottleneck import LOOP, TAIL, Circuit, critical_circuit
-from sim.explain.sensitivity import Sensitivity, card_sensitivities, stage_sensitivities
+from sim.explain.sensitivity import (
+    KvFormat,
+    Sensitivity,
+    card_sensitivities,
+    kv_sensitivities,
+    stage_sensitivities,
+)
 from sim.foundation.units import NS_PER_US
 from sim.inputs.scenario import Scenario
 from sim.steady.state import SteadyState
@@ -55,6 +61,8 @@ class Explanation:
     context_tokens: int
     """Context of each of them."""
     circuit: Circuit
+    kv_formats: tuple[KvFormat, ...]
+    """Effects of other formats of the KV cache."""
     stages: tuple[ExplainedStage, ...]
     cards: tuple[Sensitivity, ...]
     """Sensitivities to the speed of parts of the cards."""
@@ -84,6 +92,7 @@ def explain_state(state: SteadyState) -> Explanation:
         requests_per_gpu=requests,
         context_tokens=int(state.batch.kv_tokens[None][0]) // requests,
         circuit=circuit,
+        kv_formats=kv_sensitivities(state),
         stages=tuple(_stages(state, circuit)),
         cards=card_sensitivities(state),
         micro_batches=tuple(other for other in others if other is not None),
@@ -152,9 +161,10 @@ def _legs(circuit: Circuit) -> Iterator[str]:
 def _lever(found: Explanation) -> str:
     stage = min(found.stages, key=lambda stage: stage.sensitivity.smaller.tpot)
     card = min(found.cards, key=lambda card: card.larger.tpot)
+    formats = "".join(f"KV in {of.kv} {_change(of.effect.tpot)}, " for of in found.kv_formats)
     return (
-        f"The strongest levers: with 10 % less {stage.stage} time TPOT changes by "
-        f"{_change(stage.sensitivity.smaller.tpot)}, with 10 % more {card.of} by "
+        f"What changes TPOT most: {formats}with 10 % less {stage.stage} time "
+        f"{_change(stage.sensitivity.smaller.tpot)}, with 10 % more {card.of} "
         f"{_change(card.larger.tpot)}"
     )
 

@@ -22,6 +22,8 @@ from sim.steady.state import SteadyState
 
 CHANGE = Fraction(1, 10)
 
+_KV_FORMATS = ("bf16", "fp8", "nvfp4")
+
 CardPart = Literal["compute", "hbm", "scale_up", "nic"]
 
 
@@ -43,6 +45,29 @@ class Sensitivity:
     """What is scaled: the time of a stage or delay, or the speed of a part of a card."""
     larger: Effect
     smaller: Effect
+
+
+@dataclass(frozen=True)
+class KvFormat:
+    """The effect of another format of the KV cache on the same load, whether it fits or not."""
+
+    kv: str
+    effect: Effect
+
+
+def kv_sensitivities(state: SteadyState) -> tuple[KvFormat, ...]:
+    """Return the effects of the other formats of KV that the attention card has units for."""
+    site = state.deployment
+    precision, card = site.scenario.precision, site.core_timer.table.accelerator
+    kinds = [site.model.attention[layer.attention] for layer in site.model.layer_counts]
+    present = {kind.cache_dtype(precision.kv) for kind in kinds if kind.kept_elements()}
+    found = []
+    for kv in _KV_FORMATS:
+        if present and present != {kv} and (kv == "bf16" or kv in card.flops_per_s):
+            other = site.with_precision(precision.replaced(kv=kv))
+            ratio = float(state.step_ns_with(other.times(state.batch)) / state.step_ns)
+            found.append(KvFormat(kv, Effect(ratio - 1, 1 / ratio - 1)))
+    return tuple(found)
 
 
 def stage_sensitivities(state: SteadyState) -> tuple[Sensitivity, ...]:

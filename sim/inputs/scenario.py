@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from sim.foundation.errors import ScenarioError, SimError, did_you_mean
-from sim.foundation.units import DType
+from sim.foundation.units import DType, WeightFormat
 from sim.inputs import cards
 from sim.inputs.admission import Admission
 from sim.inputs.arrivals import ClosedLoop, Trace
@@ -36,15 +36,42 @@ LEAST_STEPS = 20
 Percentile = Annotated[float, Field(gt=0, lt=100)]
 
 
-class Precision(Strict):
-    """Number formats of weights and KV."""
+Part = Literal["attention", "o_proj", "dense", "experts"]
 
-    gemm: DType
-    """Format of projections and experts."""
-    kv: Literal["card", "bf16", "fp8", "int8"]
-    """Format of the KV cache and of the attention core; card: as the model card says."""
+
+class Precision(Strict):
+    """Number formats of weights, by part of the model, and of KV.
+
+    fp8 has a scale for each block of 128 × 128 weights, fp8_tensor one for a tensor; mxfp4 is
+    multiplied by FP8 activations, mxfp4_bf16 by BF16 ones; int4 by BF16, int4_fp8 by FP8 ones. A
+    card without units for a format computes it in BF16.
+    """
+
+    gemm: WeightFormat
+    """Format of the parts that have none of their own."""
+    attention: WeightFormat | None = None
+    """Format of projections, that of a drafting layer included; absent: `gemm`."""
+    o_proj: WeightFormat | None = None
+    """Format of output projections; absent: as `attention`."""
+    dense: WeightFormat | None = None
+    """Format of dense FFNs and shared experts; absent: `gemm`."""
+    experts: WeightFormat | None = None
+    """Format of routed experts; absent: `gemm`."""
+    kv: Literal["card", "bf16", "fp8", "int8", "nvfp4"]
+    """Format of the KV cache and of the attention core; card: as the model card says. nvfp4 is
+    widened to FP8 before it is multiplied."""
     lm_head: DType
     """Format of embedding, router and LM head."""
+
+    def of(self, part: Part) -> WeightFormat:
+        attention = self.attention or self.gemm
+        own = {
+            "attention": attention,
+            "o_proj": self.o_proj or attention,
+            "dense": self.dense or self.gemm,
+            "experts": self.experts or self.gemm,
+        }
+        return own[part]
 
 
 class Memory(Strict):

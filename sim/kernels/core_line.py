@@ -34,7 +34,9 @@ class CoreLine:
         self._table = table
         self._core = core
         self._kept_us = np.empty((2, 3, 0))
-        curve, self._own = table.serving(core(np.zeros(1, np.int64), np.zeros(1, np.int64)))
+        empty = core(np.zeros(1, np.int64), np.zeros(1, np.int64))
+        curve, self._own = table.serving(empty)
+        self._foreign = curve is not None and table.is_foreign(empty, curve)
         self._curve = curve if curve is not None and curve.is_of_attention() else None
 
     def of(self, requests: Ints, alike: Ints | None = None) -> Callable[[Ints], Timed]:
@@ -62,7 +64,8 @@ class CoreLine:
         if found is None:
             name = f"{'/'.join(curve.identity)} on {self._table.accelerator.name}"
             raise too_long(name, np.inf)
-        return Timed(*found)
+        ns, usage_ns = found
+        return Timed(ns, np.roll(usage_ns, 1, axis=-1) if self._foreign else usage_ns)
 
     def _work_us(self, requests: Ints) -> tuple[Floats, Ints]:
         """Return work without context and of each token (2 × 3 × …), and which is whose."""

@@ -11,6 +11,9 @@ from sim.foundation.units import DTYPE_BYTES
 from sim.kernels import served
 from sim.kernels.ops import Op, floats, padded, per
 
+# Caches that a core widens before it multiplies (TensorRT-LLM dequantises NVFP4 KV to FP8).
+WIDENED = {"nvfp4": "fp8"}
+
 
 def gqa(
     dtype: str,
@@ -41,6 +44,7 @@ def gqa(
         {"batch": requests, "kv_len": per(tokens, requests)},
         served.FASTEST,
         needed,
+        WIDENED.get(dtype, ""),
     )
 
 
@@ -68,6 +72,7 @@ def mla(
         {"batch": requests, "kv_len": per(tokens, requests)},
         served.FASTEST,
         needed,
+        WIDENED.get(dtype, ""),
     )
 
 

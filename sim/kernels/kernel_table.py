@@ -76,6 +76,8 @@ class KernelTable:
             return uncalibrated(ns, alike)
         time_us, inside = self.time_us(op, curve)
         ns = whole_ns(time_us * NS_PER_US, self._named(op))
+        if self.is_foreign(op, curve):
+            return uncalibrated(ns, alike)
         total = spent(ns, alike)
         if own and not inside.all():
             return Timed(ns, counted(total, spent(ns * inside, alike)))
@@ -135,8 +137,13 @@ class KernelTable:
         """Return the curve that times `op` (None: uncalibrated) and whether it is its own."""
         identity = (op.name, op.kernel, op.dtype, op.key)
         if identity not in self._serving:
-            self._serving[identity] = serving(self._by_identity, identity, op.medium)
+            self._serving[identity] = serving(self._by_identity, identity, op.medium, op.computes)
         return self._serving[identity]
+
+    @staticmethod
+    def is_foreign(op: Op, curve: Curve) -> bool:
+        """Return whether a curve is of the format that `op` is widened to, not of its own."""
+        return bool(op.computes) and curve.dtype != op.dtype
 
     def has_format(self, op: str, kernel: str, dtype: str) -> bool:
         """Return whether a kernel that serves `kernel` was measured in a number format."""
@@ -169,9 +176,9 @@ class KernelTable:
 
     def _peaks(self, op: Op) -> tuple[float, float]:
         """Return the card's FLOPs and bytes per µs for an op's number format and medium."""
-        kind = (op.dtype, op.medium)
+        kind = (op.computes or op.dtype, op.medium)
         if kind not in self._peak:
-            flops_per_s = self.accelerator.peak_flops_per_s(op.dtype)
+            flops_per_s = self.accelerator.peak_flops_per_s(op.computes or op.dtype)
             moved_per_s = bytes_per_s(self.accelerator, op.medium)
             self._peak[kind] = (flops_per_s / US_PER_S, moved_per_s / US_PER_S)
         return self._peak[kind]

@@ -36,7 +36,10 @@ MASKED_TILE_ROWS = 64.0
 
 # Formats that kernels compute in where weights alone are narrower: DeepGEMM and FlashInfer multiply
 # MXFP4 by FP8, Marlin and its like INT4 by BF16.
-_ACTIVATIONS = {"mxfp4": "fp8", "int4": "bf16"}
+_ACTIVATIONS = {"mxfp4": "fp8", "mxfp4_bf16": "bf16", "int4": "bf16", "int4_fp8": "fp8"}
+
+# Formats whose products are those of another one, to which they are widened or scaled.
+_WIDENED = {"fp8_tensor": "fp8", "mxfp4_bf16": "bf16", "int4": "bf16", "int4_fp8": "fp8"}
 
 _EXPERT_ID_BYTES = 4
 
@@ -66,6 +69,8 @@ class Op:
     """Implementation of the operation, as calibration tables name it."""
     needed_flops: Floats | None = None
     """FLOPs of the rows that were launched, where `flops` includes padding to tiles."""
+    computes: str = ""
+    """Number format that is multiplied, where weights or a cache are widened to it first."""
 
     def least_flops(self) -> Floats:
         """Return the FLOPs that no kernel can save: those without padding to tiles."""
@@ -120,11 +125,12 @@ def gemm(
     rows, columns, depth = padded_rows(m), floats(n) * groups, floats(k)
     elements = columns * depth
     weights = np.where(rows > 0, elements * DTYPE_BYTES[dtype], 0.0)
-    moved = groups * depth * DTYPE_BYTES[dtype] + columns * DTYPE_BYTES["bf16"]
+    taken = DTYPE_BYTES[_ACTIVATIONS.get(dtype, dtype)]
+    moved = groups * depth * taken + columns * DTYPE_BYTES["bf16"]
     traffic = weights + rows * moved
     return Op(
         "gemm",
-        dtype,
+        "fp8" if dtype == "fp8_tensor" else dtype,
         "",
         2 * padded(rows, tile_rows) * elements,
         traffic,
@@ -132,6 +138,7 @@ def gemm(
         {"m": rows, "n": columns, "k": depth},
         kernel or served.gemm_kernel(dtype),
         2 * rows * elements,
+        _WIDENED.get(dtype, ""),
     )
 
 
@@ -179,7 +186,7 @@ def moe(
         }
     return Op(
         "moe",
-        dtype,
+        served.measured_as(dtype),
         f"h{hidden}i{float(columns):g}" if masked else f"h{hidden}",
         2 * rows * weights,
         traffic,
@@ -187,6 +194,7 @@ def moe(
         axes,
         kernel,
         2 * tokens * weights,
+        _WIDENED.get(dtype, ""),
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 EVEN = ("balanced", "uniform")
 DENSE = "dense"
 BLOCKWISE = "blockwise"
+ROWWISE = "rowwise"
 FASTEST = "fastest"
 MASKED = "masked"
 FUSED = "fused"
@@ -85,9 +86,36 @@ SERVED: dict[str, dict[str, Served]] = {
 }
 
 
-def gemm_kernel(dtype: str) -> str:
-    """Return the GEMM of a number format: FP8 is scaled in blocks of 128, as DeepSeek-V3 does."""
-    return BLOCKWISE if dtype == "fp8" else DENSE
+def gemm_kernel(weights: str) -> str:
+    """Return the GEMM of a format of weights: FP8 is scaled in blocks of 128, as DeepSeek-V3 does.
+
+    One scale for a tensor takes the kernels that were measured with one for a row.
+    """
+    return {"fp8": BLOCKWISE, "fp8_tensor": ROWWISE}.get(weights, DENSE)
+
+
+def measured_as(weights: str) -> str:
+    """Return the number format under which experts of a format of weights were measured."""
+    return {"mxfp4_bf16": "mxfp4"}.get(weights, weights)
+
+
+# Kernels of experts that multiply a format in another way than its name alone says, best first.
+_OF_FORMAT = {
+    "mxfp4_bf16": (
+        "vllm_flashinfer_trtllm_w4a16",
+        "sglang_flashinfer_trtllm_w4a16",
+        "trtllm_moe_w4a16",
+        "sglang_triton_w4a16",
+        "sglang_marlin_w4a16",
+        "vllm_marlin_w4a16",
+        "vllm_triton_w4a16",
+    ),
+}
+
+
+def kernels_of(weights: str) -> tuple[str, ...]:
+    """Return the kernels of experts that are of this format of weights alone."""
+    return _OF_FORMAT.get(weights, ())
 
 
 def engines(op: str, kernel: str) -> tuple[str, ...]:

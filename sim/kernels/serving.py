@@ -13,12 +13,13 @@ from sim.kernels.ops import Medium
 
 
 def serving(
-    curves: Mapping[Identity, Curve], identity: Identity, medium: Medium
+    curves: Mapping[Identity, Curve], identity: Identity, medium: Medium, computes: str = ""
 ) -> tuple[Curve | None, bool]:
     """Return the curve of `identity`, else of its nearest relative, and whether it is its own.
 
     The curve is None if there is no relative. Experts borrow another number format only where no
     kernel of any name was measured in their own: a kernel of other axes then lends its roofline.
+    Of other formats, the one that is multiplied (`computes`) comes first.
     """
     op, kernel, dtype, key = identity
     best_first = (kernel, *served.engines(op, kernel))
@@ -34,7 +35,7 @@ def serving(
         # format of the cache: there the shape comes before the format.
         first = away if op.startswith("attention") else 0.0
         strange = (
-            curve.dtype != dtype,
+            _strangeness(curve.dtype, dtype, computes),
             away == np.inf,
             "/" in curve.kernel,
             best_first.index(curve.kernel) if curve.kernel in best_first else len(best_first),
@@ -42,6 +43,10 @@ def serving(
         if away < np.inf or (op == "moe" and curve.dtype == dtype):
             relatives.append((first, *strange, away, curve.identity))
     return (curves[min(relatives)[-1]], False) if relatives else (None, False)
+
+
+def _strangeness(dtype: str, own: str, computes: str) -> int:
+    return 0 if dtype == own else 1 if dtype == computes else 2
 
 
 def _key_distance(one: str, other: str) -> float:

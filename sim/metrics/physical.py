@@ -50,8 +50,10 @@ def floor(scenario: Scenario, ctx: float) -> Floor:
     least = _least_work(model, precision.kv, tp, o_proj_tp, ctx)
     hbm = float(attention.hbm_bytes_per_s)
     request_s = max(2 * least.macs / peak_flops_per_s, least.kv_bytes / (gpus * hbm))
+    weights = least.elements * DTYPE_BYTES[precision.of("attention")]
+    weights += least.outputs * DTYPE_BYTES[precision.of("o_proj")]
     return Floor(
-        least.elements * DTYPE_BYTES[precision.gemm] / hbm * NS_PER_S,
+        weights / hbm * NS_PER_S,
         request_s * NS_PER_S,
         _rounding_ns(model, scenario),
     )
@@ -61,7 +63,9 @@ class _Work(NamedTuple):
     """What a step does at least."""
 
     elements: float
-    """Attention weights that a GPU reads."""
+    """Attention weights that a GPU reads, without those of output projections."""
+    outputs: float
+    """Weights of output projections that it reads."""
     macs: float
     """Of a token, on all GPUs."""
     kv_bytes: float
@@ -71,18 +75,18 @@ class _Work(NamedTuple):
 @kept_by_identity
 def _least_work(model: ModelCard, kv: str, tp: int, o_proj_tp: int, ctx: float) -> _Work:
     each = model.cut(tp)
-    hidden, elements, kv_bytes = model.hidden, 0.0, 0.0
+    hidden, elements, outputs, kv_bytes = model.hidden, 0.0, 0.0, 0.0
     macs = float(model.vocab * hidden)
     for layer, count in model.layer_counts.items():
         kind = model.attention[layer.attention]
         part = each.attention[layer.attention]
         *whole, output = (*part.before_core(hidden), *part.after_core(hidden))
-        shared = output._replace(k=output.k // o_proj_tp)
-        elements += count * sum(product.weights() for product in (*whole, shared))
+        outputs += count * output._replace(k=output.k // o_proj_tp).weights()
+        elements += count * sum(product.weights() for product in whole)
         kv_bytes += count * kind.read_bytes(kv, ctx)
         macs += count * kind.weights(hidden)
         macs += count * model.ffn[layer.ffn].active_weights(hidden)
-    return _Work(elements, macs, kv_bytes)
+    return _Work(elements, outputs, macs, kv_bytes)
 
 
 def _machines(scenario: Scenario) -> tuple[Accelerator, int, int, float]:

@@ -9,8 +9,10 @@ from typing import get_args
 
 from hypothesis import strategies as st
 
+from sim.foundation.units import WeightFormat
 from sim.inputs import cards
 from sim.inputs.admission import Balancing
+from sim.inputs.scenario import Part
 
 PROFILES = cards.names(cards.SOFTWARE)
 AFD = "step3-2a2f"
@@ -189,7 +191,8 @@ def routing(draw: st.DrawFn) -> str:
         )
     )
     if draw(st.booleans()):
-        return f"routing={{{kind}}}"
+        placed = ", eplb: true" if "law" in kind and draw(st.booleans()) else ""
+        return f"routing={{{kind}{placed}}}"
     eplb = f"every_steps: {draw(st.integers(1, 5))}, window_steps: {draw(st.integers(1, 5))}"
     placements = (
         "{kind: contiguous}",
@@ -203,6 +206,16 @@ def routing(draw: st.DrawFn) -> str:
         f"routing={{{kind}, per_step: {{placement: {placement}, groups: {groups}, "
         f"drift: {drift}}}}}"
     )
+
+
+@st.composite
+def precision(draw: st.DrawFn) -> str:
+    """Draw number formats, one for all parts or by part."""
+    weights = st.sampled_from(get_args(WeightFormat))
+    kv = draw(st.sampled_from(("card", "bf16", "fp8", "int8", "nvfp4")))
+    parts = {part: draw(st.one_of(st.none(), weights)) for part in get_args(Part)}
+    named = "".join(f"{part}: {of}, " for part, of in parts.items() if of is not None)
+    return f"precision={{gemm: {draw(weights)}, {named}kv: {kv}, lm_head: bf16}}"
 
 
 @st.composite
@@ -244,7 +257,8 @@ def settings_of_runs(draw: st.DrawFn) -> tuple[str, list[str], float | None]:
     steps = f"simulation.max_steps={draw(st.integers(20, 25))}"
     seed = f"simulation.seed={draw(st.integers(0, 99))}"
     model = settings[0].removeprefix("model=") if name == AFD else "deepseek-v3"
-    effects = draw(noise(sides)), draw(routing()), draw(speculation(model))
+    effects = [draw(noise(sides)), draw(routing()), draw(speculation(model))]
+    effects += draw(st.lists(precision(), max_size=1))
     plain = st.tuples(arrivals(), lengths())
     workload = draw(st.one_of(plain, trace().map(lambda one: (one,))))
     scarce = draw(st.sampled_from((None, None, 30e6, 100e6)))

@@ -20,7 +20,7 @@ from sim.foundation.printable import printable
 from sim.inputs import cards
 from sim.inputs.documents.document import Document
 from sim.inputs.model import MoeFfn
-from sim.inputs.scenario import Precision, Scenario, from_document
+from sim.inputs.scenario import Scenario, from_document
 
 # A row was measured, so its memory sufficed: the shape is refused only if weights and KV exceed
 # what the device has.
@@ -180,23 +180,25 @@ def _precision(point: OperatingPoint, engine: str, notes: Notes) -> dict[str, An
     if kv is None:
         kv = default_kv(engine, words.accelerator(point.hardware_attention, []), experts)
         notes.assume(f"kv_format: unknown; {kv} is taken, as recipes of {engine} do")
-    precision = {"gemm": experts, "kv": kv, "lm_head": "bf16"}
-    if "attention" in Precision.model_fields:
-        precision["attention"] = _attention_format(point, experts, notes)
-    return precision
+    attention = _attention_formats(point, experts, notes)
+    return {"gemm": experts, **attention, "kv": kv, "lm_head": "bf16"}
 
 
-def _attention_format(point: OperatingPoint, experts: str, notes: Notes) -> str:
-    """Return the format of projections; NVIDIA's checkpoints of 4 bits leave them in BF16.
+def _attention_formats(point: OperatingPoint, experts: str, notes: Notes) -> dict[str, str]:
+    """Return the formats of projections; NVIDIA's checkpoints of 4 bits leave them in BF16.
 
-    The output projection alone is NVFP4 in the second release of DeepSeek-R1's.
+    The output projection alone is NVFP4 in the second release of DeepSeek-R1-0528's, which
+    InferenceX serves (github.com/SemiAnalysisAI/InferenceX: deepseek-r1-0528-fp4-v2).
     """
-    told = words.number_format(point.weight_format_attention)
-    if told is not None:
-        return told
+    text = point.weight_format_attention
+    told = words.number_format(text)
+    if told is not None and "not stated" not in text:
+        return {"attention": told}
     attention = "bf16" if experts in ("nvfp4", "mxfp4") else experts
-    notes.assume(f"weight_format_attention: unknown; {attention} is taken")
-    return attention
+    second = experts == "nvfp4" and point.model.lower().startswith("deepseek-r1-0528")
+    beside = ", o_proj nvfp4" if second else ""
+    notes.assume(f"weight_format_attention: not stated; {attention}{beside} is taken")
+    return {"attention": attention} | ({"o_proj": "nvfp4"} if second else {})
 
 
 def default_kv(engine: str, card: str, experts: str) -> str:
