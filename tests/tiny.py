@@ -74,9 +74,10 @@ DENSE_MODEL = LOADED_MODEL.replace("name: loaded", "name: dense").replace(
 # Nothing but kernels and transfers: loads decide, not constants.
 BARE = (
     "simulation.engine=recurrence",
-    "software.glue_us_per_layer={value: 0, source: test}",
-    "software.host_gap_us_per_step={value: 0, source: test}",
+    "software=ideal",
 )
+# The same with EP's kernels slowed beside the all-to-all, which targets and rates of tests suit.
+SLOWED = (*BARE, "software.overlap_slowdown={value: 1.189, source: test}")
 
 
 def write_model(folder: Path) -> Path:

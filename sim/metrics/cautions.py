@@ -97,8 +97,10 @@ def _routing(scenario: Scenario) -> Iterator[str]:
 
 def _graphs(scenario: Scenario, figures: Mapping[str, Any]) -> Iterator[str]:
     graphs, deployment = scenario.software.graphs, scenario.deployment
+    if graphs is None:
+        return
     each = figures["requests_in_flight"] / deployment.attention_gpus().ranks
-    if graphs is not None and each / deployment.micro_batches > graphs.largest_batch:
+    if each / deployment.micro_batches > graphs.largest_batch:
         yield (
             f"more requests on a GPU than the largest CUDA graph takes, {graphs.largest_batch:g}: "
             f"every step takes {graphs.beyond:g} times as long; software.graphs.largest_batch"

@@ -18,7 +18,7 @@ from sim.metrics.stability import offered_load
 from tests import tiny
 
 OPEN = (
-    *tiny.BARE,
+    *tiny.SLOWED,
     "deployment.gpus=2",
     "workload.lengths.prompt={kind: geometric, mean: 2000, max_tokens: 100000}",
     "workload.lengths.output={kind: geometric, mean: 20, max_tokens: 1000}",

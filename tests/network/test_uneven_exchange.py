@@ -67,7 +67,8 @@ def test_deepep_sends_the_hottest_rank_every_pair() -> None:
 
 def test_a_kernel_that_sends_a_token_once_meets_fewer() -> None:
     """Of 16 ranks a token visits 6 or 7: the hottest cannot be visited more than by all."""
-    deployment = ep(SKEWED, "deployment.accelerator=gb200", "deployment.gpus=16", "slo.tpot_ms=99")
+    wide = ("deployment.accelerator=gb200", "deployment.gpus=16", "slo.tpot_ms=99")
+    deployment = ep(SKEWED, *wide, "software=ideal")
     tokens = int(deployment.expected.batch().requests.max())
     hot = hottest_factor("power_law_1.01", tokens * 16, Held(256, 16), 8)
     beyond = hot / hottest_factor("uniform", tokens * 16, Held(256, 16), 8)

@@ -12,6 +12,7 @@ from sim.inputs import scenario
 from sim.inputs.scenario import Scenario
 
 PAUSE = "software.eplb_pause_ms={value: 7, source: test}"
+NO_PAUSE = "software.eplb_pause_ms=null"
 DRIFT = "drift: {every_steps: 1, share: 1.0}"
 OFTEN = "placement: {kind: eplb, every_steps: 4, window_steps: 4, hierarchical: false}"
 BASES = ("dsv3-ep128", "dsv3-afd", "dsv3-ep16-h200-mtp")
@@ -27,15 +28,15 @@ def load(base: str, *settings: str) -> Scenario:
 @pytest.mark.parametrize("base", BASES)
 def test_it_comes_once_in_a_step_that_moves_experts(base: str) -> None:
     found = {}
-    for settings in ((), (PAUSE,)):
-        site = compile_deployment(load(base, *settings))
+    for settings in (NO_PAUSE, PAUSE):
+        site = compile_deployment(load(base, settings))
         drawn, batch = DrawnTimes(site), site.expected.batch()
         found[settings] = np.array([
             drawn.step(batch, micro_batch, step).times.values
             for step in range(6)
             for micro_batch in range(site.micro_batches)
         ])  # fmt: skip
-    longer = found[PAUSE,] - found[()]
+    longer = found[PAUSE] - found[NO_PAUSE]
     stages = {stage.name: number for number, stage in enumerate(drawn.program.stages)}
     first = next(n for n, kind in enumerate(site.course.passes) if "moe" in kind.layer.ffn)
     bounds = drawn.program.slot_bounds[drawn.program.slot(stages["experts"], first)]

@@ -17,6 +17,7 @@ from sim.sweeps.cautions import counted
 # Figures that nothing is to be said about.
 SOUND: dict[str, Any] = {
     "stable": None,
+    "requests_in_flight": 512.0,
     "tpot_ms_mean": 30.0,
     "tpot_ms_p99": 40.0,
     "engine": "recurrence",

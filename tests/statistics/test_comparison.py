@@ -17,7 +17,7 @@ from sim.metrics import summary
 from tests import tiny
 
 NOISY = (
-    *tiny.BARE,
+    *tiny.SLOWED,
     "workload.lengths.prompt={kind: geometric, mean: 2000, max_tokens: 100000}",
     "workload.lengths.output={kind: geometric, mean: 20, max_tokens: 1000}",
     "workload.arrivals={kind: closed, concurrency: 96}",

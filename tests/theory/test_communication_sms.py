@@ -13,7 +13,7 @@ from sim.inputs import cards, scenario
 from sim.kernels import ops
 from sim.kernels.kernel_table import KernelTable
 
-PLAIN = ("software.overlap_slowdown={value: 1, source: test}",)
+PLAIN = ("software=ideal",)
 TAKEN = ("software.communication_sms={value: 38, source: test}",)  # a quarter of GB200's 152
 GB200 = "deployment.accelerator=gb200"
 

@@ -20,7 +20,7 @@ MEASURED = (
 
 
 def site(base: str, *settings: str) -> Deployment:
-    return compile_deployment(scenario.load(base, settings))
+    return compile_deployment(scenario.load(base, ("software=ideal", *settings)))
 
 
 def rows(base: str, *settings: str) -> dict[str, Ns]:
@@ -42,8 +42,7 @@ def more_than_zero(times: dict[str, int]) -> dict[str, int]:
 
 
 def test_the_measured_rest_of_a_block_stands_before_its_core() -> None:
-    plain = ("software.overlap_slowdown={value: 1, source: test}",)
-    found = added("dsv3-ep8-h200", f"software.attention_glue={MEASURED}", others=plain)
+    found = added("dsv3-ep8-h200", f"software.attention_glue={MEASURED}")
     assert more_than_zero(found) == {"attn0": 4_000 + 50 * REQUESTS + 128 * REQUESTS}
 
 
@@ -72,8 +71,7 @@ EXCHANGE = (
 
 
 def test_an_exchange_beside_another_micro_batch_takes_the_gpu_while_it_sends_and_receives() -> None:
-    plain = ("software.overlap_slowdown={value: 1, source: test}",)
-    found = more_than_zero(added("dsv3-ep128", EXCHANGE, others=plain))
+    found = more_than_zero(added("dsv3-ep128", EXCHANGE))
     assert found == {"attn0": 10_000 + 200 * REQUESTS, "attn1": 12_000 + 300 * REQUESTS}
 
 

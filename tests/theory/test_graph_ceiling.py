@@ -16,6 +16,7 @@ from sim.metrics.summary import summary
 GRAPHS = (
     "software.graphs={largest_batch: {value: 64, source: test}, beyond: {value: 3, source: test}}"
 )
+PLAIN = "software=ideal"
 BASES = ("dsv3-ep128", "step3-2a2f", "dsv3-afd")
 
 
@@ -63,12 +64,12 @@ def test_a_warning_tells_of_it() -> None:
 
 @pytest.mark.parametrize("base", ["dsv3-ep8-h200", "step3-2a2f"])
 def test_graphs_hold_memory(base: str) -> None:
-    without = compile_deployment(scenario.load(base)).kv_memory().kv_capacity_bytes()
+    without = compile_deployment(scenario.load(base, [PLAIN])).kv_memory().kv_capacity_bytes()
     held = f"{GRAPHS[:-1]}, bytes: {{value: 4.0e+9, source: test}}}}"
-    left = compile_deployment(scenario.load(base, [held])).kv_memory().kv_capacity_bytes()
+    left = compile_deployment(scenario.load(base, [PLAIN, held])).kv_memory().kv_capacity_bytes()
     assert without - left == pytest.approx(4e9)
     with pytest.raises(InfeasibleError, match="activations and graphs"):
-        compile_deployment(scenario.load(base, [held.replace("4.0e+9", "1.4e+11")]))
+        compile_deployment(scenario.load(base, [PLAIN, held.replace("4.0e+9", "1.4e+11")]))
 
 
 @pytest.mark.parametrize("base", BASES)

@@ -153,8 +153,7 @@ def test_a_draft_takes_a_layer_an_lm_head_and_a_projection() -> None:
     timer, requests = drafting.core_timer, GpuTokens(batch.requests)
     # The first takes all verified tokens as a layer of the model does, and what comes before it.
     before = timer.lm_head(requests.times(3), 8, 8) + timer.draft_projection(requests.times(3))
-    slowed = np.rint(1.189 * (plain["attn0", 1] / 1.189 + before.ns))
-    assert rows["attn0", verifying] == pytest.approx(slowed, abs=2)
+    assert rows["attn0", verifying].tolist() == (plain["attn0", 1] + before.ns).tolist()
     for stage in ("attn1", "experts", "dispatch", "combine", "shared"):
         assert rows[stage, verifying].tolist() == plain[stage, 1].tolist()
     # The second takes one token of each request, as without drafts.
