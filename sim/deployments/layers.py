@@ -357,6 +357,12 @@ class LayerTimer:
             both = np.empty((*tokens.shape[:-1], 2))
             both[..., :1], both[..., 1:] = hot, 1.0
             routed = pairs * both
+            tile_tokens = None
+            if fused and self.load == "balanced":
+                # The loads are known: a shared expert's differs, and is padded by itself.
+                tile = ops.expert_tile_rows(kernel, self.table.accelerator.gemm_tile_rows)
+                own = ops.padded(ops.per(ops.floats(routed), ops.floats(hit)), tile)
+                tile_tokens = hit * own + fused * ops.padded(tokens / spread.ranks, tile)
             experts = ops.moe(
                 self.precision.of("experts"),
                 self.model.hidden,
@@ -366,6 +372,7 @@ class LayerTimer:
                 self.table.accelerator.gemm_tile_rows,
                 kernel,
                 np.full(both.shape, float(held + fused)),
+                tile_tokens,
             )
             return self._with_exchange(experts, routed, spread)
 
@@ -403,9 +410,8 @@ class LayerTimer:
         are as in `experts`. Usage is that of all layers.
         """
         fused = self._fused(ffn) if shared else 0
-        kernel, tile_rows = self.experts_kernel, ops.MASKED_TILE_ROWS
-        if kernel != served.MASKED:
-            tile_rows = self.table.accelerator.gemm_tile_rows
+        kernel = self.experts_kernel
+        tile_rows = ops.expert_tile_rows(kernel, self.table.accelerator.gemm_tile_rows)
         ranks = loads.reshape(-1, loads.shape[-1])
         first, kind, count = alike(ranks, tile_rows)
         share = np.full((len(first), fused), tokens / spread.ranks)

@@ -98,6 +98,11 @@ def padded_rows(rows: ArrayLike) -> Floats:
     return np.where(exact > _ROW_LADDER[-1], padded(exact, _ROW_TILE), _ROW_LADDER[step])
 
 
+def expert_tile_rows(kernel: str, tile_rows: float) -> float:
+    """Return the rows to which a kernel pads each expert; `tile_rows` are those of the card."""
+    return MASKED_TILE_ROWS if kernel == served.MASKED else tile_rows
+
+
 def activation_bytes(hidden: ArrayLike, dtype: str) -> Floats:
     """Return bytes of one token's activations on a wire; FP8 and INT8 carry block scales."""
     elements = floats(hidden)
@@ -165,7 +170,7 @@ def moe(
     experts = active if local_experts is None else floats(local_experts)
     per_active = per(tokens, active)
     masked = kernel == served.MASKED
-    tile = MASKED_TILE_ROWS if masked else tile_rows
+    tile = expert_tile_rows(kernel, tile_rows)
     rows = active * padded(per_active, tile) if tile_tokens is None else floats(tile_tokens)
     columns = floats(intermediate)
     weights = 3 * hidden * columns
