@@ -39,7 +39,7 @@ MASKED_TILE_ROWS = 64.0
 _ACTIVATIONS = {"mxfp4": "fp8", "mxfp4_bf16": "bf16", "int4": "bf16", "int4_fp8": "fp8"}
 
 # Formats whose products are those of another one, to which they are widened or scaled.
-_WIDENED = {"fp8_tensor": "fp8", "mxfp4_bf16": "bf16", "int4": "bf16", "int4_fp8": "fp8"}
+WIDENED = {"fp8_tensor": "fp8", "mxfp4_bf16": "bf16", "int4": "bf16", "int4_fp8": "fp8"}
 
 _EXPERT_ID_BYTES = 4
 
@@ -143,7 +143,7 @@ def gemm(
         {"m": rows, "n": columns, "k": depth},
         kernel or served.gemm_kernel(dtype),
         2 * rows * elements,
-        _WIDENED.get(dtype, ""),
+        WIDENED.get(dtype, ""),
     )
 
 
@@ -199,7 +199,7 @@ def moe(
         axes,
         kernel,
         2 * tokens * weights,
-        _WIDENED.get(dtype, ""),
+        WIDENED.get(dtype, ""),
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from sim.inputs import cards
 from sim.inputs.routing import PowerLaw
-from sim.inputs.scenario import Scenario
+from sim.inputs.scenario import Part, Scenario
+from sim.kernels import cores, ops
 
 # What every figure leaves out; said once wherever figures size something.
 SCOPE = "decoding only; prefill is not included"
@@ -30,6 +31,7 @@ def cautions(
         *_guessed(figures),
         *_software(scenario),
         *_routing(scenario),
+        *_formats(scenario),
         *_graphs(scenario, figures),
         *_context(scenario),
     ]
@@ -93,6 +95,19 @@ def _routing(scenario: Scenario) -> Iterator[str]:
     if served is not None and served.low is not None and served.high is not None:
         known = f"; of served traffic {served.low:g} to {served.high:g}"
     yield f"popularities of experts follow a power law of {routing.alpha:g}{placed}{known}"
+
+
+def _formats(scenario: Scenario) -> Iterator[str]:
+    """Name the format that is multiplied where weights or the cache have another."""
+    precision = scenario.precision
+    widened = {part: ops.WIDENED.get(precision.of(part)) for part in get_args(Part)}
+    for part, multiplied in (widened | {"kv": cores.WIDENED.get(precision.kv)}).items():
+        if multiplied is not None:
+            given = precision.kv if part == "kv" else precision.of(part)
+            yield (
+                f"{part} in {given} is multiplied in {multiplied}; where no kernel was measured in "
+                f"{given}, its time is uncalibrated"
+            )
 
 
 def _graphs(scenario: Scenario, figures: Mapping[str, Any]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from sim.inputs import cards, scenario
 from sim.inputs.scenario import Part, Precision
 from sim.kernels import cores, kernel_table, ops
 from sim.kernels.kernel_table import KernelTable
+from sim.metrics.cautions import cautions
 
 # Bits of a value, bits of a scale, values that share it.
 LAYOUTS = {
@@ -176,6 +177,16 @@ def test_a_format_of_weights_alone_takes_its_own_kernel() -> None:
 
     assert kernel("mxfp4_bf16").endswith("_w4a16")
     assert not kernel("mxfp4").endswith("_w4a16")
+
+
+def test_a_run_names_the_format_that_is_multiplied() -> None:
+    figures = {"stable": None, "tpot_ms_mean": 1.0, "tpot_ms_p99": None, "engine": "bound"}
+    figures |= {"extrapolated_share": 0.0, "uncalibrated_share": 0.0, "requests_in_flight": 1.0}
+    narrow = ["precision.experts=int4", "precision.kv=nvfp4"]
+    told = cautions(scenario.load("dsv3-ep144", narrow), figures)
+    assert any(text.startswith("experts in int4 is multiplied in bf16") for text in told)
+    assert any(text.startswith("kv in nvfp4 is multiplied in fp8") for text in told)
+    assert not any("multiplied" in t for t in cautions(scenario.load("dsv3-ep144"), figures))
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
