@@ -22,7 +22,8 @@ SAID: dict[str, Any] = {"mtp": "off", "routing": "natural"}
 
 @pytest.fixture
 def point(tmp_path: Path) -> OperatingPoint:
-    changed = {"kv_format": "fp8", "weight_format_experts": "fp8 (block)", "framework": "trtllm"}
+    formats = dict.fromkeys(("weight_format_attention", "weight_format_experts"), "fp8 (block)")
+    changed = formats | {"kv_format": "fp8", "framework": "trtllm"}
     return read_points(written(tmp_path / "p.csv", ROW | changed))[0]
 
 

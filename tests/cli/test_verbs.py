@@ -200,8 +200,8 @@ def test_explain_prints_one_json_object(afdsim: Afdsim) -> None:
     for name, settings in (("step3-2a2f", SMALL), ("qwen3-ep16", ())):
         found = json.loads(afdsim("explain", name, "--json", settings=settings).out)
         promised = (
-            "scenario deployment model frozen requests_per_gpu context_tokens circuit stages cards "
-            "micro_batches balance scope"
+            "scenario deployment model frozen requests_per_gpu context_tokens circuit kv_formats "
+            "stages cards micro_batches balance scope"
         )
         assert list(found) == promised.split()
         assert found["circuit"]["kind"] == ("FFN-bound" if settings else "GPU-bound")
