@@ -39,10 +39,12 @@ def test_the_mean_context_in_flight_is_the_rows(
 
 
 def test_a_row_with_all_that_counts_assumes_only_its_routing(point: OperatingPoint) -> None:
-    made = setup(replace(point, redundant_experts="0", micro_batches_or_overlap="none", **SAID))
+    said = SAID | {"weight_format_attention": point.weight_format_experts}
+    made = setup(replace(point, redundant_experts="0", micro_batches_or_overlap="none", **said))
     assert made.why_not == ""
     assert [text.split(":")[0] for text in made.assumptions] == ["routing"]
     assert [text.split(":")[0] for text in setup(point).assumptions] == [
+        "weight_format_attention",
         *("micro_batches_or_overlap", "redundant_experts", "routing", "routing", "mtp"),
     ]
 
