@@ -44,7 +44,6 @@ def test_a_row_with_all_that_counts_assumes_only_its_routing(point: OperatingPoi
     assert made.why_not == ""
     assert [text.split(":")[0] for text in made.assumptions] == ["routing"]
     assert [text.split(":")[0] for text in setup(point).assumptions] == [
-        "weight_format_attention",
         *("micro_batches_or_overlap", "redundant_experts", "routing", "routing", "mtp"),
     ]
 

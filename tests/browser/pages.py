@@ -32,7 +32,7 @@ def small_sweep(model: Path) -> dict[str, Any]:
         "set": {
             "model": str(model),
             "routing": {"kind": "balanced"},
-            "slo.tpot_ms": 1.545,
+            "slo.tpot_ms": 1.61,
             "workload.arrivals": {"kind": "closed", "concurrency": 24},
             "workload.lengths.prompt": {"kind": "fixed", "tokens": 100},
             "workload.lengths.output": {"kind": "fixed", "tokens": 40},

@@ -16,7 +16,9 @@ MOST_NS = {"attention": 100, "experts": 100, "o_exchange": 30, "o_proj": 50, "o_
 
 
 def drawn_stages(rng: random.Random, shape: Ring) -> dict[str, int]:
-    stage_ns = {stage: rng.randint(0, MOST_NS.get(stage, 60)) for stage in afd_ring.STAGES}
+    # No ring here has shared experts on its attention GPUs.
+    stages = [stage for stage in afd_ring.STAGES if stage != "shared"]
+    stage_ns = {stage: rng.randint(0, MOST_NS.get(stage, 60)) for stage in stages}
     if not shape.o_proj_groups:
         stage_ns = {stage: ns for stage, ns in stage_ns.items() if not stage.startswith("o_")}
     return stage_ns | {"lm_head": 0}

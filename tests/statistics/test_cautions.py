@@ -26,8 +26,12 @@ SOUND: dict[str, Any] = {
 }
 
 
+# A power law of popularities is told with every figure.
+EVEN = "routing={kind: uniform}"
+
+
 def told(name: str, *settings: str, **figures: object) -> str:
-    return "\n".join(cautions(scenario.load(name, settings), SOUND | figures))
+    return "\n".join(cautions(scenario.load(name, [EVEN, *settings]), SOUND | figures))
 
 
 def test_sound_figures_need_no_caution() -> None:
@@ -60,11 +64,12 @@ def test_noise_and_drafts_are_random() -> None:
 
 
 def test_the_bound_engine_knows_no_percentile() -> None:
-    loaded = scenario.load("dsv3-ep8-h200", ["simulation.engine=bound"])
+    loaded = scenario.load("dsv3-ep8-h200", [EVEN, "simulation.engine=bound"])
     figures = steady_summary(steady_state(loaded))
     assert cautions(loaded, figures) == []
     assert cautions(loaded, figures, asks_percentile=True) != []
-    asked = scenario.load("dsv3-ep8-h200", ["simulation.engine=bound", "slo.tpot_percentile=99"])
+    more = [EVEN, "simulation.engine=bound", "slo.tpot_percentile=99"]
+    asked = scenario.load("dsv3-ep8-h200", more)
     assert cautions(asked, figures) == cautions(loaded, figures, asks_percentile=True)
 
 
