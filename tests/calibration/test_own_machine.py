@@ -71,7 +71,7 @@ def usage_ns(*settings: str) -> Mapping[Status, float]:
 def exchange_share(*settings: str) -> float:
     """Return the share of dispatch and combine, which one GPU cannot measure, in a layer."""
     figures = summary(simulate(load(SCENARIO, settings)))
-    layer = [figures[f"t_{name}_layer_us"] for name in ("a", "a2f", "f", "f2a")]
+    layer = [float(figures[f"t_{name}_layer_us"]) for name in ("a", "a2f", "f", "f2a")]
     return (layer[1] + layer[3]) / sum(layer)
 
 
