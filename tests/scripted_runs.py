@@ -8,7 +8,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from sim.deployments import afd_ring, ep_schedule
+from sim.deployments import ep_schedule
+from sim.deployments.afd import ring as afd_ring
 from sim.engines import event
 from sim.engines.controller import Controller, Record, Wait
 from sim.engines.program import Program, Times

@@ -1,6 +1,6 @@
 """The event engine: SimPy walks a Program one task at a time. It is the reference.
 
-Read it beside Figure 7 of the Step-3 report: `deployments/afd_ring.py` draws the figure's stages
+Read it beside Figure 7 of the Step-3 report: `deployments/afd/ring.py` draws the figure's stages
 and sets the order in which the servers run them. This module knows a stage by its number alone.
 
 - A server is a process, `_serve`. It takes its tasks in static order: wait for the inputs of the

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
-from sim.deployments import afd_ring
+from sim.deployments.afd import ring as afd_ring
 from sim.engines import event, recurrence
 from sim.engines.bound import BoundEngine
 from sim.engines.program import Program, Times

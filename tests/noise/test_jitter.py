@@ -13,7 +13,7 @@ import pytest
 
 from sim.decoding.run import simulate
 from sim.decoding.step_table import step_gaps_ns
-from sim.deployments import afd_ring
+from sim.deployments.afd import ring as afd_ring
 from sim.engines import recurrence
 from sim.engines.program import Times
 from sim.foundation.streams import stream

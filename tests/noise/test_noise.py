@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 
 from sim.decoding.run import Run, simulate
 from sim.decoding.step_times import DrawnTimes, left_out
-from sim.deployments import afd_ring, compile_deployment
+from sim.deployments import compile_deployment
+from sim.deployments.afd import ring as afd_ring
 from sim.deployments.deployment import Deployment
 from sim.engines.program import Program, Times
 from sim.foundation.streams import stream

@@ -7,8 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from sim.deployments import afd_ring
-from sim.deployments.afd_ring import Lags, Ring
+from sim.deployments.afd import ring as afd_ring
+from sim.deployments.afd.ring import Lags, Ring
 from tests.scripted_runs import period_ns
 from tests.strategies.deployments import feasible_lags
 

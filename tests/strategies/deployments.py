@@ -7,7 +7,8 @@ import math
 import numpy as np
 from hypothesis import strategies as st
 
-from sim.deployments import afd_ring, ep_schedule
+from sim.deployments import ep_schedule
+from sim.deployments.afd import ring as afd_ring
 from sim.engines.program import Program, Times
 from tests.oracles import EpTimes, Floats, RingTimes
 from tests.scripted_runs import Script

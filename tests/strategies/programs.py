@@ -8,7 +8,8 @@ from itertools import product
 import numpy as np
 from hypothesis import strategies as st
 
-from sim.deployments import afd_ring, ep_schedule
+from sim.deployments import ep_schedule
+from sim.deployments.afd import ring as afd_ring
 from sim.engines.controller import Wait
 from sim.engines.program import Link, Program, ProgramBuilder, Times, When, Wiring
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sim.deployments import afd_ring
+from sim.deployments.afd import ring as afd_ring
 from sim.engines.program import Program, Times
 from tests.oracles import (
     first_step_ns,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.decoding.run import simulate
-from sim.deployments import afd_ring
+from sim.deployments.afd import ring as afd_ring
 from sim.engines.program import Program, Times
 from sim.inputs import cards
 from sim.metrics import summary

@@ -12,7 +12,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.deployments import afd_ring, ep_schedule
+from sim.deployments import ep_schedule
+from sim.deployments.afd import ring as afd_ring
 from sim.engines.program import Program, Times
 from tests.oracles import (
     EpTimes,
