@@ -31,8 +31,8 @@ def attention_ns(
     if glue is None:
         return np.zeros_like(tokens)
     slope_us = float(glue.us_per_request or 0)
-    if glue.us_per_request_and_head is not None and attention.kind != "linear":
-        slope_us += glue.us_per_request_and_head * attention.query_heads
+    if glue.us_per_request_and_head is not None:
+        slope_us += glue.us_per_request_and_head * attention.core_heads
     ns = whole_ns((glue.floor_us + slope_us * tokens) * NS_PER_US, "glue of attention")
     return np.where(tokens > 0, ns, 0)
 

@@ -41,7 +41,9 @@ def attention_bytes(model: ModelCard, precision: Precision, o_proj_tp: int, draf
 
 def vocab_bytes(model: ModelCard, precision: Precision, tp: int) -> float:
     """Return bytes of embedding and LM head on a GPU when `tp` GPUs share them."""
-    return 2 * model.vocab * model.hidden / tp * DTYPE_BYTES[precision.lm_head]
+    return (
+        (1 if model.tied else 2) * model.vocab * model.hidden / tp * DTYPE_BYTES[precision.lm_head]
+    )
 
 
 def ffn_bytes(

@@ -155,7 +155,7 @@ def embedding_params(model: ModelCard) -> int:
 def total_params(model: ModelCard) -> int:
     """Return all weights: attention, FFN, router, embedding, LM head (norms left out; table 1)."""
     layers = linear_params(model) + ffn_params(model) + router_params(model)
-    return layers + 2 * embedding_params(model)
+    return layers + (1 if model.tied else 2) * embedding_params(model)
 
 
 def active_params(model: ModelCard) -> int:

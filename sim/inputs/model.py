@@ -20,23 +20,30 @@ Experts = Annotated[int, Field(ge=1, le=65_536)]
 
 
 class DenseFfn(Strict):
-    """A dense gated FFN: up, gate and down projection."""
+    """A dense FFN: up, gate and down projection."""
 
     kind: Literal["dense"]
     intermediate: Width
+    gated: bool = True
+    """Whether it has a gate; false: up and down projection alone (Nemotron's ReLU²)."""
     source: str
 
     def weights(self, hidden: int) -> int:
         """Return weight elements held for one layer."""
-        return 3 * hidden * self.intermediate
+        return matrices(self.gated) * hidden * self.intermediate
 
     def active_weights(self, hidden: int) -> int:
         """Return weight elements that one token multiplies with."""
         return self.weights(hidden)
 
 
+def matrices(gated: bool) -> int:
+    """Return the projections of an FFN."""
+    return 3 if gated else 2
+
+
 class MoeFfn(Strict):
-    """A mixture of gated experts with optional shared experts."""
+    """A mixture of experts with optional shared experts."""
 
     kind: Literal["moe"]
     experts: Experts
@@ -45,6 +52,14 @@ class MoeFfn(Strict):
     shared: Annotated[int, Field(ge=0, le=1024)]
     shared_intermediate: Annotated[int, Field(ge=0, le=1_000_000)]
     """Intermediate size of one shared expert; 0 without one."""
+    gated: bool = True
+    """Whether experts have a gate; false: up and down projection alone (Nemotron's ReLU²)."""
+    latent: Width | None = None
+    """Width of what routed experts take and give where it is not the hidden size: the layer
+    projects tokens down before it dispatches them, and the sum of results up (Nemotron 3)."""
+    zero_experts: Annotated[int, Field(ge=0, le=65_536)] = 0
+    """Further experts that return their input and cost nothing (LongCat); tokens choose `top_k`
+    among both."""
     source: str
 
     @model_validator(mode="after")
@@ -55,21 +70,35 @@ class MoeFfn(Strict):
             raise ValueError("shared and shared_intermediate must both be 0 or both positive")
         return self
 
+    def width(self, hidden: int) -> int:
+        """Return the elements of a token that routed experts take and give."""
+        return self.latent or hidden
+
+    def computed(self) -> float:
+        """Return how many of the experts that a token chooses compute something, on average."""
+        return self.top_k * self.experts / (self.experts + self.zero_experts)
+
     def expert_weights(self, hidden: int) -> int:
         """Return weight elements of one routed expert."""
-        return 3 * hidden * self.expert_intermediate
+        return matrices(self.gated) * self.width(hidden) * self.expert_intermediate
+
+    def latent_weights(self, hidden: int) -> int:
+        """Return weight elements of the projections to and from the width of the experts."""
+        return 0 if self.latent is None else 2 * hidden * self.latent
 
     def shared_weights(self, hidden: int) -> int:
         """Return weight elements of all shared experts."""
-        return self.shared * 3 * hidden * self.shared_intermediate
+        return self.shared * matrices(self.gated) * hidden * self.shared_intermediate
 
     def weights(self, hidden: int) -> int:
         """Return weight elements held for one layer, router left out."""
-        return self.experts * self.expert_weights(hidden) + self.shared_weights(hidden)
+        whole = self.shared_weights(hidden) + self.latent_weights(hidden)
+        return self.experts * self.expert_weights(hidden) + whole
 
     def active_weights(self, hidden: int) -> int:
         """Return weight elements that one token multiplies with, router left out."""
-        return self.top_k * self.expert_weights(hidden) + self.shared_weights(hidden)
+        whole = self.shared_weights(hidden) + self.latent_weights(hidden)
+        return round(self.computed() * self.expert_weights(hidden)) + whole
 
     def sparsity(self) -> float:
         """Return (top_k + shared) / (E + shared), the S of Step-3's table 7."""
@@ -110,6 +139,10 @@ class ModelCard(Strict):
     layers: Annotated[list[LayerGroup], Field(min_length=1)]
     max_context_tokens: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Longest context that the model is published for; a run beyond it says so."""
+    tied: bool = False
+    """Whether the LM head has the embedding's weights."""
+    hyper_connections: Annotated[int, Field(ge=2, le=64)] | None = None
+    """Residual streams that layers mix (mHC of DeepSeek-V4); absent: one residual."""
     source: str
     """Where hidden size, vocabulary and layer order were read."""
 

@@ -18,7 +18,7 @@ import pytest
 from sim.explain import theory
 from sim.foundation.units import DTYPE_BYTES
 from sim.inputs import cards
-from sim.inputs.attention import Attention, Mfa
+from sim.inputs.attention import Attention, Gqa, LinearAttention, Mfa, Mla
 from sim.inputs.hardware import Accelerator
 from sim.inputs.model import ModelCard, MoeFfn
 
@@ -210,9 +210,9 @@ def figure_4() -> list[Row]:
 
 def effective_rank(m: str) -> float:
     attention = sole(model(m).attention)
+    assert isinstance(attention, Gqa | Mfa | Mla | LinearAttention)
     width = attention.nope if attention.kind == "mla" else attention.head_dim
-    heads = attention.heads if attention.kind == "linear" else attention.query_heads
-    return heads * width
+    return attention.core_heads * width
 
 
 def sole(variants: dict[str, Attention]) -> Attention:
