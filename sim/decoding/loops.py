@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 
 from sim.decoding import acceptance, micro_batch_loops, work_log
-from sim.deployments import core_stages, kept_times
+from sim.deployments import kept_times
 from sim.engines.jit import Loop, on_compiling
 from sim.engines.maxplus import circuits, graph, walk
-from sim.kernels import curve_loops
+from sim.kernels import core_loops, curve_loops
 
 _HOMES = (
-    *(micro_batch_loops, work_log, kept_times, core_stages, curve_loops),
+    *(micro_batch_loops, work_log, kept_times, core_loops, curve_loops),
     *(acceptance, graph, walk, circuits),
 )
 

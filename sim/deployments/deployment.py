@@ -20,7 +20,6 @@ from sim.deployments.kvcache import GpuMemory, Transfer, kv_layout
 from sim.deployments.layers import (
     Attended,
     Batch,
-    Core,
     GpuTokens,
     LayerTimer,
     Ns,
@@ -38,6 +37,7 @@ from sim.inputs.noise import ServerKind
 from sim.inputs.scenario import Precision, Scenario
 from sim.inputs.software import Compute
 from sim.kernels import kernel_table, ops
+from sim.kernels.core_line import CoreLine
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.ops import Floats
 from sim.kernels.timed import NO_USAGE, Timed
@@ -346,10 +346,9 @@ class Deployment(ABC):
         """
         if batch.is_empty():
             return Step(self.nothing, NO_USAGE)
-        values, usage_ns, cores = self._loads.around(batch.requests)
-        for core, stages in cores:
-            timed = core.time(batch.kv_tokens[core.window])
-            usage_ns = usage_ns + stages.add(timed, values)
+        values, usage_ns = self._loads.around(batch.requests)
+        for core in self._loads.cores:
+            core.add(batch, values, usage_ns)
         values = self.launched(batch.requests, values)
         times = Times(values, self.program.slot_bounds, self._delays_ns)
         return Step(times, usage_ns)
@@ -361,7 +360,7 @@ class Deployment(ABC):
         longer.
         """
         graphs = self.scenario.software.graphs
-        if graphs is None or requests.max() <= graphs.largest_batch:
+        if graphs is None or np.maximum.reduce(requests, axis=None) <= graphs.largest_batch:
             return ns
         eager = requests.max(axis=-1, keepdims=True) > graphs.largest_batch
         return np.where(eager, whole_ns(ns * float(graphs.beyond), "a step without graphs"), ns)
@@ -406,8 +405,9 @@ class Deployment(ABC):
         requests = GpuTokens(batch.requests, batch.alike)
         rows, usage_ns = self.around_core(requests)
         core_ns = {}
-        for of, core in self.cores(requests).items():
-            timed = core.time(batch.kv_tokens[core.window])
+        for of in self.attention_uses:
+            window, line = self.core_line(of)
+            timed = line.timed(batch.requests, batch.kv_tokens[window], batch.alike)
             core_ns[of] = timed.ns
             usage_ns = usage_ns + timed.usage_ns * (self.attention_uses[of] * self.attention_tp)
         for number, kind in enumerate(self.kinds):
@@ -438,12 +438,12 @@ class Deployment(ABC):
     def _loads(self) -> KeptLoads:
         return KeptLoads(self)
 
-    def cores(self, requests: GpuTokens) -> dict[Attended, Core]:
-        """Return what times the cores of each attention."""
-        return {
-            of: self.beside(self.core_timer, of.crowded).core(of.name, of.positions, requests)
-            for of in self.attention_uses
-        }
+    def core_line(self, of: Attended) -> tuple[int | None, CoreLine]:
+        """Return the context that the cores of an attention read of a request, and their times.
+
+        None: they read all of it.
+        """
+        return self.beside(self.core_timer, of.crowded).core_line(of.name, of.positions)
 
     @cached_property
     def attention_uses(self) -> Counter[Attended]:

@@ -15,11 +15,12 @@ import numpy as np
 
 from sim.deployments.core_stages import CoreStages
 from sim.deployments.course import Pass
-from sim.deployments.kept_times import KeptTimes
-from sim.deployments.layers import Attended, Core, GpuTokens, Ns
+from sim.deployments.kept_times import JointTimes, KeptTimes, put_together
+from sim.deployments.layers import Attended, GpuTokens, Ns
 from sim.engines.program import Program, Times
 from sim.inputs.model import Layer
 from sim.inputs.software import Compute
+from sim.kernels.core_line import CoreLine
 from sim.kernels.ops import Floats
 from sim.kernels.timed import Timed
 
@@ -38,15 +39,6 @@ class Around(NamedTuple):
 
     values: Ns
     """`Times.values` without the cores."""
-    usage_ns: Floats
-    cores: list[tuple[Core, CoreStages]]
-    """The cores, and where they stand in `values`."""
-
-
-class _Joint(NamedTuple):
-    """What all GPUs decide: its places in `Times.values`, and its usage."""
-
-    rows: list[tuple[int, int, Ns]]
     usage_ns: Floats
 
 
@@ -90,7 +82,7 @@ class Asked(Protocol):
 
     def head(self, requests: GpuTokens) -> Timed: ...
 
-    def cores(self, requests: GpuTokens) -> Mapping[Attended, Core]: ...
+    def core_line(self, of: Attended) -> tuple[int | None, CoreLine]: ...
 
     @property
     def delays_ns(self) -> dict[str, int]: ...
@@ -104,7 +96,7 @@ class KeptLoads:
     def __init__(self, site: Asked) -> None:
         self._site = site
         self._batches: dict[bytes, Around] = {}
-        self._joint: dict[Hashable, _Joint] = {}
+        self._joint: dict[Hashable, JointTimes] = {}
         """By `Deployment.joint_load`."""
 
     def around(self, requests: Ns) -> Around:
@@ -117,13 +109,13 @@ class KeptLoads:
             if len(self._batches) >= _KEPT_BATCHES:
                 self._batches.clear()
             kept = self._batches[asked] = self._asked(requests)
-        return kept._replace(values=kept.values.copy())
+        return Around(kept.values.copy(), kept.usage_ns.copy())
 
     def _asked(self, requests: Ns) -> Around:
         site, tokens = self._site, GpuTokens(requests)
         durations, usage_ns = site.around_core(tokens)
         values = site.program.times(durations, site.delays_ns).values
-        return Around(values, usage_ns, self._cores(tokens))
+        return Around(values, usage_ns)
 
     def _recalled(self, requests: Ns) -> Around:
         """Return the same, put together from what was asked of other distributions of requests."""
@@ -134,18 +126,13 @@ class KeptLoads:
             if len(self._joint) >= _KEPT_LOADS:
                 self._joint.clear()
             joint = self._joint[load] = self._asked_jointly(tokens)
-        values, usage_ns = self._site.nothing.values.copy(), joint.usage_ns.copy()
-        for first, last, row in joint.rows:
-            values[first:last] = row
-        self._own.fill(requests, values, usage_ns)
-        if self._head is not None:
-            together = tokens.together(self._site.lm_head_ranks)
-            self._head.fill(together.each, values, usage_ns)
-        return Around(values, usage_ns, self._cores(tokens))
+        values = self._site.nothing.values.copy()
+        return Around(values, put_together(requests, joint, (self._own, self._head), values))
 
-    def _asked_jointly(self, tokens: GpuTokens) -> _Joint:
+    def _asked_jointly(self, tokens: GpuTokens) -> JointTimes:
         rows, usage_ns = self._site.joint_durations(tokens)
-        return _Joint([(*self._site.bounds(*key), row) for key, row in rows.items()], usage_ns)
+        placed = [(*self._site.bounds(*key), row) for key, row in rows.items()]
+        return JointTimes.of(placed, usage_ns)
 
     @cached_property
     def _own(self) -> KeptTimes:
@@ -171,36 +158,30 @@ class KeptLoads:
         return KeptTimes(firsts, 1, time)
 
     @cached_property
-    def _head(self) -> KeptTimes | None:
-        """The LM head by the requests of the GPUs that share it; None if none do."""
+    def _head(self) -> KeptTimes:
+        """The LM head by the requests of the GPUs that share it; nothing if none do."""
         site, ranks = self._site, self._site.lm_head_ranks
-        if ranks == 1:
-            return None
 
         def time(requests: int) -> tuple[Ns, Floats]:
             timed = site.head(GpuTokens(np.append(requests, np.zeros(ranks - 1, dtype=np.int64))))
             return timed.ns[:1], timed.usage_ns
 
-        return KeptTimes([self._head_slot], ranks, time)
+        return KeptTimes([self._head_slot] if ranks > 1 else [], ranks, time)
 
     @property
     def _head_slot(self) -> int:
         return self._site.bounds("lm_head", len(self._site.kinds))[0]
 
-    def _cores(self, tokens: GpuTokens) -> list[tuple[Core, CoreStages]]:
-        stages = self._core_stages
-        return [(core, stages[of]) for of, core in self._site.cores(tokens).items()]
-
     @cached_property
-    def _core_stages(self) -> dict[Attended, CoreStages]:
-        """The stages with the cores, by attention."""
+    def cores(self) -> list[CoreStages]:
+        """The stages with the cores, attention by attention."""
         site, stage = self._site, self._site.core_stage
         found: dict[Attended, list[tuple[int, float]]] = {}
         for number, kind in enumerate(site.kinds):
             slot = site.bounds(stage, number)[0], site.slowdown(kind.layer, stage)
             found.setdefault(site.attended_in(kind), []).append(slot)
         uses = site.attention_uses
-        return {
-            of: CoreStages(stage, uses[of] * site.attention_tp, slots)
-            for of, slots in found.items()
-        }
+        return [
+            CoreStages(stage, *site.core_line(of), uses[of] * site.attention_tp, found[of])
+            for of in uses
+        ]

@@ -78,7 +78,7 @@ class Batch:
 
     def is_empty(self) -> bool:
         """Return whether no request is in the micro-batch."""
-        return not self.requests.any()
+        return not np.count_nonzero(self.requests)
 
 
 def _context(each: Ns, ctx: float, windows: Iterable[int | None]) -> dict[int | None, Ns]:
@@ -100,11 +100,11 @@ class GpuTokens(NamedTuple):
     def total(self) -> Ns:
         """Return the tokens of all GPUs, by load (… × 1)."""
         all_tokens = self.each if self.alike is None else self.each * self.alike
-        return np.asarray(all_tokens.sum(axis=-1, keepdims=True))
+        return np.add.reduce(all_tokens, axis=-1, keepdims=True)
 
     def most(self) -> Ns:
         """Return the tokens of the fullest GPU, by load (… × 1)."""
-        return np.asarray(self.each.max(axis=-1, keepdims=True))
+        return np.maximum.reduce(self.each, axis=-1, keepdims=True)
 
     def apart(self, ways: int) -> GpuTokens:
         """Return the tokens of the fullest of `ways` GPUs that share out those of each."""
@@ -131,15 +131,6 @@ class Attended(NamedTuple):
     """Tokens of a request that go through it at once."""
     crowded: bool
     """Whether communication takes SMs beside it."""
-
-
-class Core(NamedTuple):
-    """The attention cores of one kind of layer on all GPUs, for the requests that they hold."""
-
-    window: int | None
-    """Context that it reads of a request; None: all of it."""
-    time: Callable[[Ns], Timed]
-    """From context tokens on each GPU to the time there."""
 
 
 class Spread(NamedTuple):
@@ -308,17 +299,17 @@ class LayerTimer:
             found[name] = _Projections(attention.before_core(hidden), after, output)
         return found
 
-    def core(self, name: str, positions: int, requests: GpuTokens) -> Core:
-        """Return what times the cores of a layer with attention `name`, by the context they read.
+    def core_line(self, name: str, positions: int) -> tuple[int | None, CoreLine]:
+        """Return the context that cores of attention `name` read of a request, and their times.
 
-        `requests` are those of each GPU, each with `positions` tokens that attend to the same
-        context. Zero context takes the time of a launch.
+        Of each request `positions` tokens attend to the same context. Zero context takes the time
+        of a launch.
         """
         attention = self.model.attention[name]
         if (name, positions) not in self._lines:
             core_op = partial(self._core_op, name, positions)
             self._lines[name, positions] = CoreLine(self.table, core_op)
-        return Core(attention.core(positions).window, self._lines[name, positions].of(*requests))
+        return attention.core(positions).window, self._lines[name, positions]
 
     def _core_op(
         self, name: str, positions: int, requests: ArrayLike, kv_tokens: ArrayLike

@@ -7,12 +7,13 @@ the operation of each GPU again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
+from sim.foundation.errors import ScenarioError
 from sim.foundation.nanoseconds import too_long
-from sim.kernels.curve import Curve
+from sim.kernels.core_loops import add_cores, add_line
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.ops import Floats, Op
 from sim.kernels.timed import Ints, Timed
@@ -22,6 +23,17 @@ _MOST_KEPT = 1 << 12
 
 _ITSELF = np.empty(0, dtype=np.int64)
 """Stands behind each GPU."""
+
+
+class CoreSlots(NamedTuple):
+    """Where the cores of an attention stand in a `Times`, once for each kind of layer."""
+
+    firsts: Ints
+    """First value of each slot."""
+    slowdowns: Floats
+    """How many times longer a slot takes beside communication."""
+    uses: int
+    """How often a step has such a core."""
 
 
 class CoreLine:
@@ -37,35 +49,49 @@ class CoreLine:
         empty = core(np.zeros(1, np.int64), np.zeros(1, np.int64))
         curve, self._own = table.serving(empty)
         self._foreign = curve is not None and table.is_foreign(empty, curve)
+        """Whether its times count as a status less sure than those of the curve."""
         self._curve = curve if curve is not None and curve.is_of_attention() else None
 
-    def of(self, requests: Ints, alike: Ints | None = None) -> Callable[[Ints], Timed]:
-        """Return what times the cores of `requests` by the context tokens of each GPU.
+    def timed(self, requests: Ints, kv_tokens: Ints, alike: Ints | None = None) -> Timed:
+        """Return the cores of `requests` with `kv_tokens` of context on each GPU.
 
         `alike` GPUs stand behind each.
         """
-        curve, core = self._curve, self._core
+        curve = self._curve
         if curve is None:
-            return lambda kv_tokens: self._table.timed(core(requests, kv_tokens), alike)
+            return self._table.timed(self._core(requests, kv_tokens), alike)
         work_us, at = self._work_us(requests)
         behind = _ITSELF if alike is None else alike
-        return partial(self._timed, curve, work_us, at, requests, behind)
-
-    def _timed(
-        self,
-        curve: Curve,
-        work_us: Floats,
-        at: Ints,
-        requests: Ints,
-        alike: Ints,
-        kv_tokens: Ints,
-    ) -> Timed:
-        found = curve.line_ns(work_us, at, requests, alike, kv_tokens, self._own)
+        found = curve.line_ns(work_us, at, requests, behind, kv_tokens, self._own)
         if found is None:
-            name = f"{'/'.join(curve.identity)} on {self._table.accelerator.name}"
-            raise too_long(name, np.inf)
+            raise self._too_long()
         ns, usage_ns = found
         return Timed(ns, np.roll(usage_ns, 1, axis=-1) if self._foreign else usage_ns)
+
+    def add(
+        self, requests: Ints, kv_tokens: Ints, slots: CoreSlots, values: Ints, usage_ns: Floats
+    ) -> float:
+        """Add the same cores to `values` at `slots`, and to `usage_ns`.
+
+        Returns IN_TIME, or the time of a slot that no task may take, ns.
+        """
+        if self._curve is None:
+            timed = self._table.timed(self._core(requests, kv_tokens))
+            usage_ns += timed.usage_ns * slots.uses
+            return add_cores(timed.ns, slots.firsts, slots.slowdowns, values)
+        arguments = (
+            *(*self._work_us(requests), requests, kv_tokens, *self._curve.arrays),
+            *(self._own, int(self._foreign), *slots, values, usage_ns),
+        )
+        wrong_ns = add_line(*arguments)
+        if wrong_ns == np.inf:
+            raise self._too_long()
+        return wrong_ns
+
+    def _too_long(self) -> ScenarioError:
+        assert self._curve is not None
+        name = f"{'/'.join(self._curve.identity)} on {self._table.accelerator.name}"
+        return too_long(name, np.inf)
 
     def _work_us(self, requests: Ints) -> tuple[Floats, Ints]:
         """Return work without context and of each token (2 × 3 × …), and which is whose."""

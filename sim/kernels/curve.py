@@ -130,15 +130,24 @@ class Curve:
 
         shape = kv_tokens.shape
         times, usage_ns = np.empty(kv_tokens.size, np.int64), np.zeros((*shape[:-1], len(STATUSES)))
-        arrays, by_load = self._described.arrays, usage_ns.reshape(-1, len(STATUSES))
+        by_load = usage_ns.reshape(-1, len(STATUSES))
         place, batch, behind, tokens = (a.ravel() for a in (at, requests, alike, kv_tokens))
-        if not line_ns(work_us, place, batch, behind, tokens, *arrays, own, times, by_load):
+        if not line_ns(work_us, place, batch, behind, tokens, *self.arrays, own, times, by_load):
             return None
         return times.reshape(shape), usage_ns
+
+    @property
+    def arrays(self) -> CurveArguments:
+        """What the compiled loops take of the curve."""
+        return self._described.arrays
 
     @cached_property
     def _described(self) -> _CurveArrays:
         return _CurveArrays(self, self.axes)
+
+
+# Constants, nodes, residual, layout, rates, axes of context and batch.
+CurveArguments = tuple[Floats, Floats, Floats, Ints, Floats, int, int]
 
 
 class _CurveArrays:

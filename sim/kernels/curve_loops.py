@@ -31,10 +31,11 @@ _MOST_US = MOST_TASK_NS / NS_PER_US
 _TINY = float(np.finfo(np.float64).tiny)
 _SAME = 1e-6  # log distance at which a coordinate still is the node
 
-_CURVE = "float64[::1], float64[::1], float64[::1], int64[:, ::1], float64[:, ::1], int64, int64"
+# A curve, as `Curve.arrays` has it.
+CURVE = "float64[::1], float64[::1], float64[::1], int64[:, ::1], float64[:, ::1], int64, int64"
 
 
-@compiled(f"Tuple((float64, boolean))(float64[::1], int64[::1], float64[::1], {_CURVE})")
+@compiled(f"Tuple((float64, boolean))(float64[::1], int64[::1], float64[::1], {CURVE})")
 def _log_residual(
     x: Floats,
     low: Ints,
@@ -100,7 +101,7 @@ def _time_us(
 
 
 @compiled(f"Tuple((float64, boolean))(float64, float64, float64, float64[::1], int64[::1], "
-          f"float64[::1], {_CURVE})")  # fmt: skip
+          f"float64[::1], {CURVE})")  # fmt: skip
 def _launch(
     compute_us: float,
     memory_us: float,
@@ -146,7 +147,7 @@ def _launch(
     return max(time + (excess - 1.0) * slope, least_us, memory_us), False
 
 
-@compiled(f"void(float64[:, ::1], float64[:, ::1], {_CURVE}, float64[::1], boolean[::1])")
+@compiled(f"void(float64[:, ::1], float64[:, ::1], {CURVE}, float64[::1], boolean[::1])")
 def times_us(
     work_us: Floats,
     coordinates: Floats,
@@ -178,7 +179,7 @@ def times_us(
 
 
 @compiled(f"boolean(float64[:, :, ::1], int64[::1], int64[::1], int64[::1], int64[::1], "
-          f"{_CURVE}, boolean, int64[::1], float64[:, ::1])")  # fmt: skip
+          f"{CURVE}, boolean, int64[::1], float64[:, ::1])")  # fmt: skip
 def line_ns(
     work_us: Floats,
     at: Ints,

@@ -50,9 +50,9 @@ def test_a_core_on_an_absurd_curve_is_told_with_curve_and_card(overhead_us: floa
         mape=0.1, p90=0.1, axes=(("batch", nodes), ("kv_len", nodes)), residual=np.zeros((2, 2)),
     )  # fmt: skip
     table = KernelTable(cards.accelerator("h800"), [curve])
-    time = CoreLine(table, core).of(ones)
+    line = CoreLine(table, core)
     with pytest.raises(ScenarioError, match=r"attention_gqa/.* on h800 takes"):
-        time(100 * ones)
+        line.timed(ones, 100 * ones)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_attention_is_that_of_a_part_of_the_heads_and_the_sum_of_outputs() -> No
     tokens = GpuTokens(batch.requests)
     rows = deployment.durations(batch).rows
     software = deployment.scenario.software
-    core = timer.core("gqa", 1, tokens).time(batch.kv_tokens[None]).ns
+    core = timer.core_line("gqa", 1)[1].timed(batch.requests, batch.kv_tokens[None]).ns
     output = timer.output("gqa", tokens, 1).ns
     full = 128 * QWEN.hidden * 2
     summed = timer.table.timed(ops.collective("all_reduce", "bf16", 4, full)).ns

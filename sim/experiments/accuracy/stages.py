@@ -17,7 +17,6 @@ import numpy as np
 
 from sim.deployments import compile_deployment
 from sim.deployments.deployment import Deployment
-from sim.deployments.layers import GpuTokens
 from sim.experiments.accuracy import words
 from sim.experiments.accuracy.points import GRADES
 from sim.experiments.accuracy.setup import MEMORY, default_kv
@@ -179,8 +178,8 @@ def _timed(deployment: Deployment, scenario: Scenario, kernel: str) -> tuple[flo
     batch = deployment.expected.batch()
     if kernel == "core":
         timer, first = deployment.core_timer, deployment.kinds[-1].layer
-        core = timer.core(first.attention, 1, GpuTokens(batch.requests[:1]))
-        time = core.time(np.asarray(batch.kv_tokens[None][:1]))
+        _window, line = timer.core_line(first.attention, 1)
+        time = line.timed(batch.requests[:1], np.asarray(batch.kv_tokens[None][:1]))
         return float(time.ns.max()), time.usage_ns
     durations = deployment.durations(batch)
     kind = len(deployment.kinds) - 1
