@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from sim.foundation.errors import ImpossibleFigureError
@@ -20,6 +21,33 @@ def dumps(value: object, **form: Any) -> str:
     except ValueError:
         check(value)
         raise
+
+
+class Frozen(dict[str, Any]):
+    """Plain data that is never changed, so that its canonical text is made once."""
+
+    @cached_property
+    def canonical(self) -> str:
+        return _canonical(self)
+
+    def __reduce__(self) -> tuple[type[Frozen], tuple[dict[str, Any]]]:
+        return Frozen, (dict(self),)
+
+
+def canonical(data: object) -> str:
+    """Return plain data as the one JSON text that equal data have."""
+    if isinstance(data, Frozen):
+        return data.canonical
+    if isinstance(data, dict):
+        items = (f"{_canonical(key)}:{canonical(data[key])}" for key in sorted(data))
+        return f"{{{','.join(items)}}}"
+    if isinstance(data, list):
+        return f"[{','.join(map(canonical, data))}]"
+    return _canonical(data)
+
+
+def _canonical(data: object) -> str:
+    return dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def check(value: object) -> None:

@@ -5,13 +5,53 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import update_wrapper
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from sim.foundation.errors import ScenarioError, SimError
 
+Function = TypeVar("Function", bound=Callable[..., object])
+
 MOST_LINE_BYTES = 1 << 20
 MOST_TABLE_BYTES = 64_000_000
+
+
+_held: ContextVar[dict[Any, object] | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Take files as they are found first, for as long as this lasts.
+
+    The points of a sweep name the same few, ten times each.
+    """
+    if _held.get() is not None:
+        yield
+        return
+    token = _held.set({})
+    try:
+        yield
+    finally:
+        _held.reset(token)
+
+
+def asked_once(function: Function) -> Function:
+    """Ask a function about files once for the same arguments while they are `held`."""
+
+    def asked(*arguments: Any) -> object:
+        known = _held.get()
+        if known is None:
+            return function(*arguments)
+        key = function, arguments
+        if key not in known:
+            known[key] = function(*arguments)
+        return known[key]
+
+    return cast(Function, update_wrapper(asked, function))
 
 
 def file_sha256(path: Path) -> str:

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from sim.foundation.errors import ScenarioError, did_you_mean
 from sim.foundation.printable import excerpt
+from sim.foundation.reading import asked_once
 from sim.inputs.documents.document import read
 from sim.inputs.hardware import Accelerator, Fabric
 from sim.inputs.model import ModelCard
@@ -50,6 +51,7 @@ def names(folder: str) -> list[str]:
     return sorted({path.stem for place in places for path in place.glob("*.yaml")})
 
 
+@asked_once
 def find(folder: str, name: str, what: str, suffix: str = ".yaml") -> Path:
     """Return the path that `name` stands for. Raises ScenarioError with the nearest name."""
     if "/" in name or name.endswith(suffix):
@@ -62,6 +64,7 @@ def find(folder: str, name: str, what: str, suffix: str = ".yaml") -> Path:
     return found
 
 
+@asked_once
 def _first(folder: str, file: str) -> Path | None:
     """Return one's own file of a folder, else the packaged one, None if there is neither."""
     # Every point of a sweep asks ten times: as text this takes a fifth of what Path takes.
@@ -141,6 +144,7 @@ def check(folder: str, name: str, what: str) -> None:
     _card(kinds[folder], find(folder, name, what))
 
 
+@asked_once
 def _card(kind: type[Card], path: Path) -> Card:
     """Return the card in a file, which is read again only if the file has changed."""
     known = path.stat()

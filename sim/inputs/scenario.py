@@ -261,16 +261,19 @@ def load(name: str | Path, overrides: Iterable[str] = (), fits: Fits | None = No
     return from_document(document, fits)
 
 
-def from_document(document: Document, fits: Fits | None = None) -> Scenario:
+def from_document(
+    document: Document, fits: Fits | None = None, known: Mapping[str, Any] = {}
+) -> Scenario:
     """Return the scenario of a parsed document. Raises ScenarioError with every mistake.
 
     `fits` raises SimError for a shape that cannot run. It is asked only where the numbers of a
-    deployment do not divide, so that all that is wrong with its shape is told at once.
+    deployment do not divide, so that all that is wrong with its shape is told at once. `known` are
+    parts that were validated before; known software has the figures of its profile.
     """
-    problems = write_out(document)
+    problems = [] if "software" in known else write_out(document)
     scenario: Scenario | None = None
     try:
-        scenario = document.validate(Scenario)
+        scenario = document.validate(Scenario, known)
     except ScenarioError as error:
         problems += error.problems
     bad_references = _bad_references(document)

@@ -10,7 +10,11 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from pydantic import BaseModel
+
 from sim.foundation import json_text
+from sim.foundation.identity import kept_by_identity
+from sim.foundation.json_text import Frozen
 from sim.foundation.reading import file_sha256
 from sim.inputs import cards
 from sim.inputs.scenario import Scenario
@@ -23,13 +27,22 @@ _LIBRARIES = ("numba", "numpy", "pydantic", "pyarrow", "simpy")
 
 def resolved(scenario: Scenario) -> dict[str, Any]:
     """Return the scenario as plain data, every default filled in."""
-    return scenario.model_dump(mode="json")
+    return {name: _plain(part) for name, part in scenario}
+
+
+def _plain(part: object) -> object:
+    return _dumped(part) if isinstance(part, BaseModel) else part
+
+
+@kept_by_identity
+def _dumped(part: BaseModel) -> Frozen:
+    """Return a part of scenarios, which points of a sweep share, as plain data."""
+    return Frozen(part.model_dump(mode="json"))
 
 
 def sha256(data: object) -> str:
     """Return the SHA-256 of plain data in canonical JSON."""
-    text = json_text.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json_text.canonical(data).encode()).hexdigest()
 
 
 def provenance() -> dict[str, Any]:

@@ -21,20 +21,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from sim.deployments import compile_deployment
 from sim.deployments.deployment import Deployment
 from sim.deployments.layers import Batch
 from sim.engines.bound import Bound, BoundEngine
 from sim.engines.program import KEPT, Program, Times
+from sim.foundation import json_text
 from sim.foundation.errors import InfeasibleError, SimError
+from sim.foundation.identity import kept_by_identity
 from sim.inputs.admission import share_of
+from sim.inputs.deployment import DeploymentKind
 from sim.inputs.scenario import Scenario
 from sim.kernels.ops import Floats
 from sim.kernels.timed import NO_USAGE
 
 # What of a scenario no time depends on.
 _BESIDE_TIMES = ("name", "description", "slo")
+_ARRIVALS: dict[str, Any] = {"arrivals": True}
+_NOTHING: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -175,9 +181,26 @@ def shares(deployment: Deployment, requests: int) -> list[int]:
 
 def likeness(scenario: Scenario) -> str:
     """Return what deployments have in common that differ at most in number of attention GPUs."""
-    apart: dict[str, Any] = {"workload": {"arrivals"}, **dict.fromkeys(_BESIDE_TIMES, True)}
-    counted = scenario.deployment.attention_count
-    return scenario.model_dump_json(exclude=apart | {"deployment": counted})
+    told = {
+        name: _text(part, _ARRIVALS if name == "workload" else _counted(part))
+        for name, part in scenario
+        if name not in _BESIDE_TIMES
+    }
+    return json_text.dumps(told)
+
+
+def _counted(part: object) -> dict[str, Any]:
+    return part.attention_count if isinstance(part, DeploymentKind) else _NOTHING
+
+
+def _text(part: object, apart: dict[str, Any]) -> object:
+    return _json(part, apart) if isinstance(part, BaseModel) else part
+
+
+@kept_by_identity
+def _json(part: BaseModel, apart: dict[str, Any]) -> str:
+    """Return a part of scenarios, which points of a sweep share, without what is `apart`."""
+    return part.model_dump_json(exclude=apart)
 
 
 class LoadTimes:

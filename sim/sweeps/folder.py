@@ -91,7 +91,7 @@ def run(
         runner, stopped = Runner(store, retry_failed=retry_failed), None
         asked: list[Point] = []
 
-        def simulate(points: Sequence[Point]) -> list[Row]:
+        def run_missing(points: Sequence[Point]) -> None:
             asked.extend(points)
             runs = runner.missing(points)
             taken = len(points) - len(runs)
@@ -102,6 +102,9 @@ def run(
             if runs:
                 with watch("points", len(runs), taken) as progress:
                     runner.run(points, pool, progress)
+
+        def simulate(points: Sequence[Point]) -> list[Row]:
+            run_missing(points)
             return rows_of(points)
 
         def rows_of(points: Sequence[Point]) -> list[Row]:
@@ -110,7 +113,7 @@ def run(
         points = loaded.points if loaded.sweep.refine is None else []
         try:
             if loaded.sweep.refine is None:
-                simulate(points)
+                run_missing(points)
             else:
                 points = refine.explore(loaded, lambda points: _places(points, pool), simulate)
                 grid = sum(point.index < len(loaded.points) for point in points)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sim.foundation.reading import file_sha256
+from sim.foundation.reading import asked_once, file_sha256
 from sim.inputs import cards
 from sim.inputs.scenario import Scenario
 from sim.results.provenance import code, resolved
@@ -17,24 +17,34 @@ Inputs = dict[str, Any]
 
 def read_by(scenario: Scenario) -> Inputs:
     """Return what the run of a scenario depends on, as plain data."""
-    named = {f"model {scenario.model}": cards.find(cards.MODELS, scenario.model, "model")}
-    fabric = scenario.deployment.fabric
-    named[f"fabric {fabric}"] = cards.find(cards.FABRICS, fabric, "fabric")
-    tables = {}
-    for name in scenario.deployment.accelerators():
-        path = named[f"accelerator {name}"] = cards.find(cards.ACCELERATORS, name, "accelerator")
-        table = cards.calibration(_card_name(name, _state(path)))
-        tables[name] = None if table is None else _file_sha256(table, _state(table))
-    recording = scenario.workload.recording()
+    deployment, recording = scenario.deployment, scenario.workload.recording()
+    named = {f"measured {path}": path for path in scenario.measured_files()}
     if recording is not None:
-        named[f"{recording.kind} {recording.path}"] = Path(recording.path)
-    named |= {f"measured {path}": Path(path) for path in scenario.measured_files()}
+        named = {f"{recording.kind} {recording.path}": recording.path} | named
+    cards_of = scenario.model, deployment.fabric, tuple(deployment.accelerators())
+    tables, files = _of_files(*cards_of, tuple(named.items()))
     return {
         "scenario": resolved(scenario),
         "calibration": tables,
-        "files": {what: _file_sha256(path, _state(path)) for what, path in named.items()},
+        "files": files,
         "afdsim": code(),
     }
+
+
+@asked_once
+def _of_files(
+    model: str, fabric: str, accelerators: tuple[str, ...], others: tuple[tuple[str, str], ...]
+) -> tuple[dict[str, str | None], dict[str, str]]:
+    """Return the hashes of calibration tables by accelerator, and of files by what they are."""
+    named = {f"model {model}": cards.find(cards.MODELS, model, "model")}
+    named[f"fabric {fabric}"] = cards.find(cards.FABRICS, fabric, "fabric")
+    tables = {}
+    for name in accelerators:
+        path = named[f"accelerator {name}"] = cards.find(cards.ACCELERATORS, name, "accelerator")
+        table = cards.calibration(_card_name(name, _state(path)))
+        tables[name] = None if table is None else _file_sha256(table, _state(table))
+    named |= {what: Path(path) for what, path in others}
+    return tables, {what: _file_sha256(path, _state(path)) for what, path in named.items()}
 
 
 def _state(path: Path) -> tuple[int, int, int]:
@@ -56,7 +66,7 @@ def _card_name(accelerator: str, _state: tuple[int, int, int]) -> str:
 def changes(before: Inputs, now: Inputs) -> list[str]:
     """Return what differs between two inputs, in words."""
     old, new = (dict(_leaves(each.get("scenario", {}), "")) for each in (before, now))
-    paths = [path for path in {**old, **new} if old.get(path) != new.get(path)]
+    paths = [path for path in {**new, **old} if old.get(path) != new.get(path)]
     words = [f"{path} was {old.get(path)}, is {new.get(path)}" for path in paths]
     for kind, said in (("files", "{}"), ("calibration", "calibration of {}")):
         old_hashes, new_hashes = before.get(kind, {}), now.get(kind, {})

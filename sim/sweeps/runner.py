@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, TypeVar
 
+from sim.foundation.reading import held
 from sim.parallel.processes import Failure, Workers
 from sim.results.provenance import sha256
 from sim.sweeps.inputs import Inputs, changes
 from sim.sweeps.points import Outcome, Point, attempted, failed, outcomes, together
-from sim.sweeps.store import Job, Store
+from sim.sweeps.store import Finished, Job, Store
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
@@ -46,14 +47,17 @@ class Runner:
         self._retry_failed = retry_failed
         # By identity, which lasts as long as the job is kept beside its key.
         self._keys: dict[int, tuple[Job, str]] = {}
+        self._inputs: dict[str, Inputs] = {}
+        """Of jobs that may have to run, by key."""
         self._ran: set[str] = set()
 
     def missing(self, jobs: Sequence[AnyJob]) -> list[AnyJob]:
         """Return the jobs that have to run; of jobs with the same inputs the first."""
         found: dict[str, AnyJob] = {}
-        for job in jobs:
-            if self._has_to_run(self.key(job)):
-                found.setdefault(self.key(job), job)
+        with held():
+            for job in jobs:
+                if self._has_to_run(self.key(job)):
+                    found.setdefault(self.key(job), job)
         return list(found.values())
 
     def run(
@@ -69,8 +73,11 @@ class Runner:
         """
         for task, result in workers.run(_work, _grouped(self._tasks(jobs))):
             found = [failed(result.reason)] * len(task) if isinstance(result, Failure) else result
-            for sent, outcome in zip(task, found, strict=True):
-                self._store.keep(sent.job, sent.inputs, outcome)
+            done = zip(task, found, strict=True)
+            self._store.keep(
+                Finished(sent.job, self.key(sent.job), sent.inputs, out) for sent, out in done
+            )
+            for outcome in found:
                 progress(outcome)
 
     def finished(self, jobs: Sequence[AnyJob]) -> list[tuple[AnyJob, Outcome]]:
@@ -85,7 +92,11 @@ class Runner:
     def key(self, job: Job) -> str:
         """Return the hash of what the outcome of a job depends on."""
         if id(job) not in self._keys:
-            self._keys[id(job)] = job, sha256(job.inputs())
+            made_of = job.inputs()
+            key = sha256(made_of)
+            self._keys[id(job)] = job, key
+            if key not in self._ran:
+                self._inputs[key] = made_of
         return self._keys[id(job)][1]
 
     def _tasks(self, jobs: Sequence[Job]) -> Iterator[_SentJob]:
@@ -93,7 +104,7 @@ class Runner:
             key = self.key(job)
             if self._has_to_run(key):
                 self._ran.add(key)
-                yield _SentJob(job, job.inputs())
+                yield _SentJob(job, self._inputs.pop(key))
             elif key not in self._ran:
                 self._store.place(job, key)
 
@@ -101,7 +112,10 @@ class Runner:
         if key in self._ran:
             return False
         known = self._store.outcome(key)
-        return known is None or (self._retry_failed and known["status"] == "failed")
+        has_to = known is None or (self._retry_failed and known["status"] == "failed")
+        if not has_to:
+            self._inputs.pop(key, None)
+        return has_to
 
 
 def _grouped(tasks: Iterable[_SentJob]) -> Iterator[list[_SentJob]]:
@@ -117,6 +131,11 @@ def _grouped(tasks: Iterable[_SentJob]) -> Iterator[list[_SentJob]]:
 
 def _work(tasks: list[_SentJob]) -> list[Outcome]:
     """Do jobs, on a worker."""
+    with held():
+        return _outcomes(tasks)
+
+
+def _outcomes(tasks: list[_SentJob]) -> list[Outcome]:
     refused = [_refused(task) for task in tasks]
     jobs = [task.job for task, why in zip(tasks, refused, strict=True) if why is None]
     points = [job for job in jobs if isinstance(job, Point)]

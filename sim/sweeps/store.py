@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sim.foundation import json_text
 from sim.foundation.errors import StoreError
@@ -47,6 +47,16 @@ class Job(Protocol):
         """Do the work and return what came out, as plain data with a `status`."""
 
 
+class Finished(NamedTuple):
+    """A job that is done."""
+
+    job: Job
+    key: str
+    """Hash of its inputs."""
+    inputs: Inputs
+    outcome: Outcome
+
+
 _FORMAT = 2
 _APPLICATION = 0x61666473  # "afds"
 _TABLES = """
@@ -56,6 +66,7 @@ CREATE TABLE points
 CREATE TABLE places (place TEXT, key TEXT REFERENCES points, PRIMARY KEY (place, key));
 """
 _STATEMENTS = [statement.strip() for statement in _TABLES.split(";") if statement.strip()]
+_PLACED = "INSERT OR IGNORE INTO places VALUES (?, ?)"
 _SHOWN_CHANGES = 4
 _DAMAGES = (
     *("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR", "SQLITE_CONSTRAINT", "SQLITE_MISMATCH"),
@@ -167,15 +178,18 @@ class Store:
                 raise _damaged(self.folder, "an outcome has changed since it was written")
         return [(made_of, outcome) for _, made_of, outcome, _ in found]
 
-    def keep(self, job: Job, made_of: Inputs, outcome: Outcome) -> None:
-        """Keep the outcome of a job; it is safe when this returns. Raises StoreError."""
-        key, texts = sha256(made_of), [_text(made_of), _text(outcome)]
-        values = (key, *texts, _checksum(key, *texts))
+    def keep(self, finished: Iterable[Finished]) -> None:
+        """Keep outcomes, all or none; they are safe when this returns. Raises StoreError."""
+        points, places = [], []
+        for job, key, made_of, outcome in finished:
+            texts = json_text.canonical(made_of), _text(outcome)
+            points.append((key, *texts, _checksum(key, *texts)))
+            places.append((_place(job), key))
         with self._told():
             self._base.execute("BEGIN")
             try:
-                self._base.execute("INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?)", values)
-                self._place(job, key)
+                self._base.executemany("INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?)", points)
+                self._base.executemany(_PLACED, places)
                 self._base.execute("COMMIT")
             except BaseException:
                 if self._base.in_transaction:
@@ -185,10 +199,7 @@ class Store:
     def place(self, job: Job, key: str) -> None:
         """Note that a kept outcome is also that of `job`."""
         with self._told():
-            self._place(job, key)
-
-    def _place(self, job: Job, key: str) -> None:
-        self._base.execute("INSERT OR IGNORE INTO places VALUES (?, ?)", (_place(job), key))
+            self._base.execute(_PLACED, (_place(job), key))
 
     def why(self, job: Job) -> str:
         """Return why a job has to run: what differs from the nearest one kept at its place."""

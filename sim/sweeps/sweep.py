@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from sim.foundation.errors import ScenarioError
+from sim.foundation.reading import held
 from sim.inputs import cards
 from sim.inputs.base import Strict
-from sim.inputs.documents.document import Document, Loc, read
+from sim.inputs.documents.document import Document, Loc, loc_of, read
 from sim.inputs.naming import Label, Name
-from sim.inputs.scenario import Scenario, TpotOf, from_document
+from sim.inputs.scenario import Scenario, TpotOf
+from sim.inputs.variants import Variants
 from sim.parallel import processes as workers
 from sim.sweeps.axes import MOST_POINTS, Axis, combinations, crossed
 from sim.sweeps.constraints import Constraint, UnknownPathError, holds
@@ -95,6 +97,35 @@ class Sweep(Strict):
     """Measurements to compare with; never used by the simulation."""
 
 
+class Base(NamedTuple):
+    """What the points of an entry start from."""
+
+    variants: Variants
+    """Of the base scenario, with the values of all points where no axis comes near them."""
+    values: dict[str, Any]
+    """Values of all points that are still to be set."""
+    overrides: tuple[str, ...]
+    """Overrides that are still to be made."""
+
+    @classmethod
+    def of(
+        cls, document: Document, values: dict[str, Any], axes: Iterable[str], sweep: str,
+        overrides: tuple[str, ...],
+    ) -> Base:  # fmt: skip
+        """Set once what holds for all points. Raises ScenarioError if a path leads nowhere."""
+        overridden = [text.partition("=")[0].strip() for text in overrides]
+        fixed, moving = map(loc_of, (*values, *overridden)), [loc_of(path) for path in axes]
+        if any(_meet(one, other) for one in fixed for other in moving):
+            return cls(Variants(document), values, overrides)
+        return cls(Variants(document.changed(values, sweep, overrides)), {}, ())
+
+
+def _meet(one: Loc, other: Loc) -> bool:
+    """Return whether one place is the other or lies in it."""
+    shorter = min(len(one), len(other))
+    return one[:shorter] == other[:shorter]
+
+
 @dataclass(frozen=True)
 class LoadedSweep:
     """A sweep file, read."""
@@ -104,8 +135,8 @@ class LoadedSweep:
     left_out: int
     """Combinations of the axes that a constraint leaves out."""
     document: Document
-    bases: dict[int, Document]
-    """Base scenario of each entry of `Sweep.families`."""
+    bases: dict[int, Base]
+    """By entry of `Sweep.families`."""
     overrides: tuple[str, ...]
 
     def point(self, index: int, entry: int, settings: dict[str, Any]) -> Point | None:
@@ -113,30 +144,37 @@ class LoadedSweep:
 
         None if a constraint leaves it out. Raises ScenarioError with its mistakes.
         """
-        return _point(
-            self.sweep, self.document, self.bases[entry], self.overrides, index, entry, settings
-        )
+        return _point(self.sweep, self.document, self.bases[entry], index, entry, settings)
 
 
 def load(name: str | Path, overrides: Iterable[str] = ()) -> LoadedSweep:
     """Return a sweep and its points, all validated. Raises ScenarioError with every mistake."""
-    document = read(cards.find(cards.SWEEPS, str(name), "sweep"))
+    with held():
+        return _loaded(read(cards.find(cards.SWEEPS, str(name), "sweep")), tuple(overrides))
+
+
+def _loaded(document: Document, overrides: tuple[str, ...]) -> LoadedSweep:
     sweep = document.validate(Sweep)
     _check_points(sweep, document)
     points: list[Point] = []
     problems: list[str] = []
-    bases: dict[int, Document] = {}
+    bases: dict[int, Base] = {}
     left_out = 0
-    overrides = tuple(overrides)
     wrong = 0
     for entry, family in enumerate(sweep.families):
         try:
-            bases[entry] = read(cards.find(cards.SCENARIOS, family.base, "scenario"))
+            base = read(cards.find(cards.SCENARIOS, family.base, "scenario"))
         except ScenarioError as error:
             loc = ("families", entry, "base")
             problems += [document.problem(loc, line) for line in error.problems]
             continue
-        made_from = sweep, document, bases[entry], overrides
+        axes = [path for axis in family.axes for path in axis.values]
+        try:
+            bases[entry] = Base.of(base, sweep.set | family.set, axes, sweep.name, overrides)
+        except ScenarioError as error:
+            problems += error.problems
+            continue
+        made_from = sweep, document, bases[entry]
         for settings in crossed(family.axes):
             try:
                 point = _point(*made_from, len(points), entry, settings)
@@ -172,8 +210,7 @@ def _check_points(sweep: Sweep, document: Document) -> None:
 def _point(
     sweep: Sweep,
     document: Document,
-    base: Document,
-    overrides: tuple[str, ...],
+    base: Base,
     index: int,
     entry: int,
     settings: dict[str, Any],
@@ -181,8 +218,7 @@ def _point(
     family = sweep.families[entry]
     constraints = _located(("constraints",), sweep.constraints)
     constraints |= _located(("families", entry, "constraints"), family.constraints)
-    values = {**sweep.set, **family.set, **settings}
-    scenario = _scenario(base, values, overrides, constraints, document)
+    scenario = _scenario(base, settings, constraints, document)
     if scenario is None:
         return None
     tpot_of = family.max_batch_under_slo
@@ -212,9 +248,8 @@ def _located(loc: Loc, constraints: list[str]) -> dict[Loc, str]:
 
 
 def _scenario(
-    base: Document,
-    values: dict[str, Any],
-    overrides: Iterable[str],
+    base: Base,
+    settings: dict[str, Any],
     constraints: dict[Loc, str],
     sweep: Document,
 ) -> Scenario | None:
@@ -223,9 +258,9 @@ def _scenario(
     A combination that is no scenario may be left out as well: that is what many constraints are
     for. Raises ScenarioError with its mistakes otherwise.
     """
-    document = base.changed(values, sweep.name, overrides)
+    document = base.variants.document(base.values | settings, sweep.name, base.overrides)
     try:
-        scenario = from_document(document)
+        scenario = base.variants.scenario(document)
     except ScenarioError:
         if any(_is_outside(text, document.data) for text in constraints.values()):
             return None

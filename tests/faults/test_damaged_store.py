@@ -14,7 +14,7 @@ from sim.foundation.errors import EXIT_NOT_KEPT, StoreError
 from sim.results.provenance import sha256
 from sim.sweeps.inputs import Inputs
 from sim.sweeps.points import Outcome
-from sim.sweeps.store import FILE, Store
+from sim.sweeps.store import FILE, Finished, Store
 
 POINTS = 40
 Damage = Callable[[Path], None]
@@ -41,13 +41,18 @@ def outcome(number: int) -> Outcome:
     return {"status": "ok", "reason": "", "tgs": number / 3, "long": "x" * 500}
 
 
+def finished(number: int) -> Finished:
+    made = made_of(number)
+    return Finished(Counted(number), sha256(made), made, outcome(number))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return the directory of a store with a few pages of points."""
     made = tmp_path / "out"
     with Store(made, "small") as store:
         for number in range(POINTS):
-            store.keep(Counted(number), made_of(number), outcome(number))
+            store.keep([finished(number)])
     return made
 
 
@@ -55,7 +60,7 @@ def read(folder: Path) -> list[Outcome | None]:
     """Open a store and read all of it, as a sweep does that goes on."""
     with Store(folder, "small") as store:
         found = [store.outcome(sha256(made_of(number))) for number in range(POINTS)]
-        store.keep(Counted(POINTS), made_of(POINTS), outcome(POINTS))
+        store.keep([finished(POINTS)])
     return found
 
 

@@ -19,7 +19,7 @@ from sim.results import provenance
 from sim.sweeps import inputs, runner, sweep
 from sim.sweeps.points import Outcome, Point, Row, failed, row
 from sim.sweeps.runner import Runner
-from sim.sweeps.store import FILE, Store
+from sim.sweeps.store import FILE, Finished, Store
 
 SWEEP = """
 kind: sweep
@@ -247,7 +247,8 @@ def test_outcomes_come_back_as_they_went_in(bench: Bench) -> None:
     point = bench.points[0]
     made_of = point.inputs()
     with Store(bench.folder / "out", "small") as kept:
-        kept.keep(point, made_of, result)
-        found = kept.outcome(provenance.sha256(made_of))
+        key = provenance.sha256(made_of)
+        kept.keep([Finished(point, key, made_of, result)])
+        found = kept.outcome(key)
     assert found == result
     assert json.dumps(found) == json.dumps(result)
