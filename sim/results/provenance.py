@@ -10,13 +10,12 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from pydantic import BaseModel
-
 from sim.foundation import json_text
 from sim.foundation.identity import kept_by_identity
 from sim.foundation.json_text import Frozen
 from sim.foundation.reading import file_sha256
 from sim.inputs import cards
+from sim.inputs.base import Strict
 from sim.inputs.scenario import Scenario
 from sim.results import sources
 
@@ -31,11 +30,11 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
 
 
 def _plain(part: object) -> object:
-    return _dumped(part) if isinstance(part, BaseModel) else part
+    return _dumped(part) if isinstance(part, Strict) else part
 
 
 @kept_by_identity
-def _dumped(part: BaseModel) -> Frozen:
+def _dumped(part: Strict) -> Frozen:
     """Return a part of scenarios, which points of a sweep share, as plain data."""
     return Frozen(part.model_dump(mode="json"))
 

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel
 
 from sim.deployments import compile_deployment
 from sim.deployments.deployment import Deployment
@@ -32,6 +31,7 @@ from sim.foundation import json_text
 from sim.foundation.errors import InfeasibleError, SimError
 from sim.foundation.identity import kept_by_identity
 from sim.inputs.admission import share_of
+from sim.inputs.base import Strict
 from sim.inputs.deployment import DeploymentKind
 from sim.inputs.scenario import Scenario
 from sim.kernels.ops import Floats
@@ -194,11 +194,11 @@ def _counted(part: object) -> dict[str, Any]:
 
 
 def _text(part: object, apart: dict[str, Any]) -> object:
-    return _json(part, apart) if isinstance(part, BaseModel) else part
+    return _json(part, apart) if isinstance(part, Strict) else part
 
 
 @kept_by_identity
-def _json(part: BaseModel, apart: dict[str, Any]) -> str:
+def _json(part: Strict, apart: dict[str, Any]) -> str:
     """Return a part of scenarios, which points of a sweep share, without what is `apart`."""
     return part.model_dump_json(exclude=apart)
 
