@@ -58,6 +58,20 @@ def test_another_card_or_kind_of_attention_takes_the_figure_that_fits(base: str)
     assert more_than_zero(found) == {"attention": 9_000}
 
 
+def test_figures_may_be_of_several_kinds_of_attention() -> None:
+    card = "deployment.attention.accelerator=h200-sxm"
+    both = MEASURED.replace("attention: mla", "attention: [mla, mfa]")
+    found = added("step3-2a2f", f"software.attention_glue={both}", others=(card,))
+    assert more_than_zero(found) == {"attention": 4_000 + 50 * REQUESTS + 64 * REQUESTS}
+
+
+@pytest.mark.parametrize("name", cards.names(cards.SOFTWARE))
+def test_mfa_has_the_kernels_around_its_core_that_mla_has(name: str) -> None:
+    software = cards.software(name)
+    for card in ("h800", "h100-sxm", "h200-sxm", "gb200"):
+        assert software.glue_of(card, "mfa") == software.glue_of(card, "mla")
+
+
 def test_a_block_that_no_figure_fits_takes_nothing() -> None:
     glue = MEASURED.split(" {floor")[0].rstrip(",") + "]"
     assert more_than_zero(added("step3-2a2f", f"software.attention_glue={glue}")) == {}

@@ -40,6 +40,9 @@ def or_profile(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [{"$ref": schema.pop("$ref")}, {"type": "string"}]
 
 
+AttentionKind = Literal["mla", "gqa", "mfa", "linear"]
+
+
 class AttentionGlue(Strict):
     """The measured rest of an attention block around its projections and its core.
 
@@ -48,14 +51,20 @@ class AttentionGlue(Strict):
 
     accelerators: Annotated[list[str], Field(min_length=1)] | None = None
     """Accelerator cards that these figures are of; absent: any card."""
-    attention: Literal["mla", "gqa", "mfa", "linear"] | None = None
-    """Kind of attention; absent: any kind."""
+    attention: AttentionKind | Annotated[list[AttentionKind], Field(min_length=1)] | None = None
+    """Kind of attention, or kinds with like kernels around their cores; absent: any kind."""
     floor_us: Pause
     """What a block takes however few the requests, µs."""
     us_per_request: Pause | None = None
     """What each request of a GPU adds, µs; a request with drafts adds it for each token."""
     us_per_request_and_head: Pause | None = None
     """What each request adds for each of its query heads, µs."""
+
+    def is_of(self, accelerator: str, attention: str) -> bool:
+        """Return whether these figures are of a kind of attention on a card."""
+        kinds = [self.attention] if isinstance(self.attention, str) else self.attention
+        on_card = self.accelerators is None or accelerator in self.accelerators
+        return on_card and (kinds is None or attention in kinds)
 
 
 class ExchangeKernels(Strict):
@@ -161,12 +170,7 @@ class Software(Strict):
 
     def glue_of(self, accelerator: str, attention: str) -> AttentionGlue | None:
         """Return the measured rest of a block of a kind of attention on a card."""
-        fitting = (
-            glue
-            for glue in self.attention_glue
-            if (glue.accelerators is None or accelerator in glue.accelerators)
-            and glue.attention in (None, attention)
-        )
+        fitting = (glue for glue in self.attention_glue if glue.is_of(accelerator, attention))
         return next(fitting, None)
 
     def strangers(self, deployment: str, beside: Mapping[Compute, Communication]) -> list[str]:
