@@ -13,11 +13,11 @@ from sim.decoding import acceptance, micro_batch_loops, work_log
 from sim.deployments import kept_times
 from sim.engines.jit import Loop, on_compiling
 from sim.engines.maxplus import circuits, graph, walk
-from sim.kernels import core_loops, curve_loops
+from sim.kernels import core_loops, curve_loops, load_loops
 
 _HOMES = (
     *(micro_batch_loops, work_log, kept_times, core_loops, curve_loops),
-    *(acceptance, graph, walk, circuits),
+    *(load_loops, acceptance, graph, walk, circuits),
 )
 
 

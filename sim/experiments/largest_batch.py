@@ -6,14 +6,13 @@ requests on each attention GPU in each micro-batch, a broken one where some have
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sim.deployments import compile_deployment
 from sim.deployments.deployment import Deployment
 from sim.experiments.replications import Figures, replicated
 from sim.foundation.errors import InfeasibleError
-from sim.foundation.units import NS_PER_MS
 from sim.inputs.scenario import Scenario, TpotOf
 from sim.metrics.steady_summary import steady_summary
 from sim.steady.largest_load import (
@@ -22,11 +21,14 @@ from sim.steady.largest_load import (
     largest_load,
     most_fitting,
 )
-from sim.steady.state import likeness, under_load
+from sim.steady.state import likeness
 
 
 def max_batch_under_slo(
-    scenario: Scenario, tpot_of: TpotOf = "mean", known: Mapping[int, Figures] | None = None
+    scenario: Scenario,
+    tpot_of: TpotOf = "mean",
+    known: Mapping[int, Figures] | None = None,
+    watch: Callable[[Figures], None] | None = None,
 ) -> dict[str, Any]:
     """Return the figures at the largest load whose TPOT meets `slo.tpot_ms`, and its `batch`.
 
@@ -34,7 +36,8 @@ def max_batch_under_slo(
     gets a closed loop of that load; its own arrivals only say that it is closed. Where even one
     request on each GPU is too slow, the figures are those of one. TPOT is taken to rise with the
     load. `known` are figures of runs already made, by requests in flight: no run is made twice, and
-    the search starts where they tell it to. Raises InfeasibleError if one request does not fit.
+    the search starts where they tell it to. `watch` sees the figures of every run; what it raises
+    ends the search. Raises InfeasibleError if one request does not fit.
     """
     if scenario.simulation.engine == "bound":
         (figures,) = max_batches_by_bound([scenario])
@@ -49,6 +52,8 @@ def max_batch_under_slo(
         requests = each * gpus
         if requests not in found:
             found[requests] = replicated(scenario.with_batch(requests))
+            if watch is not None:
+                watch(found[requests])
         figures = found[requests]
         tpot = figures[f"tpot_ms_{tpot_of}"]
         if tpot is None and figures["slo_attainment"] is not None:
@@ -60,16 +65,22 @@ def max_batch_under_slo(
             raise InfeasibleError("the run is too short for a TPOT: raise simulation.min_steps")
         return float(tpot)
 
-    slower = max((_slower(site, *run) for run in found.items()), default=1.0)
-    guess = int(fullest(site, limit_ms / slower).requests) // site.lanes
+    guess = _guess(site, found, f"tpot_ms_{tpot_of}")
     each = max(largest_load(tpot_ms, limit_ms, max(most_fitting(site), 1), m, guess), 1)
     return found[each * gpus] | {"batch": _batch(each * gpus, site.lanes)}
 
 
-def _slower(site: Deployment, requests: int, figures: Figures) -> float:
-    """Return by which factor a simulation is slower than the steady state of its load."""
-    bound_ms = under_load(site, requests).tpot_ns / NS_PER_MS
-    return float((figures["tpot_ms_mean"] or bound_ms) / bound_ms)
+def _guess(site: Deployment, found: Mapping[int, Figures], tpot: str) -> int:
+    """Return a batch to begin with: that of the bound, if no run tells of another.
+
+    Half of a TPOT is taken not to depend on the batch, as in `sim.steady.largest_load.searched`.
+    """
+    limit_ms = site.scenario.slo.tpot_ms
+    known = [(figures[tpot], requests) for requests, figures in found.items() if figures[tpot]]
+    if not known:
+        return int(fullest(site, limit_ms).requests) // site.lanes
+    tpot_ms, requests = min(known, key=lambda run: abs(run[0] - limit_ms))
+    return int(requests * (2 * limit_ms / tpot_ms - 1)) // site.lanes
 
 
 def max_batches_by_bound(

@@ -216,7 +216,10 @@ class Scenario(Strict):
 
         Raises ScenarioError with every mistake, as a file of it would.
         """
-        data = self.model_dump() | {"software": stated(self.software)}
+        data = self.model_dump(exclude={"software"})
+        # Its many figures stay as they are unless a setting may decide one of them.
+        decides = {"software", "memory"} & {path.partition(".")[0] for path in settings}
+        data["software"] = stated(self.software) if decides else self.software
         document = Document(self.name, data)
         return from_document(document.changed(settings, self.name))
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sim.foundation.errors import CalibrationError
 from sim.kernels import eplb, ops, served
+from sim.kernels.load_loops import alike_ranks
 from sim.kernels.ops import Floats, Op
 
 Counts = NDArray[np.int64]
@@ -121,14 +122,9 @@ def alike(loads: Counts, tile_rows: float) -> tuple[Counts, Counts, Counts]:
     These are those with as many experts hit, tokens and tiles: the first rank of each kind, the
     kind of each rank, and how many ranks there are of each.
     """
-    by_expert = np.ascontiguousarray(loads.T)
-    tiles = np.ceil(by_expert / tile_rows).sum(axis=0).astype(np.int64)
-    hit, tokens = (by_expert > 0).sum(axis=0), by_expert.sum(axis=0)
-    kinds = (hit * (tiles.max() + 1) + tiles) * (tokens.max() + 1) + tokens
-    _kinds, first, kind, count = np.unique(
-        kinds, return_index=True, return_inverse=True, return_counts=True
-    )
-    return first, kind, count
+    first, kind, count = np.empty((3, len(loads)), dtype=np.int64)
+    kinds = alike_ranks(np.ascontiguousarray(loads), float(tile_rows), first, kind, count)
+    return first[:kinds], kind, count[:kinds]
 
 
 class Held(NamedTuple):

@@ -7,7 +7,7 @@ drawn at random (noise, expert loads) thus decides among shapes that the bound c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -53,10 +53,12 @@ class Probe:
     figures: Figures
     """Of the simulation; empty if the batch does not fit."""
 
-    def searched(self, first: Scenario, priced: bool) -> dict[str, Any]:
-        """Return the entry of the shape."""
+    def searched(
+        self, first: Scenario, priced: bool, watch: Callable[[Figures], None] | None = None
+    ) -> dict[str, Any]:
+        """Return the entry of the shape; `watch` is that of `max_batch_under_slo`."""
         known = {self.candidate.requests: self.figures} if self.figures else {}
-        return entry(first, self.candidate.settings, priced, known)
+        return entry(first, self.candidate.settings, priced, known, watch)
 
 
 def best_shapes(
@@ -115,9 +117,9 @@ def most_worth(
     """Return what the best entry of `contended` is worth; 0 if none meets the SLO.
 
     `candidates` are the best first by their bounds. Once `search` probes yield more than the next
-    bound, no further shape is simulated: a bound leaves out what only makes a shape slower. Nor are
-    shapes searched that cannot be the best: output rises with the batch, so a shape that is too
-    slow in its probe, and yields no more than the best even so, yields less within the SLO.
+    bound, no further shape is simulated: a bound leaves out what only makes a shape slower. Nor is
+    a shape searched on that cannot be the best: output rises with the batch, so a shape that is too
+    slow, and yields no more than the best even so, yields less within the SLO.
     """
     probes: list[Probe] = []
     for candidate in candidates:
@@ -125,11 +127,18 @@ def most_worth(
             break
         probes = _ranked([*probes, probe(first, candidate, priced)])[:search]
     most = 0.0
+
+    def beaten(figures: Figures) -> bool:
+        return figures["tpot_ms_mean"] > first.slo.tpot_ms and worth(figures, priced) <= most
+
+    def watch(figures: Figures) -> None:
+        if beaten(figures):
+            raise InfeasibleError("another shape yields more")
+
     for each in probes:
-        too_slow = each.figures and each.figures["tpot_ms_mean"] > first.slo.tpot_ms
-        if too_slow and worth(each.figures, priced) <= most:
+        if each.figures and beaten(each.figures):
             continue
-        found = each.searched(first, priced)
+        found = each.searched(first, priced, watch)
         most = max(most, float(found["worth"]) * found["slo_met"])
     return most
 
@@ -201,11 +210,16 @@ def probe(first: Scenario, candidate: Candidate, priced: bool) -> Probe:
 
 
 def entry(
-    first: Scenario, settings: Settings, priced: bool, known: Mapping[int, Figures] | None = None
+    first: Scenario,
+    settings: Settings,
+    priced: bool,
+    known: Mapping[int, Figures] | None = None,
+    watch: Callable[[Figures], None] | None = None,
 ) -> dict[str, Any]:
     """Return a shape at the largest batch that meets the SLO in simulation, as plain data.
 
-    `known` are figures of its runs so far, by requests in flight.
+    `known` are figures of its runs so far, by requests in flight; `watch` is that of
+    `max_batch_under_slo`.
     """
     scenario = first.with_settings(settings)
     told = {
@@ -214,7 +228,7 @@ def entry(
         "accelerators": scenario.deployment.accelerators(),
     }
     try:
-        figures = max_batch_under_slo(scenario, known=known)
+        figures = max_batch_under_slo(scenario, known=known, watch=watch)
     except InfeasibleError as error:
         return told | {"slo_met": False, "worth": 0.0, "figures": {}, "reason": str(error)}
     site = compile_deployment(scenario.with_batch(1))

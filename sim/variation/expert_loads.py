@@ -20,6 +20,7 @@ from sim.foundation.streams import stream
 from sim.inputs.routing import Balanced, EplbPlacement, Groups, RoundRobin, Routing
 from sim.kernels import eplb
 from sim.kernels.hottest_rank import Held, hottest_factors
+from sim.kernels.load_loops import by_slot
 from sim.variation.popularity import popularity
 
 Ints = NDArray[np.int64]
@@ -99,10 +100,9 @@ class ExpertLoads:
         if isinstance(placement, EplbPlacement):
             self._seen.append((step, counts))
         placed = self._placed[max(e for e in self._placed if e <= max(epoch, min(self._placed)))]
-        # The tokens of an expert take turns among its replicas.
-        each = np.take_along_axis(counts, placed.slots, axis=1) + placed.number
-        by_rank = (each // placed.replicas).reshape(len(counts), self._grid.ranks, -1)
-        return Loads(by_rank, moved)
+        tokens_by_slot = np.empty_like(placed.slots)
+        by_slot(counts, placed.slots, placed.replicas, placed.number, tokens_by_slot)
+        return Loads(tokens_by_slot.reshape(len(counts), self._grid.ranks, -1), moved)
 
     def shares(self, step: int) -> Floats:
         """Return the popularity of each expert in a step (layers × experts)."""
