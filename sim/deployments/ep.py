@@ -13,7 +13,7 @@ from sim.deployments import glue
 from sim.deployments.course import Pass
 from sim.deployments.deployment import Deployment
 from sim.deployments.ep_schedule import Schedule, program
-from sim.deployments.exchange import Exchange
+from sim.deployments.exchange import Exchange, between, one_after_the_other
 from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
 from sim.deployments.layers import GpuTokens, LayerTimer, Ns, Spread, in_groups, split_evenly
@@ -29,11 +29,11 @@ from sim.inputs.model import DenseFfn, Layer, MoeFfn
 from sim.inputs.noise import ServerKind
 from sim.inputs.scenario import Scenario
 from sim.inputs.software import Compute
-from sim.kernels import ops, served
+from sim.kernels import ops
 from sim.kernels.hottest_rank import hottest_factor
 from sim.kernels.kernel_table import bytes_per_s
 from sim.kernels.timed import Timed
-from sim.variation.expert_loads import Loads, excess, hottest_visits
+from sim.variation.expert_loads import Loads
 
 _DIRECTIONS: tuple[ops.Direction, ...] = ("dispatch", "combine")
 
@@ -181,45 +181,35 @@ class EpDeployment(Deployment):
 
     def joint(self, kind: Pass, tokens: GpuTokens) -> dict[str, Timed]:
         """Return the durations of experts and all-to-all."""
-        timer, layer, gpus = self.layer_timer, kind.layer, self.ep.gpus
-        ffn = self.model.ffn[layer.ffn]
-        if isinstance(ffn, DenseFfn) or self.draws(layer):
+        ffn = self.model.ffn[kind.layer.ffn]
+        if isinstance(ffn, DenseFfn) or self.draws(kind.layer):
             return {}
         total, most = tokens.total(), tokens.apart(self.attention_tp).most()
+        parts = [
+            self._turn(kind.layer.ffn, ffn, between(total, most, *turn), turn[1] - turn[0])
+            for turn in self._turns(ffn, most)
+        ]
+        return one_after_the_other(parts)
+
+    def _turn(self, name: str, ffn: MoeFfn, total: Ns, most: Ns) -> dict[str, Timed]:
+        """Return the same of tokens that go at once."""
+        timer, gpus = self.layer_timer, self.ep.gpus
         experts = timer.by_total(
-            ("experts", layer.ffn),
+            ("experts", name),
             total,
             lambda totals: self._by_rank(timer.experts(ffn, self.spread(ffn), totals)).on(gpus),
         )
-        fullest = self._fullest(ffn, total, most)
+        fullest = self._exchange(ffn).fullest(self.spread(ffn).held(ffn), total, most)
         load = most if fullest is most else total
         sizes = () if fullest is most else (int(most.flat[0]),)
         return {"experts": experts} | {
             direction: timer.once(
-                (direction, layer.ffn, *sizes),
+                (direction, name, *sizes),
                 load,
                 partial(self._all_to_all, direction, ffn, fullest),
             )
             for direction in _DIRECTIONS
         }
-
-    def _fullest(self, ffn: MoeFfn, total: Ns, most: Ns) -> Ns | ops.Floats:
-        """Return the tokens that would load the fullest rank under uniform routing.
-
-        That rank sends most, or hosts the hottest experts: what arrives there, and what leaves it
-        on the way back, takes as long as everyone waits. TensorRT-LLM's kernels send a token to a
-        rank once, however many of its experts lie there.
-        """
-        load, gpus = self.layer_timer.load, self.ep.gpus
-        if load in served.EVEN or not self._exchanges or self.ep.exchange == "gather":
-            return most
-        held = self.spread(ffn).held(ffn)
-        if self._exchange(ffn).sends_once:
-            alike = hottest_visits("uniform", total, held, ffn.top_k)
-            ratio = hottest_visits(load, total, held, ffn.top_k) / alike
-        else:
-            ratio = excess(load, total, held, ffn.top_k)
-        return np.maximum(ops.floats(most), ratio * total / gpus)
 
     def _by_rank(self, experts: Timed) -> Timed:
         """Return the time of the slowest of the GPUs that share requests."""
@@ -264,19 +254,33 @@ class EpDeployment(Deployment):
         The rank that sends or receives most sets the all-to-all. Its calibrated time is that of
         uniform routing, which has a fullest rank of its own: only what is beyond it counts.
         """
-        spread, total = self.spread(ffn), int(tokens.sum())
-        experts = self.layer_timer.drawn_experts(ffn, spread, loads.tokens, float(total))
-        experts.ns[0] += self._loading_ns(ffn, loads.moved)
+        total, most = tokens.sum(), GpuTokens(tokens).apart(self.attention_tp).most()
+        parts = [
+            self._routed_turn(
+                ffn,
+                int(between(total, most, *turn)[0]),
+                float((turn[1] - turn[0])[0]),
+                between(loads.tokens, most, *turn),
+            )
+            for turn in self._turns(ffn, most)
+        ]
+        timed = one_after_the_other(parts)
+        timed["experts"].ns[0] += self._loading_ns(ffn, loads.moved)
+        return timed | {"experts": self._by_rank(timed["experts"])}
+
+    def _routed_turn(self, ffn: MoeFfn, total: int, sent: float, loads: Ns) -> dict[str, Timed]:
+        """Return the same of tokens that go at once, of which a rank sends at most `sent`."""
+        spread = self.spread(ffn)
+        experts = self.layer_timer.drawn_experts(ffn, spread, loads, float(total))
         usual = hottest_factor("uniform", total, spread.held(ffn), ffn.top_k)
-        pairs = loads.tokens.sum(axis=-1).max(axis=-1)
-        sent = float(np.max(GpuTokens(tokens).apart(self.attention_tp).each))
+        pairs = loads.sum(axis=-1).max(axis=-1)
         most = np.maximum(pairs / (ffn.top_k * usual), sent)
         if self.ep.exchange == "gather":  # whoever hosts the experts
             most = np.full_like(most, sent)
         there = self._all_to_all("dispatch", ffn, most)
         back = self._all_to_all("combine", ffn, most)
         return {
-            "experts": self._by_rank(experts),
+            "experts": experts,
             "dispatch": there.lasting(there.ns[:, np.newaxis]),
             "combine": back.lasting(back.ns[:, np.newaxis]),
         }
@@ -295,6 +299,10 @@ class EpDeployment(Deployment):
     def _all_to_all(self, direction: ops.Direction, ffn: MoeFfn, most_tokens: ArrayLike) -> Timed:
         """Return the time of dispatch or combine, by the tokens of the rank that has most."""
         return self._exchange(ffn).timed(direction, most_tokens)
+
+    def _turns(self, ffn: MoeFfn, most: Ns) -> list[tuple[Ns, Ns]]:
+        """Return where each turn of an exchange begins and ends, in tokens of the fullest rank."""
+        return self._exchange(ffn).turns(most, self.scenario.software.tokens_per_exchange)
 
     def _exchange(self, ffn: MoeFfn) -> Exchange:
         return Exchange(self.ep, self.layer_timer, self.fabric, ffn, self._copies(ffn))

@@ -247,7 +247,10 @@ class LayerTimer:
         own = served.kernels_of(weights) if op == "moe" else ()
         first = *(named or ()), *own, *([self.moe_kernel] if others else ())
         kernels = dict.fromkeys((*first, *others))
-        return next((name for name in kernels if self.table.has_format(op, name, dtype)), None)
+        # An engine's own may have been measured with narrower weights alone.
+        narrower = ops.multiplied_as(dtype) if self.experts_exchange and named else ()
+        asked = ((name, each) for each in (dtype, *narrower) for name in kernels)
+        return next((name for name, each in asked if self.table.has_format(op, name, each)), None)
 
     def _with_exchange(self, experts: ops.Op, pairs: ArrayLike, spread: Spread) -> ops.Op:
         """Return the kernel that also dispatches and combines, if the experts have such a one."""

@@ -77,6 +77,11 @@ class Op:
         return self.flops if self.needed_flops is None else self.needed_flops
 
 
+def multiplied_as(dtype: str) -> tuple[str, ...]:
+    """Return the formats of weights that are narrower than `dtype` and multiplied in it."""
+    return tuple(weights for weights, taken in _ACTIVATIONS.items() if taken == dtype)
+
+
 def floats(value: ArrayLike) -> Floats:
     return np.asarray(value, dtype=np.float64)
 

@@ -30,6 +30,8 @@ def serving(
     for curve in curves.values():
         if curve.op != op or (medium != "hbm" and curve.kernel != kernel):
             continue
+        if op == "moe_fused_ep" and curve.kernel not in best_first:
+            continue  # what such a kernel waits for and hides is its own, whatever the format
         away = _key_distance(key, curve.key)
         # How many query heads share a KV head decides what limits attention, whatever the
         # format of the cache: there the shape comes before the format.

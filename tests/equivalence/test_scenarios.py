@@ -130,6 +130,7 @@ SCARCE = [
 SHORT = {AFD: ["deployment.micro_batches=1"], EP: ["deployment.gpus=8", "deployment.overlap=none"]}
 
 
+DRAWN_LOADS = "routing={kind: uniform, per_step: {placement: {kind: contiguous}}}"
 ON_NVL72 = [
     "deployment.accelerator=gb200",
     "deployment.gpus=16",
@@ -147,6 +148,8 @@ ON_NVL72 = [
         (EP, [*ON_NVL72, "deployment.moe_kernel=fused", "software=trtllm"]),
         (AFD, ["deployment.ffn.collectives=nvls"]),
         (AFD, ["deployment.ffn.collectives=copy_engine"]),
+        (EP, ["software.tokens_per_exchange={value: 3, source: test}"]),
+        (EP, ["software.tokens_per_exchange={value: 3, source: test}", DRAWN_LOADS]),
     ],
 )
 def test_kernels_by_name_run_alike(name: str, kernels: list[str]) -> None:

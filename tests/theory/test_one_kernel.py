@@ -29,7 +29,11 @@ QWEN = (
 )
 MXFP4 = "precision.gemm=mxfp4"
 # The masked kernel would lack the SMs that transfers beside it take.
-IN_TURN = ("software={profile: fastafd, communication_sms: {value: 0, source: test}}",)
+IN_TURN = (
+    "software={profile: fastafd, communication_sms: {value: 0, source: test}, "
+    "kernels: {moe_fused_ep: {fp8: []}}}",
+)
+MEGA = ("deepgemm_mega", "mxfp4", "h4096")
 DRAWN = "routing={kind: uniform, per_step: {placement: {kind: contiguous}}}"
 
 
@@ -63,6 +67,22 @@ def test_one_that_was_not_measured_receives_computes_and_sends_in_turn() -> None
     one_after_the_other = parts["a2f_in"] + parts["experts"] + parts["f2a"]
     assert whole["experts"].tolist() == one_after_the_other.tolist()
     assert set(whole) == {"attention", "experts"}
+
+
+def test_an_engines_kernel_measured_with_narrower_weights_takes_the_bytes_of_its_own() -> None:
+    """FP8 is what MXFP4 weights are multiplied in, so that weights alone differ."""
+    fp8, mxfp4 = afd(), afd(MXFP4)
+    ffn = fp8.model.ffn["moe"]
+    assert isinstance(ffn, MoeFfn)
+    curve = next(c for c in fp8.ffn_timer.table.curves if c.identity[1:] == MEGA)
+    assert fp8.ffn_timer.experts_kernel == mxfp4.ffn_timer.experts_kernel == curve.kernel
+    tokens = np.array([1024])
+    slow, fast = (site.ffn_timer.experts(ffn, site.spread(ffn), tokens) for site in (fp8, mxfp4))
+    assert float(slow.usage_ns[0]) == 0  # not calibrated
+    more = 32 * 3 * 4096 * 1536 * (1 - 0.53125)
+    extra_ns = (slow.ns - fast.ns).max()
+    bandwidth = fp8.ffn_timer.table.accelerator.hbm_bytes_per_s
+    assert 0.6 < extra_ns / (more / bandwidth * 1e9) < 1.8
 
 
 def test_pairs_that_come_from_elsewhere_all_cross_the_link_one_way_each() -> None:

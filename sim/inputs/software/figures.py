@@ -133,6 +133,9 @@ class Software(Strict):
     """Absent: the sum is part of the kernel that brings the results."""
     exchange: SendAndReceive | None = None
     """Absent: a dispatch or combine that overlaps takes no time of the GPU."""
+    tokens_per_exchange: BatchSize | None = None
+    """Most tokens of a GPU that dispatch, masked experts and combine take at once (EP); more go in
+    turns. Absent: all at once."""
     host_us_per_further_rank: Pause | None = None
     """What each data-parallel rank beyond the first adds to `host_gap_us_per_step`, µs: ranks that
     agree on the host before every step."""
