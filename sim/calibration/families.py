@@ -80,7 +80,7 @@ class KernelFamily:
         one = np.ones_like(columns[0])
         for name, value in kernel.fixed:
             if isinstance(value, float):
-                columns.append(one * np.log2(value) / self.reach[name])
+                columns.append(one * np.log2(max(value, 1.0)) / self.reach[name])
             else:
                 columns.append(one * (value in _SECOND_OF_PAIR) / self.reach.get(name, 1.0))
         if "dtype" in self.across:

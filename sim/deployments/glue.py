@@ -26,9 +26,12 @@ def layer_ns(software: Software, tokens: Ns, share: float = 1.0) -> Ns:
 def attention_ns(
     software: Software, accelerator: Accelerator, attention: Attention, tokens: Ns
 ) -> Ns:
-    """Return the rest of an attention block around its projections and core."""
+    """Return the rest of an attention block around its projections and core.
+
+    A block that was measured whole has it in its core.
+    """
     glue = software.glue_of(accelerator.name, attention.kind)
-    if glue is None:
+    if glue is None or attention.measured_whole:
         return np.zeros_like(tokens)
     slope_us = float(glue.us_per_request or 0)
     if glue.us_per_request_and_head is not None:

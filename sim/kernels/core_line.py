@@ -1,7 +1,7 @@
 """CoreLine: the attention cores of one kind on one card, over any context.
 
-The work of a core is linear in its context tokens, so a step asks the curve alone, without making
-the operation of each GPU again.
+Where the work of a core is linear in its context tokens, a step asks the curve alone, without
+making the operation of each GPU again.
 """
 
 from __future__ import annotations
@@ -39,10 +39,13 @@ class CoreSlots(NamedTuple):
 class CoreLine:
     """Times cores by requests and context tokens of each GPU.
 
-    `core` makes the operation of as many requests and context tokens.
+    `core` makes the operation of as many requests and context tokens; `linear` says whether its
+    work is linear in these tokens.
     """
 
-    def __init__(self, table: KernelTable, core: Callable[[Ints, Ints], Op]) -> None:
+    def __init__(
+        self, table: KernelTable, core: Callable[[Ints, Ints], Op], linear: bool = True
+    ) -> None:
         self._table = table
         self._core = core
         self._kept_us = np.empty((2, 3, 0))
@@ -50,7 +53,8 @@ class CoreLine:
         curve, self._own = table.serving(empty)
         self._foreign = curve is not None and table.is_foreign(empty, curve)
         """Whether its times count as a status less sure than those of the curve."""
-        self._curve = curve if curve is not None and curve.is_of_attention() else None
+        on_line = linear and curve is not None and curve.is_of_attention()
+        self._curve = curve if on_line else None
 
     def timed(self, requests: Ints, kv_tokens: Ints, alike: Ints | None = None) -> Timed:
         """Return the cores of `requests` with `kv_tokens` of context on each GPU.

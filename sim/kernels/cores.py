@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from sim.foundation.units import DTYPE_BYTES
@@ -13,6 +14,10 @@ from sim.kernels.ops import Op, floats, padded, per
 
 # Caches that a core widens before it multiplies (TensorRT-LLM dequantises NVFP4 KV to FP8).
 WIDENED = {"nvfp4": "fp8"}
+
+# An FP8 index key has one FP32 scale, and the score of a token is written and read as FP32.
+_INDEX_SCALE_BYTES = 4
+_SCORE_BYTES = 4
 
 
 def gqa(
@@ -76,6 +81,49 @@ def mla(
     )
 
 
+def dsa(
+    dtype: str,
+    query_heads: int,
+    kv_lora: int,
+    rope: int,
+    index_heads: int,
+    index_dim: int,
+    top_k: int,
+    positions: int,
+    batch: ArrayLike,
+    kv_tokens: ArrayLike,
+    tile_rows: float,
+) -> Op:
+    """Return sparse multi-head latent attention: MLA over the `top_k` tokens of the best scores.
+
+    Heads are those of all `positions`. Each position chooses for itself: together they read at
+    most all of the context. Up to `top_k` tokens of context nothing is scored, and the operation
+    is `mla`'s. Beyond, each index head scores an FP8 key of every context token, once for all
+    positions; the selection writes and reads a score of each token and position. Without index
+    heads the choice of an earlier layer is taken. The mean context of a GPU decides.
+    """
+    tokens, requests = floats(kv_tokens), floats(batch)
+    attended = np.minimum(tokens, requests * top_k)
+    dense = mla(dtype, query_heads, kv_lora, rope, requests, attended, tile_rows)
+    scored = np.where((tokens > attended) & (index_heads > 0), tokens, 0.0)
+    score_flops = index_heads * index_dim * 2 * scored
+    score_bytes = index_dim * DTYPE_BYTES["fp8"] + _INDEX_SCALE_BYTES + 2 * _SCORE_BYTES * positions
+    more = np.minimum(tokens, attended * positions) - attended
+    latents = (kv_lora + rope) * DTYPE_BYTES[dtype] * more
+    return Op(
+        "attention_dsa",
+        dtype,
+        f"h{query_heads}i{index_heads}" if index_heads else f"h{query_heads}reused",
+        dense.flops + score_flops,
+        dense.bytes + latents + scored * score_bytes,
+        "hbm",
+        {"batch": requests, "kv_len": per(tokens, requests)},
+        served.FASTEST,
+        dense.least_flops() + score_flops,
+        WIDENED.get(dtype, ""),
+    )
+
+
 def linear(
     dtype: str,
     state_elements: float,
@@ -98,11 +146,21 @@ class CoreOp(NamedTuple):
     """From number format, sizes, requests, context tokens in all and the rows of a query tile."""
     sizes: tuple[str, ...] = ()
     """Columns of measurement files that hold its sizes; empty: no file holds the operation."""
+    linear: bool = True
+    """Whether its work grows by as much with every context token."""
 
 
 CORES: dict[str, CoreOp] = {
     "attention_gqa": CoreOp(gqa, ("n_q_heads", "n_kv_heads", "head_dim")),
     "attention_mla": CoreOp(mla, ("n_q_heads", "kv_lora", "rope")),
+    "attention_dsa": CoreOp(
+        dsa,
+        (
+            *("n_q_heads", "kv_lora", "rope"),
+            *("index_heads", "index_dim", "top_k", "positions"),
+        ),
+        linear=False,
+    ),
     "attention_linear": CoreOp(linear),
 }
 MEASURED = {name: core.sizes for name, core in CORES.items() if core.sizes}

@@ -76,6 +76,7 @@ SERVED: dict[str, dict[str, Served]] = {
     "gemm": {DENSE: Served(("fp32", "bf16", "int8", "nvfp4")), BLOCKWISE: Served(("fp8",))},
     "attention_gqa": {FASTEST: Served(_CACHES)},
     "attention_mla": {FASTEST: Served(_CACHES)},
+    "attention_dsa": {FASTEST: Served(_CACHES, ("trtllm", "sglang"))},
     "attention_linear": {"": Served(_CACHES)},
     "moe": {MASKED: Served(_EXPERTS), FUSED: Served(_EXPERTS, _FUSED_ENGINES)},
     "moe_fused_ep": {FUSED_EP: Served(_EXPERTS, _FUSED_EP_ENGINES, gpus=2)},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, ClassVar, NamedTuple, Self
 
 from pydantic import Field
 
@@ -44,6 +44,10 @@ class AttentionCore(NamedTuple):
 
 class AttentionKind(Strict):
     """What every kind of attention tells; without more, a layer keeps all of its context."""
+
+    measured_whole: ClassVar[bool] = False
+    """Whether calibration takes blocks that were measured whole, norms, rope and cache writes
+    included: the core's curve then has all that the projections leave of them."""
 
     @abstractmethod
     def before_core(self, hidden: int) -> tuple[Projection, ...]:

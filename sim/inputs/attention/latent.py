@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from sim.foundation.units import DTYPE_BYTES, DType
 from sim.inputs.attention.kind import (
@@ -93,6 +93,8 @@ class Dsa(Latent):
     tokens of context nothing is scored, and the core is that of MLA.
     """
 
+    measured_whole: ClassVar[bool] = True
+
     kind: Literal["dsa"]
     index_heads: Heads
     index_dim: Width
@@ -114,7 +116,7 @@ class Dsa(Latent):
         index_heads = self.index_heads * positions if self.indexes else 0
         sizes = (
             *(self.query_heads * positions, self.kv_lora, self.rope),
-            *(index_heads, self.index_dim, self.top_k),
+            *(index_heads, self.index_dim, self.top_k, positions),
         )
         return AttentionCore("attention_dsa", sizes)
 
