@@ -48,19 +48,26 @@ def _accepted(law: Law, request: int, turn: int) -> np.int64:
     return count
 
 
-@compiled(f"UniTuple(int64, 2)(int64[:, ::1], int64, int64, int64, int64[::1], int64[:, ::1], "
-          f"{_LAW})")  # fmt: skip
+@compiled(f"UniTuple(int64, 2)(int64[:, ::1], int64, int64, boolean[::1], int64[::1], "
+          f"int64[:, ::1], {_LAW})")  # fmt: skip
 def accept(
-    batch: Ints, count: int, fresh: int, step: int, ctx: Ints, table: Ints, law: Law
+    batch: Ints,
+    count: int,
+    step: int,
+    resting: NDArray[np.bool_],
+    ctx: Ints,
+    table: Ints,
+    law: Law,
 ) -> tuple[int, int]:
     """Add the accepted drafts that come with the tokens of `step`, up to the end of each output.
 
-    Returns how many there are, of all requests and of the last `fresh` ones.
+    Returns how many there are, of all requests and of those whose first step it is since they came
+    in. Requests of `resting` GPUs have no step.
     """
-    every = late = 0
+    every = first = 0
     for i in range(count):
         rest = batch[LAST_STEP, i] - step
-        if rest <= 0:
+        if rest <= 0 or resting[batch[GPU, i]]:
             continue
         request = batch[REQUEST, i]
         turn = step - 1 - table[ENTERED, request] + table[TURNS, request]
@@ -71,9 +78,9 @@ def accept(
         table[KEPT, request] += more
         ctx[batch[GPU, i]] += more
         every += more
-        if i >= count - fresh:
-            late += more
-    return every, late
+        if table[ENTERED, request] == step - 1:
+            first += more
+    return every, first
 
 
 @compiled(f"void(int64[::1], int64[::1], int64[::1], int64[::1], {_LAW}, int64[::1])")

@@ -64,7 +64,8 @@ class Decoder:
         self._open: list[_OpenStep | None] = [None] * m
         self._count = [0] * m
         self._last_ns = [-1] * m
-        self.steps = StepTable(scenario.speculation is not None)
+        rests = scenario.admission.idle_step_share is not None
+        self.steps = StepTable(scenario.speculation is not None, rests)
         self._log = WorkLog(site, self.drawn.program)
         self._notes = array("q")
 
@@ -107,7 +108,8 @@ class Decoder:
     def _close(self, micro_batch: int, step: _OpenStep, emission: Emission, now_ns: int) -> None:
         row = (micro_batch, step.number, step.start_ns, now_ns, self._last_ns[micro_batch])
         load = (emission.tokens, emission.continuing, step.kv_bytes_mean, step.kv_bytes_max)
-        self.steps.add(*row, *load, emission.requests, emission.at_once)
+        rests = emission.resting, emission.late, emission.late_ns
+        self.steps.add(*row, *load, emission.requests, emission.at_once, *rests)
         self._notes.append(step.note)
         self._last_ns[micro_batch] = now_ns
 
@@ -132,7 +134,7 @@ class Decoder:
         seen = np.flatnonzero(scheduler.column("first_token_ns") >= 0)
         columns = scheduler.columns(seen)
         ended = np.array([batch.steps for batch in micro_batches])[columns["micro_batch"]]
-        last_ns = np.array(self._last_ns)[columns["micro_batch"]]
+        last_ns = scheduler.emitted_ns(self._last_ns)[columns["micro_batch"], columns["gpu"]]
         finished = columns["finished"] == 1
         # Since a request that is out last came in, it has emitted nothing.
         out = columns["entered"] < 0

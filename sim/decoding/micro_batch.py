@@ -19,6 +19,8 @@ from sim.decoding.micro_batch_loops import (
     Limits,
     sizes_of,
 )
+from sim.decoding.request_table import HOME
+from sim.decoding.resting import IdleLaw, Resting
 from sim.deployments.kvcache import KvLayout
 
 _ROWS = 5
@@ -27,7 +29,9 @@ _NONE = np.empty(0, dtype=np.int64)
 
 
 class MicroBatch:
-    def __init__(self, micro_batch: int, gpus: int, layout: KvLayout) -> None:
+    def __init__(
+        self, micro_batch: int, gpus: int, layout: KvLayout, idle: IdleLaw | None = None
+    ) -> None:
         self.micro_batch = micro_batch
         self.steps = 0
         """Steps that the micro-batch has ended."""
@@ -36,7 +40,10 @@ class MicroBatch:
         self.ctx = np.zeros(gpus, dtype=np.int64)
         """Context tokens on each GPU."""
         self.fresh = _NONE
-        """Requests that came in at the last boundary."""
+        """Requests that have emitted nothing since they came in."""
+        self.resting = None if idle is None else Resting(gpus, idle)
+        """GPUs that sit steps out; None if none ever does."""
+        self._awake = np.zeros(gpus, dtype=np.bool_)
         self._layout = sizes_of(layout)
         self._turn = np.zeros(1, dtype=np.int64)
         self._rows = np.empty((_ROWS, _LEAST_ROOM), dtype=np.int64)
@@ -60,20 +67,32 @@ class MicroBatch:
         """Context tokens of each request."""
         return self._rows[CTX_AT_START, : self._count] + self.steps
 
+    def rest(self, table: Ints) -> int:
+        """Let requests of resting GPUs go through the step that ends; return how many they are."""
+        if self.resting is None:
+            return 0
+        return self.resting.shift(self._rows[:, : self._count], self.ctx, table)
+
     def accept(self, law: Law, table: Ints) -> tuple[int, int]:
-        """Let the step that ends accept drafts; return how many, and how many of the fresh ones."""
-        where = self._rows, self._count, len(self.fresh), self.steps + 1
+        """Let the step that ends accept drafts; return how many, and how many of first steps."""
+        resting = self._awake if self.resting is None else self.resting.gpus
+        where = self._rows, self._count, self.steps + 1, resting
         return accept(*where, self.ctx, table, law)
 
     def step(self, now_ns: int, running: Ints, used_bytes: Ints, table: Ints) -> Ints:
-        """End a step: every request emits a token. Return the requests that leave with it."""
+        """End a step: requests of GPUs that took it emit a token. Return those that leave."""
         self.steps += 1
         gone = np.empty(self._count, dtype=np.int64)
-        where = self._rows, self._count, len(self.fresh), self.steps, now_ns
+        last = len(self.fresh) if self.resting is None else self._count
+        where = self._rows, self._count, last, self.steps, now_ns
         state = self.held, self.ctx, running, used_bytes
         left = micro_batch_loops.emit(*where, *state, table, gone)
         self._count -= left
-        self.fresh = _NONE
+        still = _NONE
+        if self.resting is not None:
+            still = self.fresh[self.resting.gpus[table[HOME, self.fresh]]]
+            self.resting.end()
+        self.fresh = still
         return gone[:left]
 
     def make_room(
@@ -111,10 +130,14 @@ class MicroBatch:
             self._rows = wider
         where = self._rows, self._count, self.steps, self.micro_batch, requests, now_ns
         state = self._turn, self.held, self.ctx, running, used_bytes
+        still = self.fresh
         entered = micro_batch_loops.enter(*where, limits, self._layout, *state, table)
         if entered > 0:
             self._count += entered
             self.fresh = requests[:entered]
+            if self.resting is not None:
+                self.fresh = np.concatenate([still, self.fresh])
+                self.resting.begin(requests[:entered], now_ns, table)
         return entered
 
     def seen(self, window: int) -> Ints:

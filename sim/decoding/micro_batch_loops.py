@@ -96,15 +96,18 @@ def emit(
     table: Ints,
     gone: Ints,
 ) -> int:
-    """Let every request emit a token, the last `fresh` ones for the first time since they came in.
+    """Let requests emit a token; those that emit for the first time are among the last `fresh`.
+
+    Requests that rest in this step come in, as it were, when it ends (`sim.decoding.resting`).
 
     Takes out the requests whose last step has ended, notes them in `gone`; returns how many.
     """
     for gpu in range(len(held)):
         ctx[gpu] += held[gpu]
     for i in range(count - fresh, count):
-        if table[FIRST_TOKEN, batch[REQUEST, i]] < 0:
-            table[FIRST_TOKEN, batch[REQUEST, i]] = now_ns
+        request = batch[REQUEST, i]
+        if table[FIRST_TOKEN, request] < 0 and table[ENTERED, request] < step:
+            table[FIRST_TOKEN, request] = now_ns
     kept = left = 0
     for i in range(count):
         if batch[LAST_STEP, i] == step:

@@ -6,6 +6,7 @@ in the order in which they arrive.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from sim.decoding.request_table import (
     WHOLE,
     RequestTable,
 )
+from sim.decoding.resting import IdleLaw
 from sim.deployments.kvcache import KvLayout, Transfer
 from sim.deployments.layers import Batch
 from sim.foundation.errors import InfeasibleError
@@ -52,9 +54,9 @@ class Emission(NamedTuple):
     """What a step boundary saw of the step that ended there."""
 
     tokens: int
-    """Tokens emitted: one for each request in the micro-batch, and its accepted drafts."""
+    """Tokens emitted: one for each request that took the step, and its accepted drafts."""
     requests: int
-    """Requests in the micro-batch."""
+    """Requests that took the step."""
     continuing: int
     """How many of them had a step before this one, so that a gap between tokens of its length ended
     here."""
@@ -62,6 +64,12 @@ class Emission(NamedTuple):
     """Accepted drafts of these requests: tokens that came with another, without a gap."""
     finished: Ints
     """Requests that emitted their last token."""
+    resting: int = 0
+    """Requests that sat the step out."""
+    late: int = 0
+    """Requests whose gap between tokens ended here after they had sat out steps."""
+    late_ns: int = 0
+    """These gaps, summed."""
 
 
 class Scheduler:
@@ -91,7 +99,11 @@ class Scheduler:
         """Requests on each GPU."""
         self.used_bytes = np.zeros(gpus, dtype=np.int64)
         """KV that requests claim on each GPU."""
-        self.micro_batches = [MicroBatch(j, gpus, layout) for j in range(micro_batches)]
+        idle: IdleLaw | None = None
+        if admission.idle_step_share is not None:
+            draws = np.uint64(stream(seed, "idle steps").integers(1 << 63))
+            idle = IdleLaw(float(admission.idle_step_share), draws)
+        self.micro_batches = [MicroBatch(j, gpus, layout, idle) for j in range(micro_batches)]
         self._closed = isinstance(workload.arrivals, ClosedLoop)
         self._requests = Requests(workload, seed)
         self._table = RequestTable(layout)
@@ -156,12 +168,18 @@ class Scheduler:
         KV is claimed as it grows, the youngest requests of a GPU without room for all give way.
         """
         batch = self.micro_batches[micro_batch]
-        requests, fresh = len(batch), len(batch.fresh)
+        table, beginning = self._table.values, batch.fresh
+        resting = batch.rest(table)
+        late = late_ns = 0
+        if batch.resting is not None:
+            beginning = batch.resting.beginning(beginning, table)
+            late, late_ns = batch.resting.late(batch.held, beginning, now_ns, table)
+        requests, fresh = len(batch) - resting, len(beginning)
         accepted = of_fresh = 0
         if self._law is not None:
-            accepted, of_fresh = batch.accept(self._law, self._table.values)
+            accepted, of_fresh = batch.accept(self._law, table)
         if self._paused:
-            self._resumed(batch.fresh, now_ns)
+            self._resumed(beginning, now_ns)
         finished = batch.step(now_ns, self.running, self.used_bytes, self._table.values)
         if self._closed and len(finished):
             self._arrive(len(finished), now_ns)
@@ -171,7 +189,8 @@ class Scheduler:
             if len(gone):
                 self._preempt(gone, now_ns, self._policy)
         tokens = requests + accepted
-        return Emission(tokens, requests, requests - fresh, accepted - of_fresh, finished)
+        seen = tokens, requests, requests - fresh - late, accepted - of_fresh, finished
+        return Emission(*seen, resting, late, late_ns)
 
     def admit(self, micro_batch: int, now_ns: int) -> None:
         """Let waiting requests enter the micro-batch: first come, first served.
@@ -200,13 +219,28 @@ class Scheduler:
         self._queue.leave(entered)
 
     def batch(self, micro_batch: int) -> Batch:
-        """Return requests and context tokens per GPU of a micro-batch."""
+        """Return requests and context tokens per GPU of a micro-batch, on GPUs that do not rest."""
         batch = self.micro_batches[micro_batch]
         kv_tokens: dict[int | None, Ints] = {None: batch.ctx.copy()}
         for window in self.layout.bytes_per_token:
             if window is not None:
                 kv_tokens[window] = batch.seen(window)
-        return Batch(batch.held.copy(), kv_tokens)
+        if batch.resting is None or not batch.resting.gpus.any():
+            return Batch(batch.held.copy(), kv_tokens)
+        takes = ~batch.resting.gpus
+        return Batch(batch.held * takes, {of: seen * takes for of, seen in kv_tokens.items()})
+
+    def emitted_ns(self, ended_ns: Sequence[int]) -> Ints:
+        """Return when each GPU's requests last emitted (micro-batches × GPUs).
+
+        `ended_ns` is when each micro-batch's last step ended.
+        """
+        found = np.repeat(np.array(ended_ns)[:, np.newaxis], self.gpus, axis=1)
+        for batch, last_ns in zip(self.micro_batches, found, strict=True):
+            if batch.resting is not None:
+                rested = batch.resting.since_ns >= 0
+                last_ns[rested] = batch.resting.since_ns[rested]
+        return found
 
     def kv_bytes(self) -> Floats:
         """Return bytes of KV blocks in use on each GPU."""

@@ -402,7 +402,7 @@ class Deployment(ABC):
 
         Of several loads at once, where the batch has them along a first axis.
         """
-        requests = GpuTokens(batch.requests, batch.alike)
+        requests = GpuTokens(batch.requests, batch.alike, batch.taking)
         rows, usage_ns = self.around_core(requests)
         core_ns = {}
         for of in self.attention_uses:

@@ -162,8 +162,8 @@ class EpDeployment(Deployment):
         layer, tokens = kind.layer, tokens.apart(self.attention_tp)
         timer, ffn = self.beside(self.layer_timer, self.crowded(layer)), self.model.ffn[layer.ffn]
         if isinstance(ffn, DenseFfn):
-            return attended | {"shared": timer.dense(ffn.intermediate, *tokens)}
-        shared = timer.dense(ffn.shared * ffn.shared_intermediate, *tokens)
+            return attended | {"shared": timer.dense(ffn.intermediate, *tokens.own)}
+        shared = timer.dense(ffn.shared * ffn.shared_intermediate, *tokens.own)
         exchange = self.scenario.software.exchange
         if exchange is not None and not self.alone(layer):
             # What is sent and received beside a stage is part of it.

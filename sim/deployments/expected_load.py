@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+
+import numpy as np
 
 from sim.deployments.kvcache import KvLayout
 from sim.deployments.layers import Batch, Ns
 from sim.inputs.arrivals import ClosedLoop
 from sim.inputs.lengths import DrawnLengths, Tokens, stationary_sample
 from sim.inputs.scenario import Scenario
+from sim.kernels import ops
 
 # Enough requests that their mean context is within 1 % of the slot load for any length law.
 _SAMPLE = 4096
@@ -63,7 +66,24 @@ class ExpectedLoad:
         Blocks of `block` neighbours work together.
         """
         windows = self.layout.bytes_per_token
-        return Batch.representative(gpus, block, requests, self._context, windows)
+        batch = Batch.representative(gpus, block, requests, self._context, windows)
+        if self.scenario.admission.idle_step_share is None:
+            return batch
+        return replace(batch, taking=1 / (1 + self.sat_out(gpus, requests)[:, np.newaxis]))
+
+    def sat_out(self, gpus: Ns, requests: Ns) -> ops.Floats:
+        """Return the steps that a GPU sits out for each that it takes, by load.
+
+        `requests` are those of a micro-batch on `gpus` attention GPUs. They end independently of
+        each other, each as likely in one step as in another, and what takes their place costs
+        their GPU the next step, however many they are. A GPU alone holds no other up.
+        """
+        share = self.scenario.admission.idle_step_share
+        if share is None:
+            return np.zeros(len(gpus))
+        steps = max(self.output_tokens() / self.scenario.tokens_per_step(), 1.0)
+        seldom = (1 - float(share) / steps) ** (requests / gpus)
+        return np.where(gpus > 1, 1 - seldom, 0.0)
 
     @cached_property
     def held_bytes(self) -> float:

@@ -47,6 +47,8 @@ class Batch:
     """Context tokens on each GPU that a layer with this attention window reads."""
     alike: Ns | None = None
     """GPUs that stand behind each of these; None: itself alone."""
+    taking: ops.Floats | None = None
+    """Share of the GPUs that take a step, by load (… × 1); the others sit it out. None: all."""
 
     @classmethod
     def spread(cls, gpus: int, requests: int, ctx: float, windows: Iterable[int | None]) -> Batch:
@@ -93,14 +95,22 @@ class GpuTokens(NamedTuple):
     each: Ns
     alike: Ns | None = None
     """GPUs that stand behind each; None: itself alone."""
+    taking: ops.Floats | None = None
+    """Share of the GPUs that take the step (… × 1), while the others have nothing; None: all."""
+
+    @property
+    def own(self) -> tuple[Ns, Ns | None]:
+        """The tokens of each GPU that takes the step, and the GPUs behind each."""
+        return self.each, self.alike
 
     def times(self, factor: int) -> GpuTokens:
-        return self if factor == 1 else GpuTokens(self.each * factor, self.alike)
+        return self if factor == 1 else self._replace(each=self.each * factor)
 
     def total(self) -> Ns:
         """Return the tokens of all GPUs, by load (… × 1)."""
         all_tokens = self.each if self.alike is None else self.each * self.alike
-        return np.add.reduce(all_tokens, axis=-1, keepdims=True)
+        every = np.add.reduce(all_tokens, axis=-1, keepdims=True)
+        return every if self.taking is None else np.rint(every * self.taking).astype(np.int64)
 
     def most(self) -> Ns:
         """Return the tokens of the fullest GPU, by load (… × 1)."""
@@ -108,14 +118,14 @@ class GpuTokens(NamedTuple):
 
     def apart(self, ways: int) -> GpuTokens:
         """Return the tokens of the fullest of `ways` GPUs that share out those of each."""
-        return self if ways == 1 else GpuTokens(-(-self.each // ways), self.alike)
+        return self if ways == 1 else self._replace(each=-(-self.each // ways))
 
     def together(self, ways: int) -> GpuTokens:
         """Return the tokens of each `ways` neighbours together."""
         if ways == 1:
             return self
         alike = None if self.alike is None else np.ascontiguousarray(self.alike[..., ::ways])
-        return GpuTokens(in_groups(self.each, ways).sum(axis=-1), alike)
+        return GpuTokens(in_groups(self.each, ways).sum(axis=-1), alike, self.taking)
 
 
 def in_groups(each: Ns, ways: int) -> Ns:
@@ -283,16 +293,16 @@ class LayerTimer:
 
     def before_core(self, name: str, tokens: GpuTokens) -> Timed:
         """Return the time of the projections before the core of attention `name`."""
-        return self._gemms("attention", self._projections[name].before, *tokens)
+        return self._gemms("attention", self._projections[name].before, *tokens.own)
 
     def after_core(self, name: str, tokens: GpuTokens) -> Timed:
         """Return the time between core and output projection (MLA's absorption of V)."""
-        return self._gemms("attention", self._projections[name].after, *tokens)
+        return self._gemms("attention", self._projections[name].after, *tokens.own)
 
     def output(self, name: str, rows: GpuTokens, tp: int) -> Timed:
         """Return the time of the output projection of `rows`, its heads shared by `tp` GPUs."""
         output = self._projections[name].output
-        return self._gemms("o_proj", [output._replace(k=output.k // tp)], *rows)
+        return self._gemms("o_proj", [output._replace(k=output.k // tp)], *rows.own)
 
     @cached_property
     def _projections(self) -> dict[str, _Projections]:
@@ -436,7 +446,7 @@ class LayerTimer:
     def draft_projection(self, tokens: GpuTokens) -> Timed:
         """Return the time of a drafting layer's projection of 2·hidden to hidden."""
         hidden = self.model.hidden
-        return self._gemms("attention", [(hidden, 2 * hidden, 1)], *tokens)
+        return self._gemms("attention", [(hidden, 2 * hidden, 1)], *tokens.own)
 
     def lm_head(self, tokens: GpuTokens, tp: int, ranks: int) -> Timed:
         """Return the time of the LM head shared by `tp` neighbouring GPUs, gathering included.
@@ -453,7 +463,7 @@ class LayerTimer:
                 total += self.table.timed(ops.collective("all_gather", "bf16", ranks, full))
             return total
 
-        rows, alike = tokens.together(ranks)
+        rows, alike = tokens.together(ranks).own
         what = ("lm_head", dtype, vocab, hidden, tp, ranks)
         shared = self.table.timed_each(what, rows, time, alike).on(tp)
         return shared.lasting(np.repeat(shared.ns, ranks, axis=-1))

@@ -80,6 +80,11 @@ class Admission(Strict):
     better where the FFN, which sees all tokens, sets the pace."""
     kv: Annotated[Reserve | Watermark, Field(discriminator="kind")] = Reserve(kind="reserve")
     """How much KV a request claims."""
+    idle_step_share: Share | None = None
+    """How likely a request that comes from prefill costs its GPU the next step of the micro-batch:
+    the requests there, old and new, wait a step while other GPUs go on. 1: engines in which a rank
+    that takes requests in joins the step with an idle batch (SGLang); less where some requests come
+    together and only the first of them costs a step. Absent: requests enter without a pause."""
     kv_transfer: KvTransfer | None = None
     """Transfer of a request's KV from prefill; by default the KV arrives with the request."""
 

@@ -24,12 +24,13 @@ def tpot_ms(run: Run, cut: int) -> Floats:
     In a closed loop a long request may neither begin nor end during the run: its TPOT is that of
     the tokens seen. NaN for requests with fewer than two tokens after the cut. With speculation,
     all tokens of a request's first step count as its first one. A preempted request has the TPOT of
-    all its tokens, pauses included.
+    all its tokens, pauses included, and so has every request where GPUs sit steps out.
     """
     result = np.full(len(run.requests["request"]), np.nan)
-    paused = np.zeros(len(result), dtype=np.bool_)
+    paused = np.full(len(result), run.scenario.admission.idle_step_share is not None)
     if run.preemptions is not None:
-        paused = np.isin(run.requests["request"], run.preemptions["request"])
+        paused |= np.isin(run.requests["request"], run.preemptions["request"])
+    if paused.any():
         lived = (run.requests["last_token_ns"] - run.requests["first_token_ns"])[paused]
         gaps = run.requests["tokens_in_run"][paused] - 1
         result[paused] = lived / np.where(gaps > 0, gaps, np.nan) / NS_PER_MS

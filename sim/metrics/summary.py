@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.decoding.run import Run
-from sim.decoding.step_table import FILL_STEPS, at_once, requests_of, step_gaps_ns
+from sim.decoding.step_table import FILL_STEPS, at_once, requests_of, rested, step_gaps_ns
 from sim.deployments.host import mean_host_us
 from sim.foundation.estimates import (
     BATCHES,
@@ -71,6 +71,10 @@ def summary(run: Run) -> dict[str, Any]:
     if scenario.speculation is not None:
         together = at_once(steps)[measured].astype(np.float64)
         gaps, weights = np.append(gaps, np.zeros(len(gaps))), np.append(weights, together)
+    late, late_ns = (of[measured].astype(np.float64) for of in rested(steps))
+    if late.any():
+        after = late_ns[late > 0] / late[late > 0]
+        gaps, weights = np.append(gaps, after), np.append(weights, late[late > 0])
     if run.preemptions is not None:
         pauses = _pauses_ns(run, int(steps["end_ns"][measured].min()))
         gaps, weights = np.append(gaps, pauses), np.append(weights, np.ones(len(pauses)))
@@ -252,12 +256,13 @@ def _rate_half_width(run: Run, measured: NDArray[np.bool_]) -> float:
 def _requests_in_flight(run: Run, measured: NDArray[np.bool_]) -> float:
     """Return the mean number of requests decoding, weighed by time."""
     steps, total = run.steps, 0.0
+    requests = requests_of(steps) + steps.get("resting", 0)
     for micro_batch in range(run.program.micro_batches):
         mine = (steps["micro_batch"] == micro_batch) & measured
         if mine.any():
             length = (steps["end_ns"] - steps["start_ns"])[mine]
             span = steps["end_ns"][mine][-1] - steps["start_ns"][mine][0]
-            total += float((requests_of(steps)[mine] * length).sum() / span)
+            total += float((requests[mine] * length).sum() / span)
     return total
 
 

@@ -94,7 +94,15 @@ class SteadyState:
     @property
     def tpot_ns(self) -> float:
         """The TPOT of every request, ns."""
-        return float(self.step_ns) / self.deployment.scenario.tokens_per_step()
+        steps = (1 + self.sat_out) / self.deployment.scenario.tokens_per_step()
+        return float(self.step_ns) * steps
+
+    @property
+    def sat_out(self) -> float:
+        """Steps that a GPU sits out for each that it takes (`Admission.idle_step_share`)."""
+        site, m = self.deployment, self.deployment.micro_batches
+        gpus = np.array([site.attention_gpus])
+        return float(site.expected.sat_out(gpus, np.array([self.requests / m]))[0])
 
     def step_ns_with(self, times: Times) -> Fraction:
         """Return the time per step if every micro-batch took `times`, in the same order, ns."""

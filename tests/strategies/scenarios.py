@@ -85,7 +85,11 @@ def admissions(draw: st.DrawFn) -> str:
     nic = "{nic_share: {value: 0.01, source: drawn}, latency_us: {value: 300, source: drawn}}"
     transfer = draw(st.sampled_from(("null", nic)))
     split = draw(st.sampled_from(("even", "rows")))
-    return f"admission={{gpu: {gpu}, split: {split}, kv: {kv}, kv_transfer: {transfer}}}"
+    idle = draw(st.sampled_from(("null", sourced(1), sourced(0.5))))
+    return (
+        f"admission={{gpu: {gpu}, split: {split}, kv: {kv}, kv_transfer: {transfer}, "
+        f"idle_step_share: {idle}}}"
+    )
 
 
 @st.composite

@@ -260,7 +260,7 @@ class AfdDeployment(Deployment):
             columns = ffn.intermediate if self._stays(layer) else 0
         elif "shared" in self.afd.attention.computes:
             columns = ffn.shared * ffn.shared_intermediate
-        time = timer.dense(columns, *tokens)
+        time = timer.dense(columns, *tokens.own)
         return time.lasting(self._slowed("shared", time.ns))
 
     def joint(self, kind: Pass, tokens: GpuTokens) -> dict[str, Timed]:

@@ -115,8 +115,9 @@ class AfdLinks:
         g, tp = self.afd.ffn.gpus_together, self.afd.attention.tp
         if g > 1 and tp > 1:
             alike = None if tokens.alike is None else np.repeat(tokens.alike, tp, axis=-1)
-            tokens = GpuTokens(np.repeat(tokens.apart(tp).each, tp, axis=-1), alike)
-        return rail_load(g, tokens)
+            tokens = GpuTokens(np.repeat(tokens.apart(tp).each, tp, axis=-1), alike, tokens.taking)
+        rails = rail_load(g, tokens)
+        return rails if tokens.taking is None else rails * tokens.taking
 
     def _fullest(self, ffn: MoeFfn | DenseFfn, tokens: GpuTokens) -> ops.Floats:
         """Return the tokens of the fullest rank that visit its server, the hottest of all."""

@@ -32,6 +32,13 @@ _ASYNC = {
     "source": "async-scheduling: true in the recipes of served vLLM (NVIDIA/srt-slurm, "
     "recipes/vllm/kimi-k2.5)",
 }
+# What a rank of SGLang loses when requests come from prefill.
+_IDLE = {
+    "value": 1.0,
+    "source": "a rank of a decode server that takes requests in joins the step with an idle batch "
+    "(github.com/sgl-project/sglang, PR 12839: «Decode (dp0) + Prebuilt (dp1) -> Decode (dp0) + "
+    "Idle (dp1)»)",
+}
 # Power laws of expert loads that no one balances: from 0.6 to 1.01 in what aiconfigurator measures
 # kernels under. Texts of few topics ask for few experts, random tokens for more of them.
 _RANDOM, _NATURAL = 0.6, 1.01
@@ -123,6 +130,9 @@ def _scenario(point: OperatingPoint, software: str | None, notes: Notes) -> dict
         "slo": {"tpot_ms": float(f"{point.measured_ms:.4g}")},
         "simulation": {"seed": 0, "engine": "bound"},
     }
+    if engine == "sglang" and point.clock == "served TPOT" and words.disaggregated(point.source):
+        scenario["admission"] = {"idle_step_share": _IDLE}
+        notes.assume("admission: requests come from prefill one by one, and cost their rank a step")
     _tell_left_out(point, notes)
     drafts = words.drafts(point.mtp)
     if not point.mtp or point.mtp.startswith("unknown"):
@@ -165,6 +175,7 @@ def _software(
 def _lengths(point: OperatingPoint, context: float) -> dict[str, Any]:
     """Return fixed lengths whose mean context in flight, P + (D − 1)/2, is the row's."""
     output = words.tokens(point.osl) or _OUTPUT_TOKENS
+    output = round(output * words.mean_length(point.uncertainty_note))
     output = max(2, min(output, round(context) - 1))
     prompt = max(1, round(context - (output - 1) / 2))
     fixed = {"prompt": prompt, "output": output}

@@ -186,6 +186,17 @@ def moe_backend(note: str) -> tuple[str, ...]:
     return _MOE_BACKENDS.get(found[1], ()) if found else ()
 
 
+def disaggregated(source: str) -> bool:
+    """Return whether prefill ran on servers of its own: `disagg`, or a layout of 2P x 1D."""
+    return bool(re.search(r"disagg|\b\d+p ?x|\b\d+p\d+d\b", source.lower()))
+
+
+def mean_length(note: str) -> float:
+    """Return the mean of a length over the longest one: of `lengths uniform in 0.8..1`, 0.9."""
+    found = re.search(r"lengths uniform in (\d(?:\.\d+)?)\.\.1\b", note.lower())
+    return (float(found[1]) + 1) / 2 if found else 1.0
+
+
 def micro_batches(text: str) -> int | None:
     """Return the micro-batches in flight; None where they are unknown."""
     words = text.lower()
