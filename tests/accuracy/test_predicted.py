@@ -57,6 +57,21 @@ def test_the_clock_decides_whether_the_host_counts(point: OperatingPoint) -> Non
     assert seen.wall_ms - seen.device_ms == pytest.approx(gap_us / 1e3)
 
 
+def test_ranks_of_sglang_sit_out_a_step_for_requests_from_prefill(point: OperatingPoint) -> None:
+    note = "lengths uniform in 0.8..1 of ISL and OSL, random tokens"
+    served = replace(
+        point, framework="sglang", clock="served TPOT", source="disagg; layout 2P x 1D"
+    )
+    served = replace(served, osl="1000", uncertainty_note=note)
+    idle, aggregated = judge_row(setup(served)), judge_row(setup(replace(served, source="")))
+    assert setup(replace(served, clock="wall")).validated().admission.idle_step_share is None
+    assert idle.predicted_ms is not None
+    assert aggregated.predicted_ms is not None
+    # Outputs have 900 tokens in the mean, and experts see fewer tokens in a step.
+    longest = 2 - (1 - 1 / 900) ** 16
+    assert 1 + (longest - 1) / 2 < idle.predicted_ms / aggregated.predicted_ms < longest
+
+
 def test_a_shown_scenario_runs_as_written(point: OperatingPoint, tmp_path: Path) -> None:
     made = setup(point)
     path = tmp_path / "shown.yaml"
