@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from sim.foundation import json_text
 from sim.foundation.pareto import pareto_front
 from sim.sweeps.points import SETTING, Row, front
-from sim.sweeps.sweep import Published
+from sim.sweeps.sweep import Band, Published, beside
 
 # Okabe and Ito's palette, distinct for colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B4513", "#000000")
@@ -72,14 +72,20 @@ def families(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(row["family"] for row in rows))
 
 
-def pareto_figure(rows: Sequence[Row], published: Sequence[Published]) -> go.Figure:
+def pareto_figure(
+    rows: Sequence[Row], published: Sequence[Published], bands: Sequence[Band] = ()
+) -> go.Figure:
     """Return the Pareto picture: points faint, fronts as steps, SLO line, measurements as crosses.
 
     `rows` are points of one or more sweeps; only simulated ones are drawn. The first value of a
     point's `customdata` is its place in `rows`.
     """
-    drawn = _drawn(rows, _PARETO)
+    simulated = _drawn(rows, _PARETO)
+    drawn = [row for row in simulated if row["family"] not in beside(bands)]
     figure = _points(rows, drawn, _PARETO)
+    for band in bands:
+        number = families(rows).index(band.family)
+        _add_band(figure, band, number, [front(simulated, f) for f in (band.family, *band.others)])
     fronts = {family: front(drawn, family) for family in families(drawn)}
     _add_fronts(figure, families(rows), fronts, front(drawn), _PARETO, "vh")
     for slo_ms in sorted({row["slo_tpot_ms"] for row in drawn}):
@@ -103,12 +109,12 @@ def pareto_figure(rows: Sequence[Row], published: Sequence[Published]) -> go.Fig
     return figure
 
 
-def cost_figure(rows: Sequence[Row]) -> go.Figure:
+def cost_figure(rows: Sequence[Row], bands: Sequence[Band] = ()) -> go.Figure:
     """Return the picture of cost against latency, with a front of its own.
 
-    Points on cards without a price are left out.
+    Points on cards without a price are left out, as are those that widen a band.
     """
-    drawn = _drawn(rows, _COST)
+    drawn = [row for row in _drawn(rows, _COST) if row["family"] not in beside(bands)]
     figure = _points(rows, drawn, _COST)
     fronts = {f: _cheapest([r for r in drawn if r["family"] == f]) for f in families(drawn)}
     _add_fronts(figure, families(rows), fronts, _cheapest(drawn), _COST, "hv")
@@ -196,6 +202,37 @@ def _add_fronts(
             mode="lines",
             name="front over all",
             line={"color": "#000000", "shape": step, "width": 1.5, "dash": "dot"},
+            hoverinfo="skip",
+        )
+
+
+def _add_band(figure: go.Figure, band: Band, number: int, fronts: Sequence[list[Row]]) -> None:
+    """Add the area between the lowest and the highest of some fronts.
+
+    Where a front has ended, its family reaches nothing.
+    """
+    at = [_xy(rows, _PARETO) for rows in fronts]
+    xs = sorted({x for points in at for x in points["x"]})
+    reached = [
+        [
+            max((y for px, y in zip(*points.values(), strict=True) if px >= x), default=0.0)
+            for x in xs
+        ]
+        for points in at
+    ]
+    colour = _style(number)[0]["color"]
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    for edge, fill in ((min, None), (max, "tonexty")):
+        figure.add_scatter(
+            x=xs,
+            y=[edge(ys) for ys in zip(*reached, strict=True)],
+            mode="lines",
+            name=html.escape(band.label),
+            legendgroup=f"band {band.label}",
+            showlegend=fill is not None,
+            line={"color": colour, "shape": "vh", "width": 0},
+            fill=fill,
+            fillcolor=f"rgba({red}, {green}, {blue}, 0.18)",
             hoverinfo="skip",
         )
 

@@ -27,7 +27,7 @@ from sim.sweeps.folder import SweepResult
 from sim.sweeps.labels import differences
 from sim.sweeps.pipelines import Kept, read_pipelines, write_pipelines
 from sim.sweeps.points import SETTING, Row, best, best_rows
-from sim.sweeps.sweep import Published
+from sim.sweeps.sweep import Band, Published, beside
 
 Described = dict[str, Any]
 """What run.json says of a sweep."""
@@ -47,6 +47,7 @@ class Source(NamedTuple):
     described: Described
     pipelines: dict[str, Kept]
     """By family."""
+    bands: Sequence[Band] = ()
 
 
 class Pipeline(NamedTuple):
@@ -61,8 +62,8 @@ def read(folder: Path) -> Source:
 
     Only files of `folder` are opened, none that they name: it may come from anyone.
     """
-    rows, published, described = saved.sweep(folder)
-    return Source(folder.name, rows, published, described, read_pipelines(folder))
+    rows, published, bands, described = saved.sweep(folder)
+    return Source(folder.name, rows, published, described, read_pipelines(folder), bands)
 
 
 def pipelines(rows: Sequence[Row], scenarios: Mapping[int, Scenario]) -> dict[str, Kept]:
@@ -83,7 +84,8 @@ def draw(result: SweepResult) -> Path:
     """Write report.html into the directory of a sweep and return its path."""
     found = pipelines(result.rows, result.scenarios())
     sweep = result.loaded.sweep
-    source = Source(sweep.name, result.rows, sweep.published, result.described, found)
+    told = result.rows, sweep.published, result.described, found, sweep.bands
+    source = Source(sweep.name, *told)
 
     def fill(target: Path) -> None:
         write_pipelines(target, found)
@@ -95,8 +97,8 @@ def draw(result: SweepResult) -> Path:
 
 def write(path: Path, sources: Sequence[Source]) -> None:
     """Write the page about `sources`. Families of several sweeps are told apart by their names."""
-    rows, published = _together(sources)
-    chosen = best(rows)
+    rows, published, bands = _together(sources)
+    chosen = best([row for row in rows if row["family"] not in beside(bands)])
     data = {
         "columns": _columns(rows),
         "rows": [list(row) for row in zip(*_values(rows), strict=True)],
@@ -107,9 +109,9 @@ def write(path: Path, sources: Sequence[Source]) -> None:
         "ring": pareto_figure.CHOSEN,
     }
     shown = [each for source in sources for each in _pipelines(source, prefix=len(sources) > 1)]
-    figures = {"pareto": pareto_figure.pareto_figure(rows, published)}
+    figures = {"pareto": pareto_figure.pareto_figure(rows, published, bands)}
     if any(row.get("usd_per_1m_tokens") is not None for row in rows):
-        figures["cost"] = pareto_figure.cost_figure(rows)
+        figures["cost"] = pareto_figure.cost_figure(rows, bands)
     for number, pipeline in enumerate(shown, start=1):
         if pipeline.figure is not None:
             figures[f"pipeline-{number}"] = pipeline.figure
@@ -149,14 +151,24 @@ def _warnings(sources: Sequence[Source]) -> list[str]:
     ]
 
 
-def _together(sources: Sequence[Source]) -> tuple[list[Row], list[Published]]:
+def _together(sources: Sequence[Source]) -> tuple[list[Row], list[Published], list[Band]]:
     rows = [
         row | {"family": _family(source, row["family"], len(sources) > 1)}
         for source in sources
         for row in source.rows
     ]
     published = {point.label: point for source in sources for point in source.published}
-    return rows, list(published.values())
+    bands = [
+        band.model_copy(
+            update={
+                "family": _family(source, band.family, len(sources) > 1),
+                "others": [_family(source, name, len(sources) > 1) for name in band.others],
+            }
+        )
+        for source in sources
+        for band in source.bands
+    ]
+    return rows, list(published.values()), bands
 
 
 def _family(source: Source, family: str, prefix: bool) -> str:

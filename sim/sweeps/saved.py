@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sim.foundation.errors import ScenarioError
 from sim.foundation.reading import MOST_TABLE_BYTES, check_regular, read_bytes
 from sim.sweeps.points import Row
-from sim.sweeps.sweep import Published
+from sim.sweeps.sweep import Band, Published
 
 Kind = TypeVar("Kind")
 
@@ -37,6 +37,7 @@ class _SavedSweep(BaseModel):
 
     description: str = ""
     published: list[Published]
+    bands: list[Band] = Field(default_factory=list)
 
 
 class _Described(BaseModel):
@@ -46,8 +47,8 @@ class _Described(BaseModel):
     warnings: list[str] = Field(default_factory=list)
 
 
-def sweep(folder: Path) -> tuple[list[Row], list[Published], dict[str, Any]]:
-    """Return rows, published points and run.json of a saved sweep.
+def sweep(folder: Path) -> tuple[list[Row], list[Published], list[Band], dict[str, Any]]:
+    """Return rows, published points, bands and run.json of a saved sweep.
 
     Raises ScenarioError that names the file if one is missing or is not what a sweep writes.
     """
@@ -58,10 +59,10 @@ def sweep(folder: Path) -> tuple[list[Row], list[Published], dict[str, Any]]:
         raise ScenarioError(f"{error}; {_A_SWEEP}") from None
     described = read(path, TypeAdapter(dict[str, Any]))
     try:
-        published = _Described.model_validate(described).sweep.published
+        sweep = _Described.model_validate(described).sweep
     except ValidationError as error:
         raise _no_sweep(path, _first(error)) from None
-    return _rows(folder / "sweep.parquet"), published, described
+    return _rows(folder / "sweep.parquet"), sweep.published, sweep.bands, described
 
 
 def read(path: Path, kind: TypeAdapter[Kind]) -> Kind:

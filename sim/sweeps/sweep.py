@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sim.foundation.errors import ScenarioError
 from sim.foundation.reading import held
@@ -74,6 +74,23 @@ class Published(Strict):
     """Where it was published."""
 
 
+class Band(Strict):
+    """An area between fronts: what a publication leaves open, as the card that it ran on."""
+
+    label: Label
+    """Text in the legend."""
+    family: Label
+    """Family beside which the area lies, in its colour."""
+    others: Annotated[list[Label], Field(min_length=1)]
+    """Families that widen the area to their fronts. They are drawn as the area alone, and are no
+    part of the front over all; tables have their points."""
+
+
+def beside(bands: Iterable[Band]) -> set[str]:
+    """Return the families that only widen a band."""
+    return {family for band in bands for family in band.others}
+
+
 class Sweep(Strict):
     """A sweep file."""
 
@@ -95,6 +112,16 @@ class Sweep(Strict):
     families: Annotated[list[Family], Field(min_length=1)]
     published: list[Published] = Field(default_factory=list)
     """Measurements to compare with; never used by the simulation."""
+    bands: list[Band] = Field(default_factory=list)
+    """Families that are drawn together as an area."""
+
+    @model_validator(mode="after")
+    def _check_bands(self) -> Self:
+        known = {family.family for family in self.families}
+        named = {name for band in self.bands for name in (band.family, *band.others)}
+        if unknown := sorted(named - known):
+            raise ValueError(f"bands name no family of this sweep: {', '.join(unknown)}")
+        return self
 
 
 class Base(NamedTuple):

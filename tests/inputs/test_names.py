@@ -99,6 +99,14 @@ def test_labels_of_a_sweep(tmp_path: Path, old: str, new: str, path: str) -> Non
         sweeps.load(tmp_path / "sweep.yaml")
 
 
+def test_a_band_names_families_of_its_sweep(tmp_path: Path) -> None:
+    text = "kind: sweep\nname: x\nfamilies:\n- family: x\n  base: step3-2a2f\n"
+    text += "bands: [{label: all, family: x, others: [y]}]\n"
+    (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises(ScenarioError, match="bands name no family of this sweep: y"):
+        sweeps.load(tmp_path / "sweep.yaml")
+
+
 def test_names_of_a_study_that_are_keys(tmp_path: Path) -> None:
     path = small_study.write(tmp_path, ("    slow:", '    "a\\eb":'), ("[slow]", "[fast]"))
     with pytest.raises(ScenarioError, match=r"dimensions\.pace") as caught:
