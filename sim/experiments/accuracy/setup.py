@@ -39,9 +39,9 @@ _IDLE = {
     "(github.com/sgl-project/sglang, PR 12839: «Decode (dp0) + Prebuilt (dp1) -> Decode (dp0) + "
     "Idle (dp1)»)",
 }
-# Power laws of expert loads that no one balances: from 0.6 to 1.01 in what aiconfigurator measures
-# kernels under. Texts of few topics ask for few experts, random tokens for more of them.
-_RANDOM, _NATURAL = 0.6, 1.01
+# Power laws of expert loads that no one balances: from 0.6 over 1.01 to 1.2 in what aiconfigurator
+# measures kernels under. Texts of few topics ask for few experts, random tokens for more of them.
+_RANDOM, _NATURAL, _ONE_TEXT = 0.6, 1.01, 1.2
 
 
 @dataclass(frozen=True)
@@ -230,8 +230,11 @@ def _routing(point: OperatingPoint, profile: str, notes: Notes) -> dict[str, Any
     if not point.routing:
         notes.assume("routing: unknown; taken as served traffic")
     if not words.placed_by_load(point.routing, point.redundant_experts):
-        random = "random" in point.routing.lower()
-        alpha, of = (_RANDOM, "random tokens") if random else (_NATURAL, "traffic")
+        alpha, of = _NATURAL, "traffic"
+        if "random" in point.routing.lower():
+            alpha, of = _RANDOM, "random tokens"
+        elif words.of_one_text(point.source):
+            alpha, of = _ONE_TEXT, "windows of one novel"
         notes.assume(f"routing: a power law of {alpha:g}, {of} that no one balances")
         return {"kind": "power_law", "alpha": alpha}
     served = cards.software(profile).routing_imbalance

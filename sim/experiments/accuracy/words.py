@@ -180,6 +180,16 @@ def placed_by_load(routing: str, redundant: str) -> bool:
     return "random" not in words and "no eplb" not in words and (copies or "eplb" in words)
 
 
+def of_one_text(source: str) -> bool:
+    """Return whether all prompts of a publication are windows of one text.
+
+    FastAFD's are 512 windows of a novel, repeated (prompts_512x8192_seed20260527.txt at 3c716194).
+    Qwen3's experts were balanced over batches of all kinds of text, which lets those of one kind
+    differ (Qiu et al., ACL 2025, 249: global-batch loss, "also used in Qwen3-MoEs").
+    """
+    return "fastafd" in source.lower()
+
+
 def moe_backend(note: str) -> tuple[str, ...]:
     """Return the kernels, best first, of a note such as `MoE backend CUTLASS`; none if untold."""
     found = re.search(r"moe backend (\w+)", note.lower())
