@@ -7,7 +7,7 @@ tried before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import ceil, log, log2
@@ -19,15 +19,20 @@ from sim.deployments import compile_deployment
 from sim.experiments.replications import Figures, all_stable, replication, run_all
 from sim.foundation.errors import InfeasibleError, ScenarioError
 from sim.foundation.estimates import independent_half_width
-from sim.foundation.units import NS_PER_MS
+from sim.foundation.units import NS_PER_MS, NS_PER_S
 from sim.inputs.arrivals import at_rate, rate_field
 from sim.inputs.scenario import Scenario
 from sim.metrics.stability import offered_load
 from sim.parallel.processes import Workers
+from sim.steady.largest_load import fullest
 from sim.steady.state import under_load
 
-# So often the rate is doubled or halved to find one that is too high or low enough.
-_MOST_DOUBLINGS = 12
+# Rates up to so many times higher or lower than the scenario's are tried at least, to find one that
+# is too high or low enough.
+_FURTHEST = 1 << 12
+
+# The first rate after that with which the search begins; each further one is twice as far away.
+_NEAR = 1.1
 
 _SHARE = 0.99
 _HALF = 0.5
@@ -113,9 +118,9 @@ def capacity(
     """Return the highest rate at which `share` of the requests are within their targets.
 
     `share` is the scenario's `slo.attainment` by default, and 0.99 without one.
-    Neighbouring rates differ by `precision`. The search starts from the scenario's own rate. Each
-    rate is told `ahead` of its runs, and its trial after them. A rate that brings more than can be
-    emitted is too high without a run.
+    Neighbouring rates differ by `precision`, and the scenario's own rate is one of them. The search
+    starts where the steady state has the TPOT of the target. Each rate is told `ahead` of its runs,
+    and its trial after them. A rate that brings more than can be emitted is too high without a run.
     Raises ScenarioError for arrivals without a rate, InfeasibleError if every rate will do or
     none, and what a run raises.
     """
@@ -145,7 +150,7 @@ def capacity(
             tell(tried[place])
         return tried[place]
 
-    _bracket(trial, share, stride=max(1, round(log(2) / log(1 + precision))))
+    _bracket(trial, share, round(log(_likely(scenario)) / log(1 + precision)), precision)
     rate, low, high = (
         _highest(trial, tried, partial(is_met, share=share))
         for is_met in (Trial.met, Trial.surely_met, Trial.perhaps_met)
@@ -173,6 +178,15 @@ def _check_lone_request(scenario: Scenario, share: float) -> None:
         )
 
 
+def _likely(scenario: Scenario) -> float:
+    """Return the rate at which the steady state has the target's TPOT, over that of arrivals."""
+    site, arrivals = compile_deployment(scenario), scenario.workload.arrivals
+    assert arrivals.kind != "closed"
+    state = fullest(site, scenario.slo.tpot_ms)
+    served_per_s = state.requests / (state.tpot_ns / NS_PER_S) / site.expected.output_tokens()
+    return served_per_s / arrivals.requests_per_s
+
+
 def _judged(rate: float, runs: Sequence[Figures]) -> Trial:
     """Return what the replications at a rate say of it."""
     shares = np.array([run["slo_attainment"] or 0.0 for run in runs])
@@ -194,34 +208,38 @@ def _attempt(place: int, rate: float, tried: dict[int, Trial], share: float) -> 
     return Attempt(rate, ends[0], ends[1], left)
 
 
-def _bracket(trial: Callable[[int], Trial], share: float, stride: int) -> None:
-    """Try rates further and further apart until one surely meets the share and one surely not."""
-    place, doublings = 0, 0
-    while trial(place).perhaps_met(share):
-        place += stride
-        doublings += 1
-        if doublings > _MOST_DOUBLINGS:
-            last = trial(place - stride)
-            what = "give slo.queue_ms a value, or simulate more requests, so that there is a queue"
-            if not last.met(share):
-                what = (
-                    "too few replications to be sure that this is not enough: raise --replications"
-                )
-            raise InfeasibleError(
-                f"at {last.rate:.4g}, {2**_MOST_DOUBLINGS:,} times the rate of the scenario, "
-                f"{last.attainment:.1%} ± {last.half_width:.1%} of the requests are within their "
-                f"targets: {what}"
-            )
-    place, doublings = place - stride, 0
-    while not trial(place).surely_met(share):
-        place -= stride
-        doublings += 1
-        if doublings > _MOST_DOUBLINGS:
-            raise InfeasibleError(
-                f"even at a rate of {trial(place + stride).rate:.4g} only "
-                f"{trial(place + stride).attainment:.1%} of the requests are within their targets: "
-                "loosen slo.tpot_ms or choose another shape"
-            )
+def _bracket(trial: Callable[[int], Trial], share: float, begin: int, precision: float) -> None:
+    """Try rates further and further away until one surely meets the share and one surely not."""
+    away = list(_away(abs(begin), precision))
+    if all(trial(begin + places).perhaps_met(share) for places in away):
+        last = trial(begin + away[-1])
+        what = "give slo.queue_ms a value, or simulate more requests, so that there is a queue"
+        if not last.met(share):
+            what = "too few replications to be sure that this is not enough: raise --replications"
+        raise InfeasibleError(
+            f"at {last.rate:.4g}, at least {_FURTHEST:,} times the rate of the scenario, "
+            f"{last.attainment:.1%} ± {last.half_width:.1%} of the requests are within their "
+            f"targets: {what}"
+        )
+    if not any(trial(begin - places).surely_met(share) for places in away):
+        last = trial(begin - away[-1])
+        raise InfeasibleError(
+            f"even at a rate of {last.rate:.4g} only {last.attainment:.1%} of the requests are "
+            "within their targets: loosen slo.tpot_ms or choose another shape"
+        )
+
+
+def _away(begin: int, precision: float) -> Iterator[int]:
+    """Yield how far the rates of a bracket are from the first, itself `begin` from the scenario's.
+
+    In places.
+    """
+    furthest = begin + ceil(log(_FURTHEST) / log(1 + precision))
+    places, stride = 0, max(1, round(log(_NEAR) / log(1 + precision)))
+    while places < furthest:
+        yield places
+        places, stride = places + stride, 2 * stride
+    yield furthest
 
 
 def _highest(

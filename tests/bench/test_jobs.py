@@ -63,8 +63,8 @@ PEER = (
 )
 # A search tries about 8 loads a shape, and a load needs 2 steps to show its time per step.
 STEPS_A_SHAPE = 16
-# 12 rates, 5 seeds, 300 requests in 25 s, 20 ms a step.
-CAPACITY_STEPS = 75_000
+# 9 rates, 5 seeds, 300 requests in 90 s, 20 ms a step.
+CAPACITY_STEPS = 200_000
 # Ten paired runs a side in 6 pairs, with 3 micro-batches and at least 20 steps measured.
 CELL_DRAWS = 10 * 2 * 6 * 3 * 20
 

@@ -68,12 +68,14 @@ def test_a_known_limit_is_found(
     runs = Saturating(limit, 0.0)
     monkeypatch.setattr(search, "run_all", runs.run_all)
     monkeypatch.setattr(search, "offered_load", lambda _scenario: 0.0)
-    found = capacity(loaded(loaded_model), 0.99, 0.01, 4)
+    told: list[search.Attempt] = []
+    found = capacity(loaded(loaded_model), 0.99, 0.01, 4, ahead=told.append)
     assert limit / 1.0101 < found.rate <= limit * (1 + 1e-9)
     assert found.low == found.rate
     assert found.high == pytest.approx(found.rate * 1.01)
-    # Doublings to the limit and bisections of one of them into 70 steps.
-    assert len(found.trials) <= 2 + abs(np.log2(limit / 700)) + 1 + np.ceil(np.log2(70))
+    # Strides of 10, 20, 40 … steps from the first rate to the limit, and bisections of the last.
+    strides = 1 + np.ceil(np.log2(1 + abs(np.log(limit / told[0].rate)) / np.log(1.01) / 10))
+    assert len(found.trials) <= 2 + strides + np.log2(10 * 2**strides)
     assert runs.calls == 4 * len(found.trials)
     assert capacity(loaded(loaded_model), 0.99, 0.01, 4) == found
 
