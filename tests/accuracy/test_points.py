@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from sim.experiments.accuracy import points, words
-from sim.experiments.accuracy.setup import setup
 from sim.foundation.errors import ScenarioError
 from tests.measured_points import ROW, written
 
@@ -83,21 +82,3 @@ def test_a_model_of_another_architecture_has_no_card() -> None:
     for name in ("DeepSeek-V3.2", "DeepSeek-V4-Pro", ""):
         with pytest.raises(words.Unclear, match="no model card"):
             words.model(name)
-
-
-@pytest.mark.parametrize(
-    ("routing", "source", "alpha"),
-    [
-        ("natural", "github.com/linsj20/FastAFD README", 1.2),
-        ("natural", "a paper", 1.01),
-        ("unknown (random tokens)", "github.com/linsj20/FastAFD README", 0.6),
-    ],
-)
-def test_the_fewer_the_topics_the_steeper_the_law(
-    tmp_path: Path, routing: str, source: str, alpha: float
-) -> None:
-    said = {"routing": routing, "source": source, "redundant_experts": "0"}
-    (point,) = points.read_points(written(tmp_path / "points.csv", {**ROW, **said}))
-    found = setup(point).scenario
-    assert found is not None
-    assert found["routing"] == {"kind": "power_law", "alpha": alpha}

@@ -48,6 +48,22 @@ def test_a_row_with_all_that_counts_assumes_only_its_routing(point: OperatingPoi
     ]
 
 
+@pytest.mark.parametrize(
+    ("routing", "source", "alpha"),
+    [
+        ("natural", "github.com/linsj20/FastAFD README", 1.2),
+        ("natural", "a paper", 1.01),
+        ("unknown (random tokens)", "github.com/linsj20/FastAFD README", 0.6),
+    ],
+)
+def test_the_fewer_the_topics_the_steeper_the_law(
+    point: OperatingPoint, routing: str, source: str, alpha: float
+) -> None:
+    made = setup(replace(point, routing=routing, source=source, redundant_experts="0"))
+    assert made.scenario is not None
+    assert made.scenario["routing"] == {"kind": "power_law", "alpha": alpha}
+
+
 def test_the_clock_decides_whether_the_host_counts(point: OperatingPoint) -> None:
     wall, device = judge_row(setup(point)), judge_row(setup(replace(point, clock="device")))
     seen = wall.prediction
