@@ -95,8 +95,8 @@ class Deployment(ABC):
         written = speculation.positions if speculation else 1
         blocks = scenario.memory.kv_block_tokens
         self.stated_kv_tokens = scenario.memory.stated_kv_tokens()
-        layout = kv_layout(self.model, scenario.precision.kv, blocks, written)
-        self.layout = replace(layout, full_context_only=self.stated_kv_tokens is not None)
+        stated = self.stated_kv_tokens is not None
+        self.layout = kv_layout(self.model, scenario.precision.kv, blocks, written, stated)
         self.expected = ExpectedLoad(scenario, self.layout, attention_gpus, micro_batches)
         self.draws_experts = False
         """Whether `times` leaves out what depends on where tokens go, for `routed` to add."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from sim.deployments.kvcache import KvLayout
 from sim.deployments.layers import Batch, Ns
+from sim.foundation.identity import kept_by_identity
 from sim.inputs.arrivals import ClosedLoop
 from sim.inputs.lengths import DrawnLengths, Tokens, stationary_sample
 from sim.inputs.scenario import Scenario
@@ -58,7 +60,7 @@ class ExpectedLoad:
 
     def batch_of(self, requests: int) -> Batch:
         """Return a micro-batch of `requests` requests of mean context."""
-        return Batch.spread(self.gpus, requests, self._context, self.layout.bytes_per_token)
+        return Batch.spread(self.gpus, requests, self._means.context, self.layout.bytes_per_token)
 
     def representative(self, gpus: Ns, requests: Ns, block: int) -> Batch:
         """Return micro-batches of as many requests on as many GPUs; some GPUs stand for all.
@@ -66,7 +68,7 @@ class ExpectedLoad:
         Blocks of `block` neighbours work together.
         """
         windows = self.layout.bytes_per_token
-        batch = Batch.representative(gpus, block, requests, self._context, windows)
+        batch = Batch.representative(gpus, block, requests, self._means.context, windows)
         if self.scenario.admission.idle_step_share is None:
             return batch
         return replace(batch, taking=1 / (1 + self.sat_out(gpus, requests)[:, np.newaxis]))
@@ -85,17 +87,15 @@ class ExpectedLoad:
         seldom = (1 - float(share) / steps) ** (requests / gpus)
         return np.where(gpus > 1, 1 - seldom, 0.0)
 
-    @cached_property
+    @property
     def held_bytes(self) -> float:
         """Mean KV of a request in flight, bytes."""
-        prompt, _output, age = self._sample()
-        return float(self.layout.request_bytes(prompt + age).mean())
+        return self._means.held_bytes
 
-    @cached_property
+    @property
     def reserved_bytes(self) -> float:
         """Mean KV of a request with its whole output, bytes."""
-        prompt, output, _age = self._sample()
-        return float(self.layout.whole_bytes(prompt, output).mean())
+        return self._means.reserved_bytes
 
     def claimed_bytes(self) -> float:
         """Return the mean KV that a request in flight claims under the admission policy, bytes."""
@@ -114,10 +114,11 @@ class ExpectedLoad:
         return bool((prompt == prompt[0]).all() and (output == output[0]).all())
 
     @cached_property
-    def _context(self) -> float:
-        """Context tokens of a request in flight in the mean."""
-        prompt, _output, age = self._sample()
-        return float((prompt + age).mean())
+    def _means(self) -> _Means:
+        law, seed = self.scenario.workload.law, self.scenario.simulation.seed
+        if isinstance(law, DrawnLengths):
+            return _drawn_means(law, seed, self.layout)
+        return _Means.of(self._sample(), self.layout)
 
     def _sample(self) -> tuple[Tokens, Tokens, Tokens]:
         """Return prompt, output and age of requests as they are found in flight."""
@@ -125,6 +126,27 @@ class ExpectedLoad:
         if isinstance(law, DrawnLengths):
             return _drawn_sample(law, seed)
         return stationary_sample(law, seed, _SAMPLE)
+
+
+class _Means(NamedTuple):
+    """What a request in flight has in the mean."""
+
+    context: float
+    """Context tokens."""
+    held_bytes: float
+    reserved_bytes: float
+
+    @classmethod
+    def of(cls, sample: tuple[Tokens, Tokens, Tokens], layout: KvLayout) -> _Means:
+        prompt, output, age = sample
+        held, whole = layout.request_bytes(prompt + age), layout.whole_bytes(prompt, output)
+        return cls(float((prompt + age).mean()), float(held.mean()), float(whole.mean()))
+
+
+@kept_by_identity
+def _drawn_means(lengths: DrawnLengths, seed: int, layout: KvLayout) -> _Means:
+    """Return the means of a law of lengths, which all shapes of a sweep share."""
+    return _Means.of(_drawn_sample(lengths, seed), layout)
 
 
 @lru_cache(maxsize=8)

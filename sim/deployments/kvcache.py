@@ -68,7 +68,13 @@ class Transfer(NamedTuple):
 
 
 @kept_by_identity
-def kv_layout(model: ModelCard, kv: str, block_tokens: int, step_tokens: int = 1) -> KvLayout:
+def kv_layout(
+    model: ModelCard,
+    kv: str,
+    block_tokens: int,
+    step_tokens: int = 1,
+    full_context_only: bool = False,
+) -> KvLayout:
     """Return the layout of `model`'s cache with KV format `kv` ('card': as the card says).
 
     `step_tokens` are the tokens of a request that go through the model in a step.
@@ -80,7 +86,7 @@ def kv_layout(model: ModelCard, kv: str, block_tokens: int, step_tokens: int = 1
         state += count * attention.state_bytes()
         for window, size in attention.kept_bytes(kv).items():
             per_token[window] = per_token.get(window, 0.0) + count * size
-    return KvLayout(per_token, state, block_tokens, step_tokens)
+    return KvLayout(per_token, state, block_tokens, step_tokens, full_context_only)
 
 
 @dataclass(frozen=True)

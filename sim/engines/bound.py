@@ -18,7 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.engines.maxplus.circuits import TaskGraph, largest_mean, positive_circuit, task_graph
+from sim.engines.maxplus.circuits import (
+    TaskGraph,
+    largest_mean,
+    largest_means,
+    positive_circuit,
+    task_graph,
+)
 from sim.engines.maxplus.graph import Ints
 from sim.engines.maxplus.plan import plan
 from sim.engines.program import Program, Times
@@ -76,13 +82,23 @@ class BoundEngine:
         self._latest = _Start.of(self.graph)
 
     def step_ns(self, times: Sequence[Times]) -> Fraction:
-        """Return the time per step, ns, when micro-batch j always takes `times[j]`.
+        """Return the time per step, ns, when micro-batch j always takes `times[j]`."""
+        values = np.array([[each.values for each in times]])
+        return self.steps_ns(values, np.array([[each.delays_ns for each in times]]))[0]
 
-        The search begins with the critical circuit of the latest call.
+    def steps_ns(self, values: Ints, delays_ns: Ints) -> list[Fraction]:
+        """Return the same of many loads: their times by micro-batch, loads × micro-batches × ….
+
+        Each search begins with the critical circuit of the one before.
         """
-        mean, circuit = self._critical(self._weights(times), self._latest)
+        loads = len(values)
+        none = np.zeros((loads, 1), dtype=np.int64)
+        delays = np.concatenate([delays_ns.reshape(loads, -1).astype(np.int64), none], axis=1)
+        durations = np.ascontiguousarray(values.reshape(loads, -1))
+        circuit, scaled, value = self._latest
+        means, circuit = largest_means(*self.graph[:6], durations, delays, circuit, scaled, value)
         self._latest = self._latest._replace(circuit=circuit)
-        return mean
+        return [Fraction(*mean) for mean in means.tolist()]
 
     def bound(self, times: Sequence[Times]) -> Bound:
         """Return the steady state when micro-batch j always takes `times[j]`."""

@@ -21,7 +21,6 @@ from sim.steady.largest_load import (
     largest_load,
     most_fitting,
 )
-from sim.steady.state import likeness
 
 
 def max_batch_under_slo(
@@ -87,22 +86,18 @@ def max_batches_by_bound(
     scenarios: Sequence[Scenario],
 ) -> list[dict[str, Any] | InfeasibleError]:
     """Return the same of many scenarios by the bound engine, or why one does not fit."""
-    alike: dict[str, list[int]] = {}
-    for place, scenario in enumerate(scenarios):
-        alike.setdefault(likeness(scenario), []).append(place)
     found: dict[int, dict[str, Any] | InfeasibleError] = {}
-    for places in alike.values():
-        sites: dict[int, Deployment] = {}
-        for place in places:
-            try:
-                sites[place] = compile_deployment(scenarios[place].with_batch(1))
-            except InfeasibleError as error:
-                found[place] = error
-        limits_ms = [scenarios[place].slo.tpot_ms for place in sites]
-        states = fullest_of_each(list(sites.values()), limits_ms)
-        for (place, site), state in zip(sites.items(), states, strict=True):
-            batch = _batch(int(state.requests), site.lanes)
-            found[place] = steady_summary(state) | {"batch": batch}
+    sites: dict[int, Deployment] = {}
+    for place, scenario in enumerate(scenarios):
+        try:
+            sites[place] = compile_deployment(scenario.with_batch(1))
+        except InfeasibleError as error:
+            found[place] = error
+    limits_ms = [scenarios[place].slo.tpot_ms for place in sites]
+    states = fullest_of_each(list(sites.values()), limits_ms)
+    for (place, site), state in zip(sites.items(), states, strict=True):
+        batch = _batch(int(state.requests), site.lanes)
+        found[place] = steady_summary(state) | {"batch": batch}
     return [found[place] for place in range(len(scenarios))]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from fractions import Fraction
 
 from sim.deployments.deployment import Deployment
 from sim.foundation.units import NS_PER_MS
-from sim.steady.state import LoadTimes, SteadyState, likeness, shares
+from sim.steady.state import LoadTimes, SteadyState, likeness, shares, tpot_ns
 
 # Where a search for a batch begins.
 _TYPICAL_BATCH = 32
@@ -44,7 +45,11 @@ def fullest_of_each(
         while searching:
             ahead = _AHEAD // len(searching)
             loads.look_up_all(load for each in searching for load in each.asks(ahead))
-            searching = [each for each in searching if each.goes_on(loads)]
+            steps_ns = loads.steps_ns((each.deployment, each.requests) for each in searching)
+            told = zip(searching, steps_ns, strict=True)
+            searching = [each for each, step_ns in told if each.goes_on(step_ns)]
+        for each in group:
+            each.state = loads.state(each.deployment, each.requests, each.step_ns)
     return [each.state for each in found]
 
 
@@ -52,7 +57,7 @@ class _Searched:
     """A deployment whose largest load is searched."""
 
     state: SteadyState
-    """Of the load tried last; of the largest one when the search is over."""
+    """Of the largest load, when the search is over."""
 
     def __init__(self, deployment: Deployment, tpot_ms: float) -> None:
         self.deployment = deployment
@@ -60,7 +65,17 @@ class _Searched:
         m, limit_ns = deployment.micro_batches, tpot_ms * NS_PER_MS
         self._search = searched_load(limit_ns, self._most, m, _TYPICAL_BATCH)
         self._tried = next(self._search)
-        self._states: dict[int, SteadyState] = {}
+        self._steps_ns: dict[int, Fraction] = {}
+
+    @property
+    def requests(self) -> int:
+        """Requests in flight of the load tried; of the largest one when the search is over."""
+        return self._tried * self.deployment.attention_gpus
+
+    @property
+    def step_ns(self) -> Fraction:
+        """Time per step of a load that was tried, ns."""
+        return self._steps_ns[self._tried]
 
     def asks(self, ahead: int) -> Iterator[tuple[Deployment, int]]:
         """Yield the micro-batches of the next load, and of some that may follow."""
@@ -69,15 +84,13 @@ class _Searched:
             for share in shares(site, each * site.attention_gpus):
                 yield site, share
 
-    def goes_on(self, loads: LoadTimes) -> bool:
-        """Try the next load; return whether there is another."""
-        requests = self._tried * self.deployment.attention_gpus
-        self.state = self._states[self._tried] = loads.state(self.deployment, requests)
+    def goes_on(self, step_ns: Fraction) -> bool:
+        """Go on from the load tried, which takes `step_ns`; return whether there is another."""
+        self._steps_ns[self._tried] = step_ns
         try:
-            self._tried = self._search.send(self.state.tpot_ns)
+            self._tried = self._search.send(tpot_ns(self.deployment, self.requests, step_ns))
         except StopIteration as over:
-            self.state = self._states[max(over.value, 1)]
-            self._states.clear()
+            self._tried = max(over.value, 1)
             return False
         return True
 

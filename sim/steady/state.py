@@ -56,6 +56,8 @@ class SteadyState:
     """Durations of a step of each micro-batch."""
     usage_ns: Floats
     """Kernel time by status of its look-up, of all micro-batches."""
+    known_step_ns: Fraction | None = None
+    """Time per step where it is known already, ns."""
 
     @classmethod
     def of(cls, scenario: Scenario) -> SteadyState:
@@ -89,20 +91,19 @@ class SteadyState:
     @cached_property
     def step_ns(self) -> Fraction:
         """Time per step, ns; found faster than the `bound`."""
+        if self.known_step_ns is not None:
+            return self.known_step_ns
         return self.bound.step_ns if "bound" in vars(self) else self.engine.step_ns(self.times)
 
     @property
     def tpot_ns(self) -> float:
         """The TPOT of every request, ns."""
-        steps = (1 + self.sat_out) / self.deployment.scenario.tokens_per_step()
-        return float(self.step_ns) * steps
+        return tpot_ns(self.deployment, self.requests, self.step_ns)
 
     @property
     def sat_out(self) -> float:
         """Steps that a GPU sits out for each that it takes (`Admission.idle_step_share`)."""
-        site, m = self.deployment, self.deployment.micro_batches
-        gpus = np.array([site.attention_gpus])
-        return float(site.expected.sat_out(gpus, np.array([self.requests / m]))[0])
+        return sat_out(self.deployment, self.requests)
 
     def step_ns_with(self, times: Times) -> Fraction:
         """Return the time per step if every micro-batch took `times`, in the same order, ns."""
@@ -127,6 +128,18 @@ class SteadyState:
         """Return the time per step of a micro-batch that has the deployment to itself, ns."""
         nothing = self.program.times({}, dict.fromkeys(self.program.delays, 0))
         return self.engine.step_ns([self.times[0], *[nothing] * (self.micro_batches - 1)])
+
+
+def tpot_ns(deployment: Deployment, requests: float, step_ns: Fraction) -> float:
+    """Return the TPOT of `requests` in flight whose micro-batches take `step_ns` a step, ns."""
+    steps = (1 + sat_out(deployment, requests)) / deployment.scenario.tokens_per_step()
+    return float(step_ns) * steps
+
+
+def sat_out(deployment: Deployment, requests: float) -> float:
+    """Return the steps that a GPU sits out for each that it takes, `requests` being in flight."""
+    gpus, each = np.array([deployment.attention_gpus]), requests / deployment.micro_batches
+    return float(deployment.expected.sat_out(gpus, np.array([each]))[0])
 
 
 def steady_state(scenario: Scenario) -> SteadyState:
@@ -262,21 +275,52 @@ class LoadTimes:
         for each in zip(loads, programs, values, usage_ns, strict=True):
             self._known[each[0]] = _Load(*each[1:])
 
-    def state(self, deployment: Deployment, requests: int) -> SteadyState:
-        """Return the steady state with `requests` in flight, whose micro-batches are looked up."""
-        in_turn, gpus = shares(deployment, requests), deployment.attention_gpus
-        loads = [self._known[gpus, share] for share in in_turn]
+    def state(
+        self, deployment: Deployment, requests: int, step_ns: Fraction | None = None
+    ) -> SteadyState:
+        """Return the steady state with `requests` in flight, whose micro-batches are looked up.
+
+        `step_ns` is its time per step if that is known.
+        """
+        in_turn, loads = self._in_turn(deployment, requests)
         program = loads[0].program
-        delays_ns = tuple(
-            0 if name in self._free else deployment.delays_ns[name] for name in program.delays
-        )
-        nothing = (0,) * len(delays_ns)
         times = tuple(
-            Times(load.values, program.slot_bounds, delays_ns if share else nothing)
+            Times(load.values, program.slot_bounds, self._delays_ns(deployment, program, share))
             for share, load in zip(in_turn, loads, strict=True)
         )
         usage_ns = sum((load.usage_ns for load in loads), NO_USAGE)
-        return SteadyState(deployment, requests, _engine(program), times, usage_ns)
+        return SteadyState(deployment, requests, _engine(program), times, usage_ns, step_ns)
+
+    def steps_ns(self, asked: Iterable[tuple[Deployment, int]]) -> list[Fraction]:
+        """Return the times per step of such states, by deployment and requests in flight, ns.
+
+        Those of one program are found together.
+        """
+        of_program: dict[Program, list[int]] = {}
+        values, delays_ns = [], []
+        for place, (site, requests) in enumerate(asked):
+            in_turn, loads = self._in_turn(site, requests)
+            program = loads[0].program
+            of_program.setdefault(program, []).append(place)
+            values.append([load.values for load in loads])
+            delays_ns.append([self._delays_ns(site, program, share) for share in in_turn])
+        found: dict[int, Fraction] = {}
+        for program, places in of_program.items():
+            rows = np.array([values[place] for place in places])
+            delays = np.array([delays_ns[place] for place in places])
+            found |= zip(places, _engine(program).steps_ns(rows, delays), strict=True)
+        return [found[place] for place in range(len(values))]
+
+    def _in_turn(self, deployment: Deployment, requests: int) -> tuple[list[int], list[_Load]]:
+        in_turn, gpus = shares(deployment, requests), deployment.attention_gpus
+        return in_turn, [self._known[gpus, share] for share in in_turn]
+
+    def _delays_ns(self, site: Deployment, program: Program, share: int) -> tuple[int, ...]:
+        """Return the latencies of a micro-batch, none where no request is in it."""
+        held = site.delays_ns
+        return tuple(
+            0 if name in self._free or not share else held[name] for name in program.delays
+        )
 
 
 class _Load(NamedTuple):

@@ -281,3 +281,30 @@ def largest_mean(
         if len(found) == 0:
             return best
         best = found
+
+
+@compiled("Tuple((int64[:, ::1], int64[::1]))(" + ", ".join(["int64[::1]"] * 6)
+          + ", int64[:, ::1], int64[:, ::1], int64[::1], int64[::1], int64[::1])")  # fmt: skip
+def largest_means(
+    first: Ints,
+    source: Ints,
+    back: Ints,
+    delay: Ints,
+    of_start: Ints,
+    task: Ints,
+    durations: Ints,
+    delays: Ints,
+    known: Ints,
+    mean: Ints,
+    value: Ints,
+) -> tuple[Ints, Ints]:
+    """Return the largest mean of each row of durations and delays, and the circuit of the last.
+
+    Each search begins with what the one before has found, the first with those of an earlier call.
+    """
+    means = np.empty((len(durations), 2), dtype=np.int64)
+    for row in range(len(durations)):
+        weights = _weights(first, source, back, delay, of_start, task, durations[row], delays[row])
+        known = largest_mean(first, source, back, weights, known, mean, value)
+        means[row] = mean
+    return means, known
