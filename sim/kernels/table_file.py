@@ -31,7 +31,7 @@ import numpy as np
 
 from sim.foundation.errors import CalibrationError
 from sim.foundation.printable import excerpt
-from sim.foundation.reading import MOST_TABLE_BYTES, check_regular, lines_of, read_bytes
+from sim.foundation.reading import MOST_TABLE_BYTES, asked_once, check_regular, lines_of, read_bytes
 from sim.foundation.spreadsheets import inert
 from sim.inputs.csv_columns import NO_ROW, number, records
 from sim.kernels.curve import Curve, Identity
@@ -92,6 +92,7 @@ def write(curves: Iterable[Curve], path: Path) -> None:
         raise CalibrationError(f"{path}: cannot be written: {error}") from None
 
 
+@asked_once
 def read(path: Path) -> tuple[tuple[Curve, ...], str]:
     """Return the curves of the table at `path` and its SHA-256.
 

@@ -144,6 +144,8 @@ def checked(figures: dict[str, Any], signed: frozenset[str] = frozenset()) -> di
     Shares and utilisations are at most 1. Raises ImpossibleFigureError with the figure's name.
     """
     for name, value in _numbers(figures, ""):
+        if 0 <= value <= 1:
+            continue  # right for any figure
         if not math.isfinite(value):
             _refuse(name, value, "finite")
         if value < 0 and name not in signed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Sequence
 from fractions import Fraction
 
 from sim.deployments.deployment import Deployment
@@ -35,10 +35,10 @@ def fullest_of_each(
 
     Deployments of the same `likeness` are searched side by side, so that a look-up serves all.
     """
-    alike: dict[str, list[_Searched]] = {}
+    alike: dict[Hashable, list[_Searched]] = {}
     found = [_Searched(*each) for each in zip(deployments, tpots_ms, strict=True)]
     for each in found:
-        kind = likeness(each.deployment.scenario) if len(found) > 1 else ""
+        kind = likeness(each.deployment.scenario) if len(found) > 1 else None
         alike.setdefault(kind, []).append(each)
     for group in alike.values():
         loads, searching = LoadTimes(free), group
@@ -80,8 +80,13 @@ class _Searched:
     def asks(self, ahead: int) -> Iterator[tuple[Deployment, int]]:
         """Yield the micro-batches of the next load, and of some that may follow."""
         site, m = self.deployment, self.deployment.micro_batches
-        for each in {self._tried, *_around(self._tried, m, self._most, ahead)}:
-            for share in shares(site, each * site.attention_gpus):
+        tried = (
+            [self._tried]
+            if not ahead
+            else {self._tried, *_around(self._tried, m, self._most, ahead)}
+        )
+        for each in tried:
+            for share in set(shares(site, each * site.attention_gpus)):
                 yield site, share
 
     def goes_on(self, step_ns: Fraction) -> bool:
@@ -98,8 +103,8 @@ class _Searched:
 def _around(each: int, micro_batches: int, most: int, ahead: int) -> range:
     """Return loads that a search may try after `each`: of whole batches too, or of broken ones."""
     whole, broken = divmod(each, micro_batches)
-    if broken or not ahead:
-        return range(each - broken + 1, min(each - broken + micro_batches, most + 1) * bool(ahead))
+    if broken:
+        return range(each - broken + 1, min(each - broken + micro_batches, most + 1))
     low, high = max(whole // 2, whole - ahead), min(2 * whole, whole + ahead)
     return range(max(low, 1) * micro_batches, min(high * micro_batches, most) + 1, micro_batches)
 

@@ -13,7 +13,7 @@ limits the deployment has a name.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -27,7 +27,6 @@ from sim.deployments.deployment import Deployment
 from sim.deployments.layers import Batch
 from sim.engines.bound import Bound, BoundEngine
 from sim.engines.program import KEPT, Program, Times
-from sim.foundation import json_text
 from sim.foundation.errors import InfeasibleError, SimError
 from sim.foundation.identity import kept_by_identity
 from sim.inputs.admission import share_of
@@ -151,7 +150,7 @@ def steady_state(scenario: Scenario) -> SteadyState:
 def steady_states(scenarios: Sequence[Scenario]) -> list[SteadyState | SimError]:
     """Return the same of each scenario, or why it has none; those alike share a look-up."""
     found: dict[int, SteadyState | SimError] = {}
-    alike: dict[str, dict[int, Deployment]] = {}
+    alike: dict[Hashable, dict[int, Deployment]] = {}
     for place, scenario in enumerate(scenarios):
         try:
             site = compile_deployment(scenario)
@@ -200,14 +199,13 @@ def shares(deployment: Deployment, requests: int) -> list[int]:
     return [share_of(requests, micro_batch, m, row) for micro_batch in range(m)]
 
 
-def likeness(scenario: Scenario) -> str:
+def likeness(scenario: Scenario) -> Hashable:
     """Return what deployments have in common that differ at most in number of attention GPUs."""
-    told = {
-        name: _text(part, _ARRIVALS if name == "workload" else _counted(part))
+    return tuple(
+        _text(part, _ARRIVALS if name == "workload" else _counted(part))
         for name, part in scenario
         if name not in _BESIDE_TIMES
-    }
-    return json_text.dumps(told)
+    )
 
 
 def _counted(part: object) -> dict[str, Any]:
@@ -282,11 +280,11 @@ class LoadTimes:
 
         `step_ns` is its time per step if that is known.
         """
-        in_turn, loads = self._in_turn(deployment, requests)
+        loads, delays_ns = self._in_turn(deployment, requests)
         program = loads[0].program
         times = tuple(
-            Times(load.values, program.slot_bounds, self._delays_ns(deployment, program, share))
-            for share, load in zip(in_turn, loads, strict=True)
+            Times(load.values, program.slot_bounds, each_ns)
+            for load, each_ns in zip(loads, delays_ns, strict=True)
         )
         usage_ns = sum((load.usage_ns for load in loads), NO_USAGE)
         return SteadyState(deployment, requests, _engine(program), times, usage_ns, step_ns)
@@ -299,11 +297,10 @@ class LoadTimes:
         of_program: dict[Program, list[int]] = {}
         values, delays_ns = [], []
         for place, (site, requests) in enumerate(asked):
-            in_turn, loads = self._in_turn(site, requests)
-            program = loads[0].program
-            of_program.setdefault(program, []).append(place)
+            loads, each_ns = self._in_turn(site, requests)
+            of_program.setdefault(loads[0].program, []).append(place)
             values.append([load.values for load in loads])
-            delays_ns.append([self._delays_ns(site, program, share) for share in in_turn])
+            delays_ns.append(each_ns)
         found: dict[int, Fraction] = {}
         for program, places in of_program.items():
             rows = np.array([values[place] for place in places])
@@ -311,16 +308,18 @@ class LoadTimes:
             found |= zip(places, _engine(program).steps_ns(rows, delays), strict=True)
         return [found[place] for place in range(len(values))]
 
-    def _in_turn(self, deployment: Deployment, requests: int) -> tuple[list[int], list[_Load]]:
+    def _in_turn(
+        self, deployment: Deployment, requests: int
+    ) -> tuple[list[_Load], list[tuple[int, ...]]]:
+        """Return the micro-batches, and the latencies of each: none where no request is in it."""
         in_turn, gpus = shares(deployment, requests), deployment.attention_gpus
-        return in_turn, [self._known[gpus, share] for share in in_turn]
-
-    def _delays_ns(self, site: Deployment, program: Program, share: int) -> tuple[int, ...]:
-        """Return the latencies of a micro-batch, none where no request is in it."""
-        held = site.delays_ns
-        return tuple(
-            0 if name in self._free or not share else held[name] for name in program.delays
+        loads = [self._known[gpus, share] for share in in_turn]
+        held = deployment.delays_ns
+        delays_ns = tuple(
+            0 if name in self._free else held[name] for name in loads[0].program.delays
         )
+        nothing = (0,) * len(delays_ns)
+        return loads, [delays_ns if share else nothing for share in in_turn]
 
 
 class _Load(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +135,7 @@ def run(
 
 
 def _places(points: Sequence[Point], pool: Workers) -> list[refine.Place | None]:
-    alike: dict[str, list[Point]] = {}
+    alike: dict[Hashable, list[Point]] = {}
     for point in points:
         alike.setdefault(point.likeness(), []).append(point)
     found: dict[int, refine.Place | None] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +56,7 @@ class Point:
         """Whether the bound engine searches its batch: a matter of milliseconds."""
         return self.search is not None and self.scenario.simulation.engine == "bound"
 
-    def likeness(self) -> str:
+    def likeness(self) -> Hashable:
         """Return what points have in common that share look-ups."""
         from sim.steady.state import likeness
 

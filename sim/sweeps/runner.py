@@ -9,7 +9,7 @@ with Store(folder, name) as store, workers.local(2) as pool:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, TypeVar
 
@@ -120,7 +120,7 @@ class Runner:
 
 def _grouped(tasks: Iterable[_SentJob]) -> Iterator[list[_SentJob]]:
     """Yield jobs one by one, but points that are screened together with those that are alike."""
-    screened: dict[str, list[_SentJob]] = {}
+    screened: dict[Hashable, list[_SentJob]] = {}
     for task in tasks:
         if isinstance(task.job, Point) and task.job.is_screened:
             screened.setdefault(task.job.likeness(), []).append(task)
