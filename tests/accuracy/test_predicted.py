@@ -88,6 +88,13 @@ def test_ranks_of_sglang_sit_out_a_step_for_requests_from_prefill(point: Operati
     assert 1 + (longest - 1) / 2 < idle.predicted_ms / aggregated.predicted_ms < longest
 
 
+def test_scheduling_that_nothing_hides_lasts_five_milliseconds(point: OperatingPoint) -> None:
+    hidden = judge_row(setup(point)).predicted_ms
+    made = setup(replace(point, micro_batches_or_overlap="no overlap scheduling"))
+    assert any(text.startswith("host:") for text in made.assumptions)
+    assert judge_row(made).predicted_ms == pytest.approx(5 + (hidden or 0.0))
+
+
 def test_a_shown_scenario_runs_as_written(point: OperatingPoint, tmp_path: Path) -> None:
     made = setup(point)
     path = tmp_path / "shown.yaml"

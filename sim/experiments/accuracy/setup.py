@@ -32,6 +32,12 @@ _ASYNC = {
     "source": "async-scheduling: true in the recipes of served vLLM (NVIDIA/srt-slurm, "
     "recipes/vllm/kimi-k2.5)",
 }
+# Host work of a step that engines hide behind kernels, where nothing hides it, µs.
+_UNHIDDEN_US = 5000
+_UNHIDDEN = (
+    "the profile's gap and 5 ms of scheduling that no kernel hides, as InferSim adds to every "
+    "decode step of SGLang (github.com/alibaba/InferSim, models/model.py)"
+)
 # What a rank of SGLang loses when requests come from prefill.
 _IDLE = {
     "value": 1.0,
@@ -147,8 +153,6 @@ def _tell_left_out(point: OperatingPoint, notes: Notes) -> None:
     note = point.uncertainty_note.lower()
     if point.batch_is == "upper_bound":
         notes.assume("requests_per_gpu: the client's concurrency, an upper bound")
-    if "no overlap scheduling" in point.micro_batches_or_overlap.lower():
-        notes.left_out.append("host work of a step, which this run did not hide behind kernels")
     if "prefill interleaved" in note:
         notes.left_out.append("prompts, which this server computes between decode steps")
     if "simulated" in point.mtp:
@@ -169,6 +173,10 @@ def _software(
         stated |= {name: _ASYNC for name in agreeing if getattr(known, name) is not None}
         if stated.keys() & set(agreeing):
             notes.assume("host: served with async scheduling, so ranks agree while GPUs compute")
+    if "no overlap scheduling" in point.micro_batches_or_overlap.lower():
+        gap_us = float(known.host_gap_us_per_step) + _UNHIDDEN_US
+        stated["host_gap_us_per_step"] = {"value": gap_us, "source": _UNHIDDEN}
+        notes.assume("host: scheduling hides behind no kernel, 5 ms more a step")
     return {"profile": profile} | stated if stated else profile
 
 
