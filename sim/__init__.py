@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from sim.experiments.largest_batch import max_batch_under_slo
     from sim.experiments.run_folder import run, save_run
     from sim.explain.explanation import explain_scenario
+    from sim.explain.imported import import_model
     from sim.foundation.errors import (
         CalibrationError,
+        InexpressibleError,
         InfeasibleError,
         ScenarioError,
         SimError,
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CalibrationError",
+    "InexpressibleError",
     "InfeasibleError",
     "Run",
     "Scenario",
@@ -62,6 +65,7 @@ __all__ = [
     "explain_scenario",
     "fit_software",
     "fit_table",
+    "import_model",
     "judge_points",
     "load",
     "load_results",
@@ -92,7 +96,9 @@ _HOMES = {
     "run": "sim.experiments.run_folder",
     "save_run": "sim.experiments.run_folder",
     "explain_scenario": "sim.explain.explanation",
+    "import_model": "sim.explain.imported",
     "CalibrationError": "sim.foundation.errors",
+    "InexpressibleError": "sim.foundation.errors",
     "InfeasibleError": "sim.foundation.errors",
     "ScenarioError": "sim.foundation.errors",
     "SimError": "sim.foundation.errors",

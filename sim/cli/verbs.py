@@ -11,6 +11,7 @@ from sim.cli import (
     cards,
     compare,
     explain,
+    importing,
     measure,
     simulate,
     studies,
@@ -33,6 +34,7 @@ for verb in (
     *(timeline.timeline, simulate.schema, simulate.new, measure.measure),
 ):
     app.command()(verb)
+cards.models_app.command("import")(importing.import_model)
 app.add_typer(cards.models_app, name="models")
 app.add_typer(cards.hardware_app, name="hardware")
 app.add_typer(cards.software_app, name="software")

@@ -16,9 +16,10 @@ def moe_ffns(model: ModelCard) -> list[MoeFfn]:
 
 
 def attention_bytes(model: ModelCard, precision: Precision, o_proj_tp: int, drafts: bool) -> float:
-    """Return bytes of projections and routers on a GPU, output projections shared by `o_proj_tp`.
+    """Return bytes of projections, routers and encoders on a GPU.
 
-    With `drafts` the last layer drafts: it has a projection of 2·hidden to hidden besides.
+    Output projections are shared by `o_proj_tp`. With `drafts` the last layer drafts: it has a
+    projection of 2·hidden to hidden besides.
     """
     elements, outputs, router = 0.0, 0.0, 0
     for layer, count in model.layer_counts.items():
@@ -36,7 +37,7 @@ def attention_bytes(model: ModelCard, precision: Precision, o_proj_tp: int, draf
         elements += 2 * model.hidden**2
     held = elements * DTYPE_BYTES[precision.of("attention")]
     held += outputs * DTYPE_BYTES[precision.of("o_proj")]
-    return held + router * DTYPE_BYTES[precision.lm_head]
+    return held + router * DTYPE_BYTES[precision.lm_head] + model.encoder_bytes()
 
 
 def vocab_bytes(model: ModelCard, precision: Precision, tp: int) -> float:

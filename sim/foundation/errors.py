@@ -4,6 +4,7 @@
     ├── ScenarioError      a scenario, sweep or card is wrong            exit 3
     ├── CalibrationError   a calibration table or measurement is wrong   exit 3
     ├── InfeasibleError    the shape cannot run, or no point meets SLO   exit 4
+    ├── InexpressibleError a model has what a model card cannot say      exit 4
     ├── ImpossibleFigureError  no deployment can have this result; a bug    exit 1
     ├── SchedulerError     a cluster's scheduler cannot be reached       exit 2
     └── StoreError         results cannot be kept: disk full, read-only,
@@ -66,6 +67,12 @@ class ImpossibleFigureError(SimError):
 
 class InfeasibleError(SimError):
     """The input is well formed, but this shape cannot run or cannot meet its target."""
+
+    exit_code = EXIT_INFEASIBLE
+
+
+class InexpressibleError(SimError):
+    """A model's config is well formed, but a model card cannot express all of it."""
 
     exit_code = EXIT_INFEASIBLE
 

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from sim.foundation.errors import did_you_mean
 from sim.inputs.attention import Attention, Width
 from sim.inputs.base import Strict
+from sim.inputs.checkpoint import Checkpoint, Encoder
 from sim.inputs.naming import Name
 
 # Ranges that no model comes near the end of: what lies outside is a slip of the pen.
@@ -143,6 +144,10 @@ class ModelCard(Strict):
     """Whether the LM head has the embedding's weights."""
     hyper_connections: Annotated[int, Field(ge=2, le=64)] | None = None
     """Residual streams that layers mix (mHC of DeepSeek-V4); absent: one residual."""
+    encoders: dict[str, Encoder] | None = None
+    """What reads images or sound, by name; absent: none, or left out."""
+    checkpoint: Checkpoint | None = None
+    """Formats of the published checkpoint; absent: not stated."""
     source: str
     """Where hidden size, vocabulary and layer order were read."""
 
@@ -183,6 +188,10 @@ class ModelCard(Strict):
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         shares = {name: attention.cut(ways) for name, attention in self.attention.items()}
         return ModelCard.model_construct(**fields | {"attention": shares})
+
+    def encoder_bytes(self) -> float:
+        """Return bytes of the encoders, which every attention GPU holds whole."""
+        return sum(encoder.bytes_held() for encoder in (self.encoders or {}).values())
 
     @cached_property
     def layer_sequence(self) -> tuple[Layer, ...]:

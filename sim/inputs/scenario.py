@@ -43,8 +43,9 @@ class Precision(Strict):
     """Number formats of weights, by part of the model, and of KV.
 
     fp8 has a scale for each block of 128 × 128 weights, fp8_tensor one for a tensor; mxfp4 is
-    multiplied by FP8 activations, mxfp4_bf16 by BF16 ones; int4 by BF16, int4_fp8 by FP8 ones. A
-    card without units for a format computes it in BF16.
+    multiplied by FP8 activations, mxfp4_bf16 by BF16 ones; int4 by BF16, int4_fp8 by FP8 ones;
+    int4_group32 has four times the scales of int4. A card without units for a format computes it in
+    BF16.
     """
 
     gemm: WeightFormat

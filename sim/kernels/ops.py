@@ -36,10 +36,22 @@ MASKED_TILE_ROWS = 64.0
 
 # Formats that kernels compute in where weights alone are narrower: DeepGEMM and FlashInfer multiply
 # MXFP4 by FP8, Marlin and its like INT4 by BF16.
-_ACTIVATIONS = {"mxfp4": "fp8", "mxfp4_bf16": "bf16", "int4": "bf16", "int4_fp8": "fp8"}
+_ACTIVATIONS = {
+    "mxfp4": "fp8",
+    "mxfp4_bf16": "bf16",
+    "int4": "bf16",
+    "int4_fp8": "fp8",
+    "int4_group32": "bf16",
+}
 
 # Formats whose products are those of another one, to which they are widened or scaled.
-WIDENED = {"fp8_tensor": "fp8", "mxfp4_bf16": "bf16", "int4": "bf16", "int4_fp8": "fp8"}
+WIDENED = {
+    "fp8_tensor": "fp8",
+    "mxfp4_bf16": "bf16",
+    "int4": "bf16",
+    "int4_fp8": "fp8",
+    "int4_group32": "bf16",
+}
 
 _EXPERT_ID_BYTES = 4
 

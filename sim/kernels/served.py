@@ -97,7 +97,7 @@ def gemm_kernel(weights: str) -> str:
 
 def measured_as(weights: str) -> str:
     """Return the number format under which experts of a format of weights were measured."""
-    return {"mxfp4_bf16": "mxfp4"}.get(weights, weights)
+    return {"mxfp4_bf16": "mxfp4", "int4_group32": "int4"}.get(weights, weights)
 
 
 # Kernels of experts that multiply a format in another way than its name alone says, best first.

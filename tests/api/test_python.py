@@ -27,11 +27,13 @@ families:
 
 def test_the_public_names() -> None:
     assert sim.__all__ == [
-        *("CalibrationError", "InfeasibleError", "Run", "Scenario", "ScenarioError", "SimError"),
+        *("CalibrationError", "InexpressibleError", "InfeasibleError", "Run", "Scenario"),
+        *("ScenarioError", "SimError"),
         *("StoreError", "capacity", "check_tables", "compare", "draw", "explain_scenario"),
         *(
             "fit_software",
             "fit_table",
+            "import_model",
             "judge_points",
             "load",
             "load_results",

@@ -31,6 +31,7 @@ LAYOUTS = {
     "mxfp4_bf16": (4, 8, 32),
     "int4": (4, 16, 128),
     "int4_fp8": (4, 16, 128),
+    "int4_group32": (4, 16, 32),
 }
 BASES = ("dsv3-ep144", "step3-2a2f", "dsv3-afd")
 
@@ -145,7 +146,10 @@ def test_nvfp4_caches_are_read_narrow_and_multiplied_in_fp8() -> None:
 
 @pytest.mark.parametrize(
     ("weights", "multiplied"),
-    [("int4", "bf16"), ("int4_fp8", "fp8"), ("mxfp4_bf16", "bf16"), ("fp8_tensor", "fp8")],
+    [
+        *(("int4", "bf16"), ("int4_group32", "bf16"), ("int4_fp8", "fp8")),
+        *(("mxfp4_bf16", "bf16"), ("fp8_tensor", "fp8")),
+    ],
 )
 def test_weights_are_widened_to_what_is_multiplied(weights: str, multiplied: str) -> None:
     card = table("b200")

@@ -1,0 +1,92 @@
+"""`afdsim models import`: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.cli.test_verbs import Afdsim, afdsim, left_behind
+from tests.huggingface_configs import FAMILIES
+
+__all__ = ["afdsim"]
+
+LITE = "deepseek-ai/DeepSeek-V2-Lite"
+
+
+def config(folder: Path, **keys: Any) -> str:
+    path = folder / "given" / "deepseek-ai--DeepSeek-V2-Lite.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(FAMILIES[LITE].config | keys), encoding="utf-8")
+    return str(path)
+
+
+def test_import_writes_a_card_that_models_lists(afdsim: Afdsim, tmp_path: Path) -> None:
+    answer = afdsim("models", "import", config(tmp_path))
+    assert answer.code == 0
+    assert "15.71 B" in answer.out
+    assert "scenarios/models/deepseek-v2-lite.yaml" in answer.err
+    shown = afdsim("models", "show", "deepseek-v2-lite")
+    assert "kv_lora: 512 # kv_lora_rank" in shown.out
+
+
+def test_import_prints_one_json_object(afdsim: Afdsim, tmp_path: Path) -> None:
+    answer = afdsim("models", "import", config(tmp_path), "--json", "--name", "lite")
+    told = json.loads(answer.out)
+    assert {"name", "parameters", "active_parameters", "kv_bytes_per_token"} <= set(told)
+    assert told["name"] == "lite"
+    assert told["not_expressible"] == []
+    assert told["kv_bytes_per_token"] == 27 * 576 * 2
+    assert told["kv_bytes_per_token_by_format"]["fp8"] == 27 * 576
+    assert told["file"] == "scenarios/models/lite.yaml"
+
+
+def test_a_card_is_never_overwritten(afdsim: Afdsim, tmp_path: Path) -> None:
+    given = config(tmp_path)
+    assert afdsim("models", "import", given).code == 0
+    again = json.loads(afdsim("models", "import", given, "--json").out)
+    assert again["file"] == "scenarios/models/deepseek-v2-lite.yaml"
+    other = config(tmp_path, vocab_size=102401)
+    assert afdsim("models", "import", other, "--name", "deepseek-v2-lite").code == 2
+    assert json.loads(afdsim("models", "import", other, "--json").out)["name"].endswith("-2")
+    assert afdsim("models", "import", given, "--out", "mine/card.yaml").code == 0
+    assert left_behind(tmp_path) == [
+        "given/deepseek-ai--DeepSeek-V2-Lite.json",
+        "mine/card.yaml",
+        "scenarios/models/deepseek-v2-lite-2.yaml",
+        "scenarios/models/deepseek-v2-lite.yaml",
+    ]
+
+
+def test_what_a_card_cannot_express_needs_lossy(afdsim: Afdsim, tmp_path: Path) -> None:
+    given = config(tmp_path, num_kv_shared_layers=3)
+    answer = afdsim("models", "import", given, "--json")
+    assert answer.code == 4
+    told = json.loads(answer.out)
+    assert len(told["not_expressible"]) == 1
+    assert told["file"] is None
+    assert "--lossy" in answer.err
+    assert not (tmp_path / "scenarios").exists()
+    answer = afdsim("models", "import", given, "--lossy")
+    assert answer.code == 0
+    assert "left out: num_kv_shared_layers" in answer.err
+
+
+def test_import_refuses_what_is_no_config(afdsim: Afdsim, tmp_path: Path) -> None:
+    answer = afdsim("models", "import", str(tmp_path))
+    assert (answer.code, answer.out) == (3, "")
+    assert "config.json" in answer.err
+    assert afdsim("models", "import", config(tmp_path), "--name", "../x").code in (2, 3)
+    assert not (tmp_path.parent / "x.yaml").exists()
+
+
+def test_the_context_over_which_windows_are_shared(afdsim: Afdsim, tmp_path: Path) -> None:
+    given = tmp_path / "google--gemma-3-27b-it.json"
+    given.write_text(json.dumps(FAMILIES["google/gemma-3-27b-it"].config), encoding="utf-8")
+    found = [
+        json.loads(afdsim("models", "import", str(given), "--json", "--context", each).out)
+        for each in ("1024", "32768")
+    ]
+    token = 16 * 2 * 128 * 2
+    assert found[0]["kv_bytes_per_token"] == 62 * token
+    assert found[1]["kv_bytes_per_token"] == (10 + 52 / 32) * token
