@@ -346,6 +346,9 @@ class Deployment(ABC):
         """
         if batch.is_empty():
             return Step(self.nothing, NO_USAGE)
+        if batch.taking is not None:
+            rows, usage_ns = self.durations(batch)
+            return Step(self.program.times(rows, self.delays_ns), usage_ns)
         values, usage_ns = self._loads.around(batch.requests)
         for core in self._loads.cores:
             core.add(batch, values, usage_ns)

@@ -60,7 +60,9 @@ class ExpectedLoad:
 
     def batch_of(self, requests: int) -> Batch:
         """Return a micro-batch of `requests` requests of mean context."""
-        return Batch.spread(self.gpus, requests, self._means.context, self.layout.bytes_per_token)
+        windows = self.layout.bytes_per_token
+        batch = Batch.spread(self.gpus, requests, self._means.context, windows)
+        return self._taken(batch, np.array(self.gpus), np.array(requests))
 
     def representative(self, gpus: Ns, requests: Ns, block: int) -> Batch:
         """Return micro-batches of as many requests on as many GPUs; some GPUs stand for all.
@@ -69,9 +71,13 @@ class ExpectedLoad:
         """
         windows = self.layout.bytes_per_token
         batch = Batch.representative(gpus, block, requests, self._means.context, windows)
+        return self._taken(batch, gpus, requests)
+
+    def _taken(self, batch: Batch, gpus: Ns, requests: Ns) -> Batch:
+        """Return the batch with the share of GPUs that take a step."""
         if self.scenario.admission.idle_step_share is None:
             return batch
-        return replace(batch, taking=1 / (1 + self.sat_out(gpus, requests)[:, np.newaxis]))
+        return replace(batch, taking=1 / (1 + self.sat_out(gpus, requests)[..., np.newaxis]))
 
     def sat_out(self, gpus: Ns, requests: Ns) -> ops.Floats:
         """Return the steps that a GPU sits out for each that it takes, by load.
@@ -82,7 +88,7 @@ class ExpectedLoad:
         """
         share = self.scenario.admission.idle_step_share
         if share is None:
-            return np.zeros(len(gpus))
+            return np.zeros(gpus.shape)
         steps = max(self.output_tokens() / self.scenario.tokens_per_step(), 1.0)
         seldom = (1 - float(share) / steps) ** (requests / gpus)
         return np.where(gpus > 1, 1 - seldom, 0.0)

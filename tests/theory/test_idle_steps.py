@@ -65,6 +65,13 @@ def test_a_step_is_shorter_by_what_resting_gpus_do_not_send() -> None:
     assert state("dsv3-ep8-h200", None, closed(fewer)).step_ns < idle.step_ns
 
 
+@pytest.mark.parametrize("base", BASES)
+def test_all_ways_to_the_steady_state_see_the_same_step(base: str) -> None:
+    """One server of each pool, or all: `explain` looks at all."""
+    made = load(base, 1.0)
+    assert SteadyState.of(made).tpot_ns == pytest.approx(steady_state(made).tpot_ns, rel=1e-9)
+
+
 def test_a_gpu_alone_holds_no_other_up() -> None:
     one = ("model=pangu-pro-moe", "deployment.gpus=1", "deployment.lm_head_tp=1")
     few = (*one, "deployment.redundant_experts=0", closed(16))
