@@ -214,8 +214,9 @@ class Afd(DeploymentKind):
     """full: a NIC (or scale-up link) sends and receives at once; half: one direction at a time."""
     fabric: str
     """What carries transfers between the instances, a file in hardware/fabrics/: rdma over NICs;
-    nvlink over the scale-up link, within one domain; FFN instances then have one GPU, or
-    `ffn.collectives` none, or `ffn.moe_kernel` fused_ep."""
+    nvlink over the scale-up link, within one domain; FFN instances of several GPUs then gather and
+    scatter on the same link where its switch does (`ffn.collectives` nccl or nvls), or not at all
+    (none, or `ffn.moe_kernel` fused_ep)."""
 
     noise_sides = ("all", "attention", "ffn")
     attention_count: ClassVar = {"attention": {"instances"}}

@@ -140,6 +140,16 @@ ON_NVL72 = [
 ]
 
 
+IN_TRAYS = [
+    "deployment.attention.accelerator=gb200",
+    "deployment.ffn.accelerator=gb200",
+    "deployment.attention.instances=1",
+    "deployment.ffn.instances=2",
+    "deployment.ffn.gpus_per_instance=4",
+    "deployment.fabric=nvlink",
+]
+
+
 @pytest.mark.parametrize(
     ("name", "kernels"),
     [
@@ -148,6 +158,9 @@ ON_NVL72 = [
         (EP, [*ON_NVL72, "deployment.moe_kernel=fused", "software=trtllm"]),
         (AFD, ["deployment.ffn.collectives=nvls"]),
         (AFD, ["deployment.ffn.collectives=copy_engine"]),
+        (AFD, [*IN_TRAYS, "deployment.micro_batches=1"]),
+        (AFD, [*IN_TRAYS, "deployment.micro_batches=3"]),
+        (AFD, [*IN_TRAYS, DRAWN_LOADS]),
         (EP, ["software.tokens_per_exchange={value: 3, source: test}"]),
         (EP, ["software.tokens_per_exchange={value: 3, source: test}", DRAWN_LOADS]),
     ],

@@ -32,8 +32,16 @@ AFD_OF_UNEVEN_RAILS = (
     ("deployment.attention.instances=3", "deployment.attention.gpus_per_instance=4",
      "deployment.attention.lm_head_tp=2"),
 )  # fmt: skip
+AFD_IN_TRAYS = (
+    "dsv3-afd-gb200",
+    ("deployment.ffn.gpus_per_instance=4", "deployment.ffn.instances=8",
+     "deployment.micro_batches=3"),
+)  # fmt: skip
 EP = ("dsv3-ep72-h100-mtp", ())
-SITES = (AFD_SHARING_PROJECTIONS, AFD_BY_ROUTING, AFD_OF_WIDE_INSTANCES, AFD_OF_UNEVEN_RAILS, EP)
+SITES = (
+    *(AFD_SHARING_PROJECTIONS, AFD_BY_ROUTING, AFD_OF_WIDE_INSTANCES, AFD_OF_UNEVEN_RAILS),
+    *(AFD_IN_TRAYS, EP),
+)
 
 
 @lru_cache

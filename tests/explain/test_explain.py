@@ -122,6 +122,23 @@ def test_a_link_that_carries_transfers_changes_at_both_ends() -> None:
     assert titles["dsv3-afd-gb200"][-2:] == ["scale-up bandwidth", "NIC bandwidth"]
 
 
+def test_a_gather_on_the_link_of_the_transfers_stands_on_its_server() -> None:
+    trays = ["deployment.ffn.gpus_per_instance=4", "deployment.ffn.instances=8"]
+    batch = "workload.arrivals.requests_per_gpu=64"
+    state = SteadyState.of(scenario.load("dsv3-afd-gb200", [*trays, batch]))
+    program = state.program
+    work = {pool.name: state.work_of(i).max() for i, pool in enumerate(program.pools)}
+    ns = {stage.name: 0 for stage in program.stages}
+    for node in program.nodes:
+        if node.micro_batch == 0:
+            values = state.times[0].values[slice(*program.slot_bounds[node.slot])]
+            ns[program.stages[node.stage].name] += int(values.max())
+    assert work["ffn.nvlink_in"] == ns["a2f_in"] + ns["all_gather"]
+    assert work["ffn.nvlink_out"] == ns["reduce_scatter"] + ns["f2a"]
+    titles = [card.of for card in card_sensitivities(state)]
+    assert titles[-2:] == ["scale-up bandwidth", "NIC bandwidth"]
+
+
 @pytest.mark.parametrize("side", ["attention", "FFN"])
 def test_a_card_changes_on_its_own_side_only(side: str) -> None:
     state = SteadyState.of(scenario.load("step3-2a2f", HALF_DUPLEX))

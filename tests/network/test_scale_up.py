@@ -18,6 +18,7 @@ from sim.deployments.deployment import Deployment
 from sim.explain.ratio import stochastic_ratio
 from sim.foundation.errors import InfeasibleError
 from sim.inputs import scenario
+from sim.kernels import ops
 from sim.steady.state import SteadyState
 from sim.variation.unfold import unfold
 
@@ -91,6 +92,47 @@ def test_single_gpu_instances_get_what_attention_sends(
         assert sum(found["a2f"]) == pytest.approx(sum(found["a2f_in"]), abs=gpus + instances)
         assert sum(found["f2a"]) == pytest.approx(sum(found["f2a_in"]), abs=gpus + instances)
         assert not {"all_gather", "reduce_scatter"} & set(found)
+
+
+TRAYS = ("deployment.ffn.gpus_per_instance=4", "deployment.ffn.instances=8")
+
+
+@pytest.mark.parametrize("parallelism", ["ep", "tp_ep"])
+def test_a_tray_gathers_and_scatters_on_the_link_of_the_transfers(parallelism: str) -> None:
+    nvls = "deployment.ffn.collectives=nvls"
+    site = afd(*TRAYS, nvls, f"deployment.ffn.parallelism={parallelism}")
+    b = site.expected.batch().requests
+    found, tokens, share = rows_of(site, "moe"), int(b.sum()), visited(8)
+    # A token goes once to a tray that has one of its experts, and a GPU gets a fourth of them.
+    names: tuple[ops.Collective, ...] = ("all_gather", "reduce_scatter")
+    for bytes_each, sent, received, together in (
+        (OUT, "a2f", "a2f_in", names[0]),
+        (BACK, "f2a_in", "f2a", names[1]),
+    ):
+        ns = bytes_each * share * 10**9
+        assert found[sent] == [round(int(b[0]) * 8 * ns / NVLINK)] * len(b)
+        assert found[received] == [round(tokens // 4 * ns / NVLINK)] * 8
+        whole = float(tokens * share * bytes_each)
+        alone = site.ffn_timer.table.timed(ops.collective(together, "bf16", 4, whole, "nvls"))
+        assert found[together] == [pytest.approx(int(alone.ns), abs=1)] * 8
+    on = {stage.name: site.program.pools[stage.pool].name for stage in site.program.stages}
+    assert on["a2f_in"] == on["all_gather"] == "ffn.nvlink_in"
+    assert on["f2a"] == on["reduce_scatter"] == "ffn.nvlink_out"
+    links = [d for p, d in zip(site.program.pools, site.devices(), strict=True) if p.side == "ffn"]
+    assert links == [{"nvlink": 4}, {"nvlink": 4}, {"gpu": 4}]
+
+
+def test_a_tray_gathers_what_it_gets_under_drawn_loads() -> None:
+    site = afd(*TRAYS, STEPWISE.format("{kind: contiguous}"))
+    drawn = DrawnTimes(site)
+    times = drawn.step(site.expected.batch(), 1, 3).times
+    assert drawn._experts is not None
+    ((ffn, _positions, _layers, loads),) = drawn._experts._loads
+    timed = site.routed(ffn, site.expected.batch().requests, loads.drawn(4096, 1, 3))
+    assert {"all_gather", "reduce_scatter", "a2f_in", "f2a"} < set(timed)
+    fullest = timed["a2f_in"].ns.argmax(axis=1)
+    assert (timed["all_gather"].ns.argmax(axis=1) == fullest).all()
+    assert times.values.min() >= 0
 
 
 @pytest.mark.parametrize("overrides", [(), OVER_NICS])
@@ -174,9 +216,10 @@ def test_a_direction_of_the_link_may_pause_alone(way: str, stages: set[str]) -> 
     [
         (["deployment.attention.instances=11"], r"76 GPUs .* fabric nvlink, .* gb200 joins 72: .*"),
         (
-            ["deployment.ffn.gpus_per_instance=4", "deployment.ffn.instances=8"],
-            r"ffn\.gpus_per_instance is 4: its all-gather .* set deployment\.ffn\.gpus_per_inst",
+            [*TRAYS, "deployment.ffn.collectives=copy_engine"],
+            r"ffn\.gpus_per_instance is 4: .* set deployment\.ffn\.collectives to nccl or nvls",
         ),
+        ([*TRAYS, "deployment.duplex=half"], r"deployment\.duplex to full; or set .* to none"),
         (["deployment.attention.o_proj_tp=2"], r"o_proj_tp is 2: .* set deployment\.attention"),
         (["deployment.ffn.accelerator=b200"], r"does not join gb200 to b200: take one accelerator"),
         (["deployment.attention.accelerator=h20", "deployment.ffn.accelerator=h20"], "joins 8"),

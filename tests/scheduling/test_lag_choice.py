@@ -59,6 +59,27 @@ def test_the_chosen_order_is_nearly_always_the_best() -> None:
     assert best >= 38
 
 
+def test_the_chosen_order_of_transfers_and_gathers_is_nearly_always_the_best() -> None:
+    # Of 30 rings whose FFN instances gather and scatter on the link of the transfers.
+    rng = random.Random(5)
+    best, ahead = 0, 0
+    for _ in range(30):
+        shape = Ring((0,) * rng.randint(1, 3), rng.randint(2, 4), 2, 1, link="nvlink")
+        assert shape.one_link
+        stage_ns = drawn_stages(rng, shape)
+        delays = {"link": rng.randint(0, 60), "host": 0}
+        chosen = afd_ring.choose_lags(shape, stage_ns, delays["link"], 0)
+        paces = {
+            lags: pace(shape, lags, stage_ns, delays)
+            for lags in feasible_lags(shape)
+            if lags.tail == 0
+        }
+        best += paces[chosen] == min(paces.values())
+        ahead += chosen.inward > 0
+    assert best >= 29
+    assert ahead > 0
+
+
 def test_the_chosen_tail_is_mostly_the_best() -> None:
     # Of 25 rings with LM heads and host gaps of up to four attention stages. Of 40, 36 were the
     # best when this was written, and the others at most 1.1 % slower.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 from hypothesis import strategies as st
@@ -82,22 +83,28 @@ def _grids(shape: tuple[int, ...]) -> st.SearchStrategy[Floats]:
 
 @st.composite
 def ring_shapes(draw: st.DrawFn, most_micro_batches: int = 8) -> afd_ring.Ring:
-    """Draw an AFD shape: shared output projections, half duplex, collectives, any link or none."""
+    """Draw an AFD shape: shared output projections, half duplex, collectives, any link or none.
+
+    Collectives may share the link of the transfers.
+    """
     groups, each = draw(st.integers(0, 2)), draw(st.integers(1, 2))
     transfers = draw(st.integers(0, 3)) > 0
     collectives = transfers and draw(st.booleans())
     kinds = tuple(draw(st.lists(st.integers(0, 1), min_size=1, max_size=3)))
     shared = groups == 0 and draw(st.booleans())
+    links: tuple[Literal["nic", "nvlink"], ...] = ("nic", "nvlink")
+    link = draw(st.sampled_from(links[: 1 if groups else 2]))
+    one_link = collectives and link == "nvlink"
     return afd_ring.Ring(
         layer_kinds=kinds,
         micro_batches=draw(st.integers(1, most_micro_batches)),
         attention_gpus=max(groups, 1) * each,
         ffn_instances=draw(server_counts),
         o_proj_groups=groups,
-        half_duplex=transfers and draw(st.booleans()),
-        nvlink_turns=collectives and draw(st.booleans()),
+        half_duplex=transfers and not one_link and draw(st.booleans()),
+        nvlink_turns=collectives and not one_link and draw(st.booleans()),
         collectives=collectives,
-        link="nic" if collectives or groups else draw(st.sampled_from(("nic", "nvlink"))),
+        link=link,
         transfers=transfers,
         shared=shared,
         stays=frozenset({1}) if shared and 0 in kinds and draw(st.booleans()) else frozenset(),
@@ -119,10 +126,11 @@ def feasible_lags(shape: afd_ring.Ring) -> list[afd_ring.Lags]:
     """
     m = shape.micro_batches
     return [
-        afd_ring.Lags(o_proj, nvlink, nic, tail)
+        afd_ring.Lags(o_proj, nvlink, nic, tail, inward)
         for o_proj in range(m if shape.o_proj_groups else 1)
         for nvlink in range(m if shape.nvlink_turns else 1)
         for nic in range(m if shape.half_duplex else 1)
+        for inward in range(m if shape.one_link else 1)
         for tail in range(m)
         if o_proj + max(nvlink, nic) < m and not (shape.half_duplex and nvlink > nic)
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Literal
 
 import numpy as np
 from hypothesis import strategies as st
@@ -30,18 +31,21 @@ def afd_programs(draw: st.DrawFn) -> Program:
     groups = draw(st.integers(1, 3)) if shares else 0
     transfers = draw(st.integers(0, 3)) > 0
     collectives = transfers and draw(st.booleans())
+    links: tuple[Literal["nic", "nvlink"], ...] = ("nic", "nvlink")
+    link = draw(st.sampled_from(links[: 1 if groups else 2]))
+    one_link = collectives and link == "nvlink"
     shape = afd_ring.Ring(
         layer_kinds=draw(layer_kinds()),
         micro_batches=m,
         attention_gpus=groups * shares if shares else draw(st.integers(1, 6)),
         ffn_instances=draw(st.integers(1, 4)),
         o_proj_groups=groups,
-        half_duplex=transfers and draw(st.booleans()),
-        nvlink_turns=collectives and draw(st.booleans()),
+        half_duplex=transfers and not one_link and draw(st.booleans()),
+        nvlink_turns=collectives and not one_link and draw(st.booleans()),
         collectives=collectives,
         transfers=transfers,
         shared=not groups and draw(st.booleans()),
-        link="nic" if collectives or groups else draw(st.sampled_from(("nic", "nvlink"))),
+        link=link,
     )
     lag = st.integers(0, m - 1)
     lags = afd_ring.Lags(*(draw(lag) for _ in afd_ring.Lags._fields))

@@ -96,10 +96,11 @@ def admissions(draw: st.DrawFn) -> str:
 def afd(draw: st.DrawFn) -> tuple[str, list[str]]:
     side, ffn = "deployment.attention", "deployment.ffn"
     accelerator = draw(st.sampled_from(("h800", "h20")))
-    # Over the scale-up link all GPUs are of a kind, in one domain, and share no work.
+    # Over the scale-up link all GPUs are of a kind, in one domain of 8; only FFN GPUs share work.
     fabric = draw(st.sampled_from(("rdma", "nvlink")))
     linked = fabric == "nvlink"
-    each = 1 if linked else draw(st.sampled_from((1, 8)))
+    each = draw(st.sampled_from((1, 4) if linked else (1, 8)))
+    most = {1: (1, 2, 4), 4: (1,), 8: (1, 2)}[each]
     # o_proj_tp, lm_head_tp and tp: GPUs share an output projection, or requests.
     shared = st.sampled_from(((1, 1, 1), (1, 4, 1), (4, 1, 1), (4, 4, 1), (1, 4, 2), (1, 4, 4)))
     alone = st.sampled_from(((1, 1, 1), (1, 4, 1)))
@@ -115,7 +116,7 @@ def afd(draw: st.DrawFn) -> tuple[str, list[str]]:
         f"{side}.gpus_per_instance=4",
         f"{ffn}.accelerator={accelerator if linked else 'h800'}",
         f"{ffn}.gpus_per_instance={each}",
-        f"{ffn}.instances={draw(st.sampled_from((1, 2, 4) if each == 1 else (1, 2)))}",
+        f"{ffn}.instances={draw(st.sampled_from(most))}",
         f"{ffn}.parallelism={draw(st.sampled_from(('tp', 'ep', 'tp_ep')))}",
         f"deployment.micro_batches={draw(st.integers(1, 8))}",
         f"deployment.a2f={draw(st.sampled_from(('broadcast', 'routed')))}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from fractions import Fraction
 
 import pytest
 from hypothesis import assume, given, settings
@@ -235,6 +236,47 @@ def test_c9_with_shared_output_projections_and_collectives(layers: int, drawn: l
     rows = {(stage, 0): ns for stage, ns in zip(stages, drawn, strict=True)}
     times = program.times(rows, {"link": 0, "host": 0})
     assert period_ns(program, times) == layers * sum(drawn)
+
+
+@few
+@given(layer_counts, micro_batch_counts, server_counts, durations(7))
+def test_transfers_and_collectives_take_turns_on_each_way_of_a_link(
+    layers: int, m: int, instances: int, drawn: list[int]
+) -> None:
+    a, f, there, back, gather, scatter, p = drawn
+    shape = afd_ring.Ring((0,) * layers, m, 2, instances, link="nvlink")
+    assert shape.one_link
+    rows = {"attention": a, "a2f": there, "a2f_in": there, "all_gather": gather, "experts": f}
+    rows |= {"reduce_scatter": scatter, "f2a": back, "f2a_in": back}
+    program = afd_ring.program(shape, NO_LAGS)
+    times = program.times({(s, 0): ns for s, ns in rows.items()}, {"link": p, "host": 0})
+    assert {pool.name for pool in program.pools} == {
+        *("attention", "attention.nvlink_out", "attention.nvlink_in"),
+        *("ffn", "ffn.nvlink_in", "ffn.nvlink_out"),
+    }
+    # A gather waits for its tokens on the way, and the next tokens for the gather.
+    inward, outward = there + p + gather, scatter + back
+    loop = a + inward + f + outward + p
+    assert period_ns(program, times) == layers * max(m * max(a, inward, f, outward), loop)
+
+
+@few
+@given(layer_counts, server_counts, durations(7))
+def test_a_gather_that_lags_lets_the_next_tokens_in_first(
+    layers: int, instances: int, drawn: list[int]
+) -> None:
+    a, f, there, back, gather, scatter, p = drawn
+    m = 4
+    shape = afd_ring.Ring((0,) * layers, m, 1, instances, link="nvlink")
+    rows = {"attention": a, "a2f": there, "a2f_in": there, "all_gather": gather, "experts": f}
+    rows |= {"reduce_scatter": scatter, "f2a": back, "f2a_in": back}
+    program = afd_ring.program(shape, afd_ring.Lags(inward=1))
+    times = program.times({(s, 0): ns for s, ns in rows.items()}, {"link": p, "host": 0})
+    loop = a + there + p + gather + f + scatter + back + p
+    # Each micro-batch waits for the tokens of the next: a ring of one less, without the way.
+    shares = [Fraction(there + p + gather, 2), Fraction(loop, m), Fraction(loop - p, m - 1)]
+    shares += map(Fraction, (a, there + gather, f, scatter + back))
+    assert period_ns(program, times) == layers * m * max(shares)
 
 
 def test_a_shared_output_projection_waits_for_its_group_only() -> None:

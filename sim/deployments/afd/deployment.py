@@ -180,7 +180,7 @@ class AfdDeployment(Deployment):
         """Return the devices behind each server: an FFN instance is its GPUs in lockstep."""
         in_lockstep, found = self.afd.ffn.gpus_together, super().devices()
         for pool, devices in zip(self.program.pools, found, strict=True):
-            if pool.side == "ffn" and pool.kind != "nvlink":
+            if pool.side == "ffn" and (pool.kind != "nvlink" or self._ring.one_link):
                 devices[pool.kind] = in_lockstep
             elif pool.side == "attention" and self.attention_tp > 1:
                 devices[pool.kind] = self.attention_tp

@@ -1,7 +1,8 @@
 """Reach: which GPUs of an AFD deployment may share work or exchange tokens, and over what.
 
-The scale-up link also carries the collectives of GPUs that share a task, on servers of their own:
-transfers over it are refused where such collectives run beside them, or a link would count twice.
+The scale-up link also carries the collectives of GPUs that share a task. Those of an FFN instance
+take turns with transfers, each one way of the link; others have servers of their own, and transfers
+over the link are refused beside them, or it would count twice.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def check_sharing(side: AttentionSide | FfnSide, accelerator: Accelerator) -> No
 def check_transfers(afd: Afd, attention: Accelerator, ffn: Accelerator, fabric: Fabric) -> None:
     """Raise InfeasibleError if a scale-up fabric cannot carry the transfers of an AFD deployment.
 
-    All GPUs must lie in one domain, and none may use its link for collectives of every layer.
+    All GPUs must lie in one domain, none may use its link for collectives of attention, and FFN
+    instances gather and scatter by the switch alone.
     """
     if fabric.medium != "scale_up":
         return
@@ -42,7 +44,6 @@ def check_transfers(afd: Afd, attention: Accelerator, ffn: Accelerator, fabric: 
         )
     check_domain(attention, afd.gpu_count(), fabric)
     for setting, ways, collectives in (
-        ("ffn.gpus_per_instance", afd.ffn.gpus_together, "all-gather and reduce-scatter"),
         ("attention.o_proj_tp", afd.attention.o_proj_tp, "exchange and reduction of heads"),
         ("attention.tp", afd.attention.tp, "sum of the output"),
     ):
@@ -51,8 +52,19 @@ def check_transfers(afd: Afd, attention: Accelerator, ffn: Accelerator, fabric: 
                 f"deployment.{setting} is {ways}: its {collectives} would run over the very link "
                 f"that the fabric {fabric.name} takes for transfers, and their waiting for each "
                 f"other is not modelled: set deployment.{setting} to 1, or take a fabric of NICs"
-                + (", or set deployment.ffn.collectives to none" if setting[:3] == "ffn" else "")
             )
+    if afd.ffn.gpus_together == 1:
+        return
+    by_switch = ffn.node.in_network_collectives and afd.ffn.collectives != served.COPY_ENGINE
+    if not by_switch or afd.duplex == "half":
+        raise InfeasibleError(
+            f"deployment.ffn.gpus_per_instance is {afd.ffn.gpus_per_instance}: over the fabric "
+            f"{fabric.name} its GPUs gather and scatter on the link of the transfers, which is "
+            "modelled where the switch multicasts and reduces, one way each: set "
+            "deployment.ffn.collectives to nccl or nvls on a card whose switch does, and "
+            "deployment.duplex to full; or set deployment.ffn.gpus_per_instance to 1, "
+            "deployment.ffn.collectives to none, or take a fabric of NICs"
+        )
 
 
 def check_collectives(afd: Afd, ffn: Accelerator) -> None:

@@ -11,6 +11,9 @@ an FFN instance work together. A transfer occupies the sender's link (a2f, f2a),
 and the receiver's (a2f_in, f2a_in) at once: the receiving side begins when the last sender has
 begun, and the data is there when both have finished and the fabric's latency has passed.
 
+Where transfers go over NVLink, an FFN instance's links carry its collectives as well: the way in
+takes turns of a2f_in and all_gather, the way out of reduce_scatter and f2a.
+
 A kernel that receives, computes and sends makes one stage of all that is between attention and
 attention:
 
@@ -59,13 +62,19 @@ class Ring:
     collectives: bool = True
     """Whether FFN instances gather and scatter; one of a single GPU does not."""
     link: Literal["nic", "nvlink"] = "nic"
-    """What transfers go over. NVLink then carries nothing else: there are no collectives."""
+    """What transfers go over. NVLink carries the collectives of FFN instances as well: then the
+    switch gathers and scatters, and each takes one way of the link (no turns, full duplex)."""
     transfers: bool = True
     """Whether transfers are stages of their own; False: `experts` receives and sends as well."""
     shared: bool = False
     """Whether attention GPUs compute FFNs of their own; no output projection is shared then."""
     stays: frozenset[int] = frozenset()
     """Kinds of layers that do not leave the attention GPUs."""
+
+    @property
+    def one_link(self) -> bool:
+        """Whether transfers and collectives of FFN instances share the ways of a link."""
+        return self.collectives and self.link == "nvlink"
 
     def has(self, stage: str) -> bool:
         """Return whether a layer has the stage."""
@@ -89,6 +98,8 @@ class Lags(NamedTuple):
     """sending before receiving on a half-duplex link."""
     tail: int = 0
     """lm_head before the next step's first attention on a GPU."""
+    inward: int = 0
+    """a2f_in before all_gather on the way into an FFN instance, where they share it."""
 
 
 STAGES = (
@@ -155,14 +166,16 @@ def _waits(ring: Ring) -> tuple[list[Lags], Ints, Ints]:
     m = ring.micro_batches
     one = dict(zip(_TIMES, np.eye(len(_TIMES), dtype=np.int64), strict=True))
     possible = {}
-    for choice in product(
+    for o_proj, nvlink, nic, inward in product(
         range(m if ring.o_proj_groups else 1),
         range(m if ring.nvlink_turns else 1),
         range(m if ring.half_duplex else 1),
+        range(m if ring.one_link else 1),
     ):
-        circuits = _circuits(ring, one, Lags(*choice))
+        lags = Lags(o_proj, nvlink, nic, inward=inward)
+        circuits = _circuits(ring, one, lags)
         if all(span > 0 for _time, span in circuits):
-            possible[Lags(*choice)] = circuits
+            possible[lags] = circuits
     parts = np.array([[time for time, _span in circuits] for circuits in possible.values()])
     spans = np.array([[span for _time, span in circuits] for circuits in possible.values()])
     return list(possible), parts, spans
@@ -191,6 +204,11 @@ def _circuits(ring: Ring, t: dict[str, Ints], lags: Lags) -> list[tuple[Ints, in
     if ring.nvlink_turns:
         circuits += [(ffn, nvlink + 1), (ffn - t["experts"], 1)]
         far.append((t["experts"], nvlink))
+    if ring.one_link:
+        inward = t["a2f_in"] + t["all_gather"]
+        circuits += [(inward + t["latency"], lags.inward + 1), (inward, 1)]
+        circuits.append((t["reduce_scatter"] + t["f2a"], 1))
+        far.append((t["there"] - t["a2f_in"] + t["latency"], lags.inward))
     if ring.half_duplex:
         circuits += [(trip, nic + 1), (t["a2f"] + t["f2a_in"], 1), (t["a2f_in"] + t["f2a"], 1)]
         far.append((ffn + t["latency"], nic))
@@ -238,7 +256,7 @@ def _pools(build: ProgramBuilder, ring: Ring) -> dict[str, int]:
     else:
         a_out, a_in = on("attention", link, gpus, "out"), on("attention", link, gpus, "in")
         f_in, f_out = on("ffn", link, instances, "in"), on("ffn", link, instances, "out")
-    if not ring.collectives:
+    if not ring.collectives or ring.one_link:
         gather, scatter = f_in, f_out
     elif ring.nvlink_turns:
         gather = scatter = on("ffn", "nvlink", instances)
@@ -295,6 +313,8 @@ def _set_orders(build: ProgramBuilder, ring: Ring, lags: Lags, pools: dict[str, 
     lag_of = {"o_proj": lags.o_proj, "o_reduce": lags.o_proj}
     if ring.nvlink_turns:
         lag_of |= {"reduce_scatter": lags.nvlink}
+    if ring.one_link:
+        lag_of |= {"all_gather": lags.inward}
     if ring.half_duplex:
         lag_of |= {"f2a_in": lags.nic, "f2a": lags.nic}
     shares: dict[int, list[str]] = {index: [] for index in range(len(build.pools))}
