@@ -211,7 +211,7 @@ class Deployment(ABC):
 
     def draws(self, layer: Layer) -> bool:
         """Return whether what depends on where tokens go is left out of a layer's times."""
-        return self.draws_experts and isinstance(self.model.ffn[layer.ffn], MoeFfn)
+        return self.draws_experts and isinstance(self.model.ffn_of(layer), MoeFfn)
 
     @abstractmethod
     def attended(self, name: str, tokens: GpuTokens, crowded: bool) -> dict[str, Timed]:
@@ -499,7 +499,7 @@ class Deployment(ABC):
 
     def check_routing(self) -> None:
         """Refuse measured routing that does not fit the model. Raises ScenarioError."""
-        ffns = [self.model.ffn[each.layer.ffn] for each in self.course.passes]
+        ffns = [self.model.ffn_of(each.layer) for each in self.course.passes]
         self.scenario.routing.check(
             {number: ffn.experts for number, ffn in enumerate(ffns) if isinstance(ffn, MoeFfn)}
         )

@@ -160,7 +160,7 @@ class EpDeployment(Deployment):
     def own(self, kind: Pass, tokens: GpuTokens, attended: dict[str, Timed]) -> dict[str, Timed]:
         """Return the durations of attention and dense FFNs, those without experts."""
         layer, tokens = kind.layer, tokens.apart(self.attention_tp)
-        timer, ffn = self.beside(self.layer_timer, self.crowded(layer)), self.model.ffn[layer.ffn]
+        timer, ffn = self.beside(self.layer_timer, self.crowded(layer)), self.model.ffn_of(layer)
         if isinstance(ffn, DenseFfn):
             return attended | {"shared": timer.dense(ffn.intermediate, *tokens.own)}
         shared = timer.dense(ffn.shared * ffn.shared_intermediate, *tokens.own)
@@ -181,12 +181,12 @@ class EpDeployment(Deployment):
 
     def joint(self, kind: Pass, tokens: GpuTokens) -> dict[str, Timed]:
         """Return the durations of experts and all-to-all."""
-        ffn = self.model.ffn[kind.layer.ffn]
+        ffn = self.model.ffn_of(kind.layer)
         if isinstance(ffn, DenseFfn) or self.draws(kind.layer):
             return {}
         total, most = tokens.total(), tokens.apart(self.attention_tp).most()
         parts = [
-            self._turn(kind.layer.ffn, ffn, between(total, most, *turn), turn[1] - turn[0])
+            self._turn(str(kind.layer.ffn), ffn, between(total, most, *turn), turn[1] - turn[0])
             for turn in self._turns(ffn, most)
         ]
         return one_after_the_other(parts)
@@ -310,7 +310,7 @@ class EpDeployment(Deployment):
     def alone(self, layer: Layer) -> bool:
         """Return whether there is no all-to-all of another micro-batch beside a layer."""
         alone = self.ep.overlap == "none" or not self._exchanges
-        return alone or isinstance(self.model.ffn[layer.ffn], DenseFfn)
+        return alone or isinstance(self.model.ffn_of(layer), DenseFfn)
 
     @property
     def _exchanges(self) -> bool:

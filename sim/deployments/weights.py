@@ -11,7 +11,7 @@ from sim.inputs.scenario import Precision
 
 def moe_ffns(model: ModelCard) -> list[MoeFfn]:
     """Return the kinds of MoE that layers of a model have."""
-    used = dict.fromkeys(layer.ffn for layer in model.layer_counts)
+    used = dict.fromkeys(layer.ffn for layer in model.layer_counts if layer.ffn is not None)
     return [ffn for ffn in map(model.ffn.__getitem__, used) if isinstance(ffn, MoeFfn)]
 
 
@@ -30,7 +30,7 @@ def attention_bytes(model: ModelCard, precision: Precision, o_proj_tp: int, draf
         )
         elements += count * sum(projection.weights() for projection in whole)
         outputs += count * output.weights() / o_proj_tp
-        ffn = model.ffn[layer.ffn]
+        ffn = model.found_ffn(layer)
         if isinstance(ffn, MoeFfn):
             router += count * model.hidden * ffn.experts
     if drafts:
@@ -60,7 +60,9 @@ def ffn_bytes(
     """
     dense, routed = 0.0, 0.0
     for layer, count in model.layer_counts.items():
-        ffn = model.ffn[layer.ffn]
+        ffn = model.found_ffn(layer)
+        if ffn is None:
+            continue
         if isinstance(ffn, DenseFfn):
             dense += count * ffn.weights(model.hidden) / dense_ways
             continue

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sim.inputs.hardware import Accelerator
-from sim.inputs.model import Layer, ModelCard, MoeFfn
+from sim.inputs.model import Ffn, Layer, ModelCard, MoeFfn
 
 FLOPS_PER_WEIGHT = 2
 """One multiply and one add per weight and token."""
@@ -129,12 +129,12 @@ def linear_flops(model: ModelCard) -> float:
 
 def ffn_params(model: ModelCard) -> int:
     """Return weights of all dense FFNs and experts, routers left out."""
-    return int(_over_layers(model, lambda of: model.ffn[of.ffn].weights(model.hidden)))
+    return sum(count * ffn.weights(model.hidden) for ffn, count in _ffn_layers(model))
 
 
 def active_ffn_params(model: ModelCard) -> int:
     """Return FFN weights that one token multiplies with, routers left out."""
-    return int(_over_layers(model, lambda of: model.ffn[of.ffn].active_weights(model.hidden)))
+    return sum(count * ffn.active_weights(model.hidden) for ffn, count in _ffn_layers(model))
 
 
 def ffn_flops(model: ModelCard) -> float:
@@ -178,8 +178,12 @@ def sparsity(model: ModelCard) -> float | None:
 
 
 def _moe_layers(model: ModelCard) -> list[tuple[MoeFfn, int]]:
-    pairs = [(model.ffn[layer.ffn], count) for layer, count in model.layer_counts.items()]
-    return [(ffn, count) for ffn, count in pairs if isinstance(ffn, MoeFfn)]
+    return [(ffn, count) for ffn, count in _ffn_layers(model) if isinstance(ffn, MoeFfn)]
+
+
+def _ffn_layers(model: ModelCard) -> list[tuple[Ffn, int]]:
+    pairs = [(model.found_ffn(layer), count) for layer, count in model.layer_counts.items()]
+    return [(ffn, count) for ffn, count in pairs if ffn is not None]
 
 
 def attention_usd_per_1m(model: ModelCard, ctx: float, accelerator: Accelerator) -> float | None:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sim.foundation.errors import did_you_mean
+from sim.foundation.errors import InfeasibleError, did_you_mean
 from sim.inputs.attention import Attention, Width
 from sim.inputs.base import Strict
 from sim.inputs.checkpoint import Checkpoint, Encoder
@@ -113,7 +113,8 @@ class Layer(Strict):
     """One layer: the names of its attention and its FFN among the card's variants."""
 
     attention: str
-    ffn: str
+    ffn: str | None = None
+    """Absent: the next layer's attention follows at once (Nemotron)."""
 
 
 # Published models have up to some 130; every layer is a part of every step.
@@ -166,7 +167,7 @@ class ModelCard(Strict):
                 if layer.attention not in self.attention:
                     remedy = did_you_mean(layer.attention, self.attention)
                     raise ValueError(f"layers name attention {layer.attention!r}: {remedy}")
-                if layer.ffn not in self.ffn:
+                if layer.ffn is not None and layer.ffn not in self.ffn:
                     remedy = did_you_mean(layer.ffn, self.ffn)
                     raise ValueError(f"layers name ffn {layer.ffn!r}: {remedy}")
         return self
@@ -188,6 +189,17 @@ class ModelCard(Strict):
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         shares = {name: attention.cut(ways) for name, attention in self.attention.items()}
         return ModelCard.model_construct(**fields | {"attention": shares})
+
+    def found_ffn(self, layer: Layer) -> Ffn | None:
+        """Return the FFN of a layer; None if it has none."""
+        return None if layer.ffn is None else self.ffn[layer.ffn]
+
+    def ffn_of(self, layer: Layer) -> Ffn:
+        """Return the FFN of a layer. Raises InfeasibleError if it has none."""
+        found = self.found_ffn(layer)
+        if found is None:
+            raise InfeasibleError(f"{self.name}: layers without an FFN cannot be simulated yet")
+        return found
 
     def encoder_bytes(self) -> float:
         """Return bytes of the encoders, which every attention GPU holds whole."""

@@ -85,7 +85,8 @@ def _least_work(model: ModelCard, kv: str, tp: int, o_proj_tp: int, ctx: float) 
         elements += count * sum(product.weights() for product in whole)
         kv_bytes += count * kind.read_bytes(kv, ctx)
         macs += count * kind.weights(hidden)
-        macs += count * model.ffn[layer.ffn].active_weights(hidden)
+        ffn = model.found_ffn(layer)
+        macs += 0 if ffn is None else count * ffn.active_weights(hidden)
     return _Work(elements, outputs, macs, kv_bytes)
 
 

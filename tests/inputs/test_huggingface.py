@@ -10,7 +10,16 @@ import pytest
 
 import sim
 from sim.explain.imported import ImportedModel
-from sim.inputs.attention import CompressedAttention, Dsa, GatedDelta, Gqa, KimiDelta, Mfa, Mla
+from sim.inputs.attention import (
+    CompressedAttention,
+    Dsa,
+    GatedDelta,
+    Gqa,
+    KimiDelta,
+    Mamba2,
+    Mfa,
+    Mla,
+)
 from sim.inputs.documents.document import parse
 from sim.inputs.model import DenseFfn, ModelCard, MoeFfn
 from tests.huggingface_configs import FAMILIES
@@ -455,3 +464,15 @@ def test_places_without_a_config(tmp_path: Path) -> None:
     huge.write_bytes(b" " * (3 << 20))
     with pytest.raises(sim.ScenarioError, match="not its weights"):
         sim.import_model(huge)
+
+
+def test_blocks_become_layers_some_of_them_without_an_ffn(tmp_path: Path) -> None:
+    name = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B"
+    path = written(tmp_path, FAMILIES[name].config)
+    card = sim.import_model(path).card
+    pattern = str(FAMILIES[name].config["hybrid_override_pattern"])
+    assert len(card.layer_sequence) == pattern.count("M") + pattern.count("*")
+    assert ffn_of(card).count(None) == pattern.count("M*")
+    assert isinstance(card.attention["mamba2"], Mamba2)
+    with pytest.raises(sim.InexpressibleError, match="without attention"):
+        imported(tmp_path, hybrid_override_pattern="-***", **EXPERTS)

@@ -79,7 +79,7 @@ def test_weights_of_a_part_take_its_bytes(part: str, weights: str) -> None:
     after = site("dsv3-ep144", "precision.gemm=bf16", f"precision.{part}={weights}")
     elements = dict.fromkeys(get_args(Part), 0.0)
     for layer, count in model.layer_counts.items():
-        attention, ffn = model.attention[layer.attention], model.ffn[layer.ffn]
+        attention, ffn = model.attention[layer.attention], model.ffn_of(layer)
         output = attention.after_core(model.hidden)[-1].weights()
         elements["attention"] += count * attention.weights(model.hidden)
         elements["o_proj"] += count * output

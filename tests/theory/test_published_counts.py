@@ -27,6 +27,7 @@ PUBLISHED: dict[str, tuple[float, float | None]] = {
     "moonshotai--Kimi-K2.5": (1026, 32),
     "nvidia--Gemma-4-31B-IT-NVFP4": (30.7, None),
     "nvidia--Kimi-K2.5-NVFP4": (1026, 32),
+    "nvidia--NVIDIA-Nemotron-3-Super-120B-A12B-NVFP4": (120.6, 12),
     "openai--gpt-oss-120b": (116.8, 5.1),
     "stepfun-ai--Step-3.7-Flash": (196, 11),
     "zai-org--GLM-5.2": (744, 40),

@@ -181,7 +181,7 @@ def test_the_module_of_deepseek_v3_has_its_published_size() -> None:
     )
     held = drafting.kv_memory().weights_bytes - plain.kv_memory().weights_bytes
     layer = Layer(attention="mla", ffn="moe")
-    experts = card.ffn[layer.ffn].weights(card.hidden) - 3 * card.hidden * 2048
+    experts = card.ffn_of(layer).weights(card.hidden) - 3 * card.hidden * 2048
     # Every GPU holds two of the 256 experts, and all else (the router in BF16).
     router = card.hidden * 256
     assert held == pytest.approx((own - experts - router) + experts / 128 + 2 * router, rel=1e-9)

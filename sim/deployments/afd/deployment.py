@@ -107,7 +107,7 @@ class AfdDeployment(Deployment):
 
     def _stays(self, layer: Layer) -> bool:
         """Return whether a layer does not leave the attention GPUs."""
-        dense = isinstance(self.model.ffn[layer.ffn], DenseFfn)
+        dense = isinstance(self.model.ffn_of(layer), DenseFfn)
         return dense and "dense" in self.afd.attention.computes
 
     @property
@@ -244,7 +244,7 @@ class AfdDeployment(Deployment):
             attended = attended | {"shared": self._computed(kind.layer, tokens)}
         if self._one_kernel or self._stays(kind.layer):
             return attended
-        visited = self._links.visited(self.model.ffn[kind.layer.ffn], tokens.each)
+        visited = self._links.visited(self.model.ffn_of(kind.layer), tokens.each)
         row = self.model.hidden, self.afd.f2a_dtype
         accelerator = self.attention_timer.table.accelerator
         summing = glue.sum_ns(self.scenario.software, accelerator, row, visited, tokens.each)
@@ -254,7 +254,7 @@ class AfdDeployment(Deployment):
     def _computed(self, layer: Layer, tokens: GpuTokens) -> Timed:
         """Return the time of the FFNs that attention GPUs compute themselves."""
         timer = self.beside(self.attention_timer, self.crowded(layer))
-        ffn = self.model.ffn[layer.ffn]
+        ffn = self.model.ffn_of(layer)
         columns = 0
         if isinstance(ffn, DenseFfn):
             columns = ffn.intermediate if self._stays(layer) else 0
@@ -267,8 +267,8 @@ class AfdDeployment(Deployment):
         """Return the durations of the FFN side and of its links."""
         if self._stays(kind.layer):
             return {}
-        name = kind.layer.ffn
-        return self._ffn.expected(name, self.model.ffn[name], tokens, self.draws(kind.layer))
+        ffn = self.model.ffn_of(kind.layer)
+        return self._ffn.expected(str(kind.layer.ffn), ffn, tokens, self.draws(kind.layer))
 
     def joint_load(self, requests: GpuTokens) -> Hashable:
         """Return the requests of all GPUs, and those of the GPUs that the fullest rank talks to."""

@@ -126,8 +126,8 @@ def _heading(origin: str, drafts: Keyed | None) -> Iterator[str]:
 
 
 def _parts(field: str, parts: dict[str, Fields], origin: str) -> Iterator[str]:
-    if parts:
-        yield f"{field}:"
+    if parts or field == "ffn":
+        yield f"{field}:" if parts else f"{field}: {{}}"
     for name, fields in parts.items():
         yield f"  {name}:"
         yield from text.mapping(fields, 4)
@@ -140,7 +140,8 @@ def _checkpoint(formats: StoredFormats, origin: str) -> Iterator[str]:
     yield "checkpoint:"
     fields: Fields = dict(formats.parts)
     if "dense" not in fields:  # neither a dense FFN nor a shared expert
-        fields["dense"] = Keyed(fields["experts"].value, "no dense FFN: as the experts")
+        like = "experts" if "experts" in fields else "attention"
+        fields["dense"] = Keyed(fields[like].value, f"no dense FFN: as {like}")
     if formats.kv is not None:
         fields["kv"] = formats.kv
     yield from text.mapping(fields, 2)

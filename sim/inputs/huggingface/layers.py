@@ -94,6 +94,8 @@ def _by_blocks(config: ConfigFile, pattern: str) -> Stack:
                 config.cannot("hybrid_override_pattern: an FFN without attention before it")
         else:
             config.cannot(f"hybrid_override_pattern: blocks {letter!r} (left out)")
+    if not order:
+        config.problem("hybrid_override_pattern", "names no attention")
     return Stack(order, attention, ffn)
 
 
