@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,7 @@ from sim.inputs.arrivals import ClosedLoop
 _CHECK_EVERY = 5
 
 
-@dataclass
-class _OpenStep:
+class _OpenStep(NamedTuple):
     number: int
     start_ns: int
     note: int
