@@ -217,12 +217,11 @@ class Scenario(Strict):
 
         Raises ScenarioError with every mistake, as a file of it would.
         """
-        data = self.model_dump(exclude={"software"})
-        # Its many figures stay as they are unless a setting may decide one of them.
-        decides = {"software", "memory"} & {path.partition(".")[0] for path in settings}
-        data["software"] = stated(self.software) if decides else self.software
-        document = Document(self.name, data)
-        return from_document(document.changed(settings, self.name))
+        return from_document(self.document().changed(settings, self.name))
+
+    def document(self) -> Document:
+        """Return this scenario as a document of it would be read."""
+        return Document(self.name, self.model_dump() | {"software": stated(self.software)})
 
     def with_batch(self, requests: int) -> Scenario:
         """Return this scenario with a closed loop of `requests` requests in flight."""

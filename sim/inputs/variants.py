@@ -27,6 +27,10 @@ class Variants:
         """Return the document with other values, as `Document.changed` does."""
         return self._base.changed(settings, origin, overrides)
 
+    def with_settings(self, settings: Mapping[str, Any]) -> Scenario:
+        """Return the scenario with values by dotted path. Raises as `Scenario.with_settings`."""
+        return self.scenario(self.document(settings, self._base.name))
+
     def scenario(self, document: Document) -> Scenario:
         """Return the scenario of such a document. Raises ScenarioError with every mistake."""
         shared = {name for name, part in self._base.data.items() if document.data.get(name) is part}

@@ -17,7 +17,9 @@ from sim.deployments.deployment import Deployment
 from sim.experiments.largest_batch import max_batch_under_slo
 from sim.experiments.replications import Figures, replicated
 from sim.foundation.errors import InfeasibleError, ScenarioError
+from sim.foundation.reading import held
 from sim.inputs.scenario import Scenario
+from sim.inputs.variants import Variants
 from sim.metrics.steady_summary import steady_summary
 from sim.steady.largest_load import fullest, fullest_of_each, most_fitting
 from sim.steady.state import SteadyState
@@ -146,13 +148,15 @@ def most_worth(
 def admitted(shapes: SideShapes) -> list[Settings]:
     """Return the settings of every shape that is a scenario and meets the constraints."""
     found = []
-    for settings in crossed(shapes.axes):
-        try:
-            scenario = shapes.first.with_settings(settings)
-        except ScenarioError:
-            continue
-        if meets(scenario, shapes.constraints):
-            found.append(settings)
+    variants = Variants(shapes.first.document())
+    with held():
+        for settings in crossed(shapes.axes):
+            try:
+                scenario = variants.with_settings(settings)
+            except ScenarioError:
+                continue
+            if meets(scenario, shapes.constraints):
+                found.append(settings)
     return found
 
 
@@ -164,11 +168,13 @@ def screened(
     Also how many fit in memory at all, and the least TPOT found, ms.
     """
     found, least_ms = [], float("inf")
+    variants = Variants(first.document())
     sites: list[tuple[int, Settings, Deployment]] = []
-    for number, settings in enumerate(every):
-        with suppress(InfeasibleError):
-            scenario = first.with_settings(settings | screen)
-            sites.append((number, settings, compile_deployment(scenario.with_batch(1))))
+    with held():
+        for number, settings in enumerate(every):
+            with suppress(InfeasibleError):
+                scenario = variants.with_settings(settings | screen)
+                sites.append((number, settings, compile_deployment(scenario.with_batch(1))))
     every_site = [site for _number, _settings, site in sites]
     states = fullest_of_each(every_site, [site.scenario.slo.tpot_ms for site in every_site])
     for (number, settings, _site), state in zip(sites, states, strict=True):

@@ -28,6 +28,7 @@ used = resource.getrusage(resource.RUSAGE_CHILDREN)
 with open(sys.argv[1], "w") as file:
     json.dump([code, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024], file)
 """
+_NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 _HEADER = ("job", "CPU s", "peak MB", "limit", "limit s", "times", "peer", "peer s")
 
 
@@ -100,9 +101,11 @@ class Bench:
     def run(self, *words: str, env: Mapping[str, str] = {}, folder: Path = ROOT) -> Spent:
         """Run a program in `folder`, which is this checkout by default."""
         told = self.folder / "spent.json"
+        # A user's Python keeps the bytecode of modules.
+        usual = {name: each for name, each in os.environ.items() if name != _NO_BYTECODE}
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _LAUNCH, str(told), *words],
-            cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, check=True,
+            cwd=folder, env={**usual, **env}, capture_output=True, text=True, check=True,
         )  # fmt: skip
         code, cpu_s, peak_mb = json.loads(told.read_text())
         assert code == 0, done.stderr

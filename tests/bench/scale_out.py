@@ -1,8 +1,9 @@
-"""A sweep of 10,000 points over Dask: what a point costs, and whom.
+"""A sweep of 10,000 points, or a study of small cells, over Dask: what a job costs, and whom.
 
-Run with `python -m tests.bench.scale_out --workers 1,4,16` on Linux. As root, the scheduler and 4
-hosts of workers have network namespaces of their own, and the table holds the bytes that crossed
-them; else all are plain processes. Costs are CPU time: more workers than cores share those cores.
+Run with `python -m tests.bench.scale_out --workers 1,4,16` on Linux, `--cells 30` for a study. As
+root, the scheduler and 4 hosts of workers have network namespaces of their own, and the table holds
+the bytes that crossed them; else all are plain processes. Costs are CPU time: more workers than
+cores share those cores.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from time import process_time
 from typing import Any, NamedTuple
@@ -23,8 +25,11 @@ from typing import Any, NamedTuple
 from sim.parallel import processes
 from sim.parallel.cluster import cluster
 from sim.parallel.processes import Workers
-from sim.sweeps import folder as folders
+from sim.study import cells
+from sim.study import folder as study_folder
+from sim.sweeps import folder as sweep_folder
 from sim.sweeps import sweep
+from tests import small_study
 
 SWEEP = """
 kind: sweep
@@ -39,6 +44,8 @@ families:
       - deployment.ffn.instances: {{from: 1, to: 20, step: 1}}
       - workload.arrivals.concurrency: {{from: 192, to: {most}, step: 192}}
 """
+JOBS_A_CELL = 5
+"""Two searches, the paired runs and two counterfactuals."""
 HOSTS = 4
 """Namespaces over which workers spread."""
 
@@ -169,22 +176,54 @@ HEADER = """
 |---|---|---|---|---|---|---|"""
 
 
+class Work(NamedTuple):
+    """What is to be done."""
+
+    jobs: int
+    run: Callable[[Path, Workers], object]
+    """Does it in a directory."""
+    table: str
+    """File of the directory that holds the outcome."""
+
+
+def swept(scratch: Path, points: int) -> Work:
+    path = scratch / "points.yaml"
+    path.write_text(SWEEP.format(most=192 * (points // 400)))
+    loaded = sweep.load(path)
+    run = partial(sweep_folder.run, loaded)
+    return Work(len(loaded.points), run, "sweep.csv")
+
+
+def studied(scratch: Path, count: int) -> Work:
+    """Return a study of `count` cells, which differ in the TPOT that is asked for."""
+    paces = "".join(
+        f"    p{cell}: {{set: {{slo.tpot_ms: {0.9 + 0.6 * cell / count:.4f}}}}}\n"
+        for cell in range(count)
+    )
+    text = small_study.STUDY
+    two = text[text.index("    fast:") : text.index("shortlist:")]
+    last = text[text.index("  - name: understated") :]
+    made = [(each.format(model=""), new) for each, new in ((two, paces), (last, ""))]
+    loaded = cells.load(small_study.write(scratch, *made))
+    run = partial(study_folder.run, loaded)
+    return Work(JOBS_A_CELL * count, run, "study.csv")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", default="1,4,16", help="sizes of the cluster, e.g. 1,4,16")
     parser.add_argument("--points", type=int, default=10_000, help="a multiple of 400")
+    parser.add_argument("--cells", type=int, default=0, help="a study of so many cells instead")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as undo:
-        path = Path(scratch) / "points.yaml"
-        path.write_text(SWEEP.format(most=192 * (asked.points // 400)))
-        loaded = sweep.load(path)
-        points = len(loaded.points)
+        place = Path(scratch)
+        work = studied(place, asked.cells) if asked.cells else swept(place, asked.points)
 
         def ran(pool: Workers, name: str, cost: Callable[[], Cost]) -> tuple[Cost, str]:
-            before, folder = cost(), Path(scratch) / name
-            folders.run(loaded, folder, pool)
-            made = hashlib.sha256((folder / "sweep.csv").read_bytes()).hexdigest()
-            return cost().since(before), made
+            before, folder = cost(), place / name
+            work.run(folder, pool)
+            found = hashlib.sha256((folder / work.table).read_bytes()).hexdigest()
+            return cost().since(before), found
 
         def here() -> Cost:
             own_s = process_time()
@@ -193,8 +232,8 @@ def main() -> None:
         with processes.local(1) as pool:
             alone, expected = ran(pool, "local", here)
         alone_s = alone.command_s + alone.workers_s
-        print(f"{points:,} points, CPU time and bytes of each")
-        print(HEADER, alone.row("1, no cluster", points, alone_s), sep="\n", flush=True)
+        print(f"{work.jobs:,} jobs, CPU time and bytes of each")
+        print(HEADER, alone.row("1, no cluster", work.jobs, alone_s), sep="\n", flush=True)
         plain = [Site()] * (1 + HOSTS)
         sites = plain if os.geteuid() else undo.enter_context(namespaces(1 + HOSTS))
         for workers in map(int, asked.workers.split(",")):
@@ -205,7 +244,7 @@ def main() -> None:
                     return Cost(*spent, sites[0].bytes(), sum(site.bytes() for site in sites[1:]))
 
                 cost, made = ran(pool, f"dask-{workers}", there)
-            print(cost.row(str(workers), points, alone_s), flush=True)
+            print(cost.row(str(workers), work.jobs, alone_s), flush=True)
             assert made == expected, "the cluster gave other bytes"
 
 

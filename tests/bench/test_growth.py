@@ -50,7 +50,18 @@ def test_growth_with_steps(bench: Bench) -> None:
     report(bench, "steps", each)
 
 
-def test_growth_with_layers(bench: Bench, tmp_path: Path) -> None:
+DRAWN = (
+    "routing={kind: uniform, per_step: {placement: {kind: contiguous}}}",
+    "noise={tasks: [{server: gpu, law: {kind: lognormal, cv: {value: 0.03, source: test}}}]}",
+)
+
+
+@pytest.mark.parametrize(
+    ("what", "drawn"), [("layers", ()), ("layers, each with draws of its own", DRAWN)]
+)
+def test_growth_with_layers(
+    bench: Bench, tmp_path: Path, what: str, drawn: tuple[str, ...]
+) -> None:
     repeated = f"repeat: {tiny.LAYERS - 1}"
     assert repeated in tiny.MODEL
     each = {}
@@ -58,5 +69,5 @@ def test_growth_with_layers(bench: Bench, tmp_path: Path) -> None:
         model = tmp_path / f"{layers}.yaml"
         model.write_text(tiny.MODEL.replace(repeated, f"repeat: {layers - 1}"))
         settings = [*steps(200), "simulation.engine=recurrence"]
-        each[layers] = tiny.load(model, "step3-2a2f", *settings)
-    report(bench, "layers", each)
+        each[layers] = tiny.load(model, "step3-2a2f", *settings, *drawn)
+    report(bench, what, each)
