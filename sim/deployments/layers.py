@@ -15,14 +15,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from sim.calibration.families import hit_experts
 from sim.foundation.errors import InfeasibleError
-from sim.foundation.nanoseconds import from_us
+from sim.foundation.nanoseconds import from_us, whole_ns
 from sim.foundation.units import DTYPE_BYTES
 from sim.inputs.attention import Projection
 from sim.inputs.model import ModelCard, MoeFfn
 from sim.inputs.scenario import Part, Precision
 from sim.kernels import cores, ops, served
 from sim.kernels.core_line import CoreLine
-from sim.kernels.hottest_rank import Held, alike, hottest_factors, rank_op
+from sim.kernels.hottest_rank import Held, alike, hottest_factors, rank_op, scattered_loads
+from sim.kernels.in_turn import stretch
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.timed import Timed
 
@@ -395,6 +396,9 @@ class LayerTimer:
                 measured = launch(name, hit, np.ones(1))
                 op = measured if self.table.serving(measured)[1] else op
         both = self.table.timed(op)
+        if self._goes_in_turn and self.load not in served.EVEN:
+            hottest = self._hottest_in_turn(ffn, spread, tokens, fused)
+            both.ns[..., :1] = np.maximum(hottest, both.ns[..., 1:])
         ns = np.repeat(both.ns[..., 1:], spread.ranks, axis=-1)
         # A kernel that combines ends with the last of its peers.
         ns[..., : spread.ranks if self.experts_exchange else 1] = both.ns[..., :1]
@@ -418,23 +422,18 @@ class LayerTimer:
         are as in `experts`. Usage is that of all layers.
         """
         fused = self._fused(ffn) if shared else 0
-        kernel = self.experts_kernel
-        tile_rows = ops.expert_tile_rows(kernel, self.table.accelerator.gemm_tile_rows)
         ranks = loads.reshape(-1, loads.shape[-1])
-        first, kind, count = alike(ranks, tile_rows)
+        first, kind, count = alike(ranks, self._expert_tile_rows)
         share = np.full((len(first), fused), tokens / spread.ranks)
         held = np.concatenate([ranks[first], share], axis=-1)
-        op = rank_op(
-            self.precision.of("experts"),
-            self.model.hidden,
-            ffn.expert_intermediate / spread.slices,
-            held,
-            kernel,
-            tile_rows,
-        )
-        op = self._with_exchange(op, held.sum(axis=-1), spread)
+        op = self._with_exchange(self._rank_op(ffn, spread, held), held.sum(axis=-1), spread)
         times = self.table.timed(op, count).on(spread.slices)
-        times = times.lasting(times.ns[kind].reshape(loads.shape[:-1]))
+        ns = times.ns[kind]
+        if self._goes_in_turn:
+            shared_tokens = np.full((len(ranks), fused), tokens / spread.ranks)
+            known = np.concatenate([ranks, shared_tokens], axis=-1)
+            ns = whole_ns(ns * self._in_turn(ffn, spread, known), "experts")
+        times = times.lasting(ns.reshape(loads.shape[:-1]))
         if self.experts_exchange:
             times.ns[:] = times.ns.max(axis=-1, keepdims=True)
         if shared and not fused:
@@ -442,6 +441,42 @@ class LayerTimer:
             gpus = spread.ranks * spread.slices * len(loads)
             times += self.dense(columns, tokens / spread.ranks).on(gpus)
         return times
+
+    @property
+    def _expert_tile_rows(self) -> float:
+        """Return the rows to which the kernel of the experts pads each."""
+        card = self.table.accelerator
+        return ops.expert_tile_rows(self.experts_kernel, card.gemm_tile_rows)
+
+    @property
+    def _goes_in_turn(self) -> bool:
+        """Return whether the kernel takes one expert after the other, as measured under skew."""
+        return self.experts_kernel == served.MASKED
+
+    def _rank_op(self, ffn: MoeFfn, spread: Spread, loads: ops.Floats) -> ops.Op:
+        """Return the experts of ranks that hold `loads` of each (… × experts)."""
+        columns = ffn.expert_intermediate / spread.slices
+        kind = self.precision.of("experts"), self.model.hidden, columns
+        return rank_op(*kind, loads, self.experts_kernel, self._expert_tile_rows)
+
+    def _hottest_in_turn(self, ffn: MoeFfn, spread: Spread, tokens: Ns, fused: int) -> Ns:
+        """Return the mean time of the hottest rank over draws of its experts' loads."""
+        drawn = scattered_loads(self.load, tokens, spread.held(ffn), ffn.top_k)
+        alike = np.broadcast_to(tokens[..., np.newaxis] / spread.ranks, (*drawn.shape[:-1], 1))
+        loads = np.concatenate([drawn, *[alike] * fused], axis=-1)
+        even = self.table.timed(self._rank_op(ffn, spread, loads)).ns
+        times = even * self._in_turn(ffn, spread, loads)
+        return whole_ns(times.mean(axis=-1, keepdims=True), "experts")
+
+    def _in_turn(self, ffn: MoeFfn, spread: Spread, loads: ops.Floats) -> ops.Floats:
+        """Return how many times longer ranks take for not being loaded equally."""
+        rows = self._expert_tile_rows
+        tiles = np.ceil(loads / rows).astype(np.int64)
+
+        def one(by_tiles: Ns) -> ops.Op:
+            return self._rank_op(ffn, spread, ops.floats(by_tiles[:, np.newaxis] * rows))
+
+        return stretch(self.table, one, tiles)
 
     def draft_projection(self, tokens: GpuTokens) -> Timed:
         """Return the time of a drafting layer's projection of 2·hidden to hidden."""

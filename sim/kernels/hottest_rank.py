@@ -193,6 +193,18 @@ def hottest_factors(load: str, tokens: NDArray[Any], held: Held, top_k: int) -> 
     return np.where(tokens > 0, np.array(factors)[place.reshape(tokens.shape)], 1.0)
 
 
+def scattered_loads(load: str, tokens: NDArray[Any], held: Held, top_k: int) -> Floats:
+    """Return the tokens of the hottest rank's slots in several draws (… × draws × slots).
+
+    For each of `tokens` (… × 1), from the draws that `hottest_factors` has.
+    """
+    eighths = np.rint(8 * np.log2(np.maximum(tokens[..., 0], 1)))
+    grid, place = np.unique(eighths, return_inverse=True)
+    near = [max(1, round(2 ** (each / 8))) for each in grid]
+    shares = np.array([hottest_loads(load, number, held, top_k) / number for number in near])
+    return np.asarray(shares[place.reshape(eighths.shape)] * tokens[..., np.newaxis])
+
+
 @cache
 def _factor(load: str, eighths: int, held: Held, top_k: int) -> float:
     """Return the factor of 2^(`eighths` / 8) tokens."""
