@@ -322,7 +322,7 @@ class LayerTimer:
         attention = self.model.attention[name]
         if (name, positions) not in self._lines:
             core_op = partial(self._core_op, name, positions)
-            linear = cores.CORES[attention.core(positions).op].linear
+            linear = cores.core_op(attention.core(positions).op).linear
             self._lines[name, positions] = CoreLine(self.table, core_op, linear)
         return attention.core(positions).window, self._lines[name, positions]
 
@@ -332,7 +332,7 @@ class LayerTimer:
         attention = self.model.attention[name]
         core, dtype = attention.core(positions), attention.cache_dtype(self.precision.kv)
         tile = self.table.accelerator.query_tile_rows
-        op = cores.CORES[core.op].build(dtype, *core.sizes, requests, kv_tokens, tile)
+        op = cores.core_op(core.op).build(dtype, *core.sizes, requests, kv_tokens, tile)
         named = self.kernels.get(core.op, {}).get(dtype, ())
         kernel = next((each for each in named if self.table.has_format(op.name, each, dtype)), None)
         return op if kernel is None else replace(op, kernel=kernel)

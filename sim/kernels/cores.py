@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sim.foundation.errors import InfeasibleError
 from sim.foundation.units import DTYPE_BYTES
 from sim.kernels import served
 from sim.kernels.ops import Op, floats, padded, per
@@ -163,4 +164,13 @@ CORES: dict[str, CoreOp] = {
     ),
     "attention_linear": CoreOp(linear),
 }
+
+
+def core_op(name: str) -> CoreOp:
+    """Return what is known of an operation. Raises InfeasibleError for one without a kernel."""
+    if name not in CORES:
+        raise InfeasibleError(f"{name}: afdsim knows no kernel of this attention yet")
+    return CORES[name]
+
+
 MEASURED = {name: core.sizes for name, core in CORES.items() if core.sizes}

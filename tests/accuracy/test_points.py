@@ -79,6 +79,6 @@ def test_a_model_of_another_architecture_has_no_card() -> None:
     assert words.model("DeepSeek-R1-0528-NVFP4-v2") == "deepseek-v3"
     assert words.model("Qwen3-235B-A22B-Instruct-2507-FP8") == "qwen3-235b-a22b"
     assert words.accelerator("GB200 NVL72", []) == "gb200"
-    for name in ("DeepSeek-V3.2", "DeepSeek-V4-Pro", ""):
+    for name in ("DeepSeek-V5", "DeepSeek-V4-Mini", ""):
         with pytest.raises(words.Unclear, match="no model card"):
             words.model(name)

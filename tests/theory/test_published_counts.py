@@ -9,6 +9,7 @@ import pytest
 import sim
 from sim.deployments.weights import attention_bytes, ffn_bytes, vocab_bytes
 from sim.explain.imported import ImportedModel
+from sim.inputs import cards
 from sim.inputs.model import MoeFfn
 from sim.inputs.scenario import Precision
 
@@ -34,11 +35,15 @@ PUBLISHED: dict[str, tuple[float, float | None]] = {
 }
 
 
-def imported(name: str) -> ImportedModel:
+def config(name: str) -> Path:
     path = CONFIGS / f"{name}.json"
     if not path.is_file():
         pytest.skip(f"{name}: its config.json is not beside this checkout")
-    return sim.import_model(path)
+    return path
+
+
+def imported(name: str) -> ImportedModel:
+    return sim.import_model(config(name))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -85,3 +90,24 @@ def test_weights_of_kimi_in_nvfp4_over_four_gpus() -> None:
     held = attention_bytes(card, precision, 1, drafts=False) + vocab_bytes(card, precision, 1)
     held += ffn_bytes(card, precision, experts, 1, 1)
     assert held / 2**30 == pytest.approx(152, rel=0.01)
+
+
+SHIPPED = {
+    "MiniMaxAI--MiniMax-M2.5": "minimax-m2.5",
+    "Qwen--Qwen3-Coder-480B-A35B-Instruct": "qwen3-coder-480b-a35b",
+    "Qwen--Qwen3.5-397B-A17B": "qwen3.5-397b-a17b",
+    "deepseek-ai--DeepSeek-V3.2": "deepseek-v3.2",
+    "deepseek-ai--DeepSeek-V4-Flash": "deepseek-v4-flash",
+    "deepseek-ai--DeepSeek-V4-Pro": "deepseek-v4-pro",
+    "moonshotai--Kimi-K2.5": "kimi-k2.5",
+    "openai--gpt-oss-120b": "gpt-oss-120b",
+    "stepfun-ai--Step-3.7-Flash": "step-3.7-flash",
+    "zai-org--GLM-5.2": "glm-5.2",
+}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_card_is_what_import_makes_of_the_config(name: str) -> None:
+    card = SHIPPED[name]
+    text = (cards.packaged(cards.MODELS) / f"{card}.yaml").read_text(encoding="utf-8")
+    assert text == sim.import_model(config(name), card).text
