@@ -38,7 +38,7 @@ def canonical(data: object) -> str:
     """Return plain data as the one JSON text that equal data have."""
     if isinstance(data, Frozen):
         return data.canonical
-    if isinstance(data, dict):
+    if isinstance(data, dict) and any(isinstance(each, dict) for each in data.values()):
         items = (f"{_canonical(key)}:{canonical(data[key])}" for key in sorted(data))
         return f"{{{','.join(items)}}}"
     if isinstance(data, list):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from sim.foundation import json_text
 from sim.foundation.pareto import pareto_front
@@ -152,7 +154,7 @@ def _points(rows: Sequence[Row], drawn: Sequence[Row], view: View) -> go.Figure:
             legendgroup=family,
             showlegend=False,
             marker={**_style(number)[0], "size": 7, "opacity": 0.3},
-            customdata=[[place[id(row)], *_hover_values(row, settings)] for row in mine],
+            customdata=_table([place[id(row)], *_hover_values(row, settings)] for row in mine),
             hovertemplate=_hover_template(family, settings),
         )
     figure.add_scatter(
@@ -174,6 +176,11 @@ def _points(rows: Sequence[Row], drawn: Sequence[Row], view: View) -> go.Figure:
         margin={"l": 60, "r": 20, "t": 40, "b": 50},
     )
     return figure
+
+
+def _table(rows: Iterable[list[Any]]) -> NDArray[np.object_]:
+    """Return rows as an array, which Plotly takes without looking at each cell."""
+    return np.array(list(rows), dtype=object)
 
 
 def _add_fronts(
