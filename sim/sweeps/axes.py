@@ -18,7 +18,7 @@ Number = int | float
 # Nothing that is simulated comes near.
 _LARGEST = 10**18
 MOST_POINTS = 10_000
-"""Points of a sweep, unless it says more: that many are read in some 20 s and take 100 MB."""
+"""Points of a sweep, unless it says more: that many are read in 1 to 10 s and take 50 MB."""
 
 # An axis is kept in memory whole.
 _MOST_VALUES = 100_000
