@@ -79,9 +79,31 @@ def test_kernel_time_that_is_mostly_guessed_is_told() -> None:
 
 
 def test_software_figures_of_another_model_are_told() -> None:
-    text = told("step3-2a2f")
+    whole = ("deployment.ffn.moe_kernel=fused",)
+    text = told("step3-2a2f", *whole)
     assert text == "the software figures were measured on deepseek-v3, the model is step3"
-    assert told("step3-2a2f", "software.measured_on=step3") == ""
+    assert told("step3-2a2f", *whole, "software.measured_on=step3") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "shape"),
+    [
+        ("qwen3-ep16", ("deployment.moe_kernel=masked",), "4096 x 1536 on h800"),
+        ("step3-2a2f", (), "7168 x 640 on h800"),
+        ("step3-2a2f", ("deployment.ffn.parallelism=tp",), "7168 x 320 on h800"),
+        ("qwen3-ep16", ("deployment.moe_kernel=fused",), None),
+        ("dsv3-ep128", (), None),
+    ],
+)
+def test_masked_experts_of_a_shape_that_no_one_measured_are_told_with_a_range(
+    name: str, settings: tuple[str, ...], shape: str | None
+) -> None:
+    text = told(name, *settings)
+    assert ("masked experts" in text) == (shape is not None)
+    if shape is not None:
+        assert f"no one measured masked experts of {shape}" in text
+        assert "of h7168i2048" in text
+        assert "30 % at the 90th percentile" in text
 
 
 def test_software_of_a_model_that_is_not_there_is_refused() -> None:
