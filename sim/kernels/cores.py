@@ -10,13 +10,14 @@ from numpy.typing import ArrayLike
 
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.units import DTYPE_BYTES
+from sim.inputs.attention import compressed
 from sim.kernels import served
 from sim.kernels.ops import Op, floats, padded, per
 
 # Caches that a core widens before it multiplies (TensorRT-LLM dequantises NVFP4 KV to FP8).
 WIDENED = {"nvfp4": "fp8"}
 
-# An FP8 index key has one FP32 scale, and the score of a token is written and read as FP32.
+# An FP8 index key has one FP32 scale, and the score of a key is written and read as FP32.
 _INDEX_SCALE_BYTES = 4
 _SCORE_BYTES = 4
 
@@ -125,6 +126,87 @@ def dsa(
     )
 
 
+def hca(
+    dtype: str,
+    query_heads: int,
+    head_dim: int,
+    rope: int,
+    window: int,
+    ratio: int,
+    batch: ArrayLike,
+    kv_tokens: ArrayLike,
+    tile_rows: float,
+) -> Op:
+    """Return DeepSeek-V4's attention over a window and all entries, each of `ratio` tokens.
+
+    Ratio 0: no entries. Every head reads the same entries, once for keys and values. What
+    compressors read and write for a new token is left out. Whether the window is full is decided
+    by the mean context of a GPU.
+    """
+    tokens, requests = floats(kv_tokens), floats(batch)
+    entries = tokens / ratio if ratio else 0.0
+    read = np.minimum(tokens, requests * window) + entries
+    needed = query_heads * head_dim * 4 * read
+    traffic = compressed.entry_bytes(dtype, head_dim, rope) * read
+    traffic = traffic + requests * 2 * query_heads * head_dim * DTYPE_BYTES["bf16"]
+    return Op(
+        "attention_hca",
+        dtype,
+        f"h{query_heads}",
+        needed * padded(query_heads, tile_rows) / query_heads,
+        traffic,
+        "hbm",
+        {"batch": requests, "kv_len": per(tokens, requests)},
+        served.FASTEST,
+        needed,
+        WIDENED.get(dtype, ""),
+    )
+
+
+def csa(
+    dtype: str,
+    query_heads: int,
+    head_dim: int,
+    rope: int,
+    window: int,
+    ratio: int,
+    index_heads: int,
+    index_dim: int,
+    top_k: int,
+    positions: int,
+    batch: ArrayLike,
+    kv_tokens: ArrayLike,
+    tile_rows: float,
+) -> Op:
+    """Return DeepSeek-V4's attention over a window and the `top_k` entries of the best scores.
+
+    It is to `hca` what `dsa` is to `mla`: up to `top_k` entries nothing is scored and all are read;
+    beyond, each index head scores an FP8 key of every entry, and each position chooses for itself.
+    What is chosen stands for no fewer tokens than the window.
+    """
+    tokens, requests = floats(kv_tokens), floats(batch)
+    attended = np.minimum(tokens, requests * top_k * ratio)
+    sizes = query_heads, head_dim, rope, window, ratio
+    dense = hca(dtype, *sizes, requests, attended, tile_rows)
+    scored = np.where(tokens > attended, tokens, 0.0) / ratio
+    score_flops = index_heads * index_dim * 2 * scored
+    score_bytes = index_dim * DTYPE_BYTES["fp8"] + _INDEX_SCALE_BYTES + 2 * _SCORE_BYTES * positions
+    more = (np.minimum(tokens, attended * positions) - attended) / ratio
+    entries = compressed.entry_bytes(dtype, head_dim, rope) * more
+    return Op(
+        "attention_csa",
+        dtype,
+        f"h{query_heads}i{index_heads}k{top_k}",
+        dense.flops + score_flops,
+        dense.bytes + entries + scored * score_bytes,
+        "hbm",
+        {"batch": requests, "kv_len": per(tokens, requests)},
+        served.FASTEST,
+        dense.least_flops() + score_flops,
+        WIDENED.get(dtype, ""),
+    )
+
+
 def linear(
     dtype: str,
     state_elements: float,
@@ -158,6 +240,17 @@ CORES: dict[str, CoreOp] = {
         dsa,
         (
             *("n_q_heads", "kv_lora", "rope"),
+            *("index_heads", "index_dim", "top_k", "positions"),
+        ),
+        linear=False,
+    ),
+    "attention_hca": CoreOp(
+        hca, ("n_q_heads", "head_dim", "rope", "window", "ratio"), linear=False
+    ),
+    "attention_csa": CoreOp(
+        csa,
+        (
+            *("n_q_heads", "head_dim", "rope", "window", "ratio"),
             *("index_heads", "index_dim", "top_k", "positions"),
         ),
         linear=False,

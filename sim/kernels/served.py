@@ -70,6 +70,7 @@ _FUSED_ENGINES = (
     "sglang_marlin_w4a16",
     "vllm_marlin_w4a16",
 )
+_BLOCK_ENGINES = ("sglang", "trtllm", "vllm_unfused")
 _FUSED_EP_ENGINES = ("deepgemm_mega", "sglang_deepgemm_mega", "flashinfer_mega")
 
 SERVED: dict[str, dict[str, Served]] = {
@@ -77,6 +78,8 @@ SERVED: dict[str, dict[str, Served]] = {
     "attention_gqa": {FASTEST: Served(_CACHES)},
     "attention_mla": {FASTEST: Served(_CACHES)},
     "attention_dsa": {FASTEST: Served(_CACHES, ("trtllm", "sglang"))},
+    "attention_hca": {FASTEST: Served(_CACHES, _BLOCK_ENGINES)},
+    "attention_csa": {FASTEST: Served(_CACHES, _BLOCK_ENGINES)},
     "attention_linear": {"": Served(_CACHES)},
     "moe": {MASKED: Served(_EXPERTS), FUSED: Served(_EXPERTS, _FUSED_ENGINES)},
     "moe_fused_ep": {FUSED_EP: Served(_EXPERTS, _FUSED_EP_ENGINES, gpus=2)},

@@ -32,7 +32,7 @@ SCENARIO = "dsv3-ep8-h200"
 # No measurement file has a form for it: it runs at the card's default efficiency.
 UNMEASURED = {"attention_linear"}
 # Whole blocks of an engine, which `afdsim measure` does not run.
-BLOCKS = {"attention_dsa"}
+BLOCKS = {"attention_dsa", "attention_hca", "attention_csa"}
 
 # In the form of AMD's data sheet; figures are near those of an MI300X.
 NEW_CARD = """

@@ -18,8 +18,20 @@ LATENT = (
     "source: test"
 )
 SPARSE = f"kind: dsa, {LATENT}, index_heads: 8, index_dim: 128, top_k: 256"
+ENTRIES = (
+    "kind: compressed, query_heads: 16, q_lora: 256, head_dim: 512, rope: 64, o_groups: 4, "
+    "o_lora: 256, window: 64, kv_dtype: fp8, source: test"
+)
+CHOSEN = (
+    f"{ENTRIES}, compression: {{tokens: 4, overlap: true, state_rows: 8}}, "
+    "index: {heads: 8, dim: 128, top_k: 64}"
+)
+ALL = f"{ENTRIES}, compression: {{tokens: 128, overlap: false, state_rows: 128}}"
 # Attentions that take turns in the layers of a model.
-KINDS = {"dsa": (f"{{{SPARSE}}}", f"{{{SPARSE}, indexes: false}}")}
+KINDS = {
+    "dsa": (f"{{{SPARSE}}}", f"{{{SPARSE}, indexes: false}}"),
+    "compressed": (f"{{{ENTRIES}}}", f"{{{CHOSEN}}}", f"{{{ALL}}}"),
+}
 # Contexts on both sides of what is read.
 LENGTHS = (
     "workload.lengths={kind: drawn, prompt: {kind: uniform, low: 1, high: 900}, "

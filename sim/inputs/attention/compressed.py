@@ -7,9 +7,9 @@ once; the latest tokens are read as they are.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sim.foundation.units import DTYPE_BYTES, DType
 from sim.inputs.attention.kind import (
@@ -55,6 +55,8 @@ class Compression(Strict):
 class CompressedAttention(AttentionKind):
     """DeepSeek-V4's attention: CSA with an index, HCA without one, or the window alone."""
 
+    measured_whole: ClassVar[bool] = True
+
     kind: Literal["compressed"]
     query_heads: Heads
     q_lora: Width
@@ -76,6 +78,18 @@ class CompressedAttention(AttentionKind):
     for (SGLang's swa_full_tokens_ratio); absent: those of each request."""
     kv_dtype: DType
     source: str
+
+    @model_validator(mode="after")
+    def _window_within_choice(self) -> Self:
+        chosen = 0 if self.index is None else self.index.top_k
+        if self.index is not None and self.compression is None:
+            raise ValueError("an index chooses among entries, and there is no compression")
+        if self.compression is not None and 0 < chosen * self.compression.tokens < self.window:
+            raise ValueError(
+                f"{chosen} entries of {self.compression.tokens} tokens are fewer tokens than the "
+                f"window of {self.window}"
+            )
+        return self
 
     @property
     def core_heads(self) -> int:
@@ -106,12 +120,14 @@ class CompressedAttention(AttentionKind):
     def core(self, positions: int) -> AttentionCore:
         compression, index = self.compression, self.index
         sizes = (
-            *(self.query_heads * positions, self.head_dim, self.window),
+            *(self.query_heads * positions, self.head_dim, self.rope, self.window),
             0 if compression is None else compression.tokens,
         )
+        if compression is None:
+            return AttentionCore("attention_hca", sizes, self.window)
         if index is None:
             return AttentionCore("attention_hca", sizes)
-        indexed = index.heads * positions, index.dim, index.top_k
+        indexed = index.heads * positions, index.dim, index.top_k, positions
         return AttentionCore("attention_csa", (*sizes, *indexed))
 
     def entries(self, ctx: float) -> float:
@@ -143,11 +159,7 @@ class CompressedAttention(AttentionKind):
 
     def entry_bytes(self, kv: str) -> float:
         """Return bytes of an entry, or of a token of the window."""
-        dtype = self.cache_dtype(kv)
-        if DTYPE_BYTES[dtype] >= DTYPE_BYTES["bf16"]:
-            return self.head_dim * DTYPE_BYTES[dtype]
-        plain = (self.head_dim - self.rope) * DTYPE_BYTES[dtype]
-        return plain + self.rope * DTYPE_BYTES["bf16"] + _SCALES_BYTES
+        return entry_bytes(self.cache_dtype(kv), self.head_dim, self.rope)
 
     def index_bytes(self) -> float:
         """Return bytes of an index key with its scale."""
@@ -182,3 +194,11 @@ class CompressedAttention(AttentionKind):
             query_heads=share(self.query_heads, ways, "query heads"),
             o_groups=share(self.o_groups, ways, "groups of heads"),
         )
+
+
+def entry_bytes(dtype: str, head_dim: int, rope: int) -> float:
+    """Return bytes of an entry of `head_dim` elements, the last `rope` of which are rotary."""
+    if DTYPE_BYTES[dtype] >= DTYPE_BYTES["bf16"]:
+        return head_dim * DTYPE_BYTES[dtype]
+    plain = (head_dim - rope) * DTYPE_BYTES[dtype]
+    return plain + rope * DTYPE_BYTES["bf16"] + _SCALES_BYTES
