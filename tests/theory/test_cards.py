@@ -237,3 +237,28 @@ def test_only_the_report_sets_prices() -> None:
 def test_gb200_joins_eighteen_trays_in_one_scale_up_domain() -> None:
     node = cards.accelerator("gb200").node
     assert (node.gpus, node.scale_up_domain_gpus) == (4, 72)
+
+
+@pytest.mark.parametrize(
+    ("name", "server", "domain"),
+    [("mi300x", 8, 8), ("mi355x", 8, 8), ("gb300", 4, 72), ("b300", 8, 8)],
+)
+def test_servers_and_scale_up_domains(name: str, server: int, domain: int) -> None:
+    node = cards.accelerator(name).node
+    assert (node.gpus, node.scale_up_domain_gpus) == (server, domain)
+
+
+def test_cloudmatrix_joins_384_npus_of_two_dies() -> None:
+    die = cards.accelerator("ascend-910c")
+    assert die.node.scale_up_domain_gpus == 2 * 384
+    # Published of an NPU: 752 TFLOP/s, 3.2 TB/s, 392 GB/s over the Unified Bus, 400 Gbit/s of RDMA.
+    assert 2 * die.flops_per_s["bf16"] == 752e12
+    assert 2 * die.hbm_bytes_per_s == 3.2e12
+    assert 2 * die.node.scale_up_bytes_per_s == 392e9
+    assert 2 * (die.node.nic_bytes_per_s_per_gpu() or 0) == 400e9 / 8
+
+
+@pytest.mark.parametrize("name", ["mi300x", "mi355x", "ascend-910c", "rtx-pro-6000"])
+def test_cards_without_measurements_say_so(name: str) -> None:
+    assert cards.calibration(name) is None
+    assert "nothing is calibrated" in cards.accelerator(name).default_efficiency.source
