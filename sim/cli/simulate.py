@@ -182,6 +182,10 @@ def schema(
 def new(
     name: Annotated[str, typer.Argument(help="Name of the new scenario.")],
     base: Annotated[str, typer.Option("--from", help="Scenario to start from.")] = "step3-2a2f",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model card to run instead, in the formats of its checkpoint."),
+    ] = None,
 ) -> None:
     """Write scenarios/NAME.yaml, a copy of a shipped scenario to edit.
 
@@ -206,6 +210,40 @@ def new(
         name if parse(f"name: {name}", path.name).data["name"] == name else json_text.dumps(name)
     )
     lines = [f"name: {written}" if line.startswith("name:") else line for line in text.splitlines()]
+    if model is not None:
+        lines = _with_model(lines, base, model)
     text = "\n".join(lines) + "\n"
     replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
     say(f"wrote {path}; run it: afdsim run {name}")
+
+
+def _with_model(lines: list[str], base: str, name: str) -> list[str]:
+    """Return the lines of a scenario with another model, in the formats of its checkpoint.
+
+    What the scenario said of its own model is left out: comments at the top, drafts.
+    """
+    from sim.inputs import cards
+
+    card = cards.model(name)
+    shape = json_text.dumps(f"{card.title} in the shape of {base}", ensure_ascii=False)
+    told = {"model": name, "description": shape}
+    if card.checkpoint is None:
+        say(f"{name} states no checkpoint: precision is that of {base}")
+    else:
+        formats = card.checkpoint.precision().items()
+        pairs = ", ".join(f"{part}: {dtype}" for part, dtype in formats)
+        told["precision"] = f"{{{pairs}}} # as the checkpoint stores it"
+    while lines and lines[0].startswith("#"):
+        lines = lines[1:]
+    kept, dropping = list[str](), False
+    for line in lines:
+        if line and not line[0].isspace() and not line.startswith("#"):
+            key = line.partition(":")[0]
+            dropping = key == "speculation" or key in told
+            if key in told:
+                kept.append(f"{key}: {told[key]}")
+            if key == "speculation":
+                say(f"speculation of {base} is left out: its drafting layer is of another model")
+        if not dropping:
+            kept.append(line)
+    return kept

@@ -90,3 +90,20 @@ def test_the_context_over_which_windows_are_shared(afdsim: Afdsim, tmp_path: Pat
     token = 16 * 2 * 128 * 2
     assert found[0]["kv_bytes_per_token"] == 62 * token
     assert found[1]["kv_bytes_per_token"] == (10 + 52 / 32) * token
+
+
+def test_new_puts_a_model_into_a_scenario(afdsim: Afdsim, tmp_path: Path) -> None:
+    quantization = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    given = config(tmp_path, quantization_config=quantization)
+    assert afdsim("models", "import", given, "--name", "lite-fp8").code == 0
+    answer = afdsim("new", "mine", "--from", "dsv3-ep16-h200-mtp", "--model", "lite-fp8")
+    assert answer.code == 0
+    assert "speculation" in answer.err
+    text = (tmp_path / "scenarios/mine.yaml").read_text(encoding="utf-8")
+    assert "model: lite-fp8" in text
+    assert "precision: {gemm: fp8, kv: card, lm_head: bf16}" in text
+    assert afdsim("validate", "mine").code == 0
+    answer = afdsim("new", "other", "--from", "step3-2a2f", "--model", "qwen3-32b")
+    assert "states no checkpoint" in answer.err
+    text = (tmp_path / "scenarios/other.yaml").read_text(encoding="utf-8")
+    assert "precision: {gemm: fp8, kv: fp8, lm_head: bf16}" in text

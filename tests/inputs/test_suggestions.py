@@ -25,11 +25,14 @@ ACCELERATORS = cards.names(cards.ACCELERATORS)
         ("step3-2a3f", cards.SCENARIOS, "step3-2a2f"),
     ],
 )
-def test_the_likeliest_is_suggested_and_all_are_listed(word: str, folder: str, meant: str) -> None:
+def test_the_likeliest_is_suggested_and_others_are_listed(
+    word: str, folder: str, meant: str
+) -> None:
     names = cards.names(folder)
     remedy = did_you_mean(word, names)
     assert remedy.startswith(f"did you mean {meant!r}? known: ")
-    assert remedy.endswith(", ".join(names))
+    few = len(names) <= 20
+    assert remedy.endswith(", ".join(names) if few else f"{len(names) - 5} more")
 
 
 @pytest.mark.parametrize("word", ["", "-", "zzzzz", "²", "x" * 50_000])
