@@ -18,6 +18,9 @@ from sim.inputs.hardware import Accelerator
 from sim.kernels import cores, ops, served
 from sim.kernels.ops import Floats, Op
 
+# Key heads for each value head, and tokens that the convolution sees, in Qwen3.5.
+_KEYS_PER_VALUE = 0.25
+_CONV = 4
 # Pairs that reach a new expert, against pairs spread at random, under a power law near 1.
 _SKEWED_HITS = 0.5
 # GPUs of one server behind the RDMA measurements of DeepEP.
@@ -129,6 +132,14 @@ def _core(card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -
     return core.build(kernel.dtype, *sizes, at["batch"], tokens, card.query_tile_rows)
 
 
+def _state(_card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
+    """Return the core of one head for each state: heads of a request and requests are alike."""
+    keys = at.get("keys_per_value", np.asarray(_KEYS_PER_VALUE))
+    dims = _sizes(kernel, "head_k_dim", "head_v_dim")
+    build = cores.CORES[kernel.op].build
+    return build(kernel.dtype, keys, 1, *dims, _CONV, at["tokens_per_seq"], at["states"])
+
+
 def _moe(card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
     (hidden,) = _sizes(kernel, "hidden")
     experts = at["experts"]
@@ -195,6 +206,7 @@ _DIRECTIONS: dict[str, ops.Direction] = {
     "a2a_combine": "combine",
 }
 _CACHE_AXES = ("kv_len", "batch")
+_STATE_AXES = ("states", "tokens_per_seq")
 _A2A_REACH = {"tokens": 4.0, "ep": 4.0, "experts": 4.0, "hidden": 4.0, "topk": 4.0}
 
 FAMILIES: dict[str, KernelFamily] = {
@@ -211,6 +223,16 @@ FAMILIES: dict[str, KernelFamily] = {
             _core, dict.fromkeys((*_CACHE_AXES, *sizes), 4.0), _CACHE_AXES, _CACHE_AXES
         )
         for op, sizes in cores.MEASURED.items()
+    },
+    **{
+        op: KernelFamily(
+            _state,
+            dict.fromkeys((*_STATE_AXES, "head_k_dim", "head_v_dim"), 4.0),
+            _STATE_AXES,
+            _STATE_AXES,
+            block=("states",),
+        )
+        for op in ("attention_gdn", "attention_kda")
     },
     "moe": KernelFamily(
         _moe,

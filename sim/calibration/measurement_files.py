@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from sim.calibration import state_layers
 from sim.calibration.framework_files import ENGINE_NAMES, FRAMEWORK_FORMS, GEMM_KERNELS
 from sim.calibration.measurements import (
     DTYPES,
@@ -212,6 +213,7 @@ FORMS: dict[tuple[str, ...], Callable[[MeasurementLine], Iterator[Measurement]]]
     ): _a2a,
     columns("gpu impl op dtype num_gpus bytes latency_us source"): _collective,
     columns("kind gpu link bytes latency_us stat source"): _p2p,
+    state_layers.COLUMNS: state_layers.measurement,
     **FRAMEWORK_FORMS,
 }
 
@@ -239,7 +241,7 @@ def read(path: Path) -> list[Measurement]:
         if len(record) != len(header):
             raise row.wrong(f"should have {len(header)} columns (got {len(record)})")
         found.extend(parse(row))
-    return found
+    return state_layers.whole(found)
 
 
 def read_all(paths: Iterable[Path]) -> list[Measurement]:

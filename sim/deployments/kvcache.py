@@ -22,18 +22,20 @@ class KvLayout:
     bytes_per_token: dict[int | None, float]
     """Bytes a context token takes, by attention window (None: the whole context)."""
     state_bytes: float
-    """Constant state of linear-attention layers, bytes a request."""
+    """Constant state of layers that keep one, bytes a request."""
     block_tokens: int
     step_tokens: int = 1
     """Tokens of a request whose KV a step writes: drafts as well, which may be rejected."""
     full_context_only: bool = False
     """Whether only layers that see the whole context count against the KV capacity, as where an
     engine states it in tokens: windows and states then have room of their own."""
+    draft_state_bytes: float = 0.0
+    """Further states that a step keeps of the drafts it verifies, bytes a request."""
 
     def counted(self) -> tuple[dict[int | None, float], float]:
         """Return bytes a token by window and bytes of states that count against the capacity."""
         if not self.full_context_only:
-            return self.bytes_per_token, self.state_bytes
+            return self.bytes_per_token, self.state_bytes + self.draft_state_bytes
         return {w: size if w is None else 0.0 for w, size in self.bytes_per_token.items()}, 0.0
 
     def whole_bytes(self, prompt: ArrayLike, output: ArrayLike) -> NDArray[np.float64]:
@@ -80,13 +82,14 @@ def kv_layout(
     `step_tokens` are the tokens of a request that go through the model in a step.
     """
     per_token: dict[int | None, float] = {}
-    state = 0.0
+    state, draft_state = 0.0, 0.0
     for layer, count in model.layer_counts.items():
         attention = model.attention[layer.attention]
         state += count * attention.state_bytes()
+        draft_state += count * attention.draft_state_bytes() * (step_tokens - 1)
         for window, size in attention.kept_bytes(kv).items():
             per_token[window] = per_token.get(window, 0.0) + count * size
-    return KvLayout(per_token, state, block_tokens, step_tokens, full_context_only)
+    return KvLayout(per_token, state, block_tokens, step_tokens, full_context_only, draft_state)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.units import DTYPE_BYTES
 from sim.inputs.attention import compressed
-from sim.kernels import served
+from sim.kernels import served, state_cores
 from sim.kernels.ops import Op, floats, padded, per
 
 # Caches that a core widens before it multiplies (TensorRT-LLM dequantises NVFP4 KV to FP8).
@@ -211,15 +211,16 @@ def linear(
     dtype: str,
     state_elements: float,
     flops: float,
+    positions: int,
     batch: ArrayLike,
     _kv_tokens: ArrayLike,
     _tile_rows: float,
 ) -> Op:
-    """Return linear attention: each request's state is read and written once (lightning)."""
+    """Return linear attention (lightning): a state that is read once and written by each token."""
     requests = floats(batch)
-    traffic = 2 * state_elements * DTYPE_BYTES[dtype] * requests
+    traffic = (1 + positions) * state_elements * DTYPE_BYTES[dtype] * requests
     axes = {"batch": requests}
-    return Op("attention_linear", dtype, "", flops * requests, traffic, "hbm", axes)
+    return Op("attention_linear", dtype, "", flops * positions * requests, traffic, "hbm", axes)
 
 
 class CoreOp(NamedTuple):
@@ -256,6 +257,9 @@ CORES: dict[str, CoreOp] = {
         linear=False,
     ),
     "attention_linear": CoreOp(linear),
+    "attention_gdn": CoreOp(state_cores.gdn, linear=False),
+    "attention_kda": CoreOp(state_cores.kda, linear=False),
+    "attention_mamba2": CoreOp(state_cores.mamba2, linear=False),
 }
 
 

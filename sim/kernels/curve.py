@@ -15,11 +15,11 @@ from sim.kernels.timed import STATUSES, Ints
 # Axes along which a residual fades beyond the last node: more work fills the machine, and the
 # smooth roofline alone takes over. Along the others (context, bytes) an efficiency persists.
 # Slowly enough that no time falls: the roofline grows faster than the residual fades.
-_FADING = frozenset({"m", "batch"})
+_FADING = frozenset({"m", "batch", "states"})
 _FADE_E_FOLD = 6 * float(np.log(2))  # natural-log units of the coordinate: six doublings
 
 # Axes whose product is the work of a launch.
-_WORK = frozenset({"m", "batch", "kv_len", "rows", "groups", "active"})
+_WORK = frozenset({"m", "batch", "states", "kv_len", "rows", "groups", "active"})
 
 # The slope of attention past its largest measurement is taken at this share of the longest measured
 # context: there several requests make up the most work, as in serving, and the points lie close.

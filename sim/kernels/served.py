@@ -42,6 +42,7 @@ class Served:
 _PEERS = ("fp32", "bf16", "fp8", "int8", "nvfp4")
 _EXPERTS = (*_PEERS, "mxfp4", "int4")
 _CACHES = ("bf16", "fp8", "int8")
+_STATES = ("fp32", "bf16")
 _ALL_TO_ALL = {
     DEEPEP_NVLINK: Served(_PEERS, gpus=2),
     DEEPEP_RDMA: Served(_PEERS, gpus=2),
@@ -81,6 +82,9 @@ SERVED: dict[str, dict[str, Served]] = {
     "attention_hca": {FASTEST: Served(_CACHES, _BLOCK_ENGINES)},
     "attention_csa": {FASTEST: Served(_CACHES, _BLOCK_ENGINES)},
     "attention_linear": {"": Served(_CACHES)},
+    "attention_gdn": {FASTEST: Served(_STATES, ("vllm", "sglang", "trtllm"))},
+    "attention_kda": {FASTEST: Served(_STATES, ("vllm", "sglang"))},
+    "attention_mamba2": {FASTEST: Served(_STATES)},
     "moe": {MASKED: Served(_EXPERTS), FUSED: Served(_EXPERTS, _FUSED_ENGINES)},
     "moe_fused_ep": {FUSED_EP: Served(_EXPERTS, _FUSED_EP_ENGINES, gpus=2)},
     "a2a_prepare": {TRTLLM_NVLINK: Served(_PEERS, gpus=2)},

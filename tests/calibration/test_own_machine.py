@@ -30,9 +30,12 @@ from tests.calibration.fake_gpu import FakeGpu
 SCENARIO = "dsv3-ep8-h200"
 
 # No measurement file has a form for it: it runs at the card's default efficiency.
-UNMEASURED = {"attention_linear"}
+UNMEASURED = {"attention_linear", "attention_mamba2"}
 # Whole blocks of an engine, which `afdsim measure` does not run.
-BLOCKS = {"attention_dsa", "attention_hca", "attention_csa"}
+BLOCKS = {
+    *("attention_dsa", "attention_hca", "attention_csa"),
+    *("attention_gdn", "attention_kda"),
+}
 
 # In the form of AMD's data sheet; figures are near those of an MI300X.
 NEW_CARD = """

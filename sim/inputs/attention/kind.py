@@ -82,6 +82,10 @@ class AttentionKind(Strict):
         """Return bytes of constant state per request."""
         return 0.0
 
+    def draft_state_bytes(self) -> float:
+        """Return bytes of further state that each draft takes which a step verifies."""
+        return 0.0
+
     def kept_bytes(self, kv: str) -> dict[Window, float]:
         """Return bytes kept per context token, by the window that they are kept for."""
         width = DTYPE_BYTES[self.cache_dtype(kv)]

@@ -43,7 +43,7 @@ class LinearAttention(AttentionKind):
         return (Projection(hidden, self.heads * self.head_dim),)
 
     def core(self, positions: int) -> AttentionCore:
-        sizes = self._state_elements(), self.core_flops(0) * positions
+        sizes = self._state_elements(), self.core_flops(0), positions
         return AttentionCore("attention_linear", sizes)
 
     def core_flops(self, ctx: float) -> float:
@@ -58,6 +58,9 @@ class LinearAttention(AttentionKind):
 
     def state_bytes(self) -> float:
         return self._state_elements() * DTYPE_BYTES[self.state_dtype]
+
+    def draft_state_bytes(self) -> float:
+        return self.state_bytes()
 
     def cut(self, ways: int) -> Self:
         return self.replaced(heads=share(self.heads, ways, "heads"))
@@ -90,6 +93,14 @@ class _Recurrent(AttentionKind):
         """Return bytes of state and of the tokens that the convolution still needs."""
         kept = (self.conv - 1) * self.conv_channels() * DTYPE_BYTES["bf16"]
         return self.state_elements() * DTYPE_BYTES[self.state_dtype] + kept
+
+    def draft_state_bytes(self) -> float:
+        """Return bytes of a further state: any of the tokens may be the last that is accepted.
+
+        vLLM keeps 1 + drafts in all (`MambaSpec.num_speculative_blocks`), SGLang one before them as
+        well (`intermediate_ssm_state_cache`).
+        """
+        return self.state_bytes()
 
     def cache_dtype(self, kv: str) -> str:
         return self.state_dtype
