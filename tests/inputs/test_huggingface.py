@@ -209,6 +209,26 @@ def test_layers_that_reuse_a_choice(
     assert [i for i, kind in enumerate(kinds) if not getattr(kind, "indexes", True)] == reusing
 
 
+def test_gates_of_kimi_k3(tmp_path: Path) -> None:
+    path = written(tmp_path, FAMILIES["moonshotai/Kimi-K3"].config)
+    with pytest.raises(sim.InexpressibleError, match="attn_res_block_size"):
+        sim.import_model(path)
+    card = sim.import_model(path, lossy=True).card
+    kda, mla = card.attention["kda"], card.attention["mla"]
+    assert isinstance(kda, KimiDelta)
+    assert isinstance(mla, Mla)
+    assert kda.full_rank_gate
+    assert mla.output_gate
+    assert attention_of(card).count("mla") == 24
+
+
+def test_layers_counted_from_zero(tmp_path: Path) -> None:
+    own = {"num_heads": 4, "head_dim": 32, "short_conv_kernel_size": 4}
+    for lists in ({"kda_layers": [0, 2]}, {"kda_layers": [1, 3], "full_attn_layers": [2, 4]}):
+        config = LATENT | {"linear_attn_config": own | lists, "qk_rope_head_dim": 0}
+        assert attention_of(imported(tmp_path, **config).card) == ["kda", "mla"] * 2
+
+
 def test_compressed_layers(tmp_path: Path) -> None:
     keys = INDEX | {
         "compress_ratios": [0, 4, 128, 4, 0],  # the last drafts
@@ -321,6 +341,14 @@ INT4_GROUP = {
                 "ignore": ["re:.*shared_experts.*"],
             },
             *("bf16", "bf16", "nvfp4", "bf16"),
+        ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "format": "mxfp4-pack-quantized",
+                "ignore": ["lm_head", "re:.*shared_experts.*", "re:.*self_attn.*", "layers.0"],
+            },
+            *("bf16", "bf16", "mxfp4", "bf16"),
         ),
         ({"quant_method": "awq", "bits": 4, "group_size": 128}, "int4", "int4", "int4", "bf16"),
         (

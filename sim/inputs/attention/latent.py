@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field
 
 from sim.foundation.units import DTYPE_BYTES, DType
 from sim.inputs.attention.kind import (
@@ -26,7 +28,8 @@ class Latent(AttentionKind):
     """Rank of the query; absent where queries are projected from the hidden state at once
     (DeepSeek-V2-Lite)."""
     kv_lora: Width
-    rope: Width
+    rope: Annotated[int, Field(ge=0, le=1_000_000)]
+    """Rotary part of keys and queries; 0: no layer has positions."""
     nope: Width
     v: Width
     output_gate: bool = False

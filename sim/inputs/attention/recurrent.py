@@ -164,13 +164,21 @@ class KimiDelta(_Delta):
     """Kimi delta attention (Kimi Linear, Kimi-K3): one decay for each channel and token."""
 
     kind: Literal["kda"]
+    full_rank_gate: bool = False
+    """Whether the output gate is one projection of the hidden state (Kimi-K3), not down and up."""
 
     def before_core(self, hidden: int) -> tuple[Projection, ...]:
-        """Return Q, K and V fused, then decay and gate down with the step sizes, then both up."""
+        """Return Q, K and V fused, then decay and gate down with the step sizes, then both up.
+
+        A gate of full rank is fused with the first.
+        """
         keys, values = self.key_heads * self.key_dim, self.value_heads * self.value_dim
+        first, decay = 2 * keys + values, self.value_heads * self.key_dim
+        if self.full_rank_gate:
+            down = Projection(self.value_dim + self.value_heads, hidden)
+            return Projection(first + values, hidden), down, Projection(decay, self.value_dim)
         down = Projection(2 * self.value_dim + self.value_heads, hidden)
-        ups = Projection(self.value_heads * self.key_dim + values, self.value_dim)
-        return Projection(2 * keys + values, hidden), down, ups
+        return Projection(first, hidden), down, Projection(decay + values, self.value_dim)
 
     def core(self, positions: int) -> AttentionCore:
         return AttentionCore("attention_kda", self._sizes(positions))

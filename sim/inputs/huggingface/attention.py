@@ -118,8 +118,7 @@ def _softmax(config: ConfigFile, kind: str, key: str, layer: int) -> Fields:
     part: Fields = {
         "kind": Keyed("gqa", key or "softmax attention"),
         "query_heads": queries,
-        "kv_heads": config.whole(*kv_heads, *_KV_HEADS, layer=layer)
-        or Keyed(queries.value, f"{queries.origin}: as many", queries.keys),
+        "kv_heads": _kv_heads(config, kv_heads, queries, layer),
         "head_dim": _head_dim(config, *head_dim),
     }
     values = config.whole(*value_dim, "v_head_dim")
@@ -137,6 +136,16 @@ def _softmax(config: ConfigFile, kind: str, key: str, layer: int) -> Fields:
     if headwise is not None and headwise.value:
         config.note("use_head_wise_attn_gate: gates of heads, hidden × heads a layer, left out")
     return part | {"kv_dtype": _BF16_KV}
+
+
+def _kv_heads(config: ConfigFile, first: list[str], queries: Keyed, layer: int) -> Keyed:
+    found = config.whole(*first, *_KV_HEADS, layer=layer)
+    if found is not None:
+        return found
+    one = config.flag("multi_query")
+    if one is not None and one.value:
+        return Keyed(1, one.origin, one.keys)
+    return Keyed(queries.value, f"{queries.origin}: as many", queries.keys)
 
 
 def _output_gate(config: ConfigFile) -> Fields:
@@ -176,11 +185,11 @@ def _reusing_layers(config: ConfigFile, layers: int) -> list[bool]:
     pattern = config.get("index_topk_pattern")
     if isinstance(pattern, str) and pattern:
         return [pattern[i % len(pattern)].upper() == "S" for i in range(layers)]
-    period = config.whole("index_topk_freq")
+    period = config.whole("index_topk_freq", "cli_factor")
     if period is None:
         return [False] * layers
     offset = config.whole("index_skip_topk_offset", least=0)
-    first = 0 if offset is None else offset.value
+    first = 1 if offset is None else offset.value
     return [max(i - first + 1, 0) % period.value != 0 for i in range(layers)]
 
 
@@ -195,7 +204,7 @@ def _latent(config: ConfigFile, reuses: bool) -> Fields:
         part["q_lora"] = rank
     part |= {
         "kv_lora": config.need("kv_lora_rank"),
-        "rope": config.need("qk_rope_head_dim"),
+        "rope": config.need("qk_rope_head_dim", least=0),
         "nope": config.need("qk_nope_head_dim"),
         "v": config.need("v_head_dim"),
     }
@@ -283,17 +292,19 @@ def _gated_delta(config: ConfigFile) -> Fields:
 
 def _kimi_delta(config: ConfigFile) -> Fields:
     own = "linear_attn_config"
-    heads = config.need(f"{own}.num_heads", "linear_num_value_heads")
+    heads = config.need(f"{own}.num_heads", "linear_num_value_heads", *_HEADS)
     keys = config.whole(f"{own}.num_key_heads", "linear_num_key_heads") or heads
-    dim = config.need(f"{own}.head_dim", "linear_value_head_dim")
+    dim = config.need(f"{own}.head_dim", "linear_value_head_dim", *_HEAD_DIM)
+    gate = config.flag(f"{own}.use_full_rank_gate")
     return {
-        "kind": Keyed("kda", own, (own,)),
+        "kind": Keyed("kda", own),
         "key_heads": keys,
         "value_heads": heads,
         "key_dim": config.whole(f"{own}.head_dim", "linear_key_head_dim") or dim,
         "value_dim": dim,
         "conv": config.need(f"{own}.short_conv_kernel_size", "linear_conv_kernel_dim"),
         "state_dtype": _state_dtype(config, "SGLang keeps states in FP32"),
+        **({"full_rank_gate": gate} if gate is not None and gate.value else {}),
     }
 
 

@@ -190,8 +190,11 @@ def _note_what_no_card_has(config: ConfigFile) -> None:
         ("num_kv_shared_layers", "layers that read the KV of layers before them"),
         ("hidden_size_per_layer_input", "embeddings of each layer"),
         ("altup_num_inputs", "alternating updates"),
-        ("emb_neighbor_num", "embeddings of n-grams"),
-        ("engram_layers", "embeddings of n-grams"),
+        ("attn_res_block_size", "attention over the results of blocks of layers"),
+        ("emb_neighbor_num", "embeddings of n-grams, and their weights"),
+        ("oe_neighbor_num", "embeddings of n-grams, and their weights"),
+        ("engram_layers", "embeddings of n-grams, and their weights"),
+        ("index_kpool", "an index of pools of keys"),
         ("block_configs", "layers that each have sizes of their own"),
     ):
         value = config.get(key)

@@ -35,7 +35,7 @@ _DENSE_WIDTH = (
     *("dense_intermediate_size", "intermediate_size_mlp", "ffn_hidden_size"),
     *("intermediate_size", "hidden_dim", "n_inner"),
 )
-_LATENT = ("moe_latent_size", "moe_latent_dim", "latent_moe_size")
+_LATENT = ("moe_latent_size", "routed_expert_hidden_size", "moe_latent_dim")
 _ZERO = ("zero_expert_num", "num_zero_experts", "zero_experts")
 _FIRST_DENSE = (
     *("first_k_dense_replace", "num_dense_layers", "n_dense_layers", "first_num_dense_layers"),
@@ -44,7 +44,7 @@ _FIRST_DENSE = (
 # Families whose FFNs have no gate; elsewhere a squared ReLU says so.
 _NO_GATE = (
     *("nemotron", "nemotron_h", "arcee", "falcon", "gpt_bigcode", "starcoder2", "gpt_neox"),
-    *("gpt2", "opt", "bloom", "phi", "mpt"),
+    *("gpt2", "opt", "bloom", "phi", "mpt", "apertus"),
 )
 
 

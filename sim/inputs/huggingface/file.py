@@ -99,9 +99,9 @@ class ConfigFile:
             return Keyed(value, key, (key,))
         return Keyed(max(least, 1), key, (key,))
 
-    def need(self, *keys: str, layer: int | None = None) -> Keyed:
+    def need(self, *keys: str, layer: int | None = None, least: int = 1) -> Keyed:
         """Return the whole number of the first key that has one; without any, note the mistake."""
-        found = self.whole(*keys, layer=layer)
+        found = self.whole(*keys, layer=layer, least=least)
         if found is not None:
             return found
         also = f" (or {', '.join(keys[1:])})" if keys[1:] else ""

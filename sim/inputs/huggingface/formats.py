@@ -19,6 +19,10 @@ from sim.inputs.huggingface.layers import Stack
 PARTS = ("attention", "o_proj", "dense", "experts", "lm_head")
 _PLAIN = {"bfloat16": "bf16", "float16": "bf16", "float32": "fp32"}
 _SAID_BY_NAME = re.compile(r"nvfp4|mxfp4|fp4|fp8|int4|int8|awq|gptq|w4a16|w8a8", re.I)
+# Modules in another format than the others of their part that a note is enough for.
+_FEW = 0.1
+# Names by which compressed-tensors calls what it packs: mxfp4-pack-quantized.
+_PACKED = re.compile("(mxfp4|nvfp4)-pack")
 _PREFIXES = (
     *("", "model.", "language_model.model.", "model.language_model.", "language_model."),
     *("backbone.", "transformer."),
@@ -86,7 +90,9 @@ def stored_formats(config: ConfigFile, layers: Stack, name: str) -> StoredFormat
         parts[part] = Keyed(dtype, origin, (place,))
         if others:
             told = ", ".join(f"{n} {each}" for each, n in [(dtype, most), *others])
-            config.cannot(f"{place}: modules of {part} in several formats ({told}); the first kept")
+            few = len(named) - most <= _FEW * len(named)
+            tell = config.note if few else config.cannot
+            tell(f"{place}: modules of {part} in several formats ({told}); the first kept")
     expert = config.get("expert_dtype")
     if expert is not None and "experts" in parts:
         parts["experts"] = _expert_format(config, expert)
@@ -143,6 +149,9 @@ def _schemes(config: ConfigFile, place: str, section: dict[str, Any]) -> list[_S
             for path, layer in layers.items()
             if isinstance(layer, dict)
         ]
+    packed = _PACKED.match(str(section.get("format")))
+    if packed:
+        return [_Scheme(packed[1], _all, f"{place}.format")]
     method = str(section.get("quant_method") or section.get("quant_algo") or "").lower()
     if method == "modelopt":
         method = str(section.get("quant_algo") or "").lower()
@@ -200,6 +209,9 @@ def _group_format(config: ConfigFile, group: dict[str, Any]) -> str:
     if not isinstance(weights, dict):
         return "bf16"
     bits, kind, size = (weights.get(key) for key in ("num_bits", "type", "group_size"))
+    packed = _PACKED.match(str(group.get("format")))
+    if packed:
+        return packed[1]
     acts = group.get("input_activations")
     if kind == "int":
         narrow = isinstance(acts, dict) and acts.get("num_bits") == 8

@@ -67,25 +67,28 @@ def _numbered(config: ConfigFile, layers: int) -> tuple[list[str], str] | None:
 
 
 def _kimi(config: ConfigFile, layers: int) -> tuple[list[str], str] | None:
-    key = "linear_attn_config.kda_layers"
-    listed = config.get(key)
+    key, others = "linear_attn_config.kda_layers", "linear_attn_config.full_attn_layers"
+    listed, full = config.get(key), config.get(others)
     if listed is None:
         return None
     if not isinstance(listed, list) or not all(isinstance(each, int) for each in listed):
-        config.problem(key, "should list layers, the first of which is 1")
+        config.problem(key, "should list the numbers of layers")
         return ["full"] * layers, key
-    return ["kda" if i + 1 in listed else "full" for i in range(layers)], key
+    # Kimi counts layers from 1; who names a layer 0 counts from there.
+    first = 0 if 0 in (*listed, *(full if isinstance(full, list) else ())) else 1
+    return ["kda" if i + first in listed else "full" for i in range(layers)], key
 
 
 def _interval(config: ConfigFile, layers: int) -> tuple[list[str], str] | None:
     keys = ("full_attention_interval", "layer_group_size", "full_attn_interval")
     period = config.whole(*keys)
     linear = ("linear_num_value_heads", "layer_group_size", "linear_attn_config")
+    delta = config.first(("linear_attn_config", "use_kda_lora")) is not None
     if period is None or config.first(linear) is None:
         if config.get("linear_num_value_heads") is None:
             return None
         return _every(4, "full", "linear", layers), "linear_num_value_heads"
-    other = "kda" if config.get("linear_attn_config") is not None else "linear"
+    other = "kda" if delta else "linear"
     kinds = _every(period.value, "full", other, layers)
     if period.origin == "layer_group_size":  # the layers behind the last whole group are full
         whole = layers // period.value * period.value

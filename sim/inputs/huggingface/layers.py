@@ -62,6 +62,8 @@ def _block_pattern(config: ConfigFile) -> str | None:
     """Return the pattern of a model whose attention and FFNs are counted as layers of their own."""
     key = "hybrid_override_pattern"
     value = config.get(key)
+    if value is None and isinstance(config.get("hybrid_layer_pattern"), str):
+        key, value = "hybrid_layer_pattern", config.get("hybrid_layer_pattern")
     if value is None:
         listed = config.get("layers_block_type")
         if not isinstance(listed, list) or not {"moe", "mlp"} & {str(each) for each in listed}:
@@ -70,6 +72,7 @@ def _block_pattern(config: ConfigFile) -> str | None:
     if not isinstance(value, str) or not value:
         config.problem(key, f"should be a text of M, *, E and - (got {excerpt(repr(value))})")
         return None
+    value = value.replace("/", "")  # where pipelines are cut
     layers = config.layers()
     if layers != len(value):
         config.problem(key, f"has {len(value)} blocks, the model {layers} layers")
