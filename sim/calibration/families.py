@@ -15,7 +15,7 @@ import numpy as np
 from sim.calibration.measurements import Fixed, Measurement
 from sim.foundation.errors import CalibrationError
 from sim.inputs.hardware import Accelerator
-from sim.kernels import cores, ops, served
+from sim.kernels import cores, mixing, ops, served
 from sim.kernels.ops import Floats, Op
 
 # Key heads for each value head, and tokens that the convolution sees, in Qwen3.5.
@@ -140,6 +140,11 @@ def _state(_card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats])
     return build(kernel.dtype, keys, 1, *dims, _CONV, at["tokens_per_seq"], at["states"])
 
 
+def _mixing(_card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
+    hidden, streams = _sizes(kernel, "hidden", "streams")
+    return mixing.mixing(mixing.OPS[kernel.op], hidden, streams, at["rows"], kernel.kernel)
+
+
 def _moe(card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
     (hidden,) = _sizes(kernel, "hidden")
     experts = at["experts"]
@@ -233,6 +238,17 @@ FAMILIES: dict[str, KernelFamily] = {
             block=("states",),
         )
         for op in ("attention_gdn", "attention_kda")
+    },
+    **{
+        op: KernelFamily(
+            _mixing,
+            {"rows": 4.0, "hidden": 4.0, "streams": 4.0},
+            ("rows",),
+            ("rows",),
+            thin=0.01,
+            pooled=True,
+        )
+        for op in mixing.OPS
     },
     "moe": KernelFamily(
         _moe,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from sim.calibration.measurements import DTYPES, EVEN_LOADS, Measurement, MeasurementLine, columns
-from sim.kernels import served
+from sim.kernels import mixing, served
 
 # Regime of kernels of several frameworks that serve one name.
 ONE_OF_SEVERAL = "one of several"
@@ -185,6 +185,26 @@ def _gemm(row: MeasurementLine) -> Iterator[Measurement]:
     )
 
 
+# Streams that hyper-connections were measured with.
+_STREAMS = 4.0
+
+
+def _glue(row: MeasurementLine) -> Iterator[Measurement]:
+    """Read the kernels of hyper-connections; absorption and quantisation are in other tables."""
+    op = row.text("op")
+    if op not in mixing.OPS:
+        return
+    yield row.measurement(
+        op,
+        row.text("framework"),
+        dtype=DTYPES[row.one_of("dtype", DTYPES)],
+        label=row.text("dtype"),
+        fixed=(("hidden", float(row.count("width"))), ("streams", _STREAMS)),
+        at=(("rows", float(row.count("rows"))),),
+        measured_kernel=row.text("kernel"),
+    )
+
+
 FRAMEWORK_FORMS: dict[tuple[str, ...], Callable[[MeasurementLine], Iterator[Measurement]]] = {
     columns(
         "gpu dtype hidden inter topk num_experts tp ep global_tokens distribution latency_us"
@@ -194,6 +214,7 @@ FRAMEWORK_FORMS: dict[tuple[str, ...], Callable[[MeasurementLine], Iterator[Meas
         "gpu impl hidden inter topk num_experts ep tokens_per_rank distribution latency_us"
         " includes framework source"
     ): _moe_fused_ep,
+    columns("gpu op rows width dtype latency_us framework version kernel source"): _glue,
     columns("gpu dtype m n k latency_us framework version kernel source"): _gemm,
     columns(
         "gpu mode phase comm_dtype ep tokens_per_rank hidden topk num_experts latency_us framework"

@@ -134,6 +134,7 @@ def _show(told: dict[str, Any]) -> None:
         ("KV bytes per token", told["kv_bytes_per_token"], f"{told['kv_format']}, {shared}"),
         *(("", each, kv) for kv, each in told["kv_bytes_per_token_by_format"].items()),
         ("state bytes", told["state_bytes_per_request"], "per request"),
+        ("mixing bytes", told["mixing_bytes_per_token"], "residual streams, per token and step"),
         ("context", told["context"] or 0, "tokens at most"),
     ]
     for figure, value, what in rows:

@@ -18,6 +18,7 @@ from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
 from sim.deployments.layers import GpuTokens, LayerTimer, Ns, Spread, in_groups, split_evenly
 from sim.deployments.links import check_domain
+from sim.deployments.streams import mixed
 from sim.deployments.weights import attention_bytes, experts_bytes, ffn_bytes, moe_ffns, vocab_bytes
 from sim.engines.program import Program
 from sim.foundation.errors import InfeasibleError, together
@@ -152,10 +153,14 @@ class EpDeployment(Deployment):
         # Norm and rope stand before the core, quantisation and routing after it.
         half = glue.layer_ns(software, tokens.each, 1 / 2)
         block = glue.attention_ns(software, timer.table.accelerator, attention, tokens.each)
-        attn1 = timer.after_core(name, tokens) + timer.output(name, tokens, 1)
+        before, after = mixed(timer, tokens)
+        attn1 = timer.after_core(name, tokens) + timer.output(name, tokens, 1) + after
         if self.attention_tp > 1:
             attn1 += self.summed(timer, tokens)
-        return {"attn0": timer.before_core(name, tokens) + half + block, "attn1": attn1 + half}
+        return {
+            "attn0": timer.before_core(name, tokens) + before + half + block,
+            "attn1": attn1 + half,
+        }
 
     def own(self, kind: Pass, tokens: GpuTokens, attended: dict[str, Timed]) -> dict[str, Timed]:
         """Return the durations of attention and dense FFNs, those without experts."""

@@ -135,6 +135,7 @@ class ImportedModel:
                 kv: self.kv_bytes_per_token(kv) for kv in ("bf16", "fp8")
             },
             "state_bytes_per_request": self.state_bytes(),
+            "mixing_bytes_per_token": theory.mixing_bytes(card),
             "formats": {}
             if checkpoint is None
             else checkpoint.model_dump(exclude={"source"}, exclude_none=True),

@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sim.foundation.units import DTYPE_BYTES
 from sim.inputs.hardware import Accelerator
 from sim.inputs.model import Ffn, Layer, ModelCard, MoeFfn
+from sim.kernels import mixing
 
 FLOPS_PER_WEIGHT = 2
 """One multiply and one add per weight and token."""
@@ -109,6 +111,18 @@ def kv_bytes(model: ModelCard, ctx: float) -> float:
         return 2 * attention.state_bytes() + attention.read_bytes("card", ctx)
 
     return float(_over_layers(model, of))
+
+
+def mixing_bytes(model: ModelCard) -> float:
+    """Return bytes of residual streams that hyper-connections read and write for one token.
+
+    Not in the report's tables. 0 for a model with one residual.
+    """
+    streams = model.hyper_connections
+    if streams is None:
+        return 0.0
+    vectors = sum(mixing.vectors(side, streams) for side in mixing.OPS.values())
+    return len(model.layer_sequence) * vectors * model.hidden * DTYPE_BYTES[mixing.STREAM]
 
 
 def attention_flops(model: ModelCard, ctx: float) -> float:

@@ -72,6 +72,7 @@ _FUSED_ENGINES = (
     "vllm_marlin_w4a16",
 )
 _BLOCK_ENGINES = ("sglang", "trtllm", "vllm_unfused")
+_MIXING_ENGINES = ("sglang", "vllm", "trtllm")
 _FUSED_EP_ENGINES = ("deepgemm_mega", "sglang_deepgemm_mega", "flashinfer_mega")
 
 SERVED: dict[str, dict[str, Served]] = {
@@ -81,6 +82,8 @@ SERVED: dict[str, dict[str, Served]] = {
     "attention_dsa": {FASTEST: Served(_CACHES, ("trtllm", "sglang"))},
     "attention_hca": {FASTEST: Served(_CACHES, _BLOCK_ENGINES)},
     "attention_csa": {FASTEST: Served(_CACHES, _BLOCK_ENGINES)},
+    "mhc_pre": {FASTEST: Served(("bf16",), _MIXING_ENGINES)},
+    "mhc_post": {FASTEST: Served(("bf16",), _MIXING_ENGINES)},
     "attention_linear": {"": Served(_CACHES)},
     "attention_gdn": {FASTEST: Served(_STATES, ("vllm", "sglang", "trtllm"))},
     "attention_kda": {FASTEST: Served(_STATES, ("vllm", "sglang"))},

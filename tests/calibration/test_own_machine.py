@@ -31,10 +31,11 @@ SCENARIO = "dsv3-ep8-h200"
 
 # No measurement file has a form for it: it runs at the card's default efficiency.
 UNMEASURED = {"attention_linear", "attention_mamba2"}
-# Whole blocks of an engine, which `afdsim measure` does not run.
+# Whole blocks of an engine, and its mixing of streams, which `afdsim measure` does not run.
 BLOCKS = {
     *("attention_dsa", "attention_hca", "attention_csa"),
     *("attention_gdn", "attention_kda"),
+    *("mhc_pre", "mhc_post"),
 }
 
 # In the form of AMD's data sheet; figures are near those of an MI300X.

@@ -37,6 +37,8 @@ def kernel_of(curve: Curve) -> MeasuredKernel:
         fixed = (("n_q_heads", size["q"]), ("n_kv_heads", size["kv"]), ("head_dim", size["d"]))
     elif curve.op == "attention_mla":
         fixed = (("n_q_heads", size["h"]), ("kv_lora", 512.0), ("rope", 64.0))
+    elif curve.op.startswith("mhc"):
+        fixed = (("hidden", size["d"]), ("streams", size["s"]))
     elif curve.op in ("moe", "moe_fused_ep"):
         fixed = (("hidden", size["h"]),)
         fixed += (("intermediate", size["i"]),) if "i" in size else ()

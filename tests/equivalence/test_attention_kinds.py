@@ -68,13 +68,14 @@ def card(folder: Path, kind: str) -> Path:
         ", ".join(f"{{attention: a{each}, ffn: {ffn}}}" for each in kinds)
         for ffn in ("dense", "moe")
     )
+    streams = "\nhyper_connections: 4" if kind == "compressed" else ""
     path = folder / f"{kind}.yaml"
     path.write_text(f"""
 kind: model
 name: {kind}
 title: {kind}
 hidden: 1024
-vocab: 4096
+vocab: 4096{streams}
 source: test
 attention:{attention}
 ffn:

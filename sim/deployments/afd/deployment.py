@@ -21,6 +21,7 @@ from sim.deployments.deployment import Deployment, Durations, slowest
 from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
 from sim.deployments.layers import GpuTokens, LayerTimer, Ns, Spread, in_groups
+from sim.deployments.streams import mixed
 from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
 from sim.engines.program import Program
 from sim.foundation.errors import InfeasibleError, together
@@ -210,7 +211,8 @@ class AfdDeployment(Deployment):
     def attended(self, name: str, tokens: GpuTokens, crowded: bool) -> dict[str, Timed]:
         """Return the durations of attention `name` but for its core, with `tokens` a GPU."""
         timer, tp = self.beside(self.attention_timer, crowded), self.afd.attention.o_proj_tp
-        front = timer.before_core(name, tokens) + timer.after_core(name, tokens)
+        before, after = mixed(timer, tokens)
+        front = timer.before_core(name, tokens) + timer.after_core(name, tokens) + before + after
         software, attention = self.scenario.software, self.model.attention[name]
         front += glue.layer_ns(software, tokens.each)
         front += glue.attention_ns(software, timer.table.accelerator, attention, tokens.each)
