@@ -81,7 +81,7 @@ class RoutedTimes:
             for positions, layers in like.items():
                 spread = site.spread(ffn)
                 held = spread.copies, spread.ranks, site.expert_nodes
-                grid = ExpertGrid(tuple(layers), ffn.experts, ffn.top_k, *held)
+                grid = ExpertGrid(tuple(layers), ffn.experts, ffn.top_k, *held, ffn.zero_experts)
                 routing, seed = scenario.routing, scenario.simulation.seed
                 loads = ExpertLoads(routing, grid, tokens * positions, seed)
                 self._loads.append((ffn, positions, layers, loads))

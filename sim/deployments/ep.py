@@ -167,8 +167,17 @@ class EpDeployment(Deployment):
         layer, tokens = kind.layer, tokens.apart(self.attention_tp)
         timer, ffn = self.beside(self.layer_timer, self.crowded(layer)), self.model.ffn_of(layer)
         if isinstance(ffn, DenseFfn):
-            return attended | {"shared": timer.dense(ffn.intermediate, *tokens.own)}
-        shared = timer.dense(ffn.shared * ffn.shared_intermediate, *tokens.own)
+            dense = timer.dense(ffn.intermediate, *tokens.own, gated=ffn.gated)
+            return attended | {"shared": dense}
+        columns = ffn.shared * ffn.shared_intermediate
+        shared = timer.dense(columns, *tokens.own, gated=ffn.gated)
+        if ffn.latent is not None:
+            # What comes back counts in the attention of its own layer, not of the next.
+            down, up = timer.latent(ffn, tokens)
+            attended = attended | {
+                "attn0": attended["attn0"] + up,
+                "attn1": attended["attn1"] + down,
+            }
         exchange = self.scenario.software.exchange
         if exchange is not None and not self.alone(layer):
             # What is sent and received beside a stage is part of it.
@@ -279,7 +288,7 @@ class EpDeployment(Deployment):
         experts = self.layer_timer.drawn_experts(ffn, spread, loads, float(total))
         usual = hottest_factor("uniform", total, spread.held(ffn), ffn.top_k)
         pairs = loads.sum(axis=-1).max(axis=-1)
-        most = np.maximum(pairs / (ffn.top_k * usual), sent)
+        most = np.maximum(pairs / (ffn.computed() * usual), sent)
         if self.ep.exchange == "gather":  # whoever hosts the experts
             most = np.full_like(most, sent)
         there = self._all_to_all("dispatch", ffn, most)

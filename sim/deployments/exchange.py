@@ -60,6 +60,11 @@ class Exchange:
         return time.on(self.ep.gpus)
 
     @property
+    def _width(self) -> int:
+        """Elements of a token as the experts take it."""
+        return self.ffn.width(self.timer.model.hidden)
+
+    @property
     def sends_once(self) -> bool:
         """Return whether a token goes once to a rank that hosts several of its experts."""
         named = self._kernel("dispatch", self.ep.dispatch_dtype)
@@ -117,8 +122,7 @@ class Exchange:
         self, direction: ops.Direction, dtype: str, kernel: str, most_tokens: ArrayLike
     ) -> ops.Op:
         domain = self.timer.table.accelerator.node.scale_up_domain_gpus
-        hidden, top_k = self.timer.model.hidden, self.ffn.top_k
-        shape = self.ep.gpus, domain, most_tokens, hidden, top_k, self.copies
+        shape = self.ep.gpus, domain, most_tokens, self._width, self.ffn.computed(), self.copies
         return ops.a2a(direction, dtype, *shape, kernel, self.timer.load == "balanced")
 
     def _gathered(self, direction: ops.Direction, most_tokens: ArrayLike) -> ops.Op:
@@ -127,8 +131,7 @@ class Exchange:
         Shorter ranks are padded to the fullest.
         """
         dtype, gpus = self._dtype(direction), self.ep.gpus
-        hidden = self.timer.model.hidden
-        full = gpus * ops.floats(most_tokens) * ops.activation_bytes(hidden, dtype)
+        full = gpus * ops.floats(most_tokens) * ops.activation_bytes(self._width, dtype)
         # NCCL moves bytes: formats narrower than BF16 as it moves integers.
         name: ops.Collective = "reduce_scatter" if direction == "combine" else "all_gather"
         return ops.collective(name, "bf16" if dtype == "bf16" else "int8", gpus, full)

@@ -156,7 +156,7 @@ class Spread(NamedTuple):
     """Whether tokens come from other GPUs (AFD) than the ranks (EP)."""
 
     def held(self, ffn: MoeFfn) -> Held:
-        return Held(self.copies, self.ranks, ffn.experts)
+        return Held(self.copies, self.ranks, ffn.experts, ffn.zero_experts)
 
 
 @dataclass(frozen=True)
@@ -263,12 +263,14 @@ class LayerTimer:
         asked = ((name, each) for each in (dtype, *narrower) for name in kernels)
         return next((name for name, each in asked if self.table.has_format(op, name, each)), None)
 
-    def _with_exchange(self, experts: ops.Op, pairs: ArrayLike, spread: Spread) -> ops.Op:
+    def _with_exchange(
+        self, ffn: MoeFfn, experts: ops.Op, pairs: ArrayLike, spread: Spread
+    ) -> ops.Op:
         """Return the kernel that also dispatches and combines, if the experts have such a one."""
         if not self.experts_exchange:
             return experts
         memory_per_link = self.table.accelerator.memory_per_link()
-        hidden, ranks = self.model.hidden, spread.ranks
+        hidden, ranks = ffn.width(self.model.hidden), spread.ranks
         return ops.moe_fused_ep(
             experts, hidden, pairs, ranks, memory_per_link, elsewhere=spread.elsewhere
         )
@@ -337,24 +339,37 @@ class LayerTimer:
         kernel = next((each for each in named if self.table.has_format(op.name, each, dtype)), None)
         return op if kernel is None else replace(op, kernel=kernel)
 
-    def dense(self, intermediate: float, tokens: ArrayLike, alike: Ns | None = None) -> Timed:
-        """Return the time of a gated FFN of `intermediate` columns over `tokens` rows."""
+    def latent(self, ffn: MoeFfn, tokens: GpuTokens) -> tuple[Timed, Timed]:
+        """Return the time of the projections to the width of experts, and back from it."""
+        if ffn.latent is None:
+            nothing = Timed(np.zeros_like(tokens.each))
+            return nothing, nothing
+        hidden = self.model.hidden
+        both = (ffn.latent, hidden, 1), (hidden, ffn.latent, 1)
+        down, up = (self._gemms("dense", [each], *tokens.own) for each in both)
+        return down, up
+
+    def dense(
+        self, intermediate: float, tokens: ArrayLike, alike: Ns | None = None, gated: bool = True
+    ) -> Timed:
+        """Return the time of an FFN of `intermediate` columns over `tokens` rows."""
         if intermediate == 0:
             return Timed(np.zeros(np.shape(tokens), dtype=np.int64))
         hidden = self.model.hidden
-        both = (2 * intermediate, hidden, 1), (hidden, intermediate, 1)
+        both = ((1 + gated) * intermediate, hidden, 1), (hidden, intermediate, 1)
         return self._gemms("dense", both, tokens, alike)
 
     def experts(self, ffn: MoeFfn, spread: Spread, tokens: Ns, shared: bool = False) -> Timed:
         """Return the time of the experts on each rank; the first rank is the hottest.
 
         `tokens` are all tokens of the micro-batch (… × 1). Only routed experts that are hit are
-        read: of the `held` ones of a rank, held·(1 − (1 − k/copies)^tokens) are expected to be.
+        read: of the `held` ones of a rank, held·(1 − (1 − k/copies)^tokens) are expected to be,
+        where k leaves out chosen experts that cost nothing.
         With `shared`, each rank also runs the shared experts for its share of the tokens: as
         further experts of the same kernel where they have the same width and format, after it
         otherwise.
         """
-        share = ffn.top_k / spread.copies
+        share = ffn.computed() / spread.copies
         held = spread.copies // spread.ranks
         pairs = tokens * share * held
         active = held * -np.expm1(tokens * np.log1p(-min(share, 1 - 1e-12)))
@@ -374,7 +389,7 @@ class LayerTimer:
                 tile_tokens = hit * own + fused * ops.padded(tokens / spread.ranks, tile)
             experts = ops.moe(
                 self.precision.of("experts"),
-                self.model.hidden,
+                ffn.width(self.model.hidden),
                 ffn.expert_intermediate / spread.slices,
                 np.broadcast_to(hit + fused, both.shape),
                 routed + fused * tokens / spread.ranks,
@@ -382,8 +397,9 @@ class LayerTimer:
                 kernel,
                 np.full(both.shape, float(held + fused)),
                 tile_tokens,
+                ffn.gated,
             )
-            return self._with_exchange(experts, routed, spread)
+            return self._with_exchange(ffn, experts, routed, spread)
 
         hot = hottest_factors(self.load, tokens, spread.held(ffn), ffn.top_k)
         op = launch(self.experts_kernel, active, hot)
@@ -405,12 +421,13 @@ class LayerTimer:
         times = both.lasting(ns)
         if shared and not fused:
             columns = ffn.shared * ffn.shared_intermediate / spread.slices
-            times += self.dense(columns, tokens / spread.ranks)
+            times += self.dense(columns, tokens / spread.ranks, gated=ffn.gated)
         return times
 
     def _fused(self, ffn: MoeFfn) -> int:
         """Return the shared experts that the kernel of the routed ones takes as further experts."""
         alike = self.precision.of("dense") == self.precision.of("experts")
+        alike = alike and ffn.latent is None
         return ffn.shared if alike and ffn.shared_intermediate == ffn.expert_intermediate else 0
 
     def drawn_experts(
@@ -426,7 +443,8 @@ class LayerTimer:
         first, kind, count = alike(ranks, self._expert_tile_rows)
         share = np.full((len(first), fused), tokens / spread.ranks)
         held = np.concatenate([ranks[first], share], axis=-1)
-        op = self._with_exchange(self._rank_op(ffn, spread, held), held.sum(axis=-1), spread)
+        op = self._rank_op(ffn, spread, held)
+        op = self._with_exchange(ffn, op, held.sum(axis=-1), spread)
         times = self.table.timed(op, count).on(spread.slices)
         ns = times.ns[kind]
         if self._goes_in_turn:
@@ -439,7 +457,7 @@ class LayerTimer:
         if shared and not fused:
             columns = ffn.shared * ffn.shared_intermediate / spread.slices
             gpus = spread.ranks * spread.slices * len(loads)
-            times += self.dense(columns, tokens / spread.ranks).on(gpus)
+            times += self.dense(columns, tokens / spread.ranks, gated=ffn.gated).on(gpus)
         return times
 
     @property
@@ -456,8 +474,8 @@ class LayerTimer:
     def _rank_op(self, ffn: MoeFfn, spread: Spread, loads: ops.Floats) -> ops.Op:
         """Return the experts of ranks that hold `loads` of each (… × experts)."""
         columns = ffn.expert_intermediate / spread.slices
-        kind = self.precision.of("experts"), self.model.hidden, columns
-        return rank_op(*kind, loads, self.experts_kernel, self._expert_tile_rows)
+        kind = self.precision.of("experts"), ffn.width(self.model.hidden), columns
+        return rank_op(*kind, loads, self.experts_kernel, self._expert_tile_rows, ffn.gated)
 
     def _hottest_in_turn(self, ffn: MoeFfn, spread: Spread, tokens: Ns, fused: int) -> Ns:
         """Return the mean time of the hottest rank over draws of its experts' loads."""

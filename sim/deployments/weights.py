@@ -18,10 +18,11 @@ def moe_ffns(model: ModelCard) -> list[MoeFfn]:
 def attention_bytes(model: ModelCard, precision: Precision, o_proj_tp: int, drafts: bool) -> float:
     """Return bytes of projections, routers and encoders on a GPU.
 
-    Output projections are shared by `o_proj_tp`. With `drafts` the last layer drafts: it has a
-    projection of 2·hidden to hidden besides.
+    Output projections are shared by `o_proj_tp`. Beside the router stand the projections to and
+    from the width of experts. With `drafts` the last layer drafts: it has a projection of 2·hidden
+    to hidden besides.
     """
-    elements, outputs, router = 0.0, 0.0, 0
+    elements, outputs, latent, router = 0.0, 0.0, 0, 0
     for layer, count in model.layer_counts.items():
         attention = model.attention[layer.attention]
         *whole, output = (
@@ -32,11 +33,13 @@ def attention_bytes(model: ModelCard, precision: Precision, o_proj_tp: int, draf
         outputs += count * output.weights() / o_proj_tp
         ffn = model.found_ffn(layer)
         if isinstance(ffn, MoeFfn):
-            router += count * model.hidden * ffn.experts
+            router += count * ffn.router_weights(model.hidden)
+            latent += count * ffn.latent_weights(model.hidden)
     if drafts:
         elements += 2 * model.hidden**2
     held = elements * DTYPE_BYTES[precision.of("attention")]
     held += outputs * DTYPE_BYTES[precision.of("o_proj")]
+    held += latent * DTYPE_BYTES[precision.of("dense")]
     return held + router * DTYPE_BYTES[precision.lm_head] + model.encoder_bytes()
 
 

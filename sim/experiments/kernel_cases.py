@@ -10,6 +10,7 @@ from math import ceil, floor
 from sim.calibration.measure import FORMS, Case, labels
 from sim.experiments.kernel_demand import Demand, Kernel
 from sim.kernels import served
+from sim.kernels.ops import UNGATED
 
 # Scenarios that stand for the shipped ones where none is named: Step-3, DeepSeek-V3 and Qwen3,
 # masked and fused experts, caches in FP8 and BF16.
@@ -97,6 +98,8 @@ def _caches(ranges: Ranges) -> Shapes:
 
 
 def _moe(_demand: Demand, kernel: Kernel, ranges: Ranges) -> Shapes:
+    if kernel.key.endswith(UNGATED):
+        return  # what measures has a gate
     sizes = dict(kernel.sizes)
     hidden = int(re.findall(r"[\d.]+", kernel.key)[0])
     masked = kernel.kernel == served.MASKED

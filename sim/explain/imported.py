@@ -80,7 +80,7 @@ class ImportedModel:
         """Return weights of the drafting layers, each taken as the last layer and a projection."""
         last, hidden = self.card.layer_sequence[-1], self.card.hidden
         ffn = self.card.ffn_of(last)
-        router = hidden * ffn.experts if isinstance(ffn, MoeFfn) else 0
+        router = ffn.router_weights(hidden) if isinstance(ffn, MoeFfn) else 0
         layer = self.card.attention[last.attention].weights(hidden) + ffn.weights(hidden) + router
         return self.read.draft_layers * (layer + 2 * hidden**2)
 

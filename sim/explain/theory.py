@@ -157,8 +157,8 @@ def ffn_flops(model: ModelCard) -> float:
 
 
 def router_params(model: ModelCard) -> int:
-    """Return weights of the routers: hidden × experts per MoE layer."""
-    return sum(count * model.hidden * ffn.experts for ffn, count in _moe_layers(model))
+    """Return weights of the routers: hidden × experts per MoE layer, zero experts included."""
+    return sum(count * ffn.router_weights(model.hidden) for ffn, count in _moe_layers(model))
 
 
 def embedding_params(model: ModelCard) -> int:

@@ -91,6 +91,10 @@ class MoeFfn(Strict):
         """Return weight elements of all shared experts."""
         return self.shared * matrices(self.gated) * hidden * self.shared_intermediate
 
+    def router_weights(self, hidden: int) -> int:
+        """Return weight elements of the router, which scores experts that cost nothing, too."""
+        return hidden * (self.experts + self.zero_experts)
+
     def weights(self, hidden: int) -> int:
         """Return weight elements held for one layer, router left out."""
         whole = self.shared_weights(hidden) + self.latent_weights(hidden)
@@ -102,8 +106,8 @@ class MoeFfn(Strict):
         return round(self.computed() * self.expert_weights(hidden)) + whole
 
     def sparsity(self) -> float:
-        """Return (top_k + shared) / (E + shared), the S of Step-3's table 7."""
-        return (self.top_k + self.shared) / (self.experts + self.shared)
+        """Return (k + shared) / (E + shared), the S of Step-3's table 7, of experts that cost."""
+        return (self.computed() + self.shared) / (self.experts + self.shared)
 
 
 Ffn = Annotated[DenseFfn | MoeFfn, Field(discriminator="kind")]

@@ -32,14 +32,16 @@ _REDRAWS = 64  # a draw that gives an expert more than every token is drawn agai
 _DRAWS = 64
 
 
-def draw(load: str, tokens: int, experts: int, top_k: int, rng: np.random.Generator) -> Counts:
+def draw(load: str, tokens: int, experts: int, top_k: float, rng: np.random.Generator) -> Counts:
     """Return the tokens of each expert in one draw of `load`; they sum to tokens · top_k.
+
+    `top_k` is no whole number where some of what tokens choose costs nothing.
 
     "uniform" draws every (token, expert) pair alike; "balanced" gives each expert the same;
     "power_law_α" and "dirichlet_c" draw popularities from a truncated power law or a symmetric
     Dirichlet law. Raises CalibrationError for another load.
     """
-    pairs = tokens * top_k
+    pairs = round(tokens * top_k)
     if load == "uniform":
         return np.asarray(rng.multinomial(pairs, np.full(experts, 1 / experts)), dtype=np.int64)
     if load == "balanced":
@@ -55,10 +57,10 @@ def draw(load: str, tokens: int, experts: int, top_k: int, rng: np.random.Genera
 
 
 def _power_law(
-    alpha: float, tokens: int, experts: int, top_k: int, rng: np.random.Generator
+    alpha: float, tokens: int, experts: int, top_k: float, rng: np.random.Generator
 ) -> Counts:
     """Return loads proportional to draws from x^−α, none above the number of tokens."""
-    pairs = tokens * top_k
+    pairs = round(tokens * top_k)
     for _ in range(_REDRAWS):
         weights = power_law_weights(alpha, tokens, experts, top_k, rng)
         wanted = np.rint(weights / weights.sum() * pairs)
@@ -78,7 +80,7 @@ def _power_law(
 
 
 def power_law_weights(
-    alpha: float, tokens: int, experts: int, top_k: int, rng: np.random.Generator
+    alpha: float, tokens: int, experts: int, top_k: float, rng: np.random.Generator
 ) -> Floats:
     """Return draws from x^−α, truncated as the loads that were measured are, one an expert."""
     dense = tokens * top_k > experts
@@ -97,6 +99,7 @@ def rank_op(
     loads: ArrayLike,
     kernel: str = served.MASKED,
     tile_rows: float = ops.MASKED_TILE_ROWS,
+    gated: bool = True,
 ) -> Op:
     """Return the grouped FFN of each rank, given tokens per rank and expert (ranks × experts).
 
@@ -113,6 +116,7 @@ def rank_op(
         kernel,
         np.full(tokens.shape[:-1], float(tokens.shape[-1])),
         ops.padded(tokens, tile_rows).sum(axis=-1),
+        gated,
     )
 
 
@@ -135,6 +139,13 @@ class Held(NamedTuple):
     ranks: int
     experts: int = 0
     """Experts that the router knows; 0: as many as slots. Only EPLB tells replicas apart."""
+    zero: int = 0
+    """Experts beside them that cost nothing and lie nowhere."""
+
+    def computed(self, top_k: int) -> float:
+        """Return how many of the `top_k` experts that a token chooses lie on ranks, on average."""
+        experts = self.experts or self.copies
+        return top_k if self.zero == 0 else top_k * experts / (experts + self.zero)
 
 
 @cache
@@ -147,12 +158,12 @@ def hottest_loads(
     gives replicas and places to the experts of a drawn popularity; what is left is what whole
     slots cannot even out, and chance.
     """
-    copies, ranks, _experts = held
+    copies, ranks, chosen = held.copies, held.ranks, held.computed(top_k)
     rng = np.random.default_rng([seed, tokens, copies, top_k, ranks])
     by_slot = np.array(
-        _placed(load.removesuffix(EPLB), tokens, held, top_k, draws, rng)
+        _placed(load.removesuffix(EPLB), tokens, held, chosen, draws, rng)
         if load.endswith(EPLB)
-        else [draw(load, tokens, copies, top_k, rng) for _ in range(draws)]
+        else [draw(load, tokens, copies, chosen, rng) for _ in range(draws)]
     )
     by_rank = by_slot.reshape(draws, ranks, copies // ranks)
     loads = by_rank[np.arange(draws), by_rank.sum(axis=2).argmax(axis=1)]
@@ -162,17 +173,17 @@ def hottest_loads(
 
 
 def _placed(
-    load: str, tokens: int, held: Held, top_k: int, draws: int, rng: np.random.Generator
+    load: str, tokens: int, held: Held, top_k: float, draws: int, rng: np.random.Generator
 ) -> Counts:
     """Return the tokens of each slot that EPLB fills (draws × copies)."""
-    copies, ranks, experts = held
+    copies, ranks, experts = held.copies, held.ranks, held.experts
     popular = [draw(load, tokens, experts or copies, top_k, rng) for _ in range(draws)]
     weights = np.array(popular, dtype=np.float64)
     slots = eplb.balanced(weights, copies, ranks)
     many, _number = eplb.replicas(slots, weights.shape[1])
     shares = np.take_along_axis(weights, slots, axis=1) / many
     shares /= shares.sum(axis=1, keepdims=True)
-    return np.asarray(rng.multinomial(tokens * top_k, shares), dtype=np.int64)
+    return np.asarray(rng.multinomial(round(tokens * top_k), shares), dtype=np.int64)
 
 
 def hottest_factor(load: str, tokens: float, held: Held, top_k: int) -> float:
@@ -210,4 +221,4 @@ def _factor(load: str, eighths: int, held: Held, top_k: int) -> float:
     """Return the factor of 2^(`eighths` / 8) tokens."""
     tokens = max(1, round(2 ** (eighths / 8)))
     hottest = hottest_loads(load, tokens, held, top_k)
-    return float(hottest.sum(axis=1).mean() * held.ranks / (tokens * top_k))
+    return float(hottest.sum(axis=1).mean() * held.ranks / (tokens * held.computed(top_k)))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sim.foundation.units import DTYPE_BYTES
+from sim.inputs.model import matrices
 from sim.kernels import served
 
 Floats = NDArray[np.float64]
@@ -52,6 +53,9 @@ WIDENED = {
     "int4_fp8": "fp8",
     "int4_group32": "bf16",
 }
+
+# End of the key of experts without a gate: no measured kernel is of such.
+UNGATED = "ungated"
 
 _EXPERT_ID_BYTES = 4
 
@@ -174,8 +178,9 @@ def moe(
     kernel: str = served.MASKED,
     local_experts: ArrayLike | None = None,
     tile_tokens: ArrayLike | None = None,
+    gated: bool = True,
 ) -> Op:
-    """Return a grouped FFN: up, gate, activation and down of the experts on one GPU.
+    """Return a grouped FFN: up, gate (if any), activation and down of the experts on one GPU.
 
     `active_experts` of the `local_experts` (default: those) hold at least one of the
     `expert_tokens` (token, expert) pairs; only their weights are read. The masked kernel pads
@@ -190,7 +195,7 @@ def moe(
     tile = expert_tile_rows(kernel, tile_rows)
     rows = active * padded(per_active, tile) if tile_tokens is None else floats(tile_tokens)
     columns = floats(intermediate)
-    weights = 3 * hidden * columns
+    weights = matrices(gated) * hidden * columns
     launched = per(rows, active)
     tiles = np.where(launched > tile, launched, per_active)
     # The masked kernel moves whole tiles; up to one, it was measured at every count of rows.
@@ -209,7 +214,7 @@ def moe(
     return Op(
         "moe",
         served.measured_as(dtype),
-        f"h{hidden}i{float(columns):g}" if masked else f"h{hidden}",
+        (f"h{hidden}i{float(columns):g}" if masked else f"h{hidden}") + ("" if gated else UNGATED),
         2 * rows * weights,
         traffic,
         "hbm",
@@ -263,7 +268,7 @@ def a2a(
     domain_gpus: int,
     tokens_per_rank: ArrayLike,
     hidden: int,
-    top_k: int,
+    top_k: float,
     experts: ArrayLike = 256,
     kernel: str = "",
     balanced: bool = False,
@@ -291,7 +296,7 @@ def a2a(
     return Op(
         f"a2a_{direction}",
         dtype,
-        f"h{hidden}k{top_k}",
+        f"h{hidden}k{top_k:g}",
         np.zeros_like(sent),
         sent,
         "scale_up" if inside else "nic",

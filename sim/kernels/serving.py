@@ -9,7 +9,7 @@ import numpy as np
 
 from sim.kernels import served
 from sim.kernels.curve import Curve, Identity
-from sim.kernels.ops import Medium
+from sim.kernels.ops import UNGATED, Medium
 
 
 def serving(
@@ -52,7 +52,11 @@ def _strangeness(dtype: str, own: str, computes: str) -> int:
 
 
 def _key_distance(one: str, other: str) -> float:
-    """Return how far two shape keys lie apart in doublings; ∞ if they are of different kinds."""
+    """Return how far two shape keys lie apart in doublings; ∞ if they are of different kinds.
+
+    Experts without a gate are of the kind of those with one.
+    """
+    one, other = one.removesuffix(UNGATED), other.removesuffix(UNGATED)
     if one == other:
         return 0.0
     kind_one, kind_other = re.sub(r"[\d.]+", "#", one), re.sub(r"[\d.]+", "#", other)

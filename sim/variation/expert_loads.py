@@ -46,6 +46,12 @@ class ExpertGrid(NamedTuple):
     ranks: int
     nodes: int
     """Nodes that the ranks lie on, equally many on each."""
+    zero: int = 0
+    """Experts beside them that cost nothing and lie nowhere."""
+
+    def computed(self) -> float:
+        """Return how many of the experts that a token chooses lie on ranks, on average."""
+        return Held(self.copies, self.ranks, self.experts, self.zero).computed(self.top_k)
 
 
 class Loads(NamedTuple):
@@ -77,7 +83,7 @@ class ExpertLoads:
         self._per_step = routing.per_step
         if self._per_step.groups is not None:
             _check_groups(self._per_step.groups, grid)
-        experts = grid.layers, grid.experts, grid.top_k
+        experts = grid.layers, grid.experts, grid.computed()
         self._starts = popularity(routing, *experts, tokens, seed)
         digest = hashlib.blake2b()
         for first, shares in self._starts.items():
@@ -127,18 +133,26 @@ class ExpertLoads:
         self._drifted.pop(last + 1 - _KEPT, None)
 
     def _counts(self, tokens: int, micro_batch: int, step: int) -> Ints:
-        """Return the tokens of each expert (layers × experts); they sum to tokens · top_k."""
+        """Return the tokens of each expert (layers × experts).
+
+        They sum to tokens · top_k, less what falls on experts that cost nothing.
+        """
         grid = self._grid
         if isinstance(self._routing, Balanced):
-            each, more = divmod(tokens * grid.top_k, grid.experts)
+            each, more = divmod(round(tokens * grid.computed()), grid.experts)
             even = each + (np.arange(grid.experts) < more)
             return np.tile(even, (len(grid.layers), 1))
         key = self._law, tokens, micro_batch, step
         if key not in _kept_draws:
             rng = stream(self._seed, "expert-load", step, micro_batch, *grid.layers)
-            drawn = draw(self.shares(step), tokens, grid.top_k, self._per_step.groups, rng)
+            drawn = self._draw(self.shares(step), tokens, rng)
             _keep(key, drawn)
         return _kept_draws[key]
+
+    def _draw(self, shares: Floats, tokens: int, rng: np.random.Generator) -> Ints:
+        grid = self._grid
+        zero = grid.zero / (grid.experts + grid.zero)
+        return draw(shares, tokens, grid.top_k, self._per_step.groups, rng, zero)
 
     def _first_placement(self, tokens: int) -> _PlacedExperts:
         grid, placement = self._grid, self._per_step.placement
@@ -149,8 +163,7 @@ class ExpertLoads:
         if isinstance(placement, EplbPlacement):
             rng = stream(self._seed, "expert-window", *grid.layers)
             window = tokens * placement.window_steps
-            groups = self._per_step.groups
-            counts = draw(self.shares(0), window, grid.top_k, groups, rng)
+            counts = self._draw(self.shares(0), window, rng)
             slots = self._better(slots, counts.astype(np.float64), placement)
         return _PlacedExperts(slots, *eplb.replicas(slots, grid.experts))
 
@@ -193,9 +206,16 @@ class ExpertLoads:
 
 
 def draw(
-    shares: Floats, tokens: int, top_k: int, groups: Groups | None, rng: np.random.Generator
+    shares: Floats,
+    tokens: int,
+    top_k: int,
+    groups: Groups | None,
+    rng: np.random.Generator,
+    zero: float = 0.0,
 ) -> Ints:
     """Return the tokens of each expert in one draw (layers × experts); rows sum to tokens · top_k.
+
+    The share `zero` of all choices, by chance, falls on none of them. It does not go with groups.
 
     Every choice of a token falls on an expert with the probability of its share, and no expert
     gets a token twice as far as counts tell. With groups, a token first chooses its groups: a set
@@ -203,6 +223,10 @@ def draw(
     """
     layers, experts = shares.shape
     pairs = tokens * top_k
+    if zero > 0:
+        every = np.append(shares * (1 - zero), np.full((layers, 1), zero), axis=1)
+        costing = np.ascontiguousarray(rng.multinomial(pairs, every)[:, :-1])
+        return _capped(costing, tokens, shares, rng)
     if groups is None or groups.chosen == groups.count:
         return _capped(rng.multinomial(pairs, shares), tokens, shares, rng)
     by_group = shares.reshape(layers, groups.count, -1).sum(axis=-1)
@@ -240,15 +264,16 @@ def _keep(key: Hashable, drawn: Ints) -> None:
     _kept_draws[key] = drawn
 
 
-def visits(pairs: Floats, experts: int, top_k: int) -> Floats:
+def visits(pairs: Floats, experts: int, top_k: int, zero: float = 0.0) -> Floats:
     """Return the share of tokens that visit each place, given the pairs that land there.
 
     Places are along the last axis. A place with the share q of all pairs counts as q · `experts`
-    alike experts, of which a token chooses `top_k` different ones.
+    alike experts. Of all of these, and `zero` that lie nowhere, a token chooses `top_k` different
+    ones.
     """
-    elsewhere = experts * (1 - pairs / pairs.sum(axis=-1, keepdims=True))
+    elsewhere = experts * (1 - pairs / pairs.sum(axis=-1, keepdims=True)) + zero
     taken: Sequence[int] = range(top_k)
-    missed = [np.maximum(elsewhere - i, 0) / (experts - i) for i in taken]
+    missed = [np.maximum(elsewhere - i, 0) / (experts + zero - i) for i in taken]
     return np.asarray(1 - np.prod(missed, axis=0))
 
 
@@ -258,14 +283,15 @@ def hottest_visits(load: str, tokens: Ints, held: Held, top_k: int) -> Floats:
     The hottest is as much above the mean as its pairs are beyond those of uniform routing, which
     has a hottest rank of its own: measured exchanges contain it.
     """
-    copies, ranks, _experts = held
-    alike = float(visits(np.ones(ranks), copies, top_k)[0])
+    copies, ranks = held.copies, held.ranks
+    zero = held.zero * copies / (held.experts or copies)
+    alike = float(visits(np.ones(ranks), copies, top_k, zero)[0])
     if ranks == 1:
         return np.full(tokens.shape, alike)
     hot = excess(load, tokens, held, top_k)
     rest = (ranks - hot) / (ranks - 1)
     pairs = np.stack([hot, *[rest] * (ranks - 1)], axis=-1)
-    return np.where(hot > 1, visits(pairs, copies, top_k)[..., 0], alike)
+    return np.where(hot > 1, visits(pairs, copies, top_k, zero)[..., 0], alike)
 
 
 def excess(load: str, tokens: Ints, held: Held, top_k: int) -> Floats:
@@ -275,6 +301,11 @@ def excess(load: str, tokens: Ints, held: Held, top_k: int) -> Floats:
 
 
 def _check_groups(groups: Groups, grid: ExpertGrid) -> None:
+    if grid.zero:
+        raise ScenarioError(
+            "routing.per_step.groups: a model with experts that cost nothing chooses without "
+            "groups; leave groups out"
+        )
     if grid.experts % groups.count:
         raise ScenarioError(
             f"routing.per_step.groups.count: {grid.experts} experts do not divide over "

@@ -17,7 +17,7 @@ _REDRAWS = 64  # popularities that give an expert more than every token are draw
 
 
 def popularity(
-    routing: Routing, layers: Sequence[int], experts: int, top_k: int, tokens: int, seed: int
+    routing: Routing, layers: Sequence[int], experts: int, top_k: float, tokens: int, seed: int
 ) -> dict[int, Floats]:
     """Return the share of each expert in each layer (layers × experts), by first step.
 

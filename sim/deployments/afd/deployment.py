@@ -244,14 +244,20 @@ class AfdDeployment(Deployment):
         tokens = tokens.apart(self.attention_tp)
         if self.afd.attention.computes:
             attended = attended | {"shared": self._computed(kind.layer, tokens)}
+        ffn = self.model.ffn_of(kind.layer)
+        if isinstance(ffn, MoeFfn) and ffn.latent is not None:
+            # What comes back counts in the attention of its own layer, not of the next.
+            beside = self.beside(self.attention_timer, self.crowded(kind.layer))
+            down, up = beside.latent(ffn, tokens)
+            attended = attended | {"attention": attended["attention"] + down + up}
         if self._one_kernel or self._stays(kind.layer):
             return attended
-        visited = self._links.visited(self.model.ffn_of(kind.layer), tokens.each)
-        row = self.model.hidden, self.afd.f2a_dtype
-        accelerator = self.attention_timer.table.accelerator
+        visited = self._links.visited(ffn, tokens.each)
+        row, accelerator = self._links.row(ffn), self.attention_timer.table.accelerator
         summing = glue.sum_ns(self.scenario.software, accelerator, row, visited, tokens.each)
         summed = attended["attention"] + summing
-        return attended | {"attention": summed} | self._links.of_attention(visited)
+        links = self._links.of_attention(ffn, tokens.each, visited)
+        return attended | {"attention": summed} | links
 
     def _computed(self, layer: Layer, tokens: GpuTokens) -> Timed:
         """Return the time of the FFNs that attention GPUs compute themselves."""
@@ -262,7 +268,7 @@ class AfdDeployment(Deployment):
             columns = ffn.intermediate if self._stays(layer) else 0
         elif "shared" in self.afd.attention.computes:
             columns = ffn.shared * ffn.shared_intermediate
-        time = timer.dense(columns, *tokens.own)
+        time = timer.dense(columns, *tokens.own, gated=ffn.gated)
         return time.lasting(self._slowed("shared", time.ns))
 
     def joint(self, kind: Pass, tokens: GpuTokens) -> dict[str, Timed]:

@@ -63,7 +63,7 @@ class FfnStages:
         gpus, tokens = self._side.gpu_count(), by_gpu.total()
         time = Timed(np.zeros_like(tokens))
         if isinstance(ffn, DenseFfn):
-            slices = partial(self.timer.dense, ffn.intermediate / gpus)
+            slices = partial(self.timer.dense, ffn.intermediate / gpus, gated=ffn.gated)
             time = self.timer.by_total(("dense", name), tokens, slices).on(gpus)
         elif not draws:
             time = self.timer.by_total(("experts", name), tokens, partial(self._experts, ffn))
@@ -71,7 +71,7 @@ class FfnStages:
             return {}
         arriving = ops.floats(tokens) * self.links.visits(ffn)
         experts = time.lasting(self._slowed(time.ns))
-        return {"experts": experts} | self.links.collectives(arriving, gpus)
+        return {"experts": experts} | self.links.collectives(ffn, arriving, tokens, gpus)
 
     def _experts(self, ffn: MoeFfn, tokens: Ns) -> Timed:
         """Return the time of the slowest rank of each server."""
@@ -100,7 +100,8 @@ class FfnStages:
         timed = {"experts": ranks.lasting(slowest)}
         if self.links.follow_routing:
             pairs = loads.tokens.reshape(layers, servers, -1).sum(axis=-1)
-            timed |= self.links.drawn(tokens, visits(pairs, ffn.experts, ffn.top_k))
+            visited = visits(pairs, ffn.experts, ffn.top_k, ffn.zero_experts)
+            timed |= self.links.drawn(ffn, tokens, visited)
         return self._in_one(timed) if self.one_kernel else timed
 
     def _in_one(self, timed: dict[str, Timed]) -> dict[str, Timed]:

@@ -9,7 +9,7 @@ import numpy as np
 from sim.deployments.layers import GpuTokens, LayerTimer, Ns, in_groups
 from sim.deployments.links import payload_bytes_per_s
 from sim.foundation.nanoseconds import whole_ns
-from sim.foundation.units import DTYPE_BYTES, NS_PER_S
+from sim.foundation.units import DTYPE_BYTES, NS_PER_S, DType
 from sim.inputs.deployment import Afd
 from sim.inputs.hardware import Fabric
 from sim.inputs.model import DenseFfn, MoeFfn
@@ -46,21 +46,26 @@ class AfdLinks:
         """Return the probability that a token goes to a given FFN server."""
         if not self.follow_routing or isinstance(ffn, DenseFfn):
             return 1.0
-        return float(visits(np.ones(self.servers), ffn.experts, ffn.top_k)[0])
+        share = visits(np.ones(self.servers), ffn.experts, ffn.top_k, ffn.zero_experts)
+        return float(share[0])
 
     def visited(self, ffn: MoeFfn | DenseFfn, tokens: Ns) -> ops.Floats:
         """Return to how many FFN servers an attention GPU sends each of its `tokens`, summed."""
         return ops.floats(tokens) * self.visits(ffn) * self.servers
 
-    def of_attention(self, visited: ops.Floats) -> dict[str, Timed]:
+    def of_attention(
+        self, ffn: MoeFfn | DenseFfn, tokens: Ns, visited: ops.Floats
+    ) -> dict[str, Timed]:
         """Return how long the links of attention GPUs are busy.
 
-        A GPU sends each of its tokens to every server that wants it: `visited` of them together.
+        A GPU sends each of its `tokens` to every server that wants it: `visited` of them together.
         """
-        goodput = self.goodput(self.attention)
+        goodput, whole = self.goodput(self.attention), tokens * self.servers
+        there = self._bytes(ffn, self.afd.a2f_dtype, visited, whole)
+        back = self._bytes(ffn, self.afd.f2a_dtype, visited, whole)
         return {
-            "a2f": Timed(whole_ns(visited * self._there / goodput * NS_PER_S, "a2f")),
-            "f2a_in": Timed(whole_ns(visited * self._back / goodput * NS_PER_S, "f2a_in")),
+            "a2f": Timed(whole_ns(there / goodput * NS_PER_S, "a2f")),
+            "f2a_in": Timed(whole_ns(back / goodput * NS_PER_S, "f2a_in")),
         }
 
     def of_ffn(self, ffn: MoeFfn | DenseFfn, tokens: GpuTokens) -> dict[str, Timed]:
@@ -69,37 +74,55 @@ class AfdLinks:
         The ranks of an instance share the tokens that come, and the fullest rank sets the pace.
         """
         fullest, goodput = self._fullest(ffn, tokens), self.goodput(self.ffn)
+        rails = self.rails(tokens)
+        there = self._bytes(ffn, self.afd.a2f_dtype, fullest, rails)
+        back = self._bytes(ffn, self.afd.f2a_dtype, fullest, rails)
         return {
-            "a2f_in": Timed(whole_ns(fullest * self._there / goodput * NS_PER_S, "a2f_in")),
-            "f2a": Timed(whole_ns(fullest * self._back / goodput * NS_PER_S, "f2a")),
+            "a2f_in": Timed(whole_ns(there / goodput * NS_PER_S, "a2f_in")),
+            "f2a": Timed(whole_ns(back / goodput * NS_PER_S, "f2a")),
         }
 
-    def drawn(self, tokens: Ns, visited: ops.Floats) -> dict[str, Timed]:
+    def drawn(self, ffn: MoeFfn, tokens: Ns, visited: ops.Floats) -> dict[str, Timed]:
         """Return the times of links by layer, given the share of tokens that visit a server.
 
         `tokens` are those of each attention GPU, `visited` is layers × servers.
         """
         each = GpuTokens(tokens).apart(self.afd.attention.tp).each
-        sent = visited.sum(axis=1, keepdims=True) * each
-        fullest = visited * self.rails(GpuTokens(tokens))
-        there, back = float(self._there), float(self._back)
+        sent, rails = visited.sum(axis=1, keepdims=True) * each, self.rails(GpuTokens(tokens))
+        fullest, whole = visited * rails, each * self.servers
+
+        def there(visiting: ops.Floats, tokens: ops.Floats | Ns) -> ops.Floats:
+            return self._bytes(ffn, self.afd.a2f_dtype, visiting, tokens)
+
+        def back(visiting: ops.Floats, tokens: ops.Floats | Ns) -> ops.Floats:
+            return self._bytes(ffn, self.afd.f2a_dtype, visiting, tokens)
+
         a_ns = NS_PER_S / self.goodput(self.attention)
         f_ns = NS_PER_S / self.goodput(self.ffn)
-        collectives = self.collectives(visited * tokens.sum(), self.afd.ffn.gpus_together)
+        total = tokens.sum()
+        collectives = self.collectives(ffn, visited * total, total, self.afd.ffn.gpus_together)
         return {stage: timed.together() for stage, timed in collectives.items()} | {
-            "a2f": Timed(whole_ns(sent * there * a_ns, "a2f")),
-            "a2f_in": Timed(whole_ns(fullest * there * f_ns, "a2f_in")),
-            "f2a": Timed(whole_ns(fullest * back * f_ns, "f2a")),
-            "f2a_in": Timed(whole_ns(sent * back * a_ns, "f2a_in")),
+            "a2f": Timed(whole_ns(there(sent, whole) * a_ns, "a2f")),
+            "a2f_in": Timed(whole_ns(there(fullest, rails) * f_ns, "a2f_in")),
+            "f2a": Timed(whole_ns(back(fullest, rails) * f_ns, "f2a")),
+            "f2a_in": Timed(whole_ns(back(sent, whole) * a_ns, "f2a_in")),
         }
 
-    def collectives(self, arriving: ops.Floats, gpus: int) -> dict[str, Timed]:
-        """Return the times of all-gather and reduce-scatter of the tokens that arrive, if any."""
+    def collectives(
+        self, ffn: MoeFfn | DenseFfn, arriving: ops.Floats, tokens: Ns | int, gpus: int
+    ) -> dict[str, Timed]:
+        """Return the times of all-gather and reduce-scatter of the tokens that arrive, if any.
+
+        Those `arriving` of all `tokens` want an expert of the server.
+        """
         g, table = self.afd.ffn.gpus_together, self.ffn.table
         if g == 1:
             return {}
-        gathered = arriving * self._there
-        summed = arriving * self.ffn.model.hidden * DTYPE_BYTES[self.afd.f2a_dtype]
+        gathered = self._bytes(ffn, self.afd.a2f_dtype, arriving, tokens)
+        elements = arriving * self._width(ffn)
+        if (share := self._whole_share(ffn)) > 0:
+            elements = elements + tokens * share * self.ffn.model.hidden
+        summed = elements * DTYPE_BYTES[self.afd.f2a_dtype]
         kind = self.afd.ffn.collectives
         summing = served.NCCL if kind == served.COPY_ENGINE else kind
         # A collective's time goes by its bytes; BF16 is the format that was measured.
@@ -125,18 +148,49 @@ class AfdLinks:
         if load in served.EVEN or isinstance(ffn, DenseFfn) or not self.follow_routing:
             return rails * self.visits(ffn)
         copies = ffn.experts + self.afd.ffn.redundant_experts
-        held = Held(copies, self.servers, ffn.experts)
+        held = Held(copies, self.servers, ffn.experts, ffn.zero_experts)
         return rails * hottest_visits(load, tokens.total(), held, ffn.top_k)
 
-    @property
-    def _there(self) -> ops.Floats:
-        """Bytes of a token on its way to the FFN."""
-        return ops.activation_bytes(self.ffn.model.hidden, self.afd.a2f_dtype)
+    def row(self, ffn: MoeFfn | DenseFfn) -> tuple[int, DType]:
+        """Return the elements of a result of the experts that comes back, and their format."""
+        return self._width(ffn), self.afd.f2a_dtype
 
-    @property
-    def _back(self) -> ops.Floats:
-        """Bytes of its result."""
-        return ops.activation_bytes(self.ffn.model.hidden, self.afd.f2a_dtype)
+    def _width(self, ffn: MoeFfn | DenseFfn) -> int:
+        hidden = self.ffn.model.hidden
+        return ffn.width(hidden) if isinstance(ffn, MoeFfn) else hidden
+
+    def _bytes(
+        self,
+        ffn: MoeFfn | DenseFfn,
+        dtype: DType,
+        visiting: ops.Floats,
+        tokens: ops.Floats | Ns | int,
+    ) -> ops.Floats:
+        """Return bytes, one way, of the `tokens` of which so many are `visiting` experts.
+
+        Where experts are narrower than the hidden state and FFN GPUs have shared experts as well,
+        these take a whole token besides.
+        """
+        n_bytes = visiting * ops.activation_bytes(self._width(ffn), dtype)
+        share = self._whole_share(ffn)
+        if share > 0:
+            hidden = self.ffn.model.hidden
+            n_bytes = n_bytes + tokens * share * ops.activation_bytes(hidden, dtype)
+        return np.asarray(n_bytes)
+
+    def _whole_share(self, ffn: MoeFfn | DenseFfn) -> float:
+        """Return the share of all tokens that a server takes whole beside those in latent width.
+
+        Servers share out the tokens of shared experts, but where all of them slice each expert.
+        """
+        if isinstance(ffn, DenseFfn) or not self.splits(ffn):
+            return 0.0
+        return 1.0 if self.afd.ffn.parallelism == "tp" else 1 / self.servers
+
+    def splits(self, ffn: MoeFfn) -> bool:
+        """Return whether FFN GPUs need a token both in the width of experts and whole."""
+        shares = ffn.shared > 0 and "shared" not in self.afd.attention.computes
+        return shares and ffn.latent is not None
 
 
 def rail_load(ranks: int, tokens: GpuTokens) -> ops.Floats:

@@ -11,7 +11,7 @@ from sim.deployments.links import check_domain
 from sim.foundation.errors import InfeasibleError
 from sim.inputs.deployment import Afd, AttentionSide, FfnSide
 from sim.inputs.hardware import Accelerator, Fabric
-from sim.inputs.model import DenseFfn, ModelCard
+from sim.inputs.model import DenseFfn, ModelCard, MoeFfn
 from sim.kernels import served
 
 
@@ -87,6 +87,17 @@ def check_one_kernel(afd: Afd, model: ModelCard, fabric: Fabric) -> None:
         raise InfeasibleError(
             f"ffn.moe_kernel fused_ep reads and writes the memory of other GPUs over the "
             f"scale-up link, and the fabric {fabric.name} is of NICs: take another"
+        )
+    latent = [
+        name
+        for name, ffn in model.ffn.items()
+        if isinstance(ffn, MoeFfn) and ffn.latent is not None and ffn.shared
+    ]
+    if latent and "shared" not in afd.attention.computes:
+        raise InfeasibleError(
+            f"{model.name} has experts of a latent width beside shared ones of the hidden size "
+            f"({', '.join(latent)}), and ffn.moe_kernel fused_ep exchanges tokens of one width: "
+            "put shared into attention.computes"
         )
     dense = [name for name, ffn in model.ffn.items() if isinstance(ffn, DenseFfn)]
     if dense and "dense" not in afd.attention.computes:
