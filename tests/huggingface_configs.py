@@ -409,6 +409,33 @@ FAMILIES: dict[str, Family] = {
         },
         27.0,
     ),
+    "google/gemma-4-26B-A4B-it": Family(
+        {
+            "model_type": "gemma4",
+            "text_config": {
+                "model_type": "gemma4_text",
+                "hidden_size": 2816,
+                "num_hidden_layers": 30,
+                "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 5,
+                "num_attention_heads": 16,
+                "num_key_value_heads": 8,
+                "num_global_key_value_heads": 2,
+                "head_dim": 256,
+                "global_head_dim": 512,
+                "attention_k_eq_v": True,
+                "sliding_window": 1024,
+                "enable_moe_block": True,
+                "num_experts": 128,
+                "top_k_experts": 8,
+                "moe_intermediate_size": 704,
+                "intermediate_size": 2112,
+                "tie_word_embeddings": True,
+                "vocab_size": 262144,
+            },
+        },
+        25.2,
+        3.8,
+    ),
     "baidu/ERNIE-4.5-300B-A47B-PT": Family(
         {
             "model_type": "ernie4_5_moe",

@@ -170,7 +170,9 @@ class CompressedAttention(AttentionKind):
         if self.window_pool is None:
             return {None: entries, self.window: self.entry_bytes(kv)}
         rows = self._rows_bytes() / self.window
-        return {None: entries + self.window_pool * (self.entry_bytes(kv) + rows)}
+        pooled = entries + self.window_pool * (self.entry_bytes(kv) + rows)
+        # The pool holds the window's tokens; cores still ask how many a request has.
+        return {None: pooled, self.window: 0.0}
 
     def state_bytes(self) -> float:
         return self._rows_bytes() if self.window_pool is None else 0.0

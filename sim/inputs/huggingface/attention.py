@@ -14,7 +14,7 @@ Fields = dict[str, Any]
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 _KV_HEADS = (
     *("num_key_value_heads", "num_kv_heads", "n_kv_heads", "num_attention_groups"),
-    *("num_query_groups", "multi_query_group_num"),
+    *("num_query_groups", "multi_query_group_num", "attn_config.kv_n_heads"),
 )
 _HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels")
 _GATES = (

@@ -195,6 +195,7 @@ def _note_what_no_card_has(config: ConfigFile) -> None:
         ("oe_neighbor_num", "embeddings of n-grams, and their weights"),
         ("engram_layers", "embeddings of n-grams, and their weights"),
         ("index_kpool", "an index of pools of keys"),
+        ("cross_attention_layers", "layers that attend to what an encoder made"),
         ("block_configs", "layers that each have sizes of their own"),
     ):
         value = config.get(key)

@@ -11,20 +11,22 @@ from sim.inputs.huggingface.file import ConfigFile, Keyed, assumed
 
 _EXPERTS = (
     *("n_routed_experts", "num_routed_experts", "num_local_experts", "num_experts"),
-    *("moe_num_experts", "n_experts", "num_moe_experts"),
+    *("moe_num_experts", "n_experts", "num_moe_experts", "moe.num_experts"),
+    "ffn_config.moe_num_experts",
 )
 _TOP_K = (
     *("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk"),
     *("moe_top_k", "moe_k", "top_k_experts", "moe_router_topk", "num_selected_experts"),
-    "num_activated_experts",
+    *("num_activated_experts", "moe.num_experts_per_tok", "ffn_config.moe_top_k"),
 )
 _EXPERT_WIDTH = (
     *("moe_intermediate_size", "expert_ffn_hidden_size", "expert_intermediate_size"),
-    *("moe_ffn_hidden_size", "expert_dim", "intermediate_size", "ffn_hidden_size"),
+    *("moe_ffn_hidden_size", "expert_dim", "moe.expert_hidden_dim"),
+    *("ffn_config.ffn_hidden_size", "intermediate_size", "ffn_hidden_size"),
 )
 _SHARED = (
     *("n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts"),
-    *("n_shared_expert", "shared_experts"),
+    *("n_shared_expert", "moe.num_shared_experts"),
 )
 _SHARED_WIDTH = (
     *("moe_shared_expert_intermediate_size", "shared_expert_intermediate_size"),
@@ -39,7 +41,7 @@ _LATENT = ("moe_latent_size", "routed_expert_hidden_size", "moe_latent_dim")
 _ZERO = ("zero_expert_num", "num_zero_experts", "zero_experts")
 _FIRST_DENSE = (
     *("first_k_dense_replace", "num_dense_layers", "n_dense_layers", "first_num_dense_layers"),
-    "moe_layer_num_skipped",
+    *("moe_layer_num_skipped", "moe.first_k_dense_replace"),
 )
 # Families whose FFNs have no gate; elsewhere a squared ReLU says so.
 _NO_GATE = (
@@ -121,8 +123,9 @@ def _shared(config: ConfigFile, width: Keyed, layer: int) -> tuple[Keyed, Keyed]
     if count is None and config.model_type in ("llama4", "llama4_text"):
         one = assumed(1, "each MoE layer of Llama 4 has one as wide as an expert")
         return one, Keyed(width.value, width.origin, width.keys)
-    residual = config.flag("residual_moe")
-    if count is None and residual is not None and residual.value:  # Grok 2: beside the experts
+    # Grok 2 and Gemma 4 have a dense FFN beside the experts.
+    residual = config.flag("residual_moe", "enable_moe_block")
+    if count is None and residual is not None and residual.value:
         return Keyed(1, residual.origin, residual.keys), config.need(*_DENSE_WIDTH)
     if count is None or not count.value or (own is not None and not own.value):
         key = count or own

@@ -21,6 +21,7 @@ CONFIG = "config.json"
 # ModelOpt writes the formats of a checkpoint here, and not always into the config as well.
 QUANTIZATION = "hf_quant_config.json"
 _LARGEST = 10**9
+_MODALITIES = 3
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
 # Parts of a multimodal config that are no language model, whatever keys they share with one.
@@ -83,14 +84,15 @@ class ConfigFile:
     def whole(self, *keys: str, layer: int | None = None, least: int = 1) -> Keyed | None:
         """Return the whole number of the first key that has one; None without any.
 
-        A list states a number for each layer, of which the one of `layer` counts.
+        A list states a number for each layer, of which the one of `layer` counts; a short one states
+        a number for text first (ERNIE's of text and images).
         """
         key = self.first(keys)
         if key is None:
             return None
         value = self.get(key)
         if isinstance(value, list) and layer is not None and value:
-            value = value[min(layer, len(value) - 1)]
+            value = value[min(layer, len(value) - 1) if len(value) > _MODALITIES else 0]
         if isinstance(value, bool) or not isinstance(value, int):
             self.problem(key, f"should be a whole number (got {excerpt(repr(value))})")
         elif not least <= value <= _LARGEST:
