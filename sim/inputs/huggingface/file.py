@@ -84,8 +84,8 @@ class ConfigFile:
     def whole(self, *keys: str, layer: int | None = None, least: int = 1) -> Keyed | None:
         """Return the whole number of the first key that has one; None without any.
 
-        A list states a number for each layer, of which the one of `layer` counts; a short one states
-        a number for text first (ERNIE's of text and images).
+        A list states a number for each layer, of which the one of `layer` counts; a short one
+        states a number for text first (ERNIE's of text and images).
         """
         key = self.first(keys)
         if key is None:
