@@ -26,7 +26,7 @@ def gqa(
     dtype: str,
     query_heads: int,
     kv_heads: int,
-    head_dim: int,
+    head_dim: float,
     batch: ArrayLike,
     kv_tokens: ArrayLike,
     tile_rows: float,
@@ -34,7 +34,8 @@ def gqa(
     """Return grouped-query decode attention over `kv_tokens` cached tokens in all.
 
     The query heads of one KV head are padded to a tile of `tile_rows`; MFA is the case of 64
-    query heads on one KV head of 256.
+    query heads on one KV head of 256. Keys and values of two widths count with their mean
+    `head_dim`. Sinks are a number a head in the sum of a softmax, and cost nothing.
     """
     tokens, requests = floats(kv_tokens), floats(batch)
     needed = query_heads * head_dim * 4 * tokens
@@ -44,13 +45,55 @@ def gqa(
     return Op(
         "attention_gqa",
         dtype,
-        f"q{query_heads}kv{kv_heads}d{head_dim}",
+        f"q{query_heads}kv{kv_heads}d{head_dim:g}",
         needed * padded(group, tile_rows) / group,
         traffic,
         "hbm",
         {"batch": requests, "kv_len": per(tokens, requests)},
         served.FASTEST,
         needed,
+        WIDENED.get(dtype, ""),
+    )
+
+
+def block_sparse(
+    dtype: str,
+    query_heads: int,
+    kv_heads: int,
+    head_dim: float,
+    index_heads: int,
+    index_dim: int,
+    top_k: int,
+    positions: int,
+    batch: ArrayLike,
+    kv_tokens: ArrayLike,
+    tile_rows: float,
+) -> Op:
+    """Return grouped-query attention over the blocks of the best scores, `top_k` tokens in all.
+
+    Heads are those of all `positions`. Each position chooses for itself: together they read at
+    most all of the context. Up to `top_k` tokens of context nothing is scored, and the operation
+    is `gqa`'s. Beyond, each index head scores a BF16 key of every context token, once for all
+    positions. A block keeps its best score: those are too few to count. The mean context of a GPU
+    decides.
+    """
+    tokens, requests = floats(kv_tokens), floats(batch)
+    attended = np.minimum(tokens, requests * top_k)
+    dense = gqa(dtype, query_heads, kv_heads, head_dim, requests, attended, tile_rows)
+    scored = np.where(tokens > attended, tokens, 0.0)
+    score_flops = index_heads * index_dim * 2 * scored
+    more = np.minimum(tokens, attended * positions) - attended
+    cache = kv_heads * 2 * head_dim * DTYPE_BYTES[dtype] * more
+    return Op(
+        "attention_block_sparse",
+        dtype,
+        f"q{query_heads}kv{kv_heads}d{head_dim:g}i{index_heads}",
+        dense.flops + score_flops,
+        dense.bytes + cache + scored * index_dim * DTYPE_BYTES["bf16"],
+        "hbm",
+        {"batch": requests, "kv_len": per(tokens, requests)},
+        served.FASTEST,
+        dense.least_flops() + score_flops,
         WIDENED.get(dtype, ""),
     )
 
@@ -236,6 +279,14 @@ class CoreOp(NamedTuple):
 
 CORES: dict[str, CoreOp] = {
     "attention_gqa": CoreOp(gqa, ("n_q_heads", "n_kv_heads", "head_dim")),
+    "attention_block_sparse": CoreOp(
+        block_sparse,
+        (
+            *("n_q_heads", "n_kv_heads", "head_dim"),
+            *("index_heads", "index_dim", "top_k", "positions"),
+        ),
+        linear=False,
+    ),
     "attention_mla": CoreOp(mla, ("n_q_heads", "kv_lora", "rope")),
     "attention_dsa": CoreOp(
         dsa,

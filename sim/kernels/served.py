@@ -78,6 +78,7 @@ _FUSED_EP_ENGINES = ("deepgemm_mega", "sglang_deepgemm_mega", "flashinfer_mega")
 SERVED: dict[str, dict[str, Served]] = {
     "gemm": {DENSE: Served(("fp32", "bf16", "int8", "nvfp4")), BLOCKWISE: Served(("fp8",))},
     "attention_gqa": {FASTEST: Served(_CACHES)},
+    "attention_block_sparse": {FASTEST: Served(_CACHES, ("vllm", "sglang", "trtllm"))},
     "attention_mla": {FASTEST: Served(_CACHES)},
     "attention_dsa": {FASTEST: Served(_CACHES, ("trtllm", "sglang"))},
     "attention_hca": {FASTEST: Served(_CACHES, _BLOCK_ENGINES)},

@@ -30,6 +30,7 @@ ALL = f"{ENTRIES}, compression: {{tokens: 128, overlap: false, state_rows: 128}}
 DELTA = "key_heads: 4, value_heads: 8, key_dim: 64, value_dim: 128, conv: 4, source: test"
 MAMBA2 = "kind: mamba2, heads: 16, head_dim: 64, state: 128, groups: 4, conv: 4, source: test"
 GQA = "kind: gqa, query_heads: 16, kv_heads: 2, head_dim: 128, kv_dtype: fp8, source: test"
+BLOCKS = GQA.replace("kind: gqa", "kind: block_sparse")
 # Attentions that take turns in the layers of a model.
 KINDS = {
     "delta": (
@@ -38,6 +39,10 @@ KINDS = {
         f"{{kind: kda, {DELTA}, state_dtype: bf16}}",
     ),
     "mamba2": (f"{{{GQA}}}", f"{{{MAMBA2}, state_dtype: bf16}}"),
+    "block_sparse": (
+        f"{{{BLOCKS}, block_tokens: 64, top_blocks: 4, index_heads: 2, index_dim: 128}}",
+        f"{{{GQA}, value_dim: 64, window: 128}}",
+    ),
     "dsa": (f"{{{SPARSE}}}", f"{{{SPARSE}, indexes: false}}"),
     "compressed": (f"{{{ENTRIES}}}", f"{{{CHOSEN}}}", f"{{{ALL}}}"),
 }
