@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.text import AsJson, Settings, Table, WorkerCount, pool_of, say, say_notes, show
+from sim.cli.text import (
+    AsJson,
+    Prices,
+    Settings,
+    Table,
+    WorkerCount,
+    assignments,
+    pool_of,
+    say,
+    say_notes,
+    show,
+)
 from sim.foundation import json_text
 
 if TYPE_CHECKING:
@@ -17,6 +28,7 @@ if TYPE_CHECKING:
 def capacity(
     scenario: Annotated[str, typer.Argument(help="Scenario: a name in scenarios/ or a path.")],
     setting: Settings = None,
+    price: Prices = None,
     share: Annotated[
         float | None,
         typer.Option(
@@ -42,7 +54,7 @@ def capacity(
     from sim.inputs.scenario import load
     from sim.metrics.cautions import SCOPE
 
-    loaded = load(scenario, setting or ())
+    loaded = load(scenario, assignments(setting, price))
     say_notes([loaded.workload])
     if share is None:
         share = search.default_share(loaded)
@@ -108,6 +120,8 @@ def _show(found: Capacity) -> None:
         f"{found.scenario}: {found.of} {found.rate:.4g} ({found.low:.4g} to {found.high:.4g}, "
         f"95 %) with {found.share:.4g} of the requests within their targets"
     )
+    if found.usd_per_1m_tokens is not None:
+        show(f"at that rate {found.usd_per_1m_tokens:.3f} USD per 1M output tokens")
     shown = Table([found.of, "attainment", "±", "enough"], f"{found.replications} replications")
     for trial in found.trials:
         shown.add_row(

@@ -8,9 +8,11 @@ import typer
 
 from sim.cli.text import (
     AsJson,
+    Prices,
     Settings,
     Table,
     WorkerCount,
+    assignments,
     number,
     pool_of,
     say,
@@ -28,6 +30,7 @@ def compare(
     a: Annotated[str, typer.Argument(help="Scenario: a name in scenarios/ or a path.")],
     b: Annotated[str, typer.Argument(help="Scenario to compare with.")],
     setting: Settings = None,
+    price: Prices = None,
     setting_b: Annotated[
         list[str] | None,
         typer.Option(
@@ -52,7 +55,7 @@ def compare(
     from sim.inputs.scenario import load
     from sim.metrics.cautions import SCOPE
 
-    both = list(setting or ())
+    both = assignments(setting, price)
     scenarios = load(a, both), load(b, [*both, *(setting_b or ())])
     say_notes(loaded.workload for loaded in scenarios)
     with pool_of(workers) as pool:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.text import AsJson, Settings, Table, say, say_notes, show, usd
+from sim.cli.text import (
+    AsJson,
+    Prices,
+    Settings,
+    Table,
+    assignments,
+    say,
+    say_notes,
+    show,
+    usd,
+)
 from sim.foundation import json_text
 
 if TYPE_CHECKING:
@@ -21,6 +31,7 @@ GPU_POOLS = ("attention", "ffn", "gpu")
 def explain(
     scenario: Annotated[str, typer.Argument(help="Scenario: a name in scenarios/ or a path.")],
     setting: Settings = None,
+    price: Prices = None,
     as_json: AsJson = False,
     picture: Annotated[
         Path | None,
@@ -42,7 +53,7 @@ def explain(
     from sim.metrics.cautions import SCOPE
     from sim.steady.state import SteadyState
 
-    loaded = load(scenario, setting or ())
+    loaded = load(scenario, assignments(setting, price))
     say_notes([loaded.workload])
     if note := left_out(loaded):
         say(note)
@@ -161,6 +172,7 @@ def _shapes(found: Explanation) -> Table:
             shape.kind or "",
             ", ".join(busy),
         )
+    shown.leave_out("USD/1M")
     return shown
 
 

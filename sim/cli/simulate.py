@@ -10,9 +10,11 @@ import typer
 from sim.cli.text import (
     AsJson,
     Out,
+    Prices,
     Settings,
     Table,
     WorkerCount,
+    assignments,
     number,
     pool_of,
     say,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 def run(
     scenario: Annotated[str, typer.Argument(help="Scenario: a name in scenarios/ or a path.")],
     setting: Settings = None,
+    price: Prices = None,
     as_json: AsJson = False,
     out: Out = None,
     timeline: Annotated[
@@ -49,7 +52,7 @@ def run(
     from sim.experiments import run_folder
     from sim.inputs.scenario import load
 
-    loaded = load(scenario, setting or (), compile_deployment)
+    loaded = load(scenario, assignments(setting, price), compile_deployment)
     say_notes([loaded.workload])
     if loaded.simulation.engine == "bound" and timeline is not None:
         raise typer.BadParameter("the bound engine runs no tasks", param_hint="--timeline")
@@ -79,6 +82,8 @@ def _show(figures: dict[str, Any], scenario: Scenario, as_json: bool) -> None:
         return
     shown = Table(["figure", "value", "unit", "what it is"], figures["scenario"])
     for metric in METRICS:
+        if metric.unit == "USD" and figures[metric.name] is None:
+            continue  # a card without a price
         shown.add_row(metric.name, number(figures[metric.name]), metric.unit, metric.definition)
     for pool, share in figures["utilisation"].items():
         shown.add_row(f"utilisation {pool}", number(share), "share", "busy share, mean")

@@ -10,9 +10,11 @@ import typer
 from sim.cli.text import (
     AsJson,
     OwnWorkers,
+    Prices,
     Scheduler,
     Settings,
     Table,
+    assignments,
     job_bar,
     own_or_cluster,
     say,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 def study(
     name: Annotated[str, typer.Argument(help="Study: a name in scenarios/studies/ or a path.")],
     setting: Settings = None,
+    price: Prices = None,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="DIMENSION=VALUE", help="Leave out cells of other values."),
@@ -52,7 +55,7 @@ def study(
     from sim.results.files import RUNS
     from sim.study import cells, folder
 
-    loaded = cells.load(name, setting or (), only or ())
+    loaded = cells.load(name, assignments(setting, price), only or ())
     place = out or RUNS / folder_name(loaded.study.name)
     with own_or_cluster(workers, scheduler) as pool:
         result = folder.run(loaded, place, pool, watch=job_bar)

@@ -10,9 +10,11 @@ import typer
 from sim.cli.text import (
     AsJson,
     OwnWorkers,
+    Prices,
     Scheduler,
     Settings,
     Table,
+    assignments,
     job_bar,
     number,
     own_or_cluster,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 def sweep(
     name: Annotated[str, typer.Argument(help="Sweep: a name in scenarios/sweeps/ or a path.")],
     setting: Settings = None,
+    price: Prices = None,
     as_json: AsJson = False,
     out: Annotated[
         Path | None,
@@ -67,7 +70,7 @@ def sweep(
     from sim.sweeps import sweep as sweeps
 
     chosen = [] if engine is None else [f"simulation.engine={engine}"]
-    loaded = sweeps.load(name, [*(setting or ()), *chosen])
+    loaded = sweeps.load(name, [*assignments(setting, price), *chosen])
     if loaded.left_out:
         total = loaded.left_out + len(loaded.points)
         say(f"{loaded.left_out} of {total} combinations are left out by constraints")
@@ -144,6 +147,7 @@ def _print_front(rows: list[dict[str, Any]], bands: list[Band]) -> None:
                 "unstable" if row["stable"] is False else number(row["slo_met"]),
                 "*" if row["point"] in best else "",
             )
+    shown.leave_out("USD/1M")
     show(shown, SCOPE)
     show(pareto_text(rows, width()))
 

@@ -29,6 +29,12 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Overwrite a value; may be repeated."),
 ]
+Prices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--price", metavar="CARD=USD", help="Rent of a GPU, USD per hour; may be repeated."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -59,6 +65,15 @@ Scheduler = Annotated[
     str | None,
     typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers do the work."),
 ]
+
+
+def assignments(setting: list[str] | None, price: list[str] | None) -> list[str]:
+    """Return what `--set` and `--price` overwrite. Raises ScenarioError for a wrong price."""
+    if not price:
+        return setting or []
+    from sim.inputs import prices
+
+    return [*(setting or ()), *prices.settings(price)]
 
 
 def warn(cautions: Iterable[str]) -> None:
@@ -118,6 +133,13 @@ class Table:
 
     def add_row(self, *cells: str) -> None:
         self.rows.append(cells)
+
+    def leave_out(self, column: str) -> None:
+        """Leave a column out if no row has a value there."""
+        at = list(self.columns).index(column)
+        if all(cells[at] in ("–", "") for cells in self.rows):
+            self.columns = [name for name in self.columns if name != column]
+            self.rows = [(*cells[:at], *cells[at + 1 :]) for cells in self.rows]
 
 
 def width() -> int:

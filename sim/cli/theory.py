@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sim.cli.text import AsJson, Table, number, show, usd
+from sim.cli.text import AsJson, Prices, Table, number, show, usd
 from sim.foundation import json_text
 from sim.foundation.spreadsheets import inert, inert_value
 
@@ -19,6 +19,7 @@ def theory(
     accelerator: Annotated[
         str, typer.Option(help="Accelerators, or 'priced': all with a price.")
     ] = "priced",
+    price: Prices = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
 ) -> None:
@@ -28,7 +29,9 @@ def theory(
     """
     from sim.explain.theory import theory as tabulate
     from sim.inputs import cards
+    from sim.inputs.prices import priced, read_prices
 
+    prices = read_prices(price or ())
     contexts = []
     for text in context.split(","):
         if not re.fullmatch(r"[0-9]{1,10}", text.strip()) or int(text) < 1:
@@ -36,11 +39,11 @@ def theory(
                 f"should be whole numbers from 1 on (got {text!r})", param_hint="--context"
             )
         contexts.append(int(text))
-    chosen = [cards.accelerator(n) for n in cards.names(cards.ACCELERATORS)]
-    if accelerator == "priced":
+    every = accelerator == "priced"
+    names = cards.names(cards.ACCELERATORS) if every else accelerator.split(",")
+    chosen = [priced(cards.accelerator(name.strip()), prices) for name in names]
+    if every:
         chosen = [card for card in chosen if card.usd_per_hour is not None]
-    else:
-        chosen = [cards.accelerator(name.strip()) for name in accelerator.split(",")]
     rows = [row.to_dict() for row in tabulate([cards.model(m) for m in models], contexts, chosen)]
     json_text.check(rows)
     if as_json:
@@ -92,6 +95,8 @@ def _print_theory(rows: list[dict[str, Any]]) -> None:
             number(row["sparsity"]),
         )
         for card in row["costs"]:
+            if card["attention_usd_per_1m"] is None:
+                continue  # no price
             cost.add_row(
                 row["model"],
                 f"{row['context']:,}",
@@ -104,4 +109,5 @@ def _print_theory(rows: list[dict[str, Any]]) -> None:
             total = usd(row["afd_usd_per_1m"])
             cost.add_row(row["model"], f"{row['context']:,}", mix, "", "", total)
     show(shape)
-    show(cost)
+    if cost.rows:
+        show(cost)

@@ -531,13 +531,7 @@ class Deployment(ABC):
 
     def usd_per_hour(self) -> float | None:
         """Return the rent of the deployment, USD per hour; None if a card has no price."""
-        total = 0.0
-        for name, gpus in self.scenario.deployment.gpus_by_card():
-            price = cards.accelerator(name).usd_per_hour
-            if price is None:
-                return None
-            total += price * gpus
-        return total
+        return self.scenario.usd_per_hour()
 
     def timer(self, accelerator: Accelerator, moe_kernel: MoeKernel) -> LayerTimer:
         """Return the layer timer of a card with its shipped calibration, if it has one."""

@@ -23,6 +23,7 @@ from sim.foundation.units import NS_PER_MS, NS_PER_S
 from sim.inputs.arrivals import at_rate, rate_field
 from sim.inputs.scenario import Scenario
 from sim.metrics.stability import offered_load
+from sim.metrics.summary import usd_per_1m_tokens
 from sim.parallel.processes import Workers
 from sim.steady.largest_load import fullest
 from sim.steady.state import under_load
@@ -96,6 +97,8 @@ class Capacity:
     """Lowest rate tried at which they surely are not."""
     trials: tuple[Trial, ...]
     """By rate."""
+    usd_per_1m_tokens: float | None
+    """Rent of all GPUs per million output tokens at `rate`; None if a card has no price."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain data, ready for JSON."""
@@ -164,7 +167,16 @@ def capacity(
         low=tried[low].rate,
         high=tried[high + 1].rate,
         trials=tuple(tried[place] for place in sorted(tried)),
+        usd_per_1m_tokens=_usd(scenario, tried[rate].rate),
     )
+
+
+def _usd(scenario: Scenario, rate: float) -> float | None:
+    """Return the rent of a million output tokens of requests that arrive at a rate."""
+    arrivals = at_rate(scenario.workload.arrivals, rate)
+    assert arrivals.kind != "closed"
+    output = compile_deployment(scenario).expected.output_tokens()
+    return usd_per_1m_tokens(scenario.usd_per_hour(), arrivals.requests_per_s * output)
 
 
 def _check_lone_request(scenario: Scenario, share: float) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 
 from sim.foundation.errors import ScenarioError, SimError, did_you_mean
 from sim.foundation.units import DType, WeightFormat
-from sim.inputs import cards
+from sim.inputs import cards, prices
 from sim.inputs.admission import Admission
 from sim.inputs.arrivals import ClosedLoop, Trace
 from sim.inputs.base import Strict
@@ -23,6 +23,7 @@ from sim.inputs.documents.document import Document, Loc, read
 from sim.inputs.lengths import CsvLengths
 from sim.inputs.naming import Name
 from sim.inputs.noise import EmpiricalNoise, Noise, read_factors
+from sim.inputs.prices import Price
 from sim.inputs.routing import MeasuredRouting, Routing, read_profiles
 from sim.inputs.software import Software
 from sim.inputs.software.figures import or_profile
@@ -196,6 +197,10 @@ class Scenario(Strict):
     """Random disturbances; absent: none."""
     speculation: Speculation | None = None
     """Tokens drafted ahead (multi-token prediction); absent: one token a request and step."""
+    prices: dict[str, Price] | None = None
+    """Rent of one accelerator by the name of its card, USD/h, in place of the price on the card.
+    Costs appear where all accelerators of the deployment have a price. `--price CARD=USD` sets
+    one."""
 
     @model_validator(mode="after")
     def _check(self) -> Scenario:
@@ -232,6 +237,17 @@ class Scenario(Strict):
 
     def gpu_count(self) -> int:
         return self.deployment.gpu_count()
+
+    def usd_per_hour(self) -> float | None:
+        """Return the rent of all accelerators, USD per hour; None if one has no price."""
+        total = 0.0
+        for name, gpus in self.deployment.gpus_by_card():
+            card = cards.accelerator(name)
+            price = (self.prices or {}).get(card.name, card.usd_per_hour)
+            if price is None:
+                return None
+            total += price * gpus
+        return total
 
     def tokens_per_step(self) -> float:
         """Return the tokens that a request emits in a step, in the mean."""
@@ -323,6 +339,8 @@ def _bad_references(document: Document) -> list[str]:
                 cards.check(folder, name, what)
             except SimError as error:
                 problems += [document.problem(loc, line) for line in str(error).splitlines()]
+    used = [document.get(loc) for loc, of in _REFERENCES.items() if of[1] == "accelerator"]
+    problems += prices.wrong_names(document, [name for name in used if isinstance(name, str)])
     tables: list[tuple[Loc, Callable[[str], object]]] = [(("routing", "path"), read_profiles)]
     tasks = document.get(("noise", "tasks"))
     for number in range(len(tasks) if isinstance(tasks, list) else 0):

@@ -37,7 +37,7 @@ from sim.kernels.ops import Floats
 from sim.kernels.timed import NO_USAGE
 
 # What of a scenario no time depends on.
-_BESIDE_TIMES = ("name", "description", "slo")
+_BESIDE_TIMES = ("name", "description", "slo", "prices")
 _ARRIVALS: dict[str, Any] = {"arrivals": True}
 _NOTHING: dict[str, Any] = {}
 

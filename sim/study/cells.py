@@ -118,13 +118,8 @@ def named_cards(shapes: SideShapes) -> Iterator[Scenario]:
 
 
 def _are_priced(sides: Iterable[SideShapes]) -> bool:
-    named = {
-        name
-        for shapes in sides
-        for each in named_cards(shapes)
-        for name in each.deployment.accelerators()
-    }
-    return all(cards.accelerator(name).usd_per_hour is not None for name in named)
+    named = (each for shapes in sides for each in named_cards(shapes))
+    return all(each.usd_per_hour() is not None for each in named)
 
 
 def _kept(study: Study, only: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:

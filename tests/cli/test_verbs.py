@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from sim.cli import main
-from sim.inputs import cards
+from sim.inputs import cards, scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -155,6 +155,41 @@ def test_capacity_prints_the_limit_and_what_was_tried(afdsim: Afdsim, tmp_path: 
     assert found["low"] <= found["rate"] < found["high"]
     assert {found["low"], found["rate"], found["high"]} <= {t["rate"] for t in found["trials"]}
     assert left_behind(tmp_path) == []
+
+
+def test_costs_appear_where_all_gpus_have_a_price(afdsim: Afdsim) -> None:
+    call = ("explain", "dsv3-ep8-h200")
+    assert "USD" not in afdsim(*call).out
+    found = afdsim(*call, "--price", "h200-sxm=2.5", "--json")
+    frozen = json.loads(found.out)["frozen"]
+    tokens_per_s = frozen["figures"]["tgs"] * frozen["gpus"]
+    rent = 2.5 * frozen["gpus"]
+    assert frozen["figures"]["usd_per_1m_tokens"] == pytest.approx(rent / 3600 / tokens_per_s * 1e6)
+    assert "USD/1M" in afdsim(*call, "--price", "h200-sxm=2.5").out
+
+    bound = ("simulation.engine=bound",)
+    assert "USD" not in afdsim("run", "dsv3-ep8-h200", settings=bound).out
+    priced = afdsim("run", "dsv3-ep8-h200", "--price", "h200-sxm=2.5", settings=bound)
+    assert "usd_per_1m_tokens" in priced.out
+
+    table = ("theory", "step3", "--accelerator", "h200-sxm,b200")
+    assert "USD" not in afdsim(*table).out
+    rows = json.loads(afdsim(*table, "--price", "b200=4", "--json").out)
+    assert {row["afd_attention_accelerator"] for row in rows} == {"b200"}
+
+
+def test_capacity_prices_the_tokens_at_the_limit(afdsim: Afdsim) -> None:
+    settings = (
+        "workload.arrivals.requests=60",
+        "workload.lengths.output={kind: fixed, tokens: 20}",
+        "slo={tpot_ms: 20, queue_ms: 1000}",
+    )
+    call = ("capacity", "poisson-example", "--precision", "0.5", "--replications", "2", "--json")
+    rents = ("--price", "h800=1", "--price", "h800=3.6")
+    found = json.loads(afdsim(*call, *rents, settings=settings).out)
+    gpus = scenario.load("poisson-example").gpu_count()
+    expected = 3.6 * gpus / 3600 / (found["rate"] * 20) * 1e6
+    assert found["usd_per_1m_tokens"] == pytest.approx(expected)
 
 
 def test_run_records_a_timeline_of_chosen_layers(afdsim: Afdsim, tmp_path: Path) -> None:
@@ -321,6 +356,9 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
         (("explain", "step3-2a2f"), ("deployment.ffn.instances=5",), 4, "do not divide"),
         (("theory", "step3", "--context", "0"), (), 2, "whole numbers"),
         (("theory", "step9"), (), 3, "unknown model"),
+        (("theory", "step3", "--price", "h200=2"), (), 3, "did you mean 'h200-sxm'"),
+        (("run", "step3-2a2f", "--price", "h800=-1"), (), 3, "--price h800=-1: should be"),
+        (("sweep", "afd-ratio", "--price", "h800"), (), 3, "write CARD=USD"),
         (("hardware", "show", "h900"), (), 3, "did you mean"),
         (("schema", "scenery"), (), 2, "did you mean 'scenario'"),
         (
