@@ -79,10 +79,11 @@ class ImportedModel:
     def draft_parameters(self) -> int:
         """Return weights of the drafting layers, each taken as the last layer and a projection."""
         last, hidden = self.card.layer_sequence[-1], self.card.hidden
-        ffn = self.card.ffn_of(last)
+        ffn = self.card.found_ffn(last)
         router = ffn.router_weights(hidden) if isinstance(ffn, MoeFfn) else 0
-        layer = self.card.attention[last.attention].weights(hidden) + ffn.weights(hidden) + router
-        return self.read.draft_layers * (layer + 2 * hidden**2)
+        weights = self.card.attention[last.attention].weights(hidden) + router
+        weights += 0 if ffn is None else ffn.weights(hidden)
+        return self.read.draft_layers * (weights + 2 * hidden**2)
 
     def kv_formats(self) -> list[str]:
         """Return the formats in which layers keep KV, as the card states them."""

@@ -274,7 +274,9 @@ def test_a_directory_a_name_and_a_nested_text_config(tmp_path: Path) -> None:
     assert found.published.parameters == 3e9
     assert found.card.tied
     assert found.card.encoders is not None
-    assert found.card.encoders["vision"].parameters == 2 * (4 * 64**2 + 2 * 64 * 128)
+    assert found.card.encoders["vision"].parameters == (
+        2 * (4 * 64**2 + 2 * 64 * 128) + 64 * (64 + 256)
+    )
     assert sim.import_model(folder, "mine").card.name == "mine"
 
 

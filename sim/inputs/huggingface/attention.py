@@ -1,32 +1,24 @@
-"""The attention of each layer, as the keys of a config state it."""
+"""The attention of each layer, as the keys of a config state it; kinds with a state: `states`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from sim.inputs.huggingface.file import ConfigFile, Keyed, assumed
+from sim.inputs.huggingface.file import ConfigFile, Fields, Keyed, assumed
+from sim.inputs.huggingface.heads import head_dim, heads
 from sim.inputs.huggingface.layer_kinds import layer_kinds
+from sim.inputs.huggingface.states import gated_delta, kimi_delta, lightning, mamba2
 
-Fields = dict[str, Any]
-"""A part of a card: figures with their keys, or such parts, by field."""
-
-_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 _KV_HEADS = (
     *("num_key_value_heads", "num_kv_heads", "n_kv_heads", "num_attention_groups"),
     *("num_query_groups", "multi_query_group_num", "attn_config.kv_n_heads"),
 )
-_HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels")
 _GATES = (
     *("attn_output_gate", "attention_output_gate", "use_output_gate", "output_gate"),
     *("use_attention_gate", "mla_use_output_gate", "gated_attention"),
 )
 # Families with an output gate that their configs do not name.
 _GATED = ("qwen3_next", "afmoe")
-_STATES = ("mamba_ssm_cache_dtype", "mamba_ssm_dtype", "ssm_dtype")
-_STATE_FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "bf16"}
-# What one state element of lightning attention costs, as the Step-3 system report counts it.
-_LIGHTNING_FLOPS, _LIGHTNING_PROJECTIONS = 10, 5
 _OVERLAPPED = 4
 """Tokens of an entry that DeepSeek-V4 scores by an index and lets overlap its neighbour."""
 # Window and compressor rows for each token of context: SGLang's default for DeepSeek-V4.
@@ -76,8 +68,8 @@ def _part(
         return _latent(config, reuses)
     if kind == "linear":
         named = config.get("linear_num_value_heads") is not None
-        return _gated_delta(config) if named else _lightning(config)
-    makers: dict[str, Callable[[ConfigFile], Fields]] = {"kda": _kimi_delta, "mamba2": _mamba2}
+        return gated_delta(config) if named else lightning(config)
+    makers: dict[str, Callable[[ConfigFile], Fields]] = {"kda": kimi_delta, "mamba2": mamba2}
     if kind in makers:
         return makers[kind](config)
     if config.get("share_q_dim") is not None:
@@ -86,40 +78,24 @@ def _part(
     return _block_sparse(config, part) if sparse else part
 
 
-def _heads(config: ConfigFile, *first: str, layer: int | None = None) -> Keyed:
-    return config.need(*first, *_HEADS, layer=layer)
-
-
-def _head_dim(config: ConfigFile, *first: str) -> Keyed:
-    found = config.whole(*first, *_HEAD_DIM)
-    if found is not None:
-        return found
-    hidden, heads = config.hidden(), _heads(config)
-    return Keyed(
-        max(1, hidden.value // heads.value),
-        f"{hidden.origin} / {heads.origin}",
-        (*hidden.keys, *heads.keys),
-    )
-
-
 def _softmax(config: ConfigFile, kind: str, key: str, layer: int) -> Fields:
     slides = kind != "full"
-    heads, kv_heads, head_dim, value_dim = (list[str]() for _ in range(4))
+    own_heads, kv_heads, own_dim, value_dim = (list[str]() for _ in range(4))
     other = "attention_other_setting"
     if slides:
-        heads += ["swa_num_attention_heads", f"{other}.num_attention_heads"]
+        own_heads += ["swa_num_attention_heads", f"{other}.num_attention_heads"]
         kv_heads += ["swa_num_key_value_heads", f"{other}.num_attention_groups"]
-        head_dim += ["swa_head_dim", f"{other}.head_dim"]
+        own_dim += ["swa_head_dim", f"{other}.head_dim"]
         value_dim += ["swa_v_head_dim"]
     else:
         kv_heads += ["num_global_key_value_heads"]
-        head_dim += ["global_head_dim"]
-    queries = _heads(config, *heads, layer=layer)
+        own_dim += ["global_head_dim"]
+    queries = heads(config, *own_heads, layer=layer)
     part: Fields = {
         "kind": Keyed("gqa", key or "softmax attention"),
         "query_heads": queries,
         "kv_heads": _kv_heads(config, kv_heads, queries, layer),
-        "head_dim": _head_dim(config, *head_dim),
+        "head_dim": head_dim(config, *own_dim),
     }
     values = config.whole(*value_dim, "v_head_dim")
     if values is not None and values.value != part["head_dim"].value:
@@ -197,7 +173,7 @@ def _latent(config: ConfigFile, reuses: bool) -> Fields:
     indexed = config.get("index_topk") is not None
     part: Fields = {
         "kind": Keyed("dsa", "index_topk") if indexed else Keyed("mla", "kv_lora_rank"),
-        "query_heads": _heads(config),
+        "query_heads": heads(config),
     }
     rank = config.whole("q_lora_rank")
     if rank is not None:
@@ -242,7 +218,7 @@ def _compressed(config: ConfigFile, ratio: int) -> Fields:
     key = "compress_ratios"
     part: Fields = {
         "kind": Keyed("compressed", key, (key,)),
-        "query_heads": _heads(config),
+        "query_heads": heads(config),
         "q_lora": config.need("q_lora_rank"),
         "head_dim": config.need("head_dim"),
         "rope": config.need("qk_rope_head_dim"),
@@ -268,76 +244,12 @@ def _compressed(config: ConfigFile, ratio: int) -> Fields:
     return part | {"window_pool": pool, "kv_dtype": _FP8_KV}
 
 
-def _state_dtype(config: ConfigFile, served: str) -> Keyed:
-    key = config.first(_STATES)
-    if key is None:
-        return assumed("fp32", served)
-    value = config.get(key)
-    if value not in _STATE_FORMATS:
-        config.problem(key, f"should be one of {', '.join(_STATE_FORMATS)} (got {value!r})")
-    return Keyed(_STATE_FORMATS.get(value, "fp32"), key, (key,))
-
-
-def _gated_delta(config: ConfigFile) -> Fields:
-    return {
-        "kind": Keyed("gdn", "linear_num_value_heads"),
-        "key_heads": config.need("linear_num_key_heads"),
-        "value_heads": config.need("linear_num_value_heads"),
-        "key_dim": config.need("linear_key_head_dim"),
-        "value_dim": config.need("linear_value_head_dim"),
-        "conv": config.need("linear_conv_kernel_dim"),
-        "state_dtype": _state_dtype(config, "SGLang and vLLM keep states in FP32"),
-    }
-
-
-def _kimi_delta(config: ConfigFile) -> Fields:
-    own = "linear_attn_config"
-    heads = config.need(f"{own}.num_heads", "linear_num_value_heads", *_HEADS)
-    keys = config.whole(f"{own}.num_key_heads", "linear_num_key_heads") or heads
-    dim = config.need(f"{own}.head_dim", "linear_value_head_dim", *_HEAD_DIM)
-    gate = config.flag(f"{own}.use_full_rank_gate")
-    return {
-        "kind": Keyed("kda", own),
-        "key_heads": keys,
-        "value_heads": heads,
-        "key_dim": config.whole(f"{own}.head_dim", "linear_key_head_dim") or dim,
-        "value_dim": dim,
-        "conv": config.need(f"{own}.short_conv_kernel_size", "linear_conv_kernel_dim"),
-        "state_dtype": _state_dtype(config, "SGLang keeps states in FP32"),
-        **({"full_rank_gate": gate} if gate is not None and gate.value else {}),
-    }
-
-
-def _mamba2(config: ConfigFile) -> Fields:
-    return {
-        "kind": Keyed("mamba2", "mamba_num_heads"),
-        "heads": config.need("mamba_num_heads", "mamba_n_heads"),
-        "head_dim": config.need("mamba_head_dim", "mamba_d_head"),
-        "state": config.need("ssm_state_size", "mamba_d_state"),
-        "groups": config.need("n_groups", "mamba_n_groups"),
-        "conv": config.need("conv_kernel", "mamba_d_conv"),
-        "state_dtype": _state_dtype(config, "engines keep states in FP32 unless told otherwise"),
-    }
-
-
-def _lightning(config: ConfigFile) -> Fields:
-    counted = "as the Step-3 system report (arXiv 2507.19427) counts it"
-    return {
-        "kind": Keyed("linear", "lightning attention"),
-        "heads": config.need("linear_num_heads", *_HEADS),
-        "head_dim": _head_dim(config, "linear_head_dim"),
-        "state_dtype": _state_dtype(config, "states are kept in FP32"),
-        "flops_per_state_element": assumed(_LIGHTNING_FLOPS, counted),
-        "projections": assumed(_LIGHTNING_PROJECTIONS, "Q, K, V, gate and output"),
-    }
-
-
 def _factorized(config: ConfigFile) -> Fields:
     return {
         "kind": Keyed("mfa", "share_q_dim"),
-        "query_heads": _heads(config),
+        "query_heads": heads(config),
         "kv_heads": config.need(*_KV_HEADS),
-        "head_dim": _head_dim(config),
+        "head_dim": head_dim(config),
         "query_rank": config.need("share_q_dim"),
         "kv_dtype": _BF16_KV,
     }

@@ -11,9 +11,8 @@ from typing import Any
 from sim.foundation.errors import InexpressibleError, ScenarioError
 from sim.inputs.documents.document import parse
 from sim.inputs.huggingface import text
-from sim.inputs.huggingface.attention import Fields
 from sim.inputs.huggingface.encoders import encoders
-from sim.inputs.huggingface.file import ConfigFile, Keyed, open_config
+from sim.inputs.huggingface.file import ConfigFile, Fields, Keyed, open_config
 from sim.inputs.huggingface.formats import StoredFormats, stored_formats
 from sim.inputs.huggingface.layers import stack
 from sim.inputs.huggingface.names import card_name

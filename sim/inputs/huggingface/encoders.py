@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim.inputs.huggingface.attention import Fields
-from sim.inputs.huggingface.file import ConfigFile, Keyed
+from sim.inputs.huggingface.file import ConfigFile, Fields, Keyed
 
 _SECTIONS = {"vision": ("vision_config", "visual_config"), "audio": ("audio_config",)}
 _WIDTH = ("vt_hidden_size", "hidden_size", "embed_dim", "d_model", "width")
@@ -15,7 +14,7 @@ _GATED = ("gemma4_vision",)
 
 
 def encoders(config: ConfigFile, dtype: str) -> dict[str, Fields]:
-    """Return the encoders of a multimodal model: layers and patches, projector and tables aside.
+    """Return the encoders of a multimodal model: layers, patches and a projector of two layers.
 
     Notes those that the config says nothing of but their presence.
     """
@@ -36,12 +35,28 @@ def encoders(config: ConfigFile, dtype: str) -> dict[str, Fields]:
         counted = depth * layer
         if isinstance(patch, int) and isinstance(channels, int):
             counted += width * channels * patch**2
+        merged = _merged_patches(section) * width
+        counted += merged * (merged + _out(section, config))
         origin = f"{key}: {deep} × (4·{wide}² + {matrices}·{wide}·{inner})"
         found[name] = {
-            "parameters": Keyed(counted, f"{origin}; projector left out", (key,)),
+            "parameters": Keyed(counted, f"{origin}, patches and projector", (key,)),
             "dtype": Keyed(dtype, "quantizers leave encoders alone"),
         }
     return found
+
+
+def _merged_patches(section: dict[str, Any]) -> int:
+    """Return how many patches a projector takes in at once."""
+    side = section.get("spatial_merge_size", section.get("merge_kernel_size"))
+    if isinstance(side, list) and side:
+        side = side[0]
+    return side**2 if isinstance(side, int) and 0 < side < 100 else 1
+
+
+def _out(section: dict[str, Any], config: ConfigFile) -> int:
+    """Return the width that a projector gives: the language model's."""
+    found = _first(section, ("out_hidden_size", "text_hidden_size"))
+    return int(config.hidden().value) if found is None else found[1]
 
 
 def _first(section: dict[str, Any], keys: tuple[str, ...]) -> tuple[str, int] | None:

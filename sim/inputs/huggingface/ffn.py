@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from sim.inputs.huggingface.attention import Fields
-from sim.inputs.huggingface.file import ConfigFile, Keyed, assumed
+from sim.inputs.huggingface.file import ConfigFile, Fields, Keyed, assumed
 
 _EXPERTS = (
     *("n_routed_experts", "num_routed_experts", "num_local_experts", "num_experts"),

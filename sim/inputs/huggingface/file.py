@@ -36,6 +36,10 @@ class Keyed(NamedTuple):
     keys: tuple[str, ...] = ()
 
 
+Fields = dict[str, Any]
+"""A part of a card: figures with their keys, or such parts, by field."""
+
+
 def assumed(value: Any, why: str) -> Keyed:
     """Return a figure that no key states."""
     return Keyed(value, f"not in the config: {why}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sim.foundation.printable import excerpt
-from sim.inputs.huggingface.attention import Fields, attention_layers, mixer
+from sim.inputs.huggingface.attention import attention_layers, mixer
 from sim.inputs.huggingface.ffn import dense, ffn_layers, moe
-from sim.inputs.huggingface.file import ConfigFile, Keyed
+from sim.inputs.huggingface.file import ConfigFile, Fields, Keyed
 
 # Longest pattern that is looked for.
 _MOST_IN_PATTERN = 16

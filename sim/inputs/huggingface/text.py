@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sim.foundation import json_text
-from sim.inputs.huggingface.attention import Fields
-from sim.inputs.huggingface.file import Keyed
+from sim.foundation.printable import printable
+from sim.inputs.huggingface.file import Fields, Keyed
 from sim.inputs.huggingface.layers import repeated
 
 _PLAIN_WORD = re.compile(r"[A-Za-z_][\w./+-]*( [\w./+-]+)*")
@@ -26,7 +26,7 @@ def written(value: Any) -> str:
 
 def comments(told: Iterable[str]) -> Iterator[str]:
     for each in told:
-        yield f"# {each}"
+        yield f"# {printable(each)}"
 
 
 def mapping(fields: Fields, indent: int) -> Iterator[str]:
@@ -37,7 +37,7 @@ def mapping(fields: Fields, indent: int) -> Iterator[str]:
             yield f"{space}{name}:"
             yield from mapping(value, indent + 2)
         elif isinstance(value, Keyed):
-            told = "" if name == "kind" or not value.origin else f" # {value.origin}"
+            told = "" if name == "kind" or not value.origin else f" # {printable(value.origin)}"
             yield f"{space}{name}: {written(value.value)}{told}"
         else:
             yield f"{space}{name}: {written(value)}"
