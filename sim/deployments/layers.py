@@ -252,10 +252,12 @@ class LayerTimer:
             "moe_fused_ep" if self.experts_exchange else "moe",
         )
         dtype = served.measured_as(weights)
-        named = None if self.moe_kernel == served.MASKED else self.kernels.get(op, {}).get(weights)
+        own = served.kernels_of(weights) if op == "moe" else ()
+        by_format = {} if self.moe_kernel == served.MASKED else self.kernels.get(op, {})
+        # A kernel of several groupings of one format takes all of them.
+        named = by_format.get(weights, None if own else by_format.get(dtype))
         # An engine that names none of the kernels that exchange as well has one of its own.
         others = () if self.experts_exchange and named is not None else served.SERVED[op]
-        own = served.kernels_of(weights) if op == "moe" else ()
         first = *(named or ()), *own, *([self.moe_kernel] if others else ())
         kernels = dict.fromkeys((*first, *others))
         # An engine's own may have been measured with narrower weights alone.
