@@ -312,6 +312,11 @@ INT4_GROUP = {
         ),
         ({"quant_method": "fp8"}, *("fp8_tensor",) * 3, "bf16"),
         (
+            {"config_groups": {"a": {"weights": {"num_bits": 8, "type": "float"}}}},
+            *("fp8_tensor",) * 3,
+            "fp8",
+        ),
+        (
             {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]},
             *("bf16", "bf16", "mxfp4", "bf16"),
         ),
@@ -460,6 +465,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
         line = next(i for i, each in enumerate(text, 1) if f'"{key}"' in each)
         assert any(f".json:{line}:" in each and key in each for each in caught.value.problems)
     assert any("missing: vocab_size" in each for each in caught.value.problems)
+    assert len(set(caught.value.problems)) == len(caught.value.problems)
 
 
 @pytest.mark.parametrize(

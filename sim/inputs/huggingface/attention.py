@@ -108,6 +108,11 @@ def _softmax(config: ConfigFile, kind: str, key: str, layer: int) -> Fields:
         part["window"] = config.need("attention_chunk_size")
     elif kind == "sliding":
         part["window"] = config.need("sliding_window", "sliding_window_size")
+    if slides and config.model_type.startswith("step3p") and config.get(other) is None:
+        config.note(
+            f"{other} is not in the config: sliding layers are taken to have as many heads as full "
+            "ones (Step-3.5-Flash has 96 and 64)"
+        )
     headwise = config.flag("use_head_wise_attn_gate")
     if headwise is not None and headwise.value:
         config.note("use_head_wise_attn_gate: gates of heads, hidden × heads a layer, left out")

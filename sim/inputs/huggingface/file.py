@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.foundation.errors import ScenarioError
-from sim.foundation.printable import excerpt
+from sim.foundation.printable import excerpt, printable
 from sim.foundation.reading import lines
 from sim.inputs.documents.document import MOST_BYTES, Document, Loc, parse
 from sim.inputs.model import MOST_LAYERS
@@ -69,16 +69,20 @@ class ConfigFile:
         return self.document.get(self.at(key))
 
     def problem(self, key: str, message: str) -> None:
-        self.problems.append(self.document.problem(self.at(key), message))
+        self._add(self.document.problem(self.at(key), message))
+
+    def _add(self, problem: str) -> None:
+        if problem not in self.problems:  # layers ask for the same keys
+            self.problems.append(problem)
 
     def cannot(self, what: str) -> None:
         """Note what a card cannot express."""
-        if what not in self.inexpressible:
-            self.inexpressible.append(what)
+        if printable(what) not in self.inexpressible:
+            self.inexpressible.append(printable(what))
 
     def note(self, what: str) -> None:
-        if what not in self.notes:
-            self.notes.append(what)
+        if printable(what) not in self.notes:
+            self.notes.append(printable(what))
 
     def first(self, keys: Sequence[str]) -> str | None:
         """Return the first of `keys` that has a value."""
@@ -112,7 +116,7 @@ class ConfigFile:
             return found
         also = f" (or {', '.join(keys[1:])})" if keys[1:] else ""
         message = f"missing: {keys[0]}{also}; take the config.json of the model's repository"
-        self.problems.append(self.document.problem(self.text, message))
+        self._add(self.document.problem(self.text, message))
         return Keyed(1, keys[0], (keys[0],))
 
     def flag(self, *keys: str) -> Keyed | None:

@@ -1,7 +1,7 @@
 """In which format a checkpoint stores each part, by what its quantization leaves out.
 
-Quantizers name modules by path, by glob and by regular expression. The paths of a model's own
-modules are made here, part by part, and tried.
+Quantizers name modules by path, by glob and by regular expression; `modules` has the paths of a
+model's own.
 """
 
 from __future__ import annotations
@@ -9,43 +9,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from sim.foundation.printable import excerpt
 from sim.inputs.huggingface.file import ConfigFile, Keyed
 from sim.inputs.huggingface.layers import Stack
+from sim.inputs.huggingface.modules import EXPERTS, Modules, matches, modules_of
 
-PARTS = ("attention", "o_proj", "dense", "experts", "lm_head")
 _PLAIN = {"bfloat16": "bf16", "float16": "bf16", "float32": "fp32"}
+# An LM head is stated without how its scales lie.
+_BARE = {"fp8_tensor": "fp8", "int4_fp8": "int4", "int4_group32": "int4"}
 _SAID_BY_NAME = re.compile(r"nvfp4|mxfp4|fp4|fp8|int4|int8|awq|gptq|w4a16|w8a8", re.I)
 # Modules in another format than the others of their part that a note is enough for.
 _FEW = 0.1
 # Names by which compressed-tensors calls what it packs: mxfp4-pack-quantized.
 _PACKED = re.compile("(mxfp4|nvfp4)-pack")
-_PREFIXES = (
-    *("", "model.", "language_model.model.", "model.language_model.", "language_model."),
-    *("backbone.", "transformer."),
-)
-# What implementations call a module of each part, behind the number of its layer.
-_ATTENTION = ("self_attn.q_proj", "self_attn.q_b_proj", "self_attn.qkv_proj", "attn.wq_b")
-_OUTPUT = ("self_attn.o_proj", "attn.wo_b")
-_LINEAR = ("linear_attn.in_proj_qkvz", "linear_attn.in_proj_qkv", "self_attn.q_proj")
-_LINEAR_OUTPUT = ("linear_attn.out_proj", "self_attn.o_proj")
-_MIXER, _MIXER_OUTPUT = ("mixer.in_proj", "mamba.in_proj"), ("mixer.out_proj", "mamba.out_proj")
-_DENSE = ("mlp.down_proj", "feed_forward.down_proj", "mixer.down_proj")
-_SHARED = (
-    *("mlp.shared_experts.down_proj", "mlp.shared_expert.down_proj"),
-    *("mixer.shared_experts.down_proj", "feed_forward.shared_expert.down_proj"),
-    *("share_expert.down_proj", "mlp.shared_mlp.down_proj"),
-)
-_EXPERTS = (
-    *("mlp.experts.0.down_proj", "block_sparse_moe.experts.0.w2", "mixer.experts.0.down_proj"),
-    *("feed_forward.experts.down_proj", "moe.experts.0.down_proj", "mlp.experts.down_proj"),
-)
-
-Modules = tuple[str, ...]
-"""All names of one module."""
 Names = Callable[[Modules], bool]
 
 
@@ -67,7 +45,7 @@ class _Scheme(NamedTuple):
 
 def stored_formats(config: ConfigFile, layers: Stack, name: str) -> StoredFormats:
     """Return the formats of a checkpoint. What a card cannot say of them is noted."""
-    plain, modules = _plain(config), _modules(layers)
+    plain, modules = _plain(config), modules_of(layers)
     place, section = _section(config)
     if section is None:
         said = _SAID_BY_NAME.search(name)
@@ -88,6 +66,8 @@ def stored_formats(config: ConfigFile, layers: Stack, name: str) -> StoredFormat
         key = next((scheme.key for scheme in schemes if scheme.dtype == dtype), None)
         origin = f"{place}: excluded" if dtype == plain.value else key or place
         parts[part] = Keyed(dtype, origin, (place,))
+        if part == "lm_head":
+            parts[part] = parts[part]._replace(value=_BARE.get(dtype, dtype))
         if others:
             told = ", ".join(f"{n} {each}" for each, n in [(dtype, most), *others])
             few = len(named) - most <= _FEW * len(named)
@@ -179,7 +159,7 @@ def _but_the_head(module: Modules) -> bool:
 
 
 def _routed_experts(module: Modules) -> bool:
-    return module[0].endswith(_EXPERTS[0])
+    return module[0].endswith(EXPERTS[0])
 
 
 def _algorithm(config: ConfigFile, name: Any) -> str:
@@ -247,11 +227,11 @@ def _targets(group: dict[str, Any]) -> Names:
     listed = [each for each in names if isinstance(each, str)] if isinstance(names, list) else []
     if not listed or "Linear" in listed:
         return _all
-    return lambda module: any(_matches(each, module) for each in listed)
+    return lambda module: any(matches(each, module) for each in listed)
 
 
 def _is(path: str) -> Names:
-    return lambda module: _matches(path, module)
+    return lambda module: matches(path, module)
 
 
 def _excluded(section: dict[str, Any]) -> list[str]:
@@ -266,56 +246,11 @@ def _excluded(section: dict[str, Any]) -> list[str]:
 
 
 def _format(module: Modules, schemes: list[_Scheme], excluded: list[str], plain: Keyed) -> str:
-    if not any(_matches(each, module) for each in excluded):
+    if not any(matches(each, module) for each in excluded):
         for scheme in schemes:
             if scheme.targets(module):
                 return scheme.dtype
     return str(plain.value)
-
-
-def _matches(pattern: str, module: Modules) -> bool:
-    """Return whether a quantizer's pattern names a module, under any prefix that models have."""
-    return any(_names(pattern, prefix + name) for name in module for prefix in _PREFIXES)
-
-
-def _names(pattern: str, path: str) -> bool:
-    if pattern.startswith("re:"):
-        try:
-            return re.match(pattern[3:], path) is not None
-        except re.error:
-            return False
-    if "*" in pattern:
-        return fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}.*")
-    return f".{pattern}." in f".{path}."
-
-
-def _modules(layers: Stack) -> dict[str, list[Modules]]:
-    """Return the modules of each part, each by all names that implementations give it."""
-    found: dict[str, list[Modules]] = {part: [] for part in PARTS}
-    found["lm_head"] = [("lm_head",)]
-
-    def add(part: str, layer: int, names: Modules) -> None:
-        found[part].append(tuple(f"layers.{layer}.{name}" for name in names))
-
-    for i, (attention, ffn) in enumerate(layers.order):
-        kind = layers.attention[attention]["kind"].value
-        first: Modules = _ATTENTION
-        output: Modules = _OUTPUT
-        if kind in ("gdn", "kda", "linear"):
-            first, output = _LINEAR, _LINEAR_OUTPUT
-        elif kind == "mamba2":
-            first, output = _MIXER, _MIXER_OUTPUT
-        add("attention", i, first)
-        add("o_proj", i, output)
-        if ffn is None:
-            continue
-        if layers.ffn[ffn]["kind"].value == "dense":
-            add("dense", i, _DENSE)
-            continue
-        add("experts", i, _EXPERTS)
-        if layers.ffn[ffn]["shared"].value:
-            add("dense", i, _SHARED)
-    return found
 
 
 def _kv(section: dict[str, Any], place: str) -> Keyed | None:
