@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.calibration import families
+from sim.calibration.blocks import apart
 from sim.calibration.measurement_files import read_all
 from sim.calibration.measurements import GPUS, Measurement
 from sim.inputs import cards
@@ -83,7 +84,9 @@ def _comparison(
 ) -> TableCheck:
     names = GPUS.get(rows[0].gpu, (rows[0].gpu,))
     table = table_of(names[0])
-    measured = np.array([row.latency_us for row in rows])
+    rows = rows if table is None else apart(rows, table)
+    beside = np.array([row.beside_us for row in rows])
+    measured = beside + [row.latency_us for row in rows]
     modelled = np.full(len(rows), np.nan)
     peak = np.full(len(rows), np.nan)
     inside = np.zeros(len(rows), dtype=np.bool_)
@@ -94,6 +97,7 @@ def _comparison(
         for kernel, at in by_kernel.items():
             predicted = predict(table, kernel, [rows[index] for index in at])
             modelled[at], inside[at], peak[at] = predicted
+        modelled, peak = modelled + beside, peak + beside
     known = np.isfinite(modelled)
     error = modelled[known] / measured[known] - 1
     size = np.abs(error) if known.any() else None

@@ -7,7 +7,7 @@ far a measurement speaks for its neighbours along each, and along which axes tim
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -68,6 +68,8 @@ class KernelFamily:
     """Whether a like card's rows are fitted together with the card's own."""
     across: tuple[str, ...] = ()
     """Text parts of the shape (and "dtype") whose kernels are fitted together."""
+    breaks: Mapping[str, str] = field(default_factory=dict)
+    """Axes beyond a point of which other kernels run, and the fixed part that is this point."""
 
     def group(self, kernel: MeasuredKernel) -> tuple[str, ...]:
         """Return what kernels must share to be fitted together."""
@@ -88,7 +90,14 @@ class KernelFamily:
                 columns.append(one * (value in _SECOND_OF_PAIR) / self.reach.get(name, 1.0))
         if "dtype" in self.across:
             columns.append(one * (kernel.dtype == "int8") / self.reach["dtype"])
+        for name, after in self.breaks_of(kernel).items():
+            columns.append(one * _APART * (at[name] > after))
         return np.stack(columns, axis=1)
+
+    def breaks_of(self, kernel: MeasuredKernel) -> dict[str, float]:
+        """Return by axis the last coordinate before a kernel's break."""
+        fixed = dict(kernel.fixed)
+        return {axis: float(fixed[part]) for axis, part in self.breaks.items()}
 
 
 # Gather and scatter are one algorithm run either way: their measurements speak for each other.
@@ -129,7 +138,8 @@ def _gemm(card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -
 def _core(card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
     core, tokens = cores.CORES[kernel.op], at["batch"] * at["kv_len"]
     sizes = _sizes(kernel, *core.sizes)
-    return core.build(kernel.dtype, *sizes, at["batch"], tokens, card.query_tile_rows)
+    op = core.build(kernel.dtype, *sizes, at["batch"], tokens, card.query_tile_rows)
+    return replace(op, kernel=kernel.kernel)
 
 
 def _state(_card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
@@ -212,6 +222,12 @@ _DIRECTIONS: dict[str, ops.Direction] = {
 }
 _CACHE_AXES = ("kv_len", "batch")
 _STATE_AXES = ("states", "tokens_per_seq")
+# Cores of blocks that were measured whole; some cards have few, which those of a like card support.
+_BLOCKS = ("attention_dsa",)
+# A context beyond which tokens are scored and chosen.
+_BREAKS = {"kv_len": "top_k"}
+# Reaches that lie between measurements on either side of a break.
+_APART = 2.0
 _A2A_REACH = {"tokens": 4.0, "ep": 4.0, "experts": 4.0, "hidden": 4.0, "topk": 4.0}
 
 FAMILIES: dict[str, KernelFamily] = {
@@ -225,7 +241,13 @@ FAMILIES: dict[str, KernelFamily] = {
     ),
     **{
         op: KernelFamily(
-            _core, dict.fromkeys((*_CACHE_AXES, *sizes), 4.0), _CACHE_AXES, _CACHE_AXES
+            _core,
+            dict.fromkeys((*_CACHE_AXES, *sizes), 4.0),
+            _CACHE_AXES,
+            _CACHE_AXES,
+            thin=0.01 if op in _BLOCKS else 0.003,
+            pooled=op in _BLOCKS,
+            breaks={axis: size for axis, size in _BREAKS.items() if size in sizes},
         )
         for op, sizes in cores.MEASURED.items()
     },

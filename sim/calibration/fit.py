@@ -282,13 +282,18 @@ def held_out(group: Group, accelerator: Accelerator) -> dict[MeasuredKernel, lis
 def relative_errors(
     table: KernelTable, kernel: MeasuredKernel, rows: Sequence[Measurement]
 ) -> Floats:
-    """Return modelled/measured − 1 of measurements of one kernel; NaN where it has no curve."""
+    """Return modelled/measured − 1 of measurements of one kernel; NaN where it has no curve.
+
+    Of a block that was measured whole, that is the error of all of it.
+    """
     op = families.build(table.accelerator, kernel, families.coordinates(rows))
     curve, _ = table.serving(op)
     if curve is None:
         return np.full(len(rows), np.nan)
     time_us, _ = table.time_us(op, curve)
-    return np.asarray(time_us / np.array([row.latency_us for row in rows]) - 1)
+    beside_us = np.array([row.beside_us for row in rows])
+    measured_us = beside_us + [row.latency_us for row in rows]
+    return np.asarray((beside_us + time_us) / measured_us - 1)
 
 
 def is_held(family: KernelFamily, row: Measurement) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sim.calibration.blocks import apart
 from sim.calibration.compose import composed
 from sim.calibration.families import kernel_of
 from sim.calibration.fit import Fit, fit, impossible, own
@@ -17,6 +18,7 @@ from sim.foundation.errors import CalibrationError
 from sim.inputs import cards
 from sim.inputs.hardware import Accelerator
 from sim.kernels import served
+from sim.kernels.kernel_table import load
 from sim.kernels.table_file import read, write
 
 _ROUNDING = 0.001  # by which files differ that hold the same measurement
@@ -60,6 +62,8 @@ def fit_table(
     rows = without_repeats(read_all(measurements))
     ops = frozenset(like_ops)
     rows += [] if _has_masked(rows, card, other, ops) else composed(rows, card)
+    rows = apart(rows, load(card, out if out.is_file() else cards.calibration(card.name)))
+    rows = rows if other is None else apart(rows, load(other, cards.calibration(other.name)))
     wrong = _impossible(rows, [each for each in (card, other) if each is not None])
     if wrong and not skip_impossible:
         raise CalibrationError("\n".join(wrong.values()))

@@ -43,7 +43,10 @@ def curve_on_grid(
 ) -> Curve:
     """Return the curve of one kernel: the group's residual on the grid of its own points."""
     measured = families.build(accelerator, kernel, families.coordinates(rows))
-    nodes = [_nodes(np.unique(measured.axes[name])) for name in family.axes]
+    after = family.breaks_of(kernel)
+    nodes = [
+        _broken(_nodes(np.unique(measured.axes[name])), after.get(name)) for name in family.axes
+    ]
     shape = tuple(len(one) for one in nodes)
     mesh = np.array(list(product(*nodes)))
     at = {name: mesh[:, column] for column, name in enumerate(family.axes)}
@@ -128,6 +131,13 @@ def _nodes(values: Floats) -> Floats:
         return values
     steps = int(np.ceil(2 * np.log2(values[-1] / values[0])))
     return np.asarray(np.geomspace(values[0], values[-1], min(steps, _MOST_NODES) + 1))
+
+
+def _broken(values: Floats, after: float | None) -> Floats:
+    """Return nodes with those on either side of a break that lies between them."""
+    if after is None or not values[0] <= after < values[-1]:
+        return values
+    return np.unique([*values, after, after + 1])
 
 
 def thinned(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.calibration import state_layers
+from sim.calibration.block_files import BLOCK_FORMS
 from sim.calibration.framework_files import ENGINE_NAMES, FRAMEWORK_FORMS, GEMM_KERNELS
 from sim.calibration.measurements import (
     DTYPES,
@@ -215,6 +216,7 @@ FORMS: dict[tuple[str, ...], Callable[[MeasurementLine], Iterator[Measurement]]]
     columns("kind gpu link bytes latency_us stat source"): _p2p,
     state_layers.COLUMNS: state_layers.measurement,
     **FRAMEWORK_FORMS,
+    **BLOCK_FORMS,
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sim.foundation.errors import CalibrationError, did_you_mean
 from sim.foundation.printable import excerpt
+from sim.inputs.attention import Projection
 from sim.inputs.csv_columns import number
 
 # GPUs as measurement files call them, and the accelerator cards they calibrate.
@@ -72,6 +73,12 @@ class Measurement:
     """Regime or load distribution that the file states for the point."""
     measured_kernel: str = ""
     """Kernel as the file names it; the table's name where it names none."""
+    projections: tuple[Projection, ...] = ()
+    """Projections that the latency includes besides the operation."""
+    weights: str = ""
+    """Number format of their weights."""
+    beside_us: float = 0.0
+    """What they took, where `latency_us` no longer includes it."""
 
     @property
     def place(self) -> str:

@@ -337,9 +337,21 @@ class LayerTimer:
         core, dtype = attention.core(positions), attention.cache_dtype(self.precision.kv)
         tile = self.table.accelerator.query_tile_rows
         op = cores.core_op(core.op).build(dtype, *core.sizes, requests, kv_tokens, tile)
-        named = self.kernels.get(core.op, {}).get(dtype, ())
+        named = self.kernels.get(op.name, {}).get(dtype, ())
+        if attention.measured_whole:
+            return self._of_engine(op, named)
         kernel = next((each for each in named if self.table.has_format(op.name, each, dtype)), None)
         return op if kernel is None else replace(op, kernel=kernel)
+
+    def _of_engine(self, op: ops.Op, named: Iterable[str]) -> ops.Op:
+        """Return the core of a block as the first engine runs it whose blocks were measured.
+
+        Its curve is what projections of one format left of them.
+        """
+        for engine in (*named, *served.engines(op.name, op.kernel)):
+            if engine in self.table.engines(op.name):
+                return replace(op, kernel=f"{engine}/{self.precision.of('attention')}")
+        return op
 
     def latent(self, ffn: MoeFfn, tokens: GpuTokens) -> tuple[Timed, Timed]:
         """Return the time of the projections to the width of experts, and back from it."""

@@ -150,6 +150,10 @@ class KernelTable:
         names = (kernel, *served.engines(op, kernel))
         return any((op, name, dtype) in self._formats for name in names)
 
+    def engines(self, op: str) -> frozenset[str]:
+        """Return the kernels that were measured of an operation, whatever they ran under."""
+        return frozenset(served.engine(name) for of, name, _ in self._formats if of == op)
+
     @cached_property
     def _formats(self) -> frozenset[tuple[str, str, str]]:
         return frozenset((curve.op, curve.kernel, curve.dtype) for curve in self.curves)

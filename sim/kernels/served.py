@@ -80,7 +80,7 @@ SERVED: dict[str, dict[str, Served]] = {
     "attention_gqa": {FASTEST: Served(_CACHES)},
     "attention_block_sparse": {FASTEST: Served(_CACHES, ("vllm", "sglang", "trtllm"))},
     "attention_mla": {FASTEST: Served(_CACHES)},
-    "attention_dsa": {FASTEST: Served(_CACHES, ("trtllm", "sglang"))},
+    "attention_dsa": {FASTEST: Served(_CACHES, ("sglang", "trtllm", "vllm_unfused"))},
     "attention_hca": {FASTEST: Served(_CACHES, _BLOCK_ENGINES)},
     "attention_csa": {FASTEST: Served(_CACHES, _BLOCK_ENGINES)},
     "mhc_pre": {FASTEST: Served(("bf16",), _MIXING_ENGINES)},
@@ -136,14 +136,19 @@ def engines(op: str, kernel: str) -> tuple[str, ...]:
     return () if known is None else known.engines
 
 
+def engine(kernel: str) -> str:
+    """Return a kernel's name without what it ran under: a load, or a format of the weights."""
+    return kernel.partition("/")[0]
+
+
 def is_served(op: str, kernel: str, dtype: str) -> bool:
-    """Return whether runs ask for `kernel`; its name may end in "/" and the load it ran under."""
-    known = SERVED.get(op, {}).get(kernel.partition("/")[0])
+    """Return whether runs ask for `kernel`; its name may end in "/" and what it ran under."""
+    known = SERVED.get(op, {}).get(engine(kernel))
     return known is not None and dtype in known.dtypes
 
 
 def is_looked_up(op: str, kernel: str, dtype: str) -> bool:
     """Return whether runs ask for `kernel`, or it is an engine's that may stand in."""
-    name = kernel.partition("/")[0]
+    name = engine(kernel)
     stands_in = any(name in known.engines for known in SERVED.get(op, {}).values())
     return stands_in or is_served(op, kernel, dtype)

@@ -34,8 +34,11 @@ def serving(
             continue  # what such a kernel waits for and hides is its own, whatever the format
         away = _key_distance(key, curve.key)
         # How many query heads share a KV head decides what limits attention, whatever the
-        # format of the cache: there the shape comes before the format.
-        first = away if op.startswith("attention") else 0.0
+        # format of the cache: there the shape comes before the format. What an engine runs around
+        # a core is its own, whatever the shape.
+        first = (0, 0.0)
+        if op.startswith("attention"):
+            first = (int(served.engine(curve.kernel) != served.engine(kernel)), away)
         strange = (
             _strangeness(curve.dtype, dtype, computes),
             away == np.inf,
@@ -43,7 +46,7 @@ def serving(
             best_first.index(curve.kernel) if curve.kernel in best_first else len(best_first),
         )
         if away < np.inf or (op == "moe" and curve.dtype == dtype):
-            relatives.append((first, *strange, away, curve.identity))
+            relatives.append((*first, *strange, away, curve.identity))
     return (curves[min(relatives)[-1]], False) if relatives else (None, False)
 
 
