@@ -245,7 +245,7 @@ FAMILIES: dict[str, KernelFamily] = {
             dict.fromkeys((*_CACHE_AXES, *sizes), 4.0),
             _CACHE_AXES,
             _CACHE_AXES,
-            thin=0.01 if op in _BLOCKS else 0.003,
+            thin=0.03 if op in _BLOCKS else 0.003,
             pooled=op in _BLOCKS,
             breaks={axis: size for axis, size in _BREAKS.items() if size in sizes},
         )

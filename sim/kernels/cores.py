@@ -321,4 +321,9 @@ def core_op(name: str) -> CoreOp:
     return CORES[name]
 
 
+def is_linear(name: str) -> bool:
+    """Return whether the work of an operation grows by as much with every context token."""
+    return name not in CORES or CORES[name].linear
+
+
 MEASURED = {name: core.sizes for name, core in CORES.items() if core.sizes}

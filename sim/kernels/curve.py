@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from sim.kernels import cores
 from sim.kernels.ops import Floats
 from sim.kernels.timed import STATUSES, Ints
 
@@ -158,7 +159,8 @@ class _CurveArrays:
         counts = [len(nodes) for _, nodes in axes]
         strides = [int(np.prod(counts[a + 1 :])) for a in range(len(counts))]
         rates = [(float(n in _FADING) / _FADE_E_FOLD, float(n in _WORK)) for n in self.names]
-        attention = set(self.names) >= {"kv_len", "batch"}
+        # A straight line along the context is for cores whose work is one.
+        attention = set(self.names) >= {"kv_len", "batch"} and cores.is_linear(curve.op)
         context, batch = (self.names.index(n) if attention else -1 for n in ("kv_len", "batch"))
         longest = float(axes[context][1][-1]) if attention else 1.0
         constants = [curve.overhead_us, curve.e_c, curve.e_m, curve.p]

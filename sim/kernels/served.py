@@ -80,7 +80,7 @@ SERVED: dict[str, dict[str, Served]] = {
     "attention_gqa": {FASTEST: Served(_CACHES)},
     "attention_block_sparse": {FASTEST: Served(_CACHES, ("vllm", "sglang", "trtllm"))},
     "attention_mla": {FASTEST: Served(_CACHES)},
-    "attention_dsa": {FASTEST: Served(_CACHES, ("sglang", "trtllm", "vllm_unfused"))},
+    "attention_dsa": {FASTEST: Served(_CACHES, _BLOCK_ENGINES)},
     "attention_hca": {FASTEST: Served(_CACHES, _BLOCK_ENGINES)},
     "attention_csa": {FASTEST: Served(_CACHES, _BLOCK_ENGINES)},
     "mhc_pre": {FASTEST: Served(("bf16",), _MIXING_ENGINES)},

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from sim.calibration import fit
+from sim.calibration.blocks import apart
 from sim.calibration.check import compare
 from sim.calibration.fit import Group
 from sim.calibration.measurement_files import read
@@ -85,6 +86,28 @@ def test_held_out_error_stays_in_its_limit(
     ]
     assert len(errors) >= 10
     assert np.mean(errors) <= limit
+
+
+# Like cards are fitted together, as the shipped tables are.
+@pytest.mark.parametrize("card", ["h200-sxm", "b200", "gb300", "h100-sxm", "gb200", "b300"])
+def test_whole_blocks_of_each_engine_are_predicted(card: str) -> None:
+    like = {"h100-sxm": "h200-sxm", "gb200": "b200", "b300": "gb300"}.get(card, card)
+    blocks: tuple[Measurement, ...] = rows("by_framework/attention_dsa.csv")
+    for name in dict.fromkeys((card, like)):
+        known = table(name)
+        assert known is not None
+        blocks = tuple(apart(blocks, known))
+    mine = [row for each in dict.fromkeys((card, like)) for row in fit.own(blocks, each)]
+    errors: dict[str, list[float]] = {}
+    for one in fit.groups(mine):
+        for trials in fit.held_out(one, cards.accelerator(card)).values():
+            for trial in trials:
+                if trial.row in fit.own([trial.row], card):
+                    engine = served.engine(trial.row.kernel)
+                    errors.setdefault(engine, []).append(abs(trial.error))
+    assert errors.keys() == {"sglang", "trtllm", "vllm_unfused"}
+    for engine, of in errors.items():
+        assert np.median(of) <= 0.08, engine
 
 
 @pytest.mark.parametrize("card", ["h100_sxm", "h200_sxm", "b200_sxm", "gb200"])

@@ -39,6 +39,10 @@ def kernel_of(curve: Curve) -> MeasuredKernel:
         fixed = (("n_q_heads", size["h"]), ("kv_lora", 512.0), ("rope", 64.0))
     elif curve.op.startswith("mhc"):
         fixed = (("hidden", size["d"]), ("streams", size["s"]))
+    elif curve.op == "attention_dsa":
+        fixed = (("n_q_heads", size["h"]), ("kv_lora", 512.0), ("rope", 64.0))
+        fixed += (("index_heads", size.get("i", 0.0)), ("index_dim", 128.0))
+        fixed += (("top_k", 2048.0), ("positions", 1.0))
     elif curve.op in ("moe", "moe_fused_ep"):
         fixed = (("hidden", size["h"]),)
         fixed += (("intermediate", size["i"]),) if "i" in size else ()
@@ -100,7 +104,8 @@ def test_every_curve_has_its_provenance(name: str) -> None:
 
 def test_the_tables_are_small_enough_to_ship() -> None:
     sizes = [path.stat().st_size for path in cards.packaged(cards.CALIBRATION).glob("*.csv")]
-    assert sum(sizes) < 3e6
+    # A million bytes are for whole attention blocks, which each engine runs in its own way.
+    assert sum(sizes) < 4e6
 
 
 def test_derived_links_are_marked() -> None:
