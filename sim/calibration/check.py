@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.calibration import families
-from sim.calibration.blocks import apart
+from sim.calibration.attention.blocks import apart
 from sim.calibration.measurement_files import read_all
 from sim.calibration.measurements import GPUS, Measurement
 from sim.inputs import cards

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sim.calibration.blocks import apart
+from sim.calibration.attention.blocks import apart
 from sim.calibration.compose import composed
 from sim.calibration.families import kernel_of
 from sim.calibration.fit import Fit, fit, impossible, own

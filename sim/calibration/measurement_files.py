@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sim.calibration import state_layers
-from sim.calibration.block_files import BLOCK_FORMS
+from sim.calibration.attention import state_layers
+from sim.calibration.attention.block_files import BLOCK_FORMS
 from sim.calibration.framework_files import ENGINE_NAMES, FRAMEWORK_FORMS, GEMM_KERNELS
 from sim.calibration.measurements import (
     DTYPES,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sim.calibration import families
-from sim.calibration.blocks import apart
+from sim.calibration.attention.blocks import apart
 from sim.calibration.check import compare
 from sim.calibration.measurement_files import read
 from sim.calibration.measurements import Measurement

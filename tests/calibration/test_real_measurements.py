@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sim.calibration import fit
-from sim.calibration.blocks import apart
+from sim.calibration.attention.blocks import apart
 from sim.calibration.check import compare
 from sim.calibration.fit import Group
 from sim.calibration.measurement_files import read

@@ -1,6 +1,6 @@
 """Block files: attention blocks as a framework runs them whole, projections included.
 
-Their cores are what the card's own projections leave of them (`sim.calibration.blocks`).
+Their cores are what the card's own projections leave of them (`sim.calibration.attention.blocks`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""How attention other than a core over a plain cache is calibrated: blocks, and states."""
