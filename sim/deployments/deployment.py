@@ -211,14 +211,13 @@ class Deployment(ABC):
 
     def draws(self, layer: Layer) -> bool:
         """Return whether what depends on where tokens go is left out of a layer's times."""
-        return self.draws_experts and isinstance(self.model.ffn_of(layer), MoeFfn)
+        return self.draws_experts and isinstance(self.model.found_ffn(layer), MoeFfn)
 
     @abstractmethod
-    def attended(self, name: str, tokens: GpuTokens, crowded: bool) -> dict[str, Timed]:
-        """Return the durations of attention `name` by stage, `tokens` on each attention GPU.
+    def attended(self, of: Attended, tokens: GpuTokens) -> dict[str, Timed]:
+        """Return the durations of an attention by stage, `tokens` on each attention GPU.
 
-        `crowded` says whether communication takes SMs beside them. They leave out the core, and are
-        those of `core_stage` before they are slowed.
+        They leave out the core, and are those of `core_stage` before they are slowed.
         """
 
     @abstractmethod
@@ -251,8 +250,7 @@ class Deployment(ABC):
         rows: dict[tuple[str, int], Ns] = {}
         usage_ns = NO_USAGE
         attentions = {
-            of: self.attended(of.name, requests.times(of.positions), of.crowded)
-            for of in self.attention_uses
+            of: self.attended(of, requests.times(of.positions)) for of in self.attention_uses
         }
         for number, kind in enumerate(self.kinds):
             attended = attentions[self.attended_in(kind)]
@@ -468,7 +466,8 @@ class Deployment(ABC):
 
     def attended_in(self, kind: Pass) -> Attended:
         """Return the attention of a layer."""
-        return Attended(kind.layer.attention, kind.positions, self.crowded(kind.layer))
+        layer = kind.layer
+        return Attended(layer.attention, kind.positions, self.crowded(layer), layer.ffn is not None)
 
     @cached_property
     def nothing(self) -> Times:
@@ -509,7 +508,7 @@ class Deployment(ABC):
 
     def check_routing(self) -> None:
         """Refuse measured routing that does not fit the model. Raises ScenarioError."""
-        ffns = [self.model.ffn_of(each.layer) for each in self.course.passes]
+        ffns = [self.model.found_ffn(each.layer) for each in self.course.passes]
         self.scenario.routing.check(
             {number: ffn.experts for number, ffn in enumerate(ffns) if isinstance(ffn, MoeFfn)}
         )

@@ -16,7 +16,15 @@ from sim.deployments.ep_schedule import Schedule, program
 from sim.deployments.exchange import Exchange, between, one_after_the_other
 from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
-from sim.deployments.layers import GpuTokens, LayerTimer, Ns, Spread, in_groups, split_evenly
+from sim.deployments.layers import (
+    Attended,
+    GpuTokens,
+    LayerTimer,
+    Ns,
+    Spread,
+    in_groups,
+    split_evenly,
+)
 from sim.deployments.links import check_domain
 from sim.deployments.streams import mixed
 from sim.deployments.weights import attention_bytes, experts_bytes, ffn_bytes, moe_ffns, vocab_bytes
@@ -68,6 +76,7 @@ class EpDeployment(Deployment):
             self._check_nics,
             lambda: self.layer_timer.experts_kernel,
             self._check_exchange,
+            lambda: self._without_ffn,
             *[partial(self._copies, ffn) for ffn in moe_ffns(self.model)],
         )
         self._memory = self.with_stated_kv(self.memory(accelerator, "EP", self._weights()))
@@ -88,6 +97,14 @@ class EpDeployment(Deployment):
                 f"{accelerator.name} has no NICs on its card: EP over {self.ep.gpus} GPUs "
                 f"cannot leave a node of {domain}"
             )
+
+    @cached_property
+    def _without_ffn(self) -> frozenset[int]:
+        """Kinds of layers that have no FFN. Raises InfeasibleError if all are."""
+        kinds = [number for number, kind in enumerate(self.kinds) if kind.layer.ffn is None]
+        if len(kinds) == len(self.kinds):
+            raise InfeasibleError(f"{self.model.name} has no layer with an FFN: EP has no experts")
+        return frozenset(kinds)
 
     def _check_exchange(self) -> None:
         domain = self.layer_timer.table.accelerator.node.scale_up_domain_gpus
@@ -113,7 +130,8 @@ class EpDeployment(Deployment):
         return [self._program(1)] * len(host_ns)
 
     def _program(self, gpus: int) -> Program:
-        return program(Schedule(self.course.sequence, gpus, self.ep.overlap == "two_batch"))
+        two_batch = self.ep.overlap == "two_batch"
+        return program(Schedule(self.course.sequence, gpus, two_batch, self._without_ffn))
 
     def server_name(self, pool: int, server: int) -> str:
         """Return the name of a server: a GPU by its node and its rank there, or the network."""
@@ -146,29 +164,31 @@ class EpDeployment(Deployment):
     def lm_head_tp(self) -> int:
         return self.ep.lm_head_tp
 
-    def attended(self, name: str, tokens: GpuTokens, crowded: bool) -> dict[str, Timed]:
-        """Return what runs before the core of attention `name` and after it, `tokens` a GPU."""
-        timer = self.beside(self.layer_timer, crowded)
+    def attended(self, of: Attended, tokens: GpuTokens) -> dict[str, Timed]:
+        """Return what runs before the core of an attention and after it, `tokens` a GPU."""
+        timer, name = self.beside(self.layer_timer, of.crowded), of.name
         software, attention = self.scenario.software, self.model.attention[name]
         # Norm and rope stand before the core, quantisation and routing after it.
         half = glue.layer_ns(software, tokens.each, 1 / 2)
         block = glue.attention_ns(software, timer.table.accelerator, attention, tokens.each)
         before, after = mixed(timer, tokens)
-        attn1 = timer.after_core(name, tokens) + timer.output(name, tokens, 1) + after
+        attn1 = timer.after_core(name, tokens) + timer.output(name, tokens, 1)
         if self.attention_tp > 1:
             attn1 += self.summed(timer, tokens)
-        return {
-            "attn0": timer.before_core(name, tokens) + before + half + block,
-            "attn1": attn1 + half,
-        }
+        if of.ffn:
+            attn1 += after + half
+        return {"attn0": timer.before_core(name, tokens) + before + half + block, "attn1": attn1}
 
     def own(self, kind: Pass, tokens: GpuTokens, attended: dict[str, Timed]) -> dict[str, Timed]:
         """Return the durations of attention and dense FFNs, those without experts."""
         layer, tokens = kind.layer, tokens.apart(self.attention_tp)
-        timer, ffn = self.beside(self.layer_timer, self.crowded(layer)), self.model.ffn_of(layer)
+        timer, ffn = self.beside(self.layer_timer, self.crowded(layer)), self.model.found_ffn(layer)
         if isinstance(ffn, DenseFfn):
             dense = timer.dense(ffn.intermediate, *tokens.own, gated=ffn.gated)
             return attended | {"shared": dense}
+        if ffn is None:
+            attn0 = attended["attn0"]
+            return attended | {"attn0": attn0.lasting(self.slowed(layer, "attn0", attn0.ns))}
         columns = ffn.shared * ffn.shared_intermediate
         shared = timer.dense(columns, *tokens.own, gated=ffn.gated)
         if ffn.latent is not None:
@@ -195,8 +215,8 @@ class EpDeployment(Deployment):
 
     def joint(self, kind: Pass, tokens: GpuTokens) -> dict[str, Timed]:
         """Return the durations of experts and all-to-all."""
-        ffn = self.model.ffn_of(kind.layer)
-        if isinstance(ffn, DenseFfn) or self.draws(kind.layer):
+        ffn = self.model.found_ffn(kind.layer)
+        if not isinstance(ffn, MoeFfn) or self.draws(kind.layer):
             return {}
         total, most = tokens.total(), tokens.apart(self.attention_tp).most()
         parts = [
@@ -324,7 +344,7 @@ class EpDeployment(Deployment):
     def alone(self, layer: Layer) -> bool:
         """Return whether there is no all-to-all of another micro-batch beside a layer."""
         alone = self.ep.overlap == "none" or not self._exchanges
-        return alone or isinstance(self.model.ffn_of(layer), DenseFfn)
+        return alone or isinstance(self.model.found_ffn(layer), DenseFfn)
 
     @property
     def _exchanges(self) -> bool:

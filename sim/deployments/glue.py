@@ -19,7 +19,11 @@ from sim.kernels.ops import Floats
 
 
 def layer_ns(software: Software, tokens: Ns, share: float = 1.0) -> Ns:
-    """Return a share of what a layer takes besides its attention block, by the `tokens` of GPUs."""
+    """Return a share of what a layer takes besides its attention block, by the `tokens` of GPUs.
+
+    A half is the norm before attention and what else stands there; the other half is norm,
+    quantisation and routing before the FFN, which a layer without one does not have.
+    """
     return us(software.glue_us_per_layer * share, tokens)
 
 

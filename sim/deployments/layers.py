@@ -142,6 +142,8 @@ class Attended(NamedTuple):
     """Tokens of a request that go through it at once."""
     crowded: bool
     """Whether communication takes SMs beside it."""
+    ffn: bool = True
+    """Whether an FFN follows; else the next layer's attention does."""
 
 
 class Spread(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sim.foundation.errors import InfeasibleError, did_you_mean
+from sim.foundation.errors import did_you_mean
 from sim.inputs.attention import Attention, Width
 from sim.inputs.base import Strict
 from sim.inputs.checkpoint import Checkpoint, Encoder
@@ -199,11 +199,9 @@ class ModelCard(Strict):
         return None if layer.ffn is None else self.ffn[layer.ffn]
 
     def ffn_of(self, layer: Layer) -> Ffn:
-        """Return the FFN of a layer. Raises InfeasibleError if it has none."""
-        found = self.found_ffn(layer)
-        if found is None:
-            raise InfeasibleError(f"{self.name}: layers without an FFN cannot be simulated yet")
-        return found
+        """Return the FFN of a layer that has one."""
+        assert layer.ffn is not None
+        return self.ffn[layer.ffn]
 
     def encoder_bytes(self) -> float:
         """Return bytes of the encoders, which every attention GPU holds whole."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.deployments import compile_deployment
-from sim.deployments.layers import GpuTokens
+from sim.deployments.layers import Attended, GpuTokens
 from sim.deployments.streams import mixed
 from sim.explain import theory
 from sim.inputs import cards
@@ -57,7 +57,8 @@ def test_streams_are_mixed_on_attention_gpus(tmp_path: Path, base: str, stages: 
     without = compile_deployment(load(base))
     tokens = GpuTokens(np.array([0, 1, 64]))
     parts = mixed(with_streams.core_timer, tokens)
-    attended = [site.attended("mla", tokens, crowded=False) for site in (with_streams, without)]
+    latent = Attended("mla", 1, crowded=False)
+    attended = [site.attended(latent, tokens) for site in (with_streams, without)]
     halves = [part.ns for part in parts]
     added = halves if len(stages) == 2 else [halves[0] + halves[1]]
     for stage, more in zip(stages, added, strict=True):

@@ -20,7 +20,7 @@ from sim.deployments.course import Pass
 from sim.deployments.deployment import Deployment, Durations, slowest
 from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
-from sim.deployments.layers import GpuTokens, LayerTimer, Ns, Spread, in_groups
+from sim.deployments.layers import Attended, GpuTokens, LayerTimer, Ns, Spread, in_groups
 from sim.deployments.streams import mixed
 from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
 from sim.engines.program import Program
@@ -103,13 +103,15 @@ class AfdDeployment(Deployment):
         if all(self._stays(kind.layer) for kind in self.kinds):
             raise InfeasibleError(
                 f"{self.model.name} has no layers but those that attention GPUs compute alone: "
-                "nothing is left for FFN GPUs; leave dense out of attention.computes"
+                "nothing is left for FFN GPUs; give it FFNs, or leave dense out of "
+                "attention.computes"
             )
 
     def _stays(self, layer: Layer) -> bool:
         """Return whether a layer does not leave the attention GPUs."""
-        dense = isinstance(self.model.ffn_of(layer), DenseFfn)
-        return dense and "dense" in self.afd.attention.computes
+        ffn = self.model.found_ffn(layer)
+        dense = isinstance(ffn, DenseFfn) and "dense" in self.afd.attention.computes
+        return dense or ffn is None
 
     @property
     def ordering_usage_ns(self) -> ops.Floats:
@@ -208,13 +210,16 @@ class AfdDeployment(Deployment):
     def lm_head_tp(self) -> int:
         return self.afd.attention.lm_head_tp
 
-    def attended(self, name: str, tokens: GpuTokens, crowded: bool) -> dict[str, Timed]:
-        """Return the durations of attention `name` but for its core, with `tokens` a GPU."""
-        timer, tp = self.beside(self.attention_timer, crowded), self.afd.attention.o_proj_tp
+    def attended(self, of: Attended, tokens: GpuTokens) -> dict[str, Timed]:
+        """Return the durations of an attention but for its core, with `tokens` a GPU."""
+        timer, name = self.beside(self.attention_timer, of.crowded), of.name
+        tp = self.afd.attention.o_proj_tp
         before, after = mixed(timer, tokens)
-        front = timer.before_core(name, tokens) + timer.after_core(name, tokens) + before + after
+        front = timer.before_core(name, tokens) + timer.after_core(name, tokens) + before
+        if of.ffn:
+            front += after
         software, attention = self.scenario.software, self.model.attention[name]
-        front += glue.layer_ns(software, tokens.each)
+        front += glue.layer_ns(software, tokens.each, 1 if of.ffn else 1 / 2)
         front += glue.attention_ns(software, timer.table.accelerator, attention, tokens.each)
         groups = tokens.together(tp)
         back = timer.output(name, groups, tp).on(tp)
@@ -244,13 +249,13 @@ class AfdDeployment(Deployment):
         tokens = tokens.apart(self.attention_tp)
         if self.afd.attention.computes:
             attended = attended | {"shared": self._computed(kind.layer, tokens)}
-        ffn = self.model.ffn_of(kind.layer)
+        ffn = self.model.found_ffn(kind.layer)
         if isinstance(ffn, MoeFfn) and ffn.latent is not None:
             # What comes back counts in the attention of its own layer, not of the next.
             beside = self.beside(self.attention_timer, self.crowded(kind.layer))
             down, up = beside.latent(ffn, tokens)
             attended = attended | {"attention": attended["attention"] + down + up}
-        if self._one_kernel or self._stays(kind.layer):
+        if ffn is None or self._one_kernel or self._stays(kind.layer):
             return attended
         visited = self._links.visited(ffn, tokens.each)
         row, accelerator = self._links.row(ffn), self.attention_timer.table.accelerator
@@ -262,13 +267,13 @@ class AfdDeployment(Deployment):
     def _computed(self, layer: Layer, tokens: GpuTokens) -> Timed:
         """Return the time of the FFNs that attention GPUs compute themselves."""
         timer = self.beside(self.attention_timer, self.crowded(layer))
-        ffn = self.model.ffn_of(layer)
+        ffn = self.model.found_ffn(layer)
         columns = 0
         if isinstance(ffn, DenseFfn):
             columns = ffn.intermediate if self._stays(layer) else 0
-        elif "shared" in self.afd.attention.computes:
+        elif ffn is not None and "shared" in self.afd.attention.computes:
             columns = ffn.shared * ffn.shared_intermediate
-        time = timer.dense(columns, *tokens.own, gated=ffn.gated)
+        time = timer.dense(columns, *tokens.own, gated=ffn is not None and ffn.gated)
         return time.lasting(self._slowed("shared", time.ns))
 
     def joint(self, kind: Pass, tokens: GpuTokens) -> dict[str, Timed]:

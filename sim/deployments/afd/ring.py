@@ -23,15 +23,17 @@ It begins when all attention GPUs have their tokens ready. The answer is the way
 results, in which the FFN GPUs are free.
 
 Attention GPUs may compute FFNs of their own, in `shared`, which follows attention: shared experts
-beside the trip, or a dense FFN in place of it.
+beside the trip, or a dense FFN in place of it. A layer without an FFN goes on with the attention of
+the next. A GPU runs such a layer and the next one after the other, so that the micro-batch leaves
+as early as it can; where GPUs share output projections, other micro-batches fill these waits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import product
+from functools import cached_property, lru_cache
+from itertools import accumulate, product
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -43,6 +45,7 @@ Key = tuple[str, int, int]
 Ints = NDArray[np.int64]
 
 _O_PROJ = ("o_exchange", "o_proj", "o_reduce")
+_OWN = ("attention", "shared", "lm_head")
 _WAYS: dict[str, Way] = {"a2f": "out", "a2f_in": "in", "f2a": "out", "f2a_in": "in"}
 
 
@@ -75,6 +78,22 @@ class Ring:
     def one_link(self) -> bool:
         """Whether transfers and collectives of FFN instances share the ways of a link."""
         return self.collectives and self.link == "nvlink"
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a GPU goes on with the next layer where one stays."""
+        return bool(self.stays) and not self.o_proj_groups
+
+    @cached_property
+    def rounds(self) -> tuple[int, ...]:
+        """The round of each layer, and of the LM head: layers share one where a GPU goes on."""
+        ends = [not (self.goes_on and kind in self.stays) for kind in self.layer_kinds]
+        return tuple(accumulate(ends, initial=0))
+
+    @property
+    def last_of_attention(self) -> str:
+        """The last stage of a layer that does not leave the attention GPUs."""
+        return "shared" if self.shared else "o_reduce" if self.o_proj_groups else "attention"
 
     def has(self, stage: str) -> bool:
         """Return whether a layer has the stage."""
@@ -274,7 +293,7 @@ def _pools(build: ProgramBuilder, ring: Ring) -> dict[str, int]:
 def _answers(build: ProgramBuilder, ring: Ring, layer: int, j: int) -> list[Link]:
     """Return the links by which attention waits for all FFN instances' answers to a layer."""
     if build.layer_kinds[layer - 1] in ring.stays:
-        return [build.link("shared", layer - 1, j, "each")]
+        return [build.link(ring.last_of_attention, layer - 1, j, "each")]
     if not ring.transfers:
         return [build.link("experts", layer - 1, j, "all", delay="answer")]
     return [
@@ -321,23 +340,25 @@ def _set_orders(build: ProgramBuilder, ring: Ring, lags: Lags, pools: dict[str, 
     for stage in ("lm_head", *(stage.name for stage in build.stages[:-1])):
         shares[pools[stage]].append(stage)
     for pool, stages in shares.items():
-        build.order(pool, _interleave(build, stages, lag_of, lags.tail))
+        build.order(pool, _interleave(build, ring, stages, lag_of, lags.tail))
 
 
 def _interleave(
-    build: ProgramBuilder, stages: list[str], lag_of: dict[str, int], tail: int
+    build: ProgramBuilder, ring: Ring, stages: list[str], lag_of: dict[str, int], tail: int
 ) -> list[tuple[Key, int]]:
-    """Return a round robin over layers and micro-batches in which lagging stages run that later.
+    """Return a round robin over rounds and micro-batches in which lagging stages run that later.
 
-    Turn k belongs to micro-batch k mod m in layer k div m. The next step begins `tail` turns
-    after the last layer's; what a lag moves past that is left for the next period.
+    Turn k belongs to micro-batch k mod m in round k div m. The next step begins `tail` turns
+    after the last round's; what a lag moves past that is left for the next period.
     """
-    m = build.micro_batches
-    turns = build.layers * m + tail
-    places: list[tuple[int, int, Key, int]] = []
+    m, rounds = build.micro_batches, ring.rounds
+    turns = rounds[-1] * m + tail
+    places: list[tuple[int, int, int, Key, int]] = []
     for rank, stage in enumerate(stages):
         for name, layer, j in build.ids:
             if name == stage:
-                late, turn = divmod(layer * m + j + lag_of.get(stage, 0), turns)
-                places.append((turn, rank, (stage, layer, j), -late))
-    return [(key, offset) for _turn, _rank, key, offset in sorted(places)]
+                late, turn = divmod(rounds[layer] * m + j + lag_of.get(stage, 0), turns)
+                # Layers of one round, and the LM head of the step before, stand in their order.
+                along = layer - late * len(rounds) if ring.goes_on and stage in _OWN else 0
+                places.append((turn, along, rank, (stage, layer, j), -late))
+    return [(key, offset) for *_place, key, offset in sorted(places)]
