@@ -291,6 +291,25 @@ FAMILIES: dict[str, Family] = {
         562,
         27,
     ),
+    "meituan-longcat/LongCat-Flash-Lite": Family(
+        _mla(
+            model_type="longcat_flash_ngram",
+            hidden_size=3072,
+            num_layers=14,
+            num_attention_heads=32,
+            q_lora_rank=1536,
+            ffn_hidden_size=6144,
+            expert_ffn_hidden_size=1024,
+            n_routed_experts=256,
+            zero_expert_num=128,
+            moe_topk=12,
+            ngram_vocab_size_ratio=78,
+            emb_neighbor_num=4,
+            emb_split_num=4,
+            vocab_size=131072,
+        ),
+        68.5,
+    ),
     "XiaomiMiMo/MiMo-V2-Flash": Family(
         {
             "model_type": "mimo_v2_flash",

@@ -127,6 +127,8 @@ def _show(told: dict[str, Any]) -> None:
             add("", active, other)
     if drafts:
         add("draft parameters", told["draft_parameters"], f"{drafts} layer(s), not in the above")
+    if told["ngram_parameters"]:
+        add("n-gram embeddings", told["ngram_parameters"], "in the above, not on the card")
     if told["encoder_parameters"]:
         add("encoder parameters", told["encoder_parameters"], "of images and sound, likewise")
     shared = f"windows shared out over {told['kv_context']:,} tokens"

@@ -52,8 +52,8 @@ class ImportedModel:
 
     @property
     def parameters(self) -> int:
-        """Weights of the language model: embedding and LM head in, drafting layers out."""
-        return theory.total_params(self.card)
+        """Weights of the language model: embeddings and LM head in, drafting layers out."""
+        return theory.total_params(self.card) + self.read.ngram_parameters
 
     @property
     def active_parameters(self) -> int:
@@ -121,6 +121,7 @@ class ImportedModel:
             "active_by_convention": self.active_by_convention(),
             "draft_layers": self.read.draft_layers,
             "draft_parameters": self.draft_parameters(),
+            "ngram_parameters": self.read.ngram_parameters,
             "encoder_parameters": sum(each.parameters for each in (card.encoders or {}).values()),
             "published": {
                 "parameters": stated.parameters,

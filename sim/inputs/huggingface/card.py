@@ -40,6 +40,8 @@ class ReadCard:
     repository: str
     model_type: str
     draft_layers: int
+    ngram_parameters: int
+    """Weights of embeddings of n-grams, which no card has."""
     inexpressible: tuple[str, ...]
     notes: tuple[str, ...]
     unread: tuple[str, ...]
@@ -111,6 +113,7 @@ def _read(config: ConfigFile, repository: str, name: str) -> ReadCard:
         repository,
         config.model_type,
         0 if drafts is None else drafts.value,
+        _ngram_parameters(config, hidden.value, vocab.value),
         tuple(config.inexpressible),
         tuple(config.notes),
         tuple(unread_keys(config)),
@@ -183,6 +186,15 @@ def _drafts(config: ConfigFile) -> Keyed | None:
     return None if used is not None and not used.value else found
 
 
+def _ngram_parameters(config: ConfigFile, hidden: int, vocab: int) -> int:
+    """Return weights of LongCat's tables: hashed n-grams, a hidden size for each row of all."""
+    key = config.first(("ngram_vocab_size_ratio", "oe_vocab_size_ratio"))
+    ratio = None if key is None else config.get(key)
+    if not isinstance(ratio, int | float) or not 0 < ratio < 10**4:
+        return 0
+    return round(ratio * vocab) * hidden + hidden**2
+
+
 def _note_what_no_card_has(config: ConfigFile) -> None:
     """Note keys that shape a model in a way that no card can state."""
     for key, what in (
@@ -232,6 +244,7 @@ _REPEATED = {
     *("num_key_value_heads", "head_dim", "moe_layer_freq", "full_attention_interval"),
     *("index_topk_freq", "index_skip_topk_offset", "index_topk_pattern", "max_window_layers"),
     *("sliding_window", "sliding_window_size", "intermediate_size", "first_k_dense_replace"),
+    *("n_kv_heads", "sliding_window_pattern", "multi_query_attention"),
     *("decoder_sparse_step", "expand", "attention_chunk_size", "intermediate_size_mlp"),
 }
 
