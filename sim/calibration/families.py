@@ -68,8 +68,8 @@ class KernelFamily:
     """Whether a like card's rows are fitted together with the card's own."""
     across: tuple[str, ...] = ()
     """Text parts of the shape (and "dtype") whose kernels are fitted together."""
-    breaks: Mapping[str, str] = field(default_factory=dict)
-    """Axes beyond a point of which other kernels run, and the fixed part that is this point."""
+    breaks: Mapping[str, Callable[[Mapping[str, float]], float]] = field(default_factory=dict)
+    """Axes beyond a point of which other kernels run: the last coordinate before, by sizes."""
 
     def group(self, kernel: MeasuredKernel) -> tuple[str, ...]:
         """Return what kernels must share to be fitted together."""
@@ -96,8 +96,8 @@ class KernelFamily:
 
     def breaks_of(self, kernel: MeasuredKernel) -> dict[str, float]:
         """Return by axis the last coordinate before a kernel's break."""
-        fixed = dict(kernel.fixed)
-        return {axis: float(fixed[part]) for axis, part in self.breaks.items()}
+        sizes = {name: size for name, size in kernel.fixed if isinstance(size, float)}
+        return {axis: last(sizes) for axis, last in self.breaks.items()}
 
 
 # Gather and scatter are one algorithm run either way: their measurements speak for each other.
@@ -223,9 +223,12 @@ _DIRECTIONS: dict[str, ops.Direction] = {
 _CACHE_AXES = ("kv_len", "batch")
 _STATE_AXES = ("states", "tokens_per_seq")
 # Cores of blocks that were measured whole; some cards have few, which those of a like card support.
-_BLOCKS = ("attention_dsa",)
+_BLOCKS = ("attention_dsa", "attention_hca", "attention_csa")
 # A context beyond which tokens are scored and chosen.
-_BREAKS = {"kv_len": "top_k"}
+_BREAKS: dict[str, dict[str, Callable[[Mapping[str, float]], float]]] = {
+    "attention_dsa": {"kv_len": lambda sizes: sizes["top_k"]},
+    "attention_csa": {"kv_len": lambda sizes: (sizes["top_k"] + 1) * sizes["ratio"] - 1},
+}
 # Reaches that lie between measurements on either side of a break.
 _APART = 2.0
 _A2A_REACH = {"tokens": 4.0, "ep": 4.0, "experts": 4.0, "hidden": 4.0, "topk": 4.0}
@@ -247,7 +250,7 @@ FAMILIES: dict[str, KernelFamily] = {
             _CACHE_AXES,
             thin=0.03 if op in _BLOCKS else 0.003,
             pooled=op in _BLOCKS,
-            breaks={axis: size for axis, size in _BREAKS.items() if size in sizes},
+            breaks=_BREAKS.get(op, {}),
         )
         for op, sizes in cores.MEASURED.items()
     },

@@ -37,6 +37,12 @@ def kernel_of(curve: Curve) -> MeasuredKernel:
         fixed = (("n_q_heads", size["q"]), ("n_kv_heads", size["kv"]), ("head_dim", size["d"]))
     elif curve.op == "attention_mla":
         fixed = (("n_q_heads", size["h"]), ("kv_lora", 512.0), ("rope", 64.0))
+    elif curve.op in ("attention_hca", "attention_csa"):
+        fixed = (("n_q_heads", size["h"]), ("head_dim", 512.0), ("rope", 64.0), ("window", 128.0))
+        fixed += (("ratio", 4.0 if "k" in size else 128.0),)
+        if "k" in size:
+            fixed += (("index_heads", size["i"]), ("index_dim", 128.0))
+            fixed += (("top_k", size["k"]), ("positions", 1.0))
     elif curve.op.startswith("mhc"):
         fixed = (("hidden", size["d"]), ("streams", size["s"]))
     elif curve.op == "attention_dsa":

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sim.calibration.measurements import DTYPES, Measurement, MeasurementLine, columns
-from sim.inputs.attention import Dsa
+from sim.calibration.measurements import DTYPES, Fixed, Measurement, MeasurementLine, columns
+from sim.inputs.attention import Attention, CompressedAttention, Dsa
+from sim.inputs.attention.compressed import Compression, EntryIndex
 from sim.kernels import cores
 
 # Hidden size, heads and the rest of the attention by the model's name in files (config.json of
@@ -21,8 +22,23 @@ _SPARSE: dict[str, tuple[int, int, dict[str, Any]]] = {
 # kv_lora_rank, qk_rope_head_dim, index_head_dim and index_topk of both.
 _SPARSE_ALIKE: dict[str, Any] = {"kv_lora": 512, "rope": 64, "index_dim": 128, "top_k": 2048}
 
+# The same of DeepSeek-V4, with index_topk.
+_COMPRESSED: dict[str, tuple[int, int, int]] = {
+    "DeepSeek-V4-Flash": (4096, 1024, 512),
+    "DeepSeek-V4-Pro": (7168, 1536, 1024),
+}
+_COMPRESSED_ALIKE: dict[str, Any] = {"head_dim": 512, "rope": 64, "o_lora": 1024, "window": 128}
+_HEADS_OF_A_GROUP = 8
+_FOUR = Compression(tokens=4, overlap=True, state_rows=8)
+_MANY = Compression(tokens=128, overlap=False, state_rows=128)
+
 # Norms as no server runs them, one kernel after the other; what was measured so is named so.
-_UNFUSED = "native_unfused"
+_UNFUSED = ("native_unfused", "native_unfused?")
+
+
+# Contexts at which time falls, by framework.
+_FASTER_BEYOND = {"sglang": 65_537}
+_SLOWER_AT = {"trtllm": 8_193}
 
 
 def _dsa(row: MeasurementLine) -> Iterator[Measurement]:
@@ -36,7 +52,6 @@ def _dsa(row: MeasurementLine) -> Iterator[Measurement]:
     heads = row.count("n_q_heads")
     if heads > most_heads:
         return
-    weights, kv = row.one_of("gemm_dtype", DTYPES), row.one_of("kv_dtype", DTYPES)
     indexes = row.one_of("op", ("dsa", "dsa_skip_indexer")) == "dsa"
     attention = Dsa(
         kind="dsa",
@@ -47,15 +62,49 @@ def _dsa(row: MeasurementLine) -> Iterator[Measurement]:
         **shape,
         **_SPARSE_ALIKE,
     )
+    yield _block(row, hidden, attention, (("choice", "own" if indexes else "reused"),))
+
+
+def _compressed(row: MeasurementLine) -> Iterator[Measurement]:
+    """Read a block of DeepSeek-V4; nothing where time falls with the context.
+
+    There engines choose entries by another kernel, which no curve that rises can hold: SGLang is
+    faster beyond 65,537 tokens, by a third; TensorRT-LLM at 8,193 is slower than at 16,385, by 1.7.
+    """
+    framework, ctx = row.text("framework"), row.count("kv_len")
+    hidden, q_lora, top_k = _COMPRESSED[row.one_of("model", _COMPRESSED)]
+    chooses = row.text("op") == "dsv4_csa"
+    if chooses and (ctx > _FASTER_BEYOND.get(framework, ctx) or ctx == _SLOWER_AT.get(framework)):
+        return
+    heads = row.count("n_q_heads")
+    attention = CompressedAttention(
+        kind="compressed",
+        query_heads=heads,
+        q_lora=q_lora,
+        o_groups=max(1, heads // _HEADS_OF_A_GROUP),
+        compression=_FOUR if chooses else _MANY,
+        index=EntryIndex(heads=64, dim=128, top_k=top_k) if chooses else None,
+        kv_dtype="fp8",
+        source="a measurement",
+        **_COMPRESSED_ALIKE,
+    )
+    yield _block(row, hidden, attention)
+
+
+def _block(
+    row: MeasurementLine, hidden: int, attention: Attention, more: Fixed = ()
+) -> Measurement:
+    """Return the block of a line, whose core has `more` besides its sizes."""
+    weights, kv = row.one_of("gemm_dtype", DTYPES), row.one_of("kv_dtype", DTYPES)
     core = attention.core(1)
     sizes = zip(cores.CORES[core.op].sizes, map(float, core.sizes), strict=True)
-    suffix = "_unfused" if row.text("norm_path") == _UNFUSED else ""
-    yield row.measurement(
+    suffix = "_unfused" if row.text("norm_path") in _UNFUSED else ""
+    return row.measurement(
         core.op,
         f"{row.text('framework')}{suffix}/{DTYPES[weights]}",
         dtype=DTYPES[kv],
         label=kv,
-        fixed=(*sizes, ("choice", "own" if indexes else "reused")),
+        fixed=(*sizes, *more),
         at=tuple((axis, float(row.count(axis))) for axis in ("batch", "kv_len")),
         regime=f"block, projections in {weights}",
         projections=(*attention.before_core(hidden), *attention.after_core(hidden)),
@@ -63,9 +112,20 @@ def _dsa(row: MeasurementLine) -> Iterator[Measurement]:
     )
 
 
+def _any(row: MeasurementLine) -> Iterator[Measurement]:
+    return _BY_OP[row.one_of("op", _BY_OP)](row)
+
+
+_BY_OP: dict[str, Callable[[MeasurementLine], Iterator[Measurement]]] = {
+    "dsa": _dsa,
+    "dsa_skip_indexer": _dsa,
+    "dsv4_csa": _compressed,
+    "dsv4_hca": _compressed,
+}
+
 BLOCK_FORMS: dict[tuple[str, ...], Callable[[MeasurementLine], Iterator[Measurement]]] = {
     columns(
         "gpu op model n_q_heads tp gemm_dtype kv_dtype batch kv_len latency_us framework norm_path"
         " source"
-    ): _dsa,
+    ): _any,
 }

@@ -105,7 +105,7 @@ def _scenario(point: OperatingPoint, software: str | None, notes: Notes) -> dict
     if engine is None:
         engine = "sglang"
         notes.assume("framework: unknown; sglang is taken")
-    precision = _precision(point, engine, notes)
+    precision = _precision(point, model, engine, notes)
     deployment = shape.deployment(point, model, engine, precision, notes)
     gpus = point.gpus
     assert gpus is not None
@@ -180,7 +180,7 @@ def _lengths(point: OperatingPoint, context: float) -> dict[str, Any]:
     return {"kind": "drawn", **law}
 
 
-def _precision(point: OperatingPoint, engine: str, notes: Notes) -> dict[str, Any]:
+def _precision(point: OperatingPoint, model: str, engine: str, notes: Notes) -> dict[str, Any]:
     experts = words.number_format(point.weight_format_experts)
     if experts is None:
         raise Unclear("weight_format_experts: the format of the experts is not given")
@@ -188,18 +188,26 @@ def _precision(point: OperatingPoint, engine: str, notes: Notes) -> dict[str, An
     if kv is None:
         kv = default_kv(engine, words.accelerator(point.hardware_attention, []), experts)
         notes.assume(f"kv_format: unknown; {kv} is taken, as recipes of {engine} do")
-    attention = _attention_formats(point, experts, notes)
+    attention = _attention_formats(point, model, experts, notes)
     return {"gemm": experts, **attention, "kv": kv, "lm_head": "bf16"}
 
 
-def _attention_formats(point: OperatingPoint, experts: str, notes: Notes) -> dict[str, str]:
+def _attention_formats(
+    point: OperatingPoint, model: str, experts: str, notes: Notes
+) -> dict[str, str]:
     """Return the formats of projections; NVIDIA's checkpoints of 4 bits leave them in BF16.
+
+    Where a row names the checkpoint, its card tells those of all parts besides experts.
 
     The output projection alone is NVFP4 in the second release of DeepSeek-R1-0528's, which
     InferenceX serves (github.com/SemiAnalysisAI/InferenceX: deepseek-r1-0528-fp4-v2).
     """
     text = point.weight_format_attention
     told = words.number_format(text)
+    stored = cards.model(model).checkpoint
+    if told is not None and "checkpoint" in text and stored is not None:
+        parts = {part: getattr(stored, part) for part in ("o_proj", "dense")}
+        return {"attention": told} | {part: dtype for part, dtype in parts.items() if dtype}
     if told is not None and "not stated" not in text:
         return {"attention": told}
     attention = "bf16" if experts in ("nvfp4", "mxfp4") else experts

@@ -104,7 +104,7 @@ def _moe_kernel(point: OperatingPoint, engine: str) -> str:
             "set TRTLLM_FORCE_ALLTOALL_METHOD), which have no CUDA graphs; neither was measured"
         )
     if "megamoe" in point.micro_batches_or_overlap.lower():
-        raise Unclear("micro_batches_or_overlap: a kernel that dispatches, computes and combines")
+        return "fused_ep"
     told = f"{point.framework_version} {point.uncertainty_note}".lower()
     wide = (point.gpus or 0) > 8
     deepep = "deepep" in told or engine == "deepseek" or (engine == "sglang" and wide)
