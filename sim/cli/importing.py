@@ -63,7 +63,7 @@ def import_model(
         _show(found.to_dict())
     for each in found.not_expressible:
         say(f"left out: {each}")
-    for each in found.read.notes:
+    for each in found.notes:
         say(f"note: {each}")
     if found.read.unread:
         say(f"keys that nothing reads: {', '.join(found.read.unread)}")

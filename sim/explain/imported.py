@@ -14,6 +14,9 @@ from sim.inputs.model import ModelCard, MoeFfn
 KV_CONTEXT = 32_768
 """Tokens of a request over which windows are shared out where nobody says otherwise."""
 
+# Names round: gpt-oss-120b has 116.8 billion parameters.
+_DOUBTFUL = 0.05
+
 WITHOUT = "without embedding and LM head"
 HEAD = "with LM head, without embedding"
 WITH = "with embedding and LM head"
@@ -44,6 +47,15 @@ class ImportedModel:
     @property
     def not_expressible(self) -> tuple[str, ...]:
         return self.read.inexpressible
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the config hides or leaves open, as far as it was noticed."""
+        off = _deviation(self.parameters, self.published.parameters)
+        if off is None or abs(off) <= _DOUBTFUL:
+            return self.read.notes
+        doubt = f"parameters are {off:+.0%} off the name's: the config hides or says something else"
+        return (*self.read.notes, doubt)
 
     @property
     def published(self) -> StatedCounts:
@@ -142,7 +154,7 @@ class ImportedModel:
             if checkpoint is None
             else checkpoint.model_dump(exclude={"source"}, exclude_none=True),
             "not_expressible": list(self.not_expressible),
-            "notes": list(self.read.notes),
+            "notes": list(self.notes),
             "unread_keys": list(self.read.unread),
         }
 

@@ -280,6 +280,21 @@ def test_a_directory_a_name_and_a_nested_text_config(tmp_path: Path) -> None:
     assert sim.import_model(folder, "mine").card.name == "mine"
 
 
+def test_parameters_in_the_words_of_mistral(tmp_path: Path) -> None:
+    folder = tmp_path / "Small-2"
+    folder.mkdir()
+    heads = {"n_heads": 8, "n_kv_heads": 2, "head_dim": 32}
+    experts = {"num_experts": 16, "num_experts_per_tok": 2, "expert_hidden_dim": 64}
+    more = {"num_shared_experts": 1, "first_k_dense_replace": 1}
+    params = {"dim": 256, "n_layers": 4, "hidden_dim": 512, "vocab_size": 1000, **heads}
+    written(folder, params | {"moe": experts | more}, "params.json")
+    card = sim.import_model(folder).card
+    assert card.name == "small-2"
+    assert ffn_of(card) == ["dense", "moe", "moe", "moe"]
+    same = EXPERTS | {"first_k_dense_replace": 1, "head_dim": 32}
+    assert card.ffn["moe"].weights(256) == imported(tmp_path, **same).card.ffn["moe"].weights(256)
+
+
 def formats(found: ImportedModel) -> dict[str, str]:
     checkpoint = found.card.checkpoint
     assert checkpoint is not None
@@ -444,6 +459,13 @@ def test_what_a_card_cannot_express_is_an_error(
         imported(tmp_path, **keys)
     assert "--lossy" in str(caught.value)
     assert any(word in each for each in imported(tmp_path, lossy=True, **keys).not_expressible)
+
+
+def test_a_name_that_says_another_number_is_told(tmp_path: Path) -> None:
+    found = sim.import_model(written(tmp_path, SMALL, "owner--Small-7B.json"))
+    assert found.published.parameters == 7e9
+    assert any("off the name's" in note for note in found.notes)
+    assert imported(tmp_path).notes == ()
 
 
 def test_keys_that_nothing_reads_are_told(tmp_path: Path) -> None:

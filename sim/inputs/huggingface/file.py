@@ -18,6 +18,8 @@ from sim.inputs.documents.document import MOST_BYTES, Document, Loc, parse
 from sim.inputs.model import MOST_LAYERS
 
 CONFIG = "config.json"
+# Mistral's name for it, with keys of its own.
+PARAMS = "params.json"
 # ModelOpt writes the formats of a checkpoint here, and not always into the config as well.
 QUANTIZATION = "hf_quant_config.json"
 _LARGEST = 10**9
@@ -173,12 +175,13 @@ def open_config(path: str | Path) -> tuple[ConfigFile, str]:
         is_folder = place.is_dir()
     except (OSError, ValueError):
         is_folder = False
-    if is_folder and not (place / CONFIG).is_file():
+    names = [name for name in (CONFIG, PARAMS) if is_folder and (place / name).is_file()]
+    if is_folder and not names:
         raise ScenarioError(
             f"{excerpt(str(place), 200)}: has no {CONFIG}; give the directory of a model's "
             "repository, or the file"
         )
-    file = place / CONFIG if is_folder else place
+    file = place / names[0] if is_folder else place
     beside = file.parent / QUANTIZATION
     quantization = _read(beside) if file.name == CONFIG and beside.is_file() else None
     return ConfigFile(_read(file), quantization), _repository(file)
@@ -223,7 +226,7 @@ def _language_model(data: Any, at: Loc = ()) -> Loc:
 def _repository(file: Path) -> str:
     """Return the model that a file is of, as far as its path tells: OWNER/NAME, or NAME."""
     resolved = file.absolute()
-    if file.name != CONFIG:
+    if file.name not in (CONFIG, PARAMS):
         return file.stem.removesuffix("_config").replace("--", "/", 1)
     for folder in resolved.parents:  # models--OWNER--NAME/snapshots/COMMIT/config.json
         if folder.name.startswith("models--"):
