@@ -9,7 +9,7 @@
     sim.draw(result)
 
 What the command line does, these functions do: run (`run`, saved), run_sweep, run_study, plot,
-compare, capacity, explain_scenario, fit_table, check_tables, judge_points, fit_software;
+compare, capacity, coverage, explain_scenario, fit_table, check_tables, judge_points, fit_software;
 load_results reads what they saved.
 Names load on first use, so that importing the package stays cheap.
 """
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sim.experiments.comparison import compare
     from sim.experiments.largest_batch import max_batch_under_slo
     from sim.experiments.run_folder import run, save_run
+    from sim.explain.coverage import coverage
     from sim.explain.explanation import explain_scenario
     from sim.explain.imported import import_model
     from sim.foundation.errors import (
@@ -61,6 +62,7 @@ __all__ = [
     "capacity",
     "check_tables",
     "compare",
+    "coverage",
     "draw",
     "explain_scenario",
     "fit_software",
@@ -95,6 +97,7 @@ _HOMES = {
     "max_batch_under_slo": "sim.experiments.largest_batch",
     "run": "sim.experiments.run_folder",
     "save_run": "sim.experiments.run_folder",
+    "coverage": "sim.explain.coverage",
     "explain_scenario": "sim.explain.explanation",
     "import_model": "sim.explain.imported",
     "CalibrationError": "sim.foundation.errors",

@@ -50,6 +50,7 @@ def run(
     from sim.decoding.step_times import left_out
     from sim.deployments import compile_deployment
     from sim.experiments import run_folder
+    from sim.explain.coverage import coverage_of
     from sim.inputs.scenario import load
 
     loaded = load(scenario, assignments(setting, price), compile_deployment)
@@ -57,6 +58,7 @@ def run(
     if loaded.simulation.engine == "bound" and timeline is not None:
         raise typer.BadParameter("the bound engine runs no tasks", param_hint="--timeline")
     window = None if timeline is None else _window(timeline)
+    say(f"coverage: {coverage_of(loaded).sentence()}")
     with pool_of(min(workers, loaded.simulation.replications - 1)) as pool:
         saved = run_folder.run(loaded, out, pool, window)
     note = left_out(loaded) if saved.run is None else saved.run.engine_note

@@ -1,16 +1,19 @@
-"""The verb theory: what a model costs by its shape alone."""
+"""The verbs about a model before anything runs: what it costs by its shape, what is measured."""
 
 from __future__ import annotations
 
 import re
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli.text import AsJson, Prices, Table, number, show, usd
+from sim.cli.text import AsJson, Prices, Settings, Table, number, say, show, usd
 from sim.foundation import json_text
 from sim.foundation.spreadsheets import inert, inert_value
+
+if TYPE_CHECKING:
+    from sim.explain.coverage import CoveredKernel
 
 
 def theory(
@@ -111,3 +114,92 @@ def _print_theory(rows: list[dict[str, Any]]) -> None:
     show(shape)
     if cost.rows:
         show(cost)
+
+
+def coverage(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|SCENARIO", help="Model card; alone: a scenario.")
+    ],
+    card: Annotated[str | None, typer.Argument(help="Accelerator card.")] = None,
+    software: Annotated[
+        str | None, typer.Option(metavar="PROFILE", help="Software profile; default: ideal.")
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Requests of a micro-batch on each attention GPU; default: 64."),
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of each request; default: 4096.")
+    ] = None,
+    ep: Annotated[
+        int | None,
+        typer.Option(min=1, help="GPUs of the EP group; default: the fewest servers that fit."),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="FORMAT", help="Format of weights; default: the checkpoint's."),
+    ] = None,
+    kv: Annotated[
+        str | None, typer.Option(metavar="FORMAT", help="Format of KV; default: the model card's.")
+    ] = None,
+    setting: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print which kernels are measured, extrapolated or unknown at a load; nothing runs.
+
+    Example: afdsim coverage deepseek-v3 h200-sxm --software sglang --batch 128 --context 8192
+    """
+    from sim.explain import coverage as known
+    from sim.inputs import cards
+
+    options = {"software": software, "ep": ep, "precision": precision, "kv": kv}
+    given = {name: value for name, value in options.items() if value is not None}
+    if card is None and model in cards.names(cards.MODELS):
+        raise typer.BadParameter(f"{model} is a model: name a card, too", param_hint="CARD")
+    if card is None and given:
+        option = f"--{next(iter(given))}"
+        raise typer.BadParameter("a scenario says so: give MODEL and CARD", param_hint=option)
+    found = known.coverage(
+        model, card, batch=batch, context=context, settings=setting or (), **given
+    )
+    if as_json:
+        json_text.check(found.as_dict())
+        told = found.as_dict() | {"sentence": found.sentence()}
+        print(json_text.dumps(told, indent=2, ensure_ascii=False))
+        return
+    for text in found.assumed:
+        say(f"taken: {text}")
+    columns = ["layers", "op", "kernel", "format", "shape", "µs", "status", "outside by", "curve"]
+    title = (
+        f"{found.model} on {', '.join(found.cards)}, {found.shape}: {found.requests_per_gpu} "
+        f"requests of {found.context_tokens:,} tokens on each attention GPU"
+    )
+    shown = Table([*columns, "error"], title)
+    for kernels in found.alike():
+        first = kernels[0]
+        shown.add_row(
+            ", ".join(f"{each.layer} ×{each.layers}" for each in kernels),
+            *(first.op, first.kernel, first.dtype, _shape(first)),
+            f"{first.time_us:.1f}",
+            first.status,
+            ", ".join(f"{axis} {number(times)}×" for axis, times in first.beyond.items()),
+            first.curve or "none",
+            "–" if first.error is None else f"{first.error:.1%}".replace("%", " %"),
+        )
+    sources = Table(["curve", "points", "source"], "measurements")
+    for row in found.sources():
+        sources.add_row(*row)
+    show(shown, *([sources] if sources.rows else []), found.sentence())
+
+
+def _shape(kernel: CoveredKernel) -> str:
+    """Return the coordinates of a kernel: 'm 64 n 2112', ranges as 'rows 16–21.9'."""
+    sizes = (
+        f"{name} {_size(low)}" if low == high else f"{name} {_size(low)}–{_size(high)}"
+        for name, (low, high) in kernel.shape.items()
+    )
+    return " ".join(filter(None, (kernel.key, *sizes)))
+
+
+def _size(value: float) -> str:
+    return f"{value:.0f}" if value >= 1000 or value == round(value) else f"{value:.3g}"

@@ -30,7 +30,7 @@ app = typer.Typer(
 for verb in (
     *(simulate.run, explain.explain, compare.compare, capacity.capacity, simulate.validate),
     *(theory.theory, sweeps.sweep, sweeps.plot, studies.study),
-    accuracy.accuracy,
+    *(theory.coverage, accuracy.accuracy),
     *(timeline.timeline, simulate.schema, simulate.new, measure.measure),
 ):
     app.command()(verb)

@@ -396,6 +396,13 @@ class Deployment(ABC):
             setattr(other, name, replace(timer, table=table_of(side, timer.table)))
         return other
 
+    def of_kind(self, kind: Pass) -> Self:
+        """Return the deployment with layers of one kind alone, to ask what they take."""
+        other = self._copied()
+        vars(other).pop("attention_uses", None)
+        other.kinds = (kind,)
+        return other
+
     def with_precision(self, precision: Precision) -> Self:
         """Return the deployment, static order and memory included, with other number formats."""
         other = self._copied()

@@ -1,4 +1,7 @@
-"""Demand: the kernels that a scenario asks for, by running it on tables that note each look-up."""
+"""Demand: the kernels that a scenario asks for, by running it on tables that note each look-up.
+
+The tables have no curves: kernels take their time at the card's default efficiency.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from sim.inputs.hardware import Accelerator
 from sim.inputs.model import ModelCard
 from sim.inputs.scenario import LEAST_STEPS, Scenario
 from sim.kernels.kernel_table import KernelTable
+from sim.kernels.noting import NotingTable
 from sim.kernels.ops import Op
-from sim.kernels.timed import Ints, Timed
 
 # Coordinates that the deployment fixes; the others change with the load.
 _SIZES = ("n", "k", "experts", "intermediate", "ep", "gpus")
@@ -60,19 +63,6 @@ class Demand:
         return next(one for one in self.model.attention.values() if isinstance(one, Mla))
 
 
-class NotingTable(KernelTable):
-    """A table without curves that notes what it is asked."""
-
-    def __init__(self, demand: Demand) -> None:
-        super().__init__(demand.accelerator)
-        self._demand = demand
-
-    def timed(self, op: Op, alike: Ints | None = None) -> Timed:
-        """Note the look-up; return the time at the card's default efficiency."""
-        self._demand.note(op)
-        return super().timed(op, alike)
-
-
 def demands(scenario: Scenario) -> list[Demand]:
     """Return what each card of `scenario` is asked for, closed loops for a few steps only.
 
@@ -86,7 +76,8 @@ def demands(scenario: Scenario) -> list[Demand]:
 
     def noting(_side: str, table: KernelTable) -> KernelTable:
         card = table.accelerator
-        return NotingTable(found.setdefault(card.name, Demand(card, site.model)))
+        demand = found.setdefault(card.name, Demand(card, site.model))
+        return NotingTable(KernelTable(card), lambda _table, op: demand.note(op))
 
     decode(Decoder(site.with_tables(noting)))
     return list(found.values())

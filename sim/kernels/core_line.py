@@ -56,6 +56,10 @@ class CoreLine:
         on_line = linear and curve is not None and curve.is_of_attention()
         self._curve = curve if on_line else None
 
+    def op(self, requests: Ints, kv_tokens: Ints) -> Op:
+        """Return the cores of `requests` with `kv_tokens` of context on each GPU."""
+        return self._core(requests, kv_tokens)
+
     def timed(self, requests: Ints, kv_tokens: Ints, alike: Ints | None = None) -> Timed:
         """Return the cores of `requests` with `kv_tokens` of context on each GPU.
 

@@ -29,7 +29,15 @@ def test_the_public_names() -> None:
     assert sim.__all__ == [
         *("CalibrationError", "InexpressibleError", "InfeasibleError", "Run", "Scenario"),
         *("ScenarioError", "SimError"),
-        *("StoreError", "capacity", "check_tables", "compare", "draw", "explain_scenario"),
+        *(
+            "StoreError",
+            "capacity",
+            "check_tables",
+            "compare",
+            "coverage",
+            "draw",
+            "explain_scenario",
+        ),
         *(
             "fit_software",
             "fit_table",

@@ -157,6 +157,39 @@ def test_capacity_prints_the_limit_and_what_was_tried(afdsim: Afdsim, tmp_path: 
     assert left_behind(tmp_path) == []
 
 
+def test_coverage_prints_what_is_measured_before_anything_runs(
+    afdsim: Afdsim, tmp_path: Path
+) -> None:
+    call = ("coverage", "deepseek-v3", "h200-sxm", "--software", "sglang", "--batch", "32")
+    answer = afdsim(*call)
+    assert answer.code == 0
+    assert "of kernel time" in answer.out.splitlines()[-1]
+    assert "taken: 4,096 tokens of context" in answer.err
+    assert "requests a GPU" not in answer.err
+    found = json.loads(afdsim(*call, "--json").out)
+    keys = (
+        "scenario model cards shape requests_per_gpu context_tokens shares kernels assumed sentence"
+    )
+    assert set(found) == set(keys.split())
+    assert found["requests_per_gpu"] == 32
+    keys = "layer layers card op kernel dtype key shape time_us status beyond curve points error"
+    assert set(found["kernels"][0]) == {*keys.split(), "source"}
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert left_behind(tmp_path) == []
+
+
+def test_run_says_in_one_line_what_is_measured(afdsim: Afdsim) -> None:
+    bound = ("simulation.engine=bound",)
+    told = afdsim("run", "step3-2a2f", settings=bound).err.splitlines()
+    sentence = json.loads(afdsim("coverage", "step3-2a2f", "--json", settings=bound).out)[
+        "sentence"
+    ]
+    assert f"coverage: {sentence}" in told
+    uncalibrated = ("deployment.attention.accelerator=mi300x", "deployment.ffn.accelerator=mi300x")
+    ran = afdsim("run", "step3-2a2f", settings=(*bound, *uncalibrated))
+    assert "kernels was measured on mi300x" in ran.err
+
+
 def test_costs_appear_where_all_gpus_have_a_price(afdsim: Afdsim) -> None:
     call = ("explain", "dsv3-ep8-h200")
     assert "USD" not in afdsim(*call).out
@@ -356,6 +389,15 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
         (("explain", "step3-2a2f"), ("deployment.ffn.instances=5",), 4, "do not divide"),
         (("theory", "step3", "--context", "0"), (), 2, "whole numbers"),
         (("theory", "step9"), (), 3, "unknown model"),
+        (("coverage", "step3"), (), 2, "name a card"),
+        (("coverage", "step3-2a2f", "--ep", "8"), (), 2, "give MODEL and CARD"),
+        (("coverage", "step3", "h800", "--batch", "0"), (), 2, "--batch"),
+        (("coverage", "step3-2a3f"), (), 3, "did you mean 'step3-2a2f'"),
+        (("coverage", "step9", "h800"), (), 3, "did you mean 'step3'"),
+        (("coverage", "step3", "h900"), (), 3, "did you mean"),
+        (("coverage", "step3", "h800", "--software", "vlm"), (), 3, "did you mean 'vllm'"),
+        (("coverage", "step3", "h800", "--precision", "fp9"), (), 3, "did you mean 'fp8'"),
+        (("coverage", "step3", "l4", "--ep", "16"), (), 4, "has no NICs"),
         (("theory", "step3", "--price", "h200=2"), (), 3, "did you mean 'h200-sxm'"),
         (("run", "step3-2a2f", "--price", "h800=-1"), (), 3, "--price h800=-1: should be"),
         (("sweep", "afd-ratio", "--price", "h800"), (), 3, "write CARD=USD"),
@@ -520,10 +562,10 @@ def test_theory_json_and_csv_have_the_promised_fields(afdsim: Afdsim) -> None:
 
 def test_cards_and_schema_are_shown(afdsim: Afdsim) -> None:
     models = json.loads(afdsim("models", "--json").out)
-    assert len(models) == 9
+    assert [each["model"] for each in models] == cards.names(cards.MODELS)
     assert "kind: model" in afdsim("models", "show", "step3").out
-    cards = json.loads(afdsim("hardware", "--json").out)
-    assert len(cards) == 14
+    found = json.loads(afdsim("hardware", "--json").out)
+    assert [each["accelerator"] for each in found] == cards.names(cards.ACCELERATORS)
     assert "arXiv 2507.19427" in afdsim("hardware", "show", "h800").out
     schema = json.loads(afdsim("schema").out)
     assert schema["properties"]["slo"]
@@ -706,7 +748,7 @@ def test_accuracy_tells_mistakes_and_what_it_cannot_express(afdsim: Afdsim, tmp_
     assert all(wanted <= set(row) for row in rows.values())
     refused = rows["afdplugin-ep64-16k"]
     assert (refused["expressible"], refused["error"]) == (False, None)
-    assert "DeepSeek-V3.2" in refused["why_not"]
+    assert "software profile" in refused["why_not"]
     assert afdsim("accuracy", str(path), "--show", "afdplugin-ep64-16k").code == 3
     path.write_text("\n".join(few).replace("served TPOT", "sundial"), encoding="utf-8")
     bad = afdsim("accuracy", str(path))
