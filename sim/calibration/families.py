@@ -147,7 +147,8 @@ def _state(_card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats])
     keys = at.get("keys_per_value", np.asarray(_KEYS_PER_VALUE))
     dims = _sizes(kernel, "head_k_dim", "head_v_dim")
     build = cores.CORES[kernel.op].build
-    return build(kernel.dtype, keys, 1, *dims, _CONV, at["tokens_per_seq"], at["states"])
+    op = build(kernel.dtype, keys, 1, *dims, _CONV, at["tokens_per_seq"], at["states"])
+    return replace(op, kernel=kernel.kernel)
 
 
 def _mixing(_card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:

@@ -33,22 +33,10 @@ def kernel_of(curve: Curve) -> MeasuredKernel:
     """Return the kernel whose shape key `curve` has."""
     size = {name: float(value) for name, value in re.findall(r"([a-z]+)([\d.]+)", curve.key)}
     fixed: Fixed = ()
-    if curve.op == "attention_gqa":
-        fixed = (("n_q_heads", size["q"]), ("n_kv_heads", size["kv"]), ("head_dim", size["d"]))
-    elif curve.op == "attention_mla":
-        fixed = (("n_q_heads", size["h"]), ("kv_lora", 512.0), ("rope", 64.0))
-    elif curve.op in ("attention_hca", "attention_csa"):
-        fixed = (("n_q_heads", size["h"]), ("head_dim", 512.0), ("rope", 64.0), ("window", 128.0))
-        fixed += (("ratio", 4.0 if "k" in size else 128.0),)
-        if "k" in size:
-            fixed += (("index_heads", size["i"]), ("index_dim", 128.0))
-            fixed += (("top_k", size["k"]), ("positions", 1.0))
+    if curve.op.startswith("attention"):
+        fixed = attention_of(curve.op, size)
     elif curve.op.startswith("mhc"):
         fixed = (("hidden", size["d"]), ("streams", size["s"]))
-    elif curve.op == "attention_dsa":
-        fixed = (("n_q_heads", size["h"]), ("kv_lora", 512.0), ("rope", 64.0))
-        fixed += (("index_heads", size.get("i", 0.0)), ("index_dim", 128.0))
-        fixed += (("top_k", 2048.0), ("positions", 1.0))
     elif curve.op in ("moe", "moe_fused_ep"):
         fixed = (("hidden", size["h"]),)
         fixed += (("intermediate", size["i"]),) if "i" in size else ()
@@ -57,6 +45,26 @@ def kernel_of(curve: Curve) -> MeasuredKernel:
     elif curve.op == "collective":
         fixed = (("name", curve.key),)
     return MeasuredKernel(curve.op, curve.kernel, curve.dtype, fixed)
+
+
+def attention_of(op: str, size: dict[str, float]) -> Fixed:
+    """Return the fixed sizes of an attention's kernel."""
+    if op == "attention_gqa":
+        return (("n_q_heads", size["q"]), ("n_kv_heads", size["kv"]), ("head_dim", size["d"]))
+    if op in ("attention_gdn", "attention_kda"):
+        return (("head_k_dim", size["d"]), ("head_v_dim", size["x"]))
+    heads = ("n_q_heads", size["h"])
+    if op in ("attention_hca", "attention_csa"):
+        fixed: Fixed = (heads, ("head_dim", 512.0), ("rope", 64.0), ("window", 128.0))
+        if "k" not in size:
+            return (*fixed, ("ratio", 128.0))
+        fixed += (("ratio", 4.0), ("index_heads", size["i"]), ("index_dim", 128.0))
+        return (*fixed, ("top_k", size["k"]), ("positions", 1.0))
+    latent: Fixed = (heads, ("kv_lora", 512.0), ("rope", 64.0))
+    if op == "attention_mla":
+        return latent
+    latent += (("index_heads", size.get("i", 0.0)), ("index_dim", 128.0))
+    return (*latent, ("top_k", 2048.0), ("positions", 1.0))
 
 
 @st.composite
