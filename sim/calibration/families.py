@@ -224,10 +224,11 @@ _DIRECTIONS: dict[str, ops.Direction] = {
 _CACHE_AXES = ("kv_len", "batch")
 _STATE_AXES = ("states", "tokens_per_seq")
 # Cores of blocks that were measured whole; some cards have few, which those of a like card support.
-_BLOCKS = ("attention_dsa", "attention_hca", "attention_csa")
+_BLOCKS = ("attention_dsa", "attention_block_sparse", "attention_hca", "attention_csa")
 # A context beyond which tokens are scored and chosen.
 _BREAKS: dict[str, dict[str, Callable[[Mapping[str, float]], float]]] = {
     "attention_dsa": {"kv_len": lambda sizes: sizes["top_k"]},
+    "attention_block_sparse": {"kv_len": lambda sizes: sizes["top_k"]},
     "attention_csa": {"kv_len": lambda sizes: (sizes["top_k"] + 1) * sizes["ratio"] - 1},
 }
 # Reaches that lie between measurements on either side of a break.

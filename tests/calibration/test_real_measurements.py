@@ -89,10 +89,12 @@ def test_held_out_error_stays_in_its_limit(
 
 
 # Like cards are fitted together, as the shipped tables are.
-@pytest.mark.parametrize("file", ["attention_dsa.csv", "attention_dsv4.csv"])
+@pytest.mark.parametrize("file", ["attention_dsa.csv", "attention_dsv4.csv", "attention_msa.csv"])
 @pytest.mark.parametrize("card", ["h200-sxm", "b200", "gb300", "h100-sxm", "gb200", "b300"])
 def test_whole_blocks_of_each_engine_are_predicted(card: str, file: str) -> None:
     like = {"h100-sxm": "h200-sxm", "gb200": "b200", "b300": "gb300"}.get(card, card)
+    if file == "attention_msa.csv" and card == "h100-sxm":
+        like = card  # its own blocks are predicted better without those of H200
     blocks: tuple[Measurement, ...] = rows(f"by_framework/{file}")
     for name in dict.fromkeys((card, like)):
         known = table(name)
@@ -106,9 +108,9 @@ def test_whole_blocks_of_each_engine_are_predicted(card: str, file: str) -> None
                 if trial.row in fit.own([trial.row], card):
                     engine = served.engine(trial.row.kernel)
                     errors.setdefault(engine, []).append(abs(trial.error))
-    compressed_on_hopper = file == "attention_dsv4.csv" and card.startswith("h")
-    everywhere = {"sglang", "vllm_unfused"}
-    assert errors.keys() == everywhere | (set() if compressed_on_hopper else {"trtllm"})
+    on_hopper = file != "attention_dsa.csv" and card.startswith("h")
+    everywhere = {"sglang", "vllm" if file == "attention_msa.csv" else "vllm_unfused"}
+    assert errors.keys() == everywhere | (set() if on_hopper else {"trtllm"})
     for engine, of in errors.items():
         assert np.median(of) <= 0.08, engine
 

@@ -49,8 +49,12 @@ def kernel_of(curve: Curve) -> MeasuredKernel:
 
 def attention_of(op: str, size: dict[str, float]) -> Fixed:
     """Return the fixed sizes of an attention's kernel."""
-    if op == "attention_gqa":
-        return (("n_q_heads", size["q"]), ("n_kv_heads", size["kv"]), ("head_dim", size["d"]))
+    if op in ("attention_gqa", "attention_block_sparse"):
+        dense = (("n_q_heads", size["q"]), ("n_kv_heads", size["kv"]), ("head_dim", size["d"]))
+        if op == "attention_gqa":
+            return dense
+        index: Fixed = (("index_heads", size["i"]), ("index_dim", 128.0))
+        return (*dense, *index, ("top_k", 2048.0), ("positions", 1.0))
     if op in ("attention_gdn", "attention_kda"):
         return (("head_k_dim", size["d"]), ("head_v_dim", size["x"]))
     heads = ("n_q_heads", size["h"])

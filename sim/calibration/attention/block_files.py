@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sim.calibration.measurements import DTYPES, Fixed, Measurement, MeasurementLine, columns
-from sim.inputs.attention import Attention, CompressedAttention, Dsa
+from sim.inputs.attention import Attention, BlockSparseGqa, CompressedAttention, Dsa
 from sim.inputs.attention.compressed import Compression, EntryIndex
 from sim.kernels import cores
 
@@ -31,6 +31,21 @@ _COMPRESSED_ALIKE: dict[str, Any] = {"head_dim": 512, "rope": 64, "o_lora": 1024
 _HEADS_OF_A_GROUP = 8
 _FOUR = Compression(tokens=4, overlap=True, state_rows=8)
 _MANY = Compression(tokens=128, overlap=False, state_rows=128)
+
+# The same of MiniMax-M3.
+_BLOCK_SPARSE_HIDDEN = 6144
+_BLOCK_SPARSE = BlockSparseGqa(
+    kind="block_sparse",
+    query_heads=64,
+    kv_heads=4,
+    head_dim=128,
+    block_tokens=128,
+    top_blocks=16,
+    index_heads=4,
+    index_dim=128,
+    kv_dtype="bf16",
+    source="a measurement",
+)
 
 # Norms as no server runs them, one kernel after the other; what was measured so is named so.
 _UNFUSED = ("native_unfused", "native_unfused?")
@@ -91,6 +106,17 @@ def _compressed(row: MeasurementLine) -> Iterator[Measurement]:
     yield _block(row, hidden, attention)
 
 
+def _block_sparse(row: MeasurementLine) -> Iterator[Measurement]:
+    """Read a block of MiniMax-M3 with a share of its heads.
+
+    TensorRT-LLM takes several times as long for one KV head as for four: another kernel.
+    """
+    attention = _BLOCK_SPARSE.cut(_BLOCK_SPARSE.query_heads // row.count("n_q_heads"))
+    alone = row.text("framework") == "trtllm" and attention.kv_heads == 1
+    more = (("kv_heads", "one"),) if alone else ()
+    yield _block(row, _BLOCK_SPARSE_HIDDEN, attention, more)
+
+
 def _block(
     row: MeasurementLine, hidden: int, attention: Attention, more: Fixed = ()
 ) -> Measurement:
@@ -119,6 +145,7 @@ def _any(row: MeasurementLine) -> Iterator[Measurement]:
 _BY_OP: dict[str, Callable[[MeasurementLine], Iterator[Measurement]]] = {
     "dsa": _dsa,
     "dsa_skip_indexer": _dsa,
+    "msa": _block_sparse,
     "dsv4_csa": _compressed,
     "dsv4_hca": _compressed,
 }
