@@ -18,15 +18,19 @@ class Checkpoint(Strict):
     """
 
     attention: WeightFormat
+    """Format of projections."""
     o_proj: WeightFormat
+    """Format of output projections."""
     dense: WeightFormat
     """Format of dense FFNs and shared experts."""
     experts: WeightFormat | None = None
     """Format of routed experts; absent without any."""
     lm_head: DType
+    """Format of embedding, router and LM head."""
     kv: Literal["fp8", "int8", "nvfp4"] | None = None
     """Format of KV that the checkpoint brings scales for; absent: none."""
     source: str
+    """Where the formats were read."""
 
     def precision(self) -> dict[str, str]:
         """Return the formats as a scenario's `precision`; KV as the card's attention says."""
@@ -44,8 +48,11 @@ class Encoder(Strict):
     """What reads images or sound: an attention GPU holds it whole, and decoding leaves it idle."""
 
     parameters: Annotated[int, Field(ge=1, le=10**12)]
+    """Weights, elements."""
     dtype: WeightFormat
+    """Format of its weights."""
     source: str
+    """Where its figures were read."""
 
     def bytes_held(self) -> float:
         return self.parameters * DTYPE_BYTES[self.dtype]

@@ -32,7 +32,8 @@ class ServerCard(Strict):
     gpus: Annotated[int, Field(ge=1, le=1024)]
     """Accelerators in one server."""
     scale_up_domain_gpus: Annotated[int, Field(ge=1, le=65536)]
-    """Accelerators that reach each other over the scale-up link (8 in an HGX box, 72 in NVL72)."""
+    """Accelerators that reach each other over the scale-up link (8 in an HGX box, 72 in NVL72,
+    768 dies in a CloudMatrix384)."""
     scale_up_bytes_per_s: LinkBytesPerS
     """Scale-up bandwidth of one accelerator in one direction (NVLink, HCCS, or PCIe), B/s."""
     in_network_collectives: bool
@@ -65,13 +66,17 @@ class Accelerator(Strict):
 
     kind: Literal["accelerator"]
     name: Name
+    """Name of the card, and of its file."""
     vendor: str
+    """Who makes it."""
     architecture: str
+    """Generation of its compute units."""
     usd_per_hour: UsdPerHour | None = None
-    """Rent of one card, USD per hour; a card without a price has no costs."""
+    """Rent of one card, USD per hour, unless a scenario states a price; without either no costs."""
     flops_per_s: Annotated[dict[DType, FlopsPerS], AfterValidator(_with_bf16)]
     """Dense peak per number format, FLOP/s (2 per multiply-add)."""
     hbm_bytes_per_s: MemoryBytesPerS
+    """Bandwidth of the device memory, B/s."""
     hbm_bytes: MemoryBytes
     """Memory that the device reports (nvidia-smi), bytes; not the gigabytes of its data sheet."""
     sms: Multiprocessors | None = None
@@ -83,6 +88,7 @@ class Accelerator(Strict):
     default_efficiency: Share
     """Share of the roofline that an operation without calibration rows is taken to reach."""
     node: ServerCard
+    """The server that it stands in."""
 
     def peak_flops_per_s(self, dtype: str) -> float:
         """Return the dense peak for `dtype`, FLOP/s.
@@ -137,6 +143,7 @@ class Fabric(Strict):
 
     kind: Literal["fabric"]
     name: Name
+    """Name of the card, and of its file."""
     medium: Literal["nic", "scale_up"]
     """nic: the scale-out network between servers; scale_up: the link inside one scale-up domain."""
     latency_us: Latency

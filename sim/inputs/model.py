@@ -25,9 +25,11 @@ class DenseFfn(Strict):
 
     kind: Literal["dense"]
     intermediate: Width
+    """Width between up and down projection, elements."""
     gated: bool = True
     """Whether it has a gate; false: up and down projection alone (Nemotron's ReLU²)."""
     source: str
+    """Where its figures were read."""
 
     def weights(self, hidden: int) -> int:
         """Return weight elements held for one layer."""
@@ -48,9 +50,13 @@ class MoeFfn(Strict):
 
     kind: Literal["moe"]
     experts: Experts
+    """Routed experts."""
     top_k: Experts
+    """Experts that a token chooses."""
     expert_intermediate: Width
+    """Width between up and down projection of a routed expert, elements."""
     shared: Annotated[int, Field(ge=0, le=1024)]
+    """Shared experts, which every token goes through; 0: none."""
     shared_intermediate: Annotated[int, Field(ge=0, le=1_000_000)]
     """Intermediate size of one shared expert; 0 without one."""
     gated: bool = True
@@ -62,6 +68,7 @@ class MoeFfn(Strict):
     """Further experts that return their input and cost nothing (LongCat); tokens choose `top_k`
     among both."""
     source: str
+    """Where its figures were read."""
 
     @model_validator(mode="after")
     def _check(self) -> MoeFfn:
@@ -117,6 +124,7 @@ class Layer(Strict):
     """One layer: the names of its attention and its FFN among the card's variants."""
 
     attention: str
+    """Its attention, a name under `attention`."""
     ffn: str | None = None
     """Absent: the next layer's attention follows at once (Nemotron)."""
 
@@ -129,7 +137,9 @@ class LayerGroup(Strict):
     """A pattern of layers that repeats."""
 
     repeat: Annotated[int, Field(ge=1, le=MOST_LAYERS)]
+    """How often the pattern stands, one after the other."""
     pattern: Annotated[list[Layer], Field(min_length=1)]
+    """Its layers, in order."""
 
 
 class ModelCard(Strict):
@@ -137,12 +147,19 @@ class ModelCard(Strict):
 
     kind: Literal["model"]
     name: Name
+    """Name of the card, and of its file."""
     title: str
+    """What people call the model."""
     hidden: Width
+    """Width of the residual stream, elements."""
     vocab: Annotated[int, Field(ge=1, le=10**8)]
+    """Rows of embedding and LM head, tokens."""
     attention: dict[str, Attention]
+    """Kinds of attention, each under a name that layers use."""
     ffn: dict[str, Ffn]
+    """Kinds of FFN, each under a name that layers use."""
     layers: Annotated[list[LayerGroup], Field(min_length=1)]
+    """The layers from first to last."""
     max_context_tokens: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Longest context that the model is published for; a run beyond it says so."""
     tied: bool = False

@@ -36,7 +36,9 @@ class EntryIndex(Strict):
     """The indexer of CSA: it chooses the entries that a token reads."""
 
     heads: Heads
+    """Heads of the indexer."""
     dim: Width
+    """Width of each of them, elements."""
     top_k: Annotated[int, Field(ge=1, le=10**9)]
     """Entries that a token reads."""
 
@@ -59,12 +61,15 @@ class CompressedAttention(AttentionKind):
 
     kind: Literal["compressed"]
     query_heads: Heads
+    """Query heads of a layer."""
     q_lora: Width
+    """Width of the latent that queries are made of, elements."""
     head_dim: Width
     """Width of an entry, and of a head's query."""
     rope: Width
     """Rotary part of it."""
     o_groups: Heads
+    """Groups of heads whose outputs are projected down apart, before all are projected up."""
     o_lora: Width
     """Rank of the output of each group of heads."""
     window: Tokens
@@ -77,7 +82,9 @@ class CompressedAttention(AttentionKind):
     """Window and compressor rows that an engine keeps for each token of context that it has room
     for (SGLang's swa_full_tokens_ratio); absent: those of each request."""
     kv_dtype: DType
+    """Format in which KV is kept where a scenario's `precision.kv` is `card`."""
     source: str
+    """Where its figures were read."""
 
     @model_validator(mode="after")
     def _window_within_choice(self) -> Self:

@@ -24,18 +24,24 @@ INDEX_SCALE_BYTES = 4
 
 class Latent(AttentionKind):
     query_heads: Heads
+    """Query heads of a layer."""
     q_lora: Width | None = None
     """Rank of the query; absent where queries are projected from the hidden state at once
     (DeepSeek-V2-Lite)."""
     kv_lora: Width
+    """Width of the latent that KV is kept as, elements."""
     rope: Annotated[int, Field(ge=0, le=1_000_000)]
     """Rotary part of keys and queries; 0: no layer has positions."""
     nope: Width
+    """Width of a head's key that carries no position, elements."""
     v: Width
+    """Width of a head's value, elements."""
     output_gate: bool = False
     """Whether a projection of the hidden state, as wide as all heads' values, gates the result."""
     kv_dtype: DType
+    """Format in which KV is kept where a scenario's `precision.kv` is `card`."""
     source: str
+    """Where its figures were read."""
 
     @property
     def core_heads(self) -> int:
@@ -100,7 +106,9 @@ class Dsa(Latent):
 
     kind: Literal["dsa"]
     index_heads: Heads
+    """Heads of the indexer."""
     index_dim: Width
+    """Width of an indexer head, elements."""
     top_k: Tokens
     """Context tokens that a token attends to."""
     indexes: bool = True

@@ -24,12 +24,17 @@ class LinearAttention(AttentionKind):
 
     kind: Literal["linear"]
     heads: Heads
+    """Heads, each with a state."""
     head_dim: Width
+    """Width of a head, elements."""
     state_dtype: DType
+    """Format of the state."""
     flops_per_state_element: Annotated[int, Field(ge=1, le=1000)]
+    """FLOPs of a token for each element of the state."""
     projections: Annotated[int, Field(ge=2, le=16)]
     """Number of hidden × (heads·head_dim) projections of a layer (Q, K, V, gate, output: 5)."""
     source: str
+    """Where its figures were read."""
 
     @property
     def core_heads(self) -> int:
@@ -77,6 +82,7 @@ class _Recurrent(AttentionKind):
     state_dtype: DType
     """Format in which the engine keeps states; convolutions keep BF16."""
     source: str
+    """Where its figures were read."""
 
     @abstractmethod
     def state_elements(self) -> int:
@@ -113,9 +119,13 @@ class _Delta(_Recurrent):
     """The delta rule: a token's key reads the state, and what it differs by is written."""
 
     key_heads: Heads
+    """Heads of keys and queries."""
     value_heads: Heads
+    """Heads of values; each has a state."""
     key_dim: Width
+    """Width of a key head, elements."""
     value_dim: Width
+    """Width of a value head, elements."""
 
     @property
     def core_heads(self) -> int:
@@ -189,7 +199,9 @@ class Mamba2(_Recurrent):
 
     kind: Literal["mamba2"]
     heads: Heads
+    """Heads, each with a state."""
     head_dim: Width
+    """Width of a head, elements."""
     state: Width
     """Elements of state for each channel of a head."""
     groups: Heads

@@ -21,13 +21,17 @@ from sim.inputs.attention.kind import (
 
 class Softmax(AttentionKind):
     query_heads: Heads
+    """Query heads of a layer."""
     kv_heads: Heads
+    """KV heads, each shared by as many query heads."""
     head_dim: Width
+    """Width of a head, elements."""
     window: Tokens | None = None
     """Context tokens a layer looks back at most (sliding or chunked window); absent: all."""
     kv_dtype: DType
     """Format of the KV cache in the published serving recipe."""
     source: str
+    """Where its figures were read."""
 
     @property
     def core_heads(self) -> int:
@@ -108,10 +112,13 @@ class BlockSparseGqa(_GroupedQuery):
 
     kind: Literal["block_sparse"]
     block_tokens: Tokens
+    """Tokens of one block."""
     top_blocks: Annotated[int, Field(ge=1, le=10**6)]
     """Blocks that a token attends to, its own among them."""
     index_heads: Heads
+    """Heads of the indexer."""
     index_dim: Width
+    """Width of an indexer head, elements."""
 
     def before_core(self, hidden: int) -> tuple[Projection, ...]:
         """Return Q, K and V fused with the index queries and the index key."""
@@ -160,6 +167,7 @@ class Mfa(Softmax):
 
     kind: Literal["mfa"]
     query_rank: Width
+    """Width of the latent that queries are made of, elements."""
 
     def before_core(self, hidden: int) -> tuple[Projection, ...]:
         """Return query down, K and V fused, then query up."""
