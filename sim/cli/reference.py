@@ -172,18 +172,24 @@ def _examples(schema: dict[str, Any], documents: Iterable[Any]) -> Examples:
                 inner = node.get("properties", {}).get(key) or node.get("additionalProperties")
                 if not isinstance(inner, dict):
                     continue
-                number = value.get("value") if isinstance(value, dict) else value
-                if isinstance(number, str):
-                    number = excerpt(number, _LONGEST_EXAMPLE)
-                if isinstance(number, float):
-                    found.setdefault((name, key), f"`{plain(number)}`")
-                elif isinstance(number, str | int):
-                    found.setdefault((name, key), f"`{json.dumps(number, ensure_ascii=False)}`")
+                if example := _example(value):
+                    found.setdefault((name, key), example)
                 walk(inner, value)
 
     for document in documents:
         walk(schema, document, schema["title"])
     return found
+
+
+def _example(value: Any) -> str:
+    """Return a value as YAML has it; nothing for a block, and of a figure the number alone."""
+    number = value.get("value") if isinstance(value, dict) else value
+    if isinstance(number, float):
+        return f"`{plain(number)}`"
+    if isinstance(number, str):
+        number = excerpt(number, _LONGEST_EXAMPLE)
+    known = isinstance(number, str | int)
+    return f"`{json.dumps(number, ensure_ascii=False)}`" if known else ""
 
 
 def _resolved(
