@@ -262,6 +262,7 @@ FAMILIES: dict[str, KernelFamily] = {
             dict.fromkeys((*_STATE_AXES, "head_k_dim", "head_v_dim"), 4.0),
             _STATE_AXES,
             _STATE_AXES,
+            fewest=4,
             block=("states", "value_heads", "keys_per_value"),
         )
         for op in ("attention_gdn", "attention_kda")

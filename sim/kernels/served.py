@@ -87,7 +87,7 @@ SERVED: dict[str, dict[str, Served]] = {
     "mhc_post": {FASTEST: Served(("bf16",), _MIXING_ENGINES)},
     "attention_linear": {"": Served(_CACHES)},
     "attention_gdn": {FASTEST: Served(_STATES, ("vllm", "sglang", "trtllm"))},
-    "attention_kda": {FASTEST: Served(_STATES, ("vllm", "sglang"))},
+    "attention_kda": {FASTEST: Served(_STATES, ("vllm", "sglang", "sglang_fused"))},
     "attention_mamba2": {FASTEST: Served(_STATES)},
     "moe": {MASKED: Served(_EXPERTS), FUSED: Served(_EXPERTS, _FUSED_ENGINES)},
     "moe_fused_ep": {FUSED_EP: Served(_EXPERTS, _FUSED_EP_ENGINES, gpus=2)},

@@ -1,7 +1,8 @@
 """State layers: cores of attention with a state, whose kernels were measured one by one.
 
 A framework runs a convolution and the recurrence behind it, or one kernel that does both (and the
-norm of the output). Where a framework has both ways, it is taken to run the one kernel.
+norm of the output). Where a framework has both ways, it is taken to run the one kernel; of several
+versions of a kernel the last one read counts.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ _PARTS = {
 }
 
 
+# Kernels beside those that their framework has for any number of heads: SGLang's of 12 heads.
+_NAMED = {"kda_fused_decode": "sglang_fused"}
+
+
 def measurement(row: MeasurementLine) -> Iterator[Measurement]:
     """Read one kernel of a layer, which `whole` makes a layer of."""
     kind, framework, kernel = row.one_of("op", _OPS), row.text("framework"), row.text("kernel")
@@ -36,7 +41,7 @@ def measurement(row: MeasurementLine) -> Iterator[Measurement]:
     states = ("states", float(row.count("batch") * heads))
     yield row.measurement(
         f"attention_{kind}",
-        framework,
+        _NAMED.get(kernel, framework),
         dtype="bf16" if (framework, kind) in _BF16 else "fp32",
         label=row.values["version"].strip(),
         fixed=tuple((name, float(row.count(name))) for name in ("head_k_dim", "head_v_dim")),
@@ -58,7 +63,7 @@ def whole(rows: Iterable[Measurement]) -> list[Measurement]:
         if row.regime not in (_CONVOLUTION, _RECURRENCE, _BOTH):
             found.append(row)
             continue
-        layer = (row.gpu, row.op, row.kernel, row.label, row.fixed, row.at)
+        layer = (row.gpu, row.op, row.kernel, row.fixed, row.at)
         layers.setdefault(layer, {})[row.regime] = row
     for parts in layers.values():
         both, recurrence = parts.get(_BOTH), parts.get(_RECURRENCE)
