@@ -146,7 +146,9 @@ def fit(
     for group in groups(donors):
         assert like is not None
         if group.name in mine and group.family.pooled:
-            mine[group.name] = groups([*mine[group.name].rows(), *group.rows()])[0]
+            own_rows, lent = mine[group.name].rows(), group.rows()
+            lent = _as_fast(lent, own_rows) if group.family.scaled else lent
+            mine[group.name] = groups([*own_rows, *lent])[0]
             continue
         for curve in fit_group(group, like)[0]:
             source = f"{DERIVED}{like.name}: {curve.source}"
@@ -162,6 +164,17 @@ def fit(
         trials += tried
     ordered = tuple(sorted(curves.values(), key=lambda curve: curve.identity))
     return Fit(ordered, tuple(trials), _left_out(measurements, accelerator, mine.values()))
+
+
+def _as_fast(lent: Sequence[Measurement], own_rows: Sequence[Measurement]) -> list[Measurement]:
+    """Return a like card's measurements as this card would take: by the median ratio of both."""
+    times: dict[object, list[float]] = {}
+    for row in own_rows:
+        times.setdefault((families.kernel_of(row), row.at), []).append(row.latency_us)
+    shared = ((times.get((families.kernel_of(row), row.at)), row.latency_us) for row in lent)
+    ratios = [float(np.median(of)) / us for of, us in shared if of is not None]
+    ratio = float(np.median(ratios)) if ratios else 1.0
+    return [replace(row, latency_us=row.latency_us * ratio) for row in lent]
 
 
 def _left_out(

@@ -82,3 +82,13 @@ def test_a_model_of_another_architecture_has_no_card() -> None:
     for name in ("DeepSeek-V5", "DeepSeek-V4-Mini", ""):
         with pytest.raises(words.Unclear, match="no model card"):
             words.model(name)
+
+
+def test_a_plug_in_takes_the_host_of_its_engine() -> None:
+    assert words.engine("vllm-ascend + afd-plugin") == ("vllm", True)
+    assert words.engine("vLLM 0.19") == ("vllm", False)
+    assert words.accelerator("Ascend A3 die", []) == "ascend-910c"
+    assert words.model("DeepSeek-V3.2") == "deepseek-v3.2"
+    # Figures of a profile are not fitted to rows of a plug-in, whose kernels are its own.
+    with pytest.raises(words.Unclear, match="no software profile"):
+        words.framework("vllm-ascend + afd-plugin")

@@ -101,7 +101,9 @@ def _scenario(point: OperatingPoint, software: str | None, notes: Notes) -> dict
     if context is None:
         raise Unclear("context_tokens_mean: the context is not given")
     model = words.model(point.model)
-    engine = words.framework(point.framework)
+    engine, plugged = words.engine(point.framework)
+    if plugged:
+        notes.assume(f"framework: the host and scheduling of {engine} are taken")
     if engine is None:
         engine = "sglang"
         notes.assume("framework: unknown; sglang is taken")
@@ -156,7 +158,7 @@ def _software(
     if kernels := words.moe_backend(point.uncertainty_note):
         stated["kernels"] = {"moe": {precision["gemm"]: list(kernels)}}
     known = cards.software(profile)
-    vllm = words.framework(point.framework) == "vllm"
+    vllm = words.engine(point.framework)[0] == "vllm"
     if vllm and point.clock == "served TPOT":
         agreeing = ("host_us_per_further_rank", "host_us_across_servers")
         stated |= {name: _ASYNC for name in agreeing if getattr(known, name) is not None}

@@ -25,6 +25,8 @@ _STAND_INS = {
     "gb300": ("gb200", "the same memory bandwidth, FP8 peak and NVLink"),
     "b300": ("b200", "the same memory bandwidth, FP8 peak and NVLink"),
 }
+# What publications call the dies of CloudMatrix384 and Atlas A3.
+_DIES = {"ascend a3 die": "ascend-910c", "910c die": "ascend-910c", "910c": "ascend-910c"}
 # Step-3's report says «Hopper», «latest Hopper GPUs»; both of its points come out with H200.
 _HOPPER = "h200-sxm"
 
@@ -37,6 +39,9 @@ _FRAMEWORKS = (
     (r"stepfun", "step3"),
     (r"fastafd\b.*", "fastafd"),
 )
+
+# Plug-ins that bring kernels of their own to an engine.
+_PLUGINS = ((r"vllm-ascend\b.*", "vllm"),)
 
 # Kernels of routed experts by what TensorRT-LLM calls the backend. TRTLLM's kernels of FP8 were
 # measured as FlashInfer calls them.
@@ -77,7 +82,7 @@ def model(text: str) -> str:
 
 def accelerator(text: str, assumptions: list[str]) -> str:
     """Return the hardware card that a name stands for."""
-    name = text.strip().lower()
+    name = _DIES.get(text.strip().lower(), text.strip().lower())
     known = cards.names(cards.ACCELERATORS)
     first = name.split()[0] if name else ""
     for card in (name, f"{name}-sxm", first, f"{first}-sxm"):
@@ -139,6 +144,13 @@ def framework(text: str) -> str | None:
     if name in cards.names(cards.SOFTWARE):
         return name
     raise Unclear(f"framework: there is no software profile of {text}")
+
+
+def engine(text: str) -> tuple[str | None, bool]:
+    """Return the profile of a framework, or of the engine that it plugs into, and whether so."""
+    name = text.strip().lower()
+    hosts = [profile for pattern, profile in _PLUGINS if re.fullmatch(pattern, name)]
+    return (hosts[0], True) if hosts else (framework(text), False)
 
 
 def number_format(text: str) -> str | None:
