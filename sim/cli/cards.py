@@ -76,6 +76,7 @@ def hardware(context: typer.Context, as_json: AsJson = False) -> None:
         rows.append(
             {
                 "accelerator": name,
+                "calibrated": cards.calibration(name) is not None,
                 "usd_per_hour": card.usd_per_hour,
                 "bf16_tflops": card.peak_flops_per_s("bf16") / 1e12,
                 "fp8_tflops": card.flops_per_s["fp8"] / 1e12 if "fp8" in card.flops_per_s else None,

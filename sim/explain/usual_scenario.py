@@ -73,7 +73,7 @@ def usual_scenario(
             break
     else:
         return first, (*assumed, f"EP {first.gpu_count()}, one server; a run is refused: {refused}")
-    spans = f"EP {gpus}, the fewest whole servers that hold weights and KV"
+    spans = f"EP {found.gpu_count()}, the fewest whole servers that hold weights and KV"
     return found, (*assumed, spans)
 
 

@@ -566,6 +566,8 @@ def test_cards_and_schema_are_shown(afdsim: Afdsim) -> None:
     assert "kind: model" in afdsim("models", "show", "step3").out
     found = json.loads(afdsim("hardware", "--json").out)
     assert [each["accelerator"] for each in found] == cards.names(cards.ACCELERATORS)
+    known = {each["accelerator"]: each["calibrated"] for each in found}
+    assert (known["h800"], known["mi300x"]) == (True, False)
     assert "arXiv 2507.19427" in afdsim("hardware", "show", "h800").out
     schema = json.loads(afdsim("schema").out)
     assert schema["properties"]["slo"]
