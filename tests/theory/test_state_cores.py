@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.deployments import compile_deployment
 from sim.deployments.kvcache import kv_layout
+from sim.foundation.errors import InfeasibleError
 from sim.inputs import cards
 from sim.inputs.attention.recurrent import GatedDelta, KimiDelta, Mamba2
+from sim.inputs.scenario import load
 from sim.kernels import cores
 from sim.kernels.ops import Op
 
@@ -115,3 +118,17 @@ def test_verifying_drafts_takes_a_state_for_each_token() -> None:
     one, three = (kv_layout(cards.model("qwen3.5-397b-a17b"), "bf16", 1, n) for n in (1, 3))
     assert three.request_bytes(7) - one.request_bytes(7) == 2 * one.state_bytes
     assert three.moved_bytes(7) == one.moved_bytes(7), "prefill sends a single state"
+
+
+def test_states_count_against_the_memory() -> None:
+    """Requests of Qwen3.5 with hardly any context fill the memory with their states."""
+    lengths = "prompt: {kind: fixed, tokens: 1}, output: {kind: fixed, tokens: 64}"
+    short = f"workload.lengths={{kind: drawn, {lengths}}}"
+    site = compile_deployment(load("qwen3.5-ep8-b200", [short]))
+    each = site.layout.state_bytes + 2 * 64 * 15 * 2 * 2 * 256 * 2
+    assert site.layout.request_bytes(65) == each
+    most = int(site.kv_memory().kv_capacity_bytes() // each)
+    arrivals = "workload.arrivals={kind: closed, requests_per_gpu: %d}"
+    compile_deployment(load("qwen3.5-ep8-b200", [short, arrivals % most]))
+    with pytest.raises(InfeasibleError, match="KV cache needs"):
+        compile_deployment(load("qwen3.5-ep8-b200", [short, arrivals % (most + 1)]))
