@@ -14,6 +14,7 @@ from typing import Any
 
 from sim.calibration.attention import state_layers
 from sim.calibration.attention.block_files import BLOCK_FORMS
+from sim.calibration.attention.part_files import PART_FORMS
 from sim.calibration.framework_files import ENGINE_NAMES, FRAMEWORK_FORMS, GEMM_KERNELS
 from sim.calibration.measurements import (
     DTYPES,
@@ -217,6 +218,7 @@ FORMS: dict[tuple[str, ...], Callable[[MeasurementLine], Iterator[Measurement]]]
     state_layers.COLUMNS: state_layers.measurement,
     **FRAMEWORK_FORMS,
     **BLOCK_FORMS,
+    **PART_FORMS,
 }
 
 

@@ -12,6 +12,7 @@ from sim.foundation.errors import InfeasibleError
 from sim.foundation.units import DTYPE_BYTES
 from sim.inputs.attention import compressed
 from sim.kernels import served, state_cores
+from sim.kernels.index_logits import index_logits
 from sim.kernels.ops import Op, floats, padded, per
 
 # Caches that a core widens before it multiplies (TensorRT-LLM dequantises NVFP4 KV to FP8).
@@ -307,6 +308,7 @@ CORES: dict[str, CoreOp] = {
         ),
         linear=False,
     ),
+    "index_logits": CoreOp(index_logits, ("index_heads", "index_dim", "ratio")),
     "attention_linear": CoreOp(linear),
     "attention_gdn": CoreOp(state_cores.gdn, linear=False),
     "attention_kda": CoreOp(state_cores.kda, linear=False),

@@ -90,6 +90,25 @@ def test_measurements_on_either_side_of_the_choice_are_far_apart(tmp_path: Path)
     assert apart_by[1] > 4 * apart_by[[0, 2]].max()
 
 
+def test_kernels_in_blocks_are_read_alone(tmp_path: Path) -> None:
+    header = "gpu,op,model,n_q_heads,compress_ratio,kv_dtype,batch,kv_len,latency_us,framework"
+    model = "DeepSeek-V4-Pro-FP8"
+    rows = (
+        f"dsv4_hca_attn,{model},128,128",
+        f"dsv4_paged_mqa_logits,{model},64,4",
+        "glm5_mqa_logits,GLM-5,64,1",
+    )
+    lines = [f"b200_sxm,{row},fp8,8,4097,12,vllm,1,k,test:parts" for row in rows]
+    path = tmp_path / "parts.csv"
+    path.write_text("\n".join([f"{header},version,kernel,source", *lines]) + "\n")
+    core, logits = read(path)
+    assert (core.op, core.kernel, core.projections) == ("attention_hca", "vllm_alone", ())
+    assert [size for _, size in core.fixed] == [128.0, 512.0, 64.0, 128.0, 128.0]
+    assert (logits.op, logits.kernel) == ("index_logits", "vllm_alone")
+    assert [size for _, size in logits.fixed] == [64.0, 128.0, 4.0]
+    assert dict(logits.at) == {"batch": 8.0, "kv_len": 4097.0}
+
+
 def test_mixing_is_read_from_files_of_glue(tmp_path: Path) -> None:
     header = "gpu,op,rows,width,dtype,latency_us,framework,version,kernel,source"
     rows = ("mhc_pre,64,7168", "mhc_post,64,7168", "quant_fp8_dynamic,64,7168")

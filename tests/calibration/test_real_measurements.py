@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim.calibration import fit
+from sim.calibration import families, fit
 from sim.calibration.attention.blocks import apart
 from sim.calibration.check import compare
 from sim.calibration.fit import Group
@@ -113,6 +113,46 @@ def test_whole_blocks_of_each_engine_are_predicted(card: str, file: str) -> None
     assert errors.keys() == everywhere | (set() if on_hopper else {"trtllm"})
     for engine, of in errors.items():
         assert np.median(of) <= 0.08, engine
+
+
+def test_kernels_of_blocks_are_predicted_alone() -> None:
+    parts = rows("by_framework/sparse_subkernels.csv")
+    errors: dict[tuple[str, str], list[float]] = {}
+    for name in ("h100-sxm", "h200-sxm", "b200", "gb200", "b300", "gb300"):
+        card = cards.accelerator(name)
+        mine = fit.own(parts, name)
+        wrong = {index for _, index in fit.impossible(mine, card)}
+        for one in fit.groups(row for index, row in enumerate(mine) if index not in wrong):
+            for kernel, trials in fit.held_out(one, card).items():
+                each = [abs(trial.error) for trial in trials]
+                errors.setdefault((kernel.op, kernel.kernel), []).extend(each)
+    assert errors.keys() == {
+        ("attention_hca", "vllm_alone"),
+        ("index_logits", "sglang_alone"),
+        ("index_logits", "vllm_alone"),
+    }
+    for of, each in errors.items():
+        assert np.median(each) <= 0.10, of
+
+
+# A block of vLLM holds the core of HCA, which was also measured alone.
+@pytest.mark.parametrize("card", ["h200-sxm", "b200", "gb300"])
+def test_no_block_is_faster_than_a_kernel_in_it(card: str) -> None:
+    known = table(card)
+    assert known is not None
+    alone = [
+        row
+        for row in fit.own(rows("by_framework/sparse_subkernels.csv"), card)
+        if row.op == "attention_hca"
+    ]
+    assert len(alone) >= 30
+    for row in alone:
+        kernel = replace(families.kernel_of(row), kernel="vllm_unfused/fp8")
+        op = families.build(known.accelerator, kernel, families.coordinates([row]))
+        curve, own = known.serving(op)
+        assert own
+        assert curve is not None
+        assert known.time_us(op, curve)[0] > 0.95 * row.latency_us
 
 
 @pytest.mark.parametrize("card", ["h100_sxm", "h200_sxm", "b200_sxm", "gb200"])

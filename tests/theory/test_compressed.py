@@ -120,6 +120,18 @@ def test_a_larger_choice_is_more_work(top_k: int, other: int, ctx: int) -> None:
     assert (less.flops <= more.flops) & (less.bytes <= more.bytes)
 
 
+@given(counts, contexts)
+def test_scores_of_an_indexer_are_those_of_its_core(requests: int, ctx: int) -> None:
+    build = cores.CORES["index_logits"].build
+    found = build("fp8", INDEX_HEADS, 128, 4, requests, requests * ctx, 64.0)
+    keys = requests * ctx / 4
+    assert found.flops == pytest.approx(INDEX_HEADS * 128 * 2 * keys)
+    assert found.bytes == pytest.approx((KEY + 4) * keys + requests * INDEX_HEADS * 128)
+    if ctx > 4 * TOP_K:
+        assert found.flops <= op(CSA, requests, ctx).flops
+        assert found.bytes <= op(CSA, requests, ctx).bytes
+
+
 def test_without_requests_there_is_no_work() -> None:
     for attention in (ALONE, CSA, HCA):
         assert op(attention, 0, 0).flops == op(attention, 0, 0).bytes == 0
