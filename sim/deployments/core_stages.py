@@ -42,6 +42,7 @@ class CoreStages:
     def add(self, batch: Batch, values: Ints, usage_ns: Floats) -> None:
         """Add cores to the stages in `values`, of which they are a part, and to `usage_ns`."""
         kv_tokens = batch.kv_tokens[self._window]
-        wrong_ns = self._line.add(batch.requests, kv_tokens, self._slots, values, usage_ns)
+        load = batch.requests, batch.most, kv_tokens
+        wrong_ns = self._line.add(*load, self._slots, values, usage_ns)
         if wrong_ns != IN_TIME:
             raise too_long(self._stage, wrong_ns)

@@ -350,7 +350,8 @@ class Deployment(ABC):
         values, usage_ns = self._loads.around(batch.requests)
         for core in self._loads.cores:
             core.add(batch, values, usage_ns)
-        values = self.launched(batch.requests, values)
+        if batch.most > self._largest_graph:
+            values = self.launched(batch.requests, values)
         times = Times(values, self.program.slot_bounds, self._delays_ns)
         return Step(times, usage_ns)
 
@@ -368,13 +369,12 @@ class Deployment(ABC):
 
     @cached_property
     def _largest_graph(self) -> float:
-        """Requests in the largest graph.
+        """Requests in the largest graph, ∞ where no graph limits them.
 
         A plain number: NumPy compares with it 30 times faster than with a sourced one.
         """
         graphs = self.scenario.software.graphs
-        assert graphs is not None
-        return float(graphs.largest_batch)
+        return np.inf if graphs is None else float(graphs.largest_batch)
 
     def on_cards(
         self, change: Callable[[Accelerator], Accelerator], sides: Collection[str]

@@ -15,6 +15,7 @@ from sim.deployments.deployment import Deployment
 from sim.deployments.ep_schedule import Schedule, program
 from sim.deployments.exchange import Exchange, between, one_after_the_other
 from sim.deployments.host import host_us
+from sim.deployments.kept_times import all_and_most
 from sim.deployments.kvcache import GpuMemory
 from sim.deployments.layers import (
     Attended,
@@ -252,7 +253,7 @@ class EpDeployment(Deployment):
 
     def joint_load(self, requests: GpuTokens) -> Hashable:
         """Return the requests of all GPUs, and those of the GPU that has most."""
-        return int(requests.total()[0]), int(requests.most()[0])
+        return all_and_most(requests.each)
 
     @property
     def gpus_sharing(self) -> int:

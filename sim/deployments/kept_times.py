@@ -90,6 +90,16 @@ def put_together(
         parts[part].learn(number)
 
 
+@compiled("UniTuple(int64, 2)(int64[::1])")
+def all_and_most(requests: Ints) -> tuple[int, int]:
+    """Return the requests of all GPUs, and those of the GPU that has most."""
+    total = most = np.int64(0)
+    for each in requests:
+        total += each
+        most = max(most, each)
+    return int(total), int(most)
+
+
 @compiled(f"int64(int64[::1], {_KEPT})")
 def _missing(requests: Ints, kept: Kept) -> int:
     """Return a number that is not known, −1 if all are."""

@@ -79,6 +79,11 @@ class Batch:
         each = (requests // gpus)[:, np.newaxis] + (gpu < more[:, np.newaxis])
         return cls(each, _context(each, ctx, windows), np.repeat(alike, block, axis=-1))
 
+    @cached_property
+    def most(self) -> int:
+        """Requests of the fullest GPU, of all loads."""
+        return int(np.maximum.reduce(self.requests, axis=None))
+
     def is_empty(self) -> bool:
         """Return whether no request is in the micro-batch."""
         return not np.count_nonzero(self.requests)

@@ -16,11 +16,15 @@ Function = TypeVar("Function", bound=Callable[..., object])
 _OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
 
 
-def compiled(signature: str) -> Callable[[Function], Function]:
-    """Make a loop of a function, to be compiled for `signature` alone."""
+def compiled(signature: str, inline: bool = False) -> Callable[[Function], Function]:
+    """Make a loop of a function, to be compiled for `signature` alone.
+
+    An `inline` one becomes part of the loops that call it: to pass it some arrays may take longer
+    than what it does.
+    """
 
     def made(function: Function) -> Function:
-        return cast(Function, Loop(function, signature))
+        return cast(Function, Loop(function, signature, inline))
 
     return made
 
@@ -28,10 +32,11 @@ def compiled(signature: str) -> Callable[[Function], Function]:
 class Loop:
     """A function that is compiled on its first call, or read from the cache."""
 
-    def __init__(self, function: Callable[..., object], signature: str) -> None:
+    def __init__(self, function: Callable[..., object], signature: str, inline: bool) -> None:
         update_wrapper(self, function)
         self._function = function
         self._signature = signature
+        self._options = _OPTIONS | {"forceinline": inline}
 
     def __call__(self, *arguments: Any) -> Any:
         return self.dispatcher(*arguments)
@@ -48,9 +53,9 @@ class Loop:
         _listen()
         njit: Any = numba.njit
         try:
-            return njit(self._signature, cache=True, **_OPTIONS)(self._function)
+            return njit(self._signature, cache=True, **self._options)(self._function)
         except (OSError, RuntimeError):
-            return njit(self._signature, **_OPTIONS)(self._function)
+            return njit(self._signature, **self._options)(self._function)
 
     @property
     def _numba_type_(self) -> Any:

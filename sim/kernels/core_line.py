@@ -68,7 +68,7 @@ class CoreLine:
         curve = self._curve
         if curve is None:
             return self._table.timed(self._core(requests, kv_tokens), alike)
-        work_us, at = self._work_us(requests)
+        work_us, at = self._work_us(requests, int(np.maximum.reduce(requests, axis=None)))
         behind = _ITSELF if alike is None else alike
         found = curve.line_ns(work_us, at, requests, behind, kv_tokens, self._own)
         if found is None:
@@ -77,18 +77,25 @@ class CoreLine:
         return Timed(ns, np.roll(usage_ns, 1, axis=-1) if self._foreign else usage_ns)
 
     def add(
-        self, requests: Ints, kv_tokens: Ints, slots: CoreSlots, values: Ints, usage_ns: Floats
+        self,
+        requests: Ints,
+        most: int,
+        kv_tokens: Ints,
+        slots: CoreSlots,
+        values: Ints,
+        usage_ns: Floats,
     ) -> float:
         """Add the same cores to `values` at `slots`, and to `usage_ns`.
 
-        Returns IN_TIME, or the time of a slot that no task may take, ns.
+        No GPU has more than `most` requests. Returns IN_TIME, or the time of a slot that no task
+        may take, ns.
         """
         if self._curve is None:
             timed = self._table.timed(self._core(requests, kv_tokens))
             usage_ns += timed.usage_ns * slots.uses
             return add_cores(timed.ns, slots.firsts, slots.slowdowns, values)
         arguments = (
-            *(*self._work_us(requests), requests, kv_tokens, *self._curve.arrays),
+            *(*self._work_us(requests, most), requests, kv_tokens, *self._curve.arrays),
             *(self._own, int(self._foreign), *slots, values, usage_ns),
         )
         wrong_ns = add_line(*arguments)
@@ -101,9 +108,8 @@ class CoreLine:
         name = f"{'/'.join(self._curve.identity)} on {self._table.accelerator.name}"
         return too_long(name, np.inf)
 
-    def _work_us(self, requests: Ints) -> tuple[Floats, Ints]:
+    def _work_us(self, requests: Ints, most: int) -> tuple[Floats, Ints]:
         """Return work without context and of each token (2 × 3 × …), and which is whose."""
-        most = int(np.maximum.reduce(requests, axis=None))
         if most >= _MOST_KEPT:
             return self._work_of(requests.ravel()), np.arange(requests.size)
         if most >= self._kept_us.shape[-1]:

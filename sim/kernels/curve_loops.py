@@ -35,7 +35,9 @@ _SAME = 1e-6  # log distance at which a coordinate still is the node
 CURVE = "float64[::1], float64[::1], float64[::1], int64[:, ::1], float64[:, ::1], int64, int64"
 
 
-@compiled(f"Tuple((float64, boolean))(float64[::1], int64[::1], float64[::1], {CURVE})")
+@compiled(
+    f"Tuple((float64, boolean))(float64[::1], int64[::1], float64[::1], {CURVE})", inline=True
+)
 def _log_residual(
     x: Floats,
     low: Ints,
@@ -83,10 +85,10 @@ def _log_residual(
                 index += (low[a] + upper) * layout[STRIDE, a]
         if weight > 0.0:
             value += weight * residual[index]
-    return value * math.exp(-fade), inside
+    return value * math.exp(-fade) if fade > 0.0 else value, inside
 
 
-@compiled("float64(float64, float64, float64, float64, float64[::1])")
+@compiled("float64(float64, float64, float64, float64, float64[::1])", inline=True)
 def _time_us(
     compute_us: float, memory_us: float, least_us: float, residual: float, constants: Floats
 ) -> float:
@@ -101,7 +103,7 @@ def _time_us(
 
 
 @compiled(f"Tuple((float64, boolean))(float64, float64, float64, float64[::1], int64[::1], "
-          f"float64[::1], {CURVE})")  # fmt: skip
+          f"float64[::1], {CURVE})", inline=True)  # fmt: skip
 def _launch(
     compute_us: float,
     memory_us: float,
