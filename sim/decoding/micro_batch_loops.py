@@ -324,6 +324,16 @@ def add_kv_bytes(batch: Ints, count: int, step: int, layout: Sizes, used: Floats
         used[batch[GPU, i]] += sizes[i]
 
 
+@compiled("UniTuple(int64, 2)(float64[::1])")
+def mean_and_most(used: Floats) -> tuple[int, int]:
+    """Return the mean and the most of bytes, rounded down; those of whole blocks sum exactly."""
+    total = most = 0.0
+    for each in used:
+        total += each
+        most = max(most, each)
+    return int(total / len(used)), int(most)
+
+
 @compiled("void(int64[:, ::1], int64, int64, int64, int64[::1])")
 def add_seen(batch: Ints, count: int, step: int, window: int, seen: Ints) -> None:
     """Add the context tokens of every request inside `window` to those of its GPU."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sim.calibration.families import hit_experts
+from sim.deployments.kept_times import all_and_most
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.nanoseconds import from_us, whole_ns
 from sim.foundation.units import DTYPE_BYTES
@@ -81,8 +82,8 @@ class Batch:
 
     @cached_property
     def most(self) -> int:
-        """Requests of the fullest GPU, of all loads."""
-        return int(np.maximum.reduce(self.requests, axis=None))
+        """Requests of the fullest GPU, of a single load."""
+        return all_and_most(self.requests)[1]
 
     def is_empty(self) -> bool:
         """Return whether no request is in the micro-batch."""
