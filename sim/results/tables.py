@@ -22,6 +22,10 @@ Values = Sequence[Any] | np.ndarray[Any, Any]
 _DTYPES = {bool: np.bool_, int: np.int64, float: np.float64}
 _LARGEST = np.iinfo(np.int64)
 
+# Of a column of a Parquet file. Where nearly all values differ, a dictionary of Arrow's megabyte
+# takes memory and time and makes the file larger.
+_DICTIONARY_BYTES = 1 << 16
+
 
 def write_table(stem: Path, columns: Mapping[str, Values]) -> None:
     """Write one table as `stem`.csv, whose texts are inert in spreadsheets, and `stem`.parquet."""
@@ -35,7 +39,8 @@ def write_table(stem: Path, columns: Mapping[str, Values]) -> None:
         }
     )
     pyarrow.csv.write_csv(shown, stem.with_suffix(".csv"))
-    pyarrow.parquet.write_table(table, stem.with_suffix(".parquet"))
+    path = stem.with_suffix(".parquet")
+    pyarrow.parquet.write_table(table, path, dictionary_pagesize_limit=_DICTIONARY_BYTES)
 
 
 def column(values: Values) -> Any:
