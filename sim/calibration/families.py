@@ -196,9 +196,11 @@ def hit_experts(kernel: str, experts: Floats, pairs: Floats) -> Floats:
     return np.maximum(reachable * -np.expm1(-spread), 1.0)
 
 
-def _a2a(_card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
+def _a2a(card: Accelerator, kernel: MeasuredKernel, at: Mapping[str, Floats]) -> Op:
     hidden, top_k = _sizes(kernel, "hidden", "topk")
     domain = _RDMA_DOMAIN if kernel.kernel.endswith("_rdma") else _NVLINK_DOMAIN
+    if kernel.kernel == served.MC2:
+        domain = card.node.scale_up_domain_gpus
     return ops.a2a(
         _DIRECTIONS[kernel.op],
         kernel.dtype,

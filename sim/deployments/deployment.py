@@ -542,9 +542,10 @@ class Deployment(ABC):
     def timer(self, accelerator: Accelerator, moe_kernel: MoeKernel) -> LayerTimer:
         """Return the layer timer of a card with its shipped calibration, if it has one."""
         table = kernel_table.load(accelerator, cards.calibration(accelerator.name))
-        load = self.scenario.routing.load()
-        engine = self.scenario.software.kernels
-        return LayerTimer(self.model, self.scenario.precision, load, moe_kernel, table, engine)
+        routing, engine = self.scenario.routing, self.scenario.software.kernels
+        chosen = routing.experts if routing.kind == "balanced" else None
+        precision, load = self.scenario.precision, routing.load()
+        return LayerTimer(self.model, precision, load, moe_kernel, table, chosen, engine)
 
     def memory(self, accelerator: Accelerator, role: str, weights_bytes: float) -> GpuMemory:
         """Return how a GPU's memory is spent."""

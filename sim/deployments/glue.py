@@ -27,6 +27,11 @@ def layer_ns(software: Software, tokens: Ns, share: float = 1.0) -> Ns:
     return us(software.glue_us_per_layer * share, tokens)
 
 
+def router_ns(software: Software, tokens: Ns) -> Ns:
+    """Return what of a layer's share comes after attention, by the `tokens` of GPUs."""
+    return us(float(software.router_us_per_layer or 0), tokens)
+
+
 def attention_ns(
     software: Software, accelerator: Accelerator, attention: Attention, tokens: Ns
 ) -> Ns:

@@ -179,6 +179,8 @@ class LayerTimer:
     moe_kernel: str
     """Kernel of the routed experts: masked, fused or fused_ep."""
     table: KernelTable
+    chosen: int | None = None
+    """Experts that get tokens under a balanced load; None: all."""
     kernels: EngineKernels = field(default_factory=dict)
     """Kernels of the serving engine, by op and number format, the best first."""
     _lines: dict[tuple[str, int], CoreLine] = field(default_factory=dict, init=False, compare=False)
@@ -396,7 +398,9 @@ class LayerTimer:
         held = spread.copies // spread.ranks
         pairs = tokens * share * held
         active = held * -np.expm1(tokens * np.log1p(-min(share, 1 - 1e-12)))
-        active = np.minimum(held, pairs) if self.load == "balanced" else active
+        if self.load == "balanced":
+            used = held if self.chosen is None else held * self.chosen / ffn.experts
+            active = np.minimum(used, pairs)
         fused = self._fused(ffn) if shared else 0
 
         def launch(kernel: str, hit: ops.Floats, hot: ops.Floats) -> ops.Op:

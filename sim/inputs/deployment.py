@@ -51,7 +51,8 @@ class AttentionSide(Strict):
     computes: list[Literal["shared", "dense"]] = Field(default_factory=list)
     """FFNs that each attention GPU holds whole and computes for its own tokens. shared: the shared
     experts, while tokens are with the routed ones; dense: dense FFNs, whose layers then do not
-    leave the attention GPUs. Routers are on the attention side in any case."""
+    leave the attention GPUs. Routers are on the attention side, but where FFN GPUs route
+    (`ffn.collectives` all_to_all)."""
 
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> AttentionSide:
@@ -99,11 +100,13 @@ class FfnSide(Strict):
     It needs `parallelism` ep, `a2f` routed and a fabric of the scale-up link."""
     redundant_experts: NonNegativeInt = 0
     """Extra expert copies, so that experts + copies divide evenly over the ranks (ep, tp_ep)."""
-    collectives: Literal["nccl", "nvls", "copy_engine", "none"] = "nccl"
+    collectives: Literal["nccl", "nvls", "copy_engine", "none", "all_to_all"] = "nccl"
     """What gathers and scatters inside an instance. nccl: as measured; nvls: the switch multicasts
     and reduces, at the rate of the link; copy_engine: copies gather at the rate of the link without
     SMs, and NCCL scatters; none: tokens go straight to each GPU, which holds experts of its own
-    (`parallelism` ep), as `fused_ep` sends them in any case."""
+    (`parallelism` ep), as `fused_ep` sends them in any case; all_to_all: the GPU that a token comes
+    to routes it, and dispatch and combine as under EP take it to its experts on the others of the
+    one instance (`parallelism` ep; afd-plugin). Dense FFNs are then whole on each GPU."""
 
     @model_validator(mode="after")
     def _check(self) -> FfnSide:
@@ -114,6 +117,7 @@ class FfnSide(Strict):
             )
         for field, value, asked in (
             ("collectives", "none", self.collectives),
+            ("collectives", "all_to_all", self.collectives),
             ("moe_kernel", "fused_ep", self.moe_kernel),
         ):
             if asked == value and self.parallelism != "ep":
@@ -121,7 +125,17 @@ class FfnSide(Strict):
                     f"{field} {value}: tokens go to the GPU that holds their expert, but with "
                     f"{self.parallelism} several GPUs hold a part of it; set parallelism to ep"
                 )
+        if self.routes and self.instances > 1:
+            raise ValueError(
+                f"collectives all_to_all: the experts of a token are all in one instance; set "
+                f"instances to 1 and gpus_per_instance to {self.gpu_count()}"
+            )
         return self
+
+    @property
+    def routes(self) -> bool:
+        """Whether FFN GPUs choose the experts of a token."""
+        return self.collectives == "all_to_all"
 
     @property
     def gpus_apart(self) -> bool:
@@ -217,6 +231,10 @@ class Afd(DeploymentKind):
     nvlink over the scale-up link, within one domain; FFN instances of several GPUs then gather and
     scatter on the same link where its switch does (`ffn.collectives` nccl or nvls), or not at all
     (none, or `ffn.moe_kernel` fused_ep)."""
+    transfers: Literal["beside", "in_stream"] = "beside"
+    """beside: links carry tokens while GPUs compute; in_stream: kernels in the stream of the
+    computation send and receive, each half of the fabric's latency and its bytes, and their GPU
+    computes nothing meanwhile (afd-plugin's synchronous CAMP2p)."""
 
     noise_sides = ("all", "attention", "ffn")
     attention_count: ClassVar = {"attention": {"instances"}}
@@ -229,6 +247,13 @@ class Afd(DeploymentKind):
 
     @model_validator(mode="after")
     def _check(self) -> Afd:
+        if self.in_stream:
+            self._check_in_stream()
+        elif self.ffn.routes:
+            raise ValueError(
+                "ffn.collectives all_to_all shares the links of transfers, and their waiting for "
+                "each other is not modelled: set transfers to in_stream"
+            )
         if self.ffn.moe_kernel != "fused_ep":
             return self
         wrong = [
@@ -242,6 +267,25 @@ class Afd(DeploymentKind):
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
+
+    def _check_in_stream(self) -> None:
+        wrong = [
+            f"{name} {found} does not go with transfers in_stream: set it to {needed}"
+            for name, found, needed in (
+                ("attention.o_proj_tp", self.attention.o_proj_tp, 1),
+                ("attention.computes", self.attention.computes, []),
+            )
+            if found != needed
+        ]
+        if self.ffn.moe_kernel == "fused_ep":
+            wrong.append("ffn.moe_kernel fused_ep has no transfers beside it: leave out transfers")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+    @property
+    def in_stream(self) -> bool:
+        """Whether GPUs send and receive in the stream of their computation."""
+        return self.transfers == "in_stream"
 
     def gpus_by_card(self) -> list[tuple[str, int]]:
         return [(side.accelerator, side.gpu_count()) for side in (self.attention, self.ffn)]

@@ -108,6 +108,22 @@ class Balanced(Drawable):
     """Every expert gets the same number of tokens, as in profiles with simulated routing."""
 
     kind: Literal["balanced"]
+    experts: PositiveInt | None = None
+    """Experts that get tokens, equally many on each rank; absent: all. The others are held and not
+    read (afd-plugin's `force_load_balance_topn_per_rank`)."""
+
+    def check(self, experts: Mapping[int, int]) -> None:
+        chosen = self.experts
+        if chosen is None:
+            return
+        fewest = min(experts.values(), default=chosen)
+        if chosen > fewest:
+            raise ScenarioError(f"routing.experts {chosen} exceeds the {fewest} experts of a layer")
+        if self.per_step is not None:
+            raise ScenarioError(
+                "routing.experts: which experts get tokens is not drawn step by step; leave "
+                "per_step out"
+            )
 
     def load(self) -> str:
         return "balanced"

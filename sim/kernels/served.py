@@ -26,6 +26,7 @@ DEEPEP_RDMA = "deepep_ll_rdma"
 TRTLLM_NVLINK = "trtllm_NVLinkTwoSided"
 TRTLLM_ONE_SIDED = "trtllm_one_sided"
 TRTLLM_ONE_SIDED_EARLY = "trtllm_NVLinkOneSided"
+MC2 = "mc2"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ _ALL_TO_ALL = {
     DEEPEP_NVLINK: Served(_PEERS, gpus=2),
     DEEPEP_RDMA: Served(_PEERS, gpus=2),
     TRTLLM_NVLINK: Served(_PEERS, gpus=2),
-    **{name: Served(_PEERS, gpus=2) for name in (TRTLLM_ONE_SIDED, TRTLLM_ONE_SIDED_EARLY)},
+    **{name: Served(_PEERS, gpus=2) for name in (TRTLLM_ONE_SIDED, TRTLLM_ONE_SIDED_EARLY, MC2)},
 }
 _FUSED_ENGINES = (
     "trtllm_deepgemm",
@@ -70,6 +71,7 @@ _FUSED_ENGINES = (
     "trtllm_moe_w4a16",
     "sglang_marlin_w4a16",
     "vllm_marlin_w4a16",
+    "vllm_ascend",
 )
 _BLOCK_ENGINES = ("sglang", "trtllm", "vllm_unfused")
 _MIXING_ENGINES = ("sglang", "vllm", "trtllm")

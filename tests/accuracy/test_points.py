@@ -84,11 +84,8 @@ def test_a_model_of_another_architecture_has_no_card() -> None:
             words.model(name)
 
 
-def test_a_plug_in_takes_the_host_of_its_engine() -> None:
-    assert words.engine("vllm-ascend + afd-plugin") == ("vllm", True)
-    assert words.engine("vLLM 0.19") == ("vllm", False)
+def test_a_plug_in_has_a_profile_beside_its_engines() -> None:
+    assert words.framework("vllm-ascend + afd-plugin") == "vllm-ascend"
+    assert words.framework("vLLM 0.19") == "vllm"
     assert words.accelerator("Ascend A3 die", []) == "ascend-910c"
     assert words.model("DeepSeek-V3.2") == "deepseek-v3.2"
-    # Figures of a profile are not fitted to rows of a plug-in, whose kernels are its own.
-    with pytest.raises(words.Unclear, match="no software profile"):
-        words.framework("vllm-ascend + afd-plugin")

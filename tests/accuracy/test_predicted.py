@@ -143,3 +143,22 @@ def test_a_pair_compares_yields_over_all_gpus(point: OperatingPoint, tmp_path: P
     path.write_text("first,second\none,tow\n", encoding="utf-8")
     with pytest.raises(ScenarioError, match=r"pairs.csv:2: second: .*did you mean 'two'"):
         pairs.judge(path, rows)
+
+
+SHIPPED = Path(__file__).parents[2] / "results" / "accuracy" / "points.csv"
+
+
+def test_afd_plugin_routes_on_ffn_dies_and_sends_in_stream() -> None:
+    """Its forced routing lets 16 dies stand for 64: four experts of each get tokens."""
+    rows = {row.id: row for row in read_points(SHIPPED)}
+    ep = setup(rows["afdplugin-ep64-16k"]).validated()
+    afd = setup(rows["afdplugin-64a16f-16k"]).validated()
+    assert ep.routing.load() == afd.routing.load() == "balanced"
+    assert afd.routing.model_dump(exclude_none=True) == {"kind": "balanced", "experts": 64}
+    assert afd.deployment.model_dump(exclude_none=True)["transfers"] == "in_stream"
+    assert afd.deployment.accelerators() == ep.deployment.accelerators() == ["ascend-910c"]
+    judged = [judge_row(setup(rows[name])) for name in rows if name.startswith("afdplugin-")]
+    assert [row.why_not for row in judged] == ["", "", ""]
+    errors_of = [row.error for row in judged if row.error is not None]
+    assert len(errors_of) == 3
+    assert max(abs(error) for error in errors_of) < 0.3

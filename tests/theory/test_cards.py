@@ -258,7 +258,7 @@ def test_cloudmatrix_joins_384_npus_of_two_dies() -> None:
     assert 2 * (die.node.nic_bytes_per_s_per_gpu() or 0) == 400e9 / 8
 
 
-@pytest.mark.parametrize("name", ["mi300x", "mi355x", "ascend-910c", "rtx-pro-6000"])
+@pytest.mark.parametrize("name", ["mi300x", "mi355x", "rtx-pro-6000"])
 def test_cards_without_measurements_say_so(name: str) -> None:
     assert cards.calibration(name) is None
     assert "nothing is calibrated" in cards.accelerator(name).default_efficiency.source

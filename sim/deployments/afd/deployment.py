@@ -67,6 +67,8 @@ class AfdDeployment(Deployment):
         )
         self._one_kernel = deployment.ffn.moe_kernel == served.FUSED_EP
         """Whether the kernel of the experts receives and sends as well."""
+        self._lumped = self._one_kernel or deployment.in_stream
+        """Whether transfers are no stages of their own."""
         self._composed = self._one_kernel and not self.ffn_timer.is_measured
         """Whether it was not measured, and takes as long as its parts one after the other."""
         if self._composed:
@@ -77,6 +79,7 @@ class AfdDeployment(Deployment):
             lambda: reach.check_transfers(deployment, attention, ffn, self.fabric),
             lambda: reach.check_collectives(deployment, ffn),
             lambda: reach.check_one_kernel(deployment, self.model, self.fabric),
+            lambda: reach.check_in_stream(deployment, scenario.routing),
             self._check_ffns,
             lambda: self._links.goodput(self.attention_timer),
             lambda: self._links.goodput(self.ffn_timer),
@@ -143,7 +146,7 @@ class AfdDeployment(Deployment):
     def _ring(self) -> Ring:
         afd = self.afd
         shared = afd.attention.gpu_count() // afd.attention.o_proj_tp
-        collectives = afd.ffn.gpus_together > 1
+        collectives = afd.ffn.gpus_together > 1 and not afd.in_stream
         return Ring(
             layer_kinds=self.course.sequence,
             micro_batches=afd.micro_batches,
@@ -155,7 +158,7 @@ class AfdDeployment(Deployment):
             and not self.ffn_timer.table.accelerator.node.in_network_collectives,
             collectives=collectives,
             link="nic" if self.fabric.medium == "nic" else "nvlink",
-            transfers=not self._one_kernel,
+            transfers=not self._lumped,
             shared=bool(afd.attention.computes),
             stays=frozenset(i for i, kind in enumerate(self.kinds) if self._stays(kind.layer)),
         )
@@ -220,6 +223,8 @@ class AfdDeployment(Deployment):
             front += after
         software, attention = self.scenario.software, self.model.attention[name]
         front += glue.layer_ns(software, tokens.each, 1 if of.ffn else 1 / 2)
+        if of.ffn and self.afd.ffn.routes:
+            front = front.lasting(front.ns - glue.router_ns(software, tokens.each))
         front += glue.attention_ns(software, timer.table.accelerator, attention, tokens.each)
         groups = tokens.together(tp)
         back = timer.output(name, groups, tp).on(tp)
@@ -262,6 +267,8 @@ class AfdDeployment(Deployment):
         summing = glue.sum_ns(self.scenario.software, accelerator, row, visited, tokens.each)
         summed = attended["attention"] + summing
         links = self._links.of_attention(ffn, tokens.each, visited)
+        if self.afd.in_stream:
+            return attended | {"attention": summed + links["a2f"] + links["f2a_in"]}
         return attended | {"attention": summed} | links
 
     def _computed(self, layer: Layer, tokens: GpuTokens) -> Timed:
@@ -294,8 +301,10 @@ class AfdDeployment(Deployment):
 
     @cached_property
     def delays_ns(self) -> dict[str, int]:
-        way = "answer" if self._one_kernel else "link"
-        return {way: self._latency_ns, "host": from_us(host_us(self.scenario), "the host gap")}
+        # Kernels that send and receive have the latency in their own time.
+        way, ns = "answer" if self._lumped else "link", self._latency_ns
+        ns = 0 if self.afd.in_stream else ns
+        return {way: ns, "host": from_us(host_us(self.scenario), "the host gap")}
 
     @property
     def _latency_ns(self) -> int:
@@ -303,11 +312,16 @@ class AfdDeployment(Deployment):
 
     def alone(self, layer: Layer) -> bool:
         """Return whether there are no transfers of other micro-batches beside a layer."""
-        return self._single
+        return self._alone
 
     @property
     def _single(self) -> bool:
         return self.afd.micro_batches == 1
+
+    @property
+    def _alone(self) -> bool:
+        """Whether no transfer runs while a GPU computes."""
+        return self._single or self.afd.in_stream
 
     @property
     def communication_sms(self) -> float:
@@ -319,7 +333,7 @@ class AfdDeployment(Deployment):
         return time if slowdown == 1 else whole_ns(time * slowdown, stage)
 
     def _slowdown(self, stage: Compute) -> float:
-        return 1.0 if self._single else self.scenario.software.slowdown(stage)
+        return 1.0 if self._alone else self.scenario.software.slowdown(stage)
 
     @property
     def _links(self) -> AfdLinks:
@@ -327,7 +341,7 @@ class AfdDeployment(Deployment):
 
     @property
     def _ffn(self) -> FfnStages:
-        beside = self.communication_sms > 0 and not self._single and not self._one_kernel
+        beside = self.communication_sms > 0 and not self._alone and not self._one_kernel
         return FfnStages(
             self._links,
             self.beside(self.ffn_timer, beside),
@@ -335,6 +349,7 @@ class AfdDeployment(Deployment):
             self._one_kernel,
             self._composed,
             self._latency_ns,
+            self.scenario.software,
         )
 
     def spread(self, ffn: MoeFfn) -> Spread:

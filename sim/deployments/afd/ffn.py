@@ -8,6 +8,7 @@ from math import inf
 
 import numpy as np
 
+from sim.deployments import glue
 from sim.deployments.afd.links import AfdLinks
 from sim.deployments.layers import GpuTokens, LayerTimer, Ns, Spread, in_groups, split_evenly
 from sim.deployments.weights import experts_bytes, ffn_bytes
@@ -16,6 +17,7 @@ from sim.foundation.units import NS_PER_S
 from sim.inputs.deployment import Afd, FfnSide
 from sim.inputs.model import DenseFfn, ModelCard, MoeFfn
 from sim.inputs.scenario import Precision
+from sim.inputs.software import Software
 from sim.kernels import ops
 from sim.kernels.timed import Timed
 from sim.variation.expert_loads import Loads, visits
@@ -36,6 +38,7 @@ class FfnStages:
     """Whether it was not measured, and takes as long as its parts one after the other."""
     answer_ns: int
     """Latency of the last results' way back."""
+    software: Software
 
     @property
     def _side(self) -> FfnSide:
@@ -54,6 +57,8 @@ class FfnStages:
         `draws` leaves out what depends on where tokens go.
         """
         timed = self._ffn(name, ffn, tokens, draws) | self.links.of_ffn(ffn, tokens)
+        if self.links.afd.in_stream:
+            return self._in_stream(timed)
         return self._in_one(timed) if self.one_kernel else timed
 
     def _ffn(
@@ -62,6 +67,9 @@ class FfnStages:
         """Return the durations on FFN GPUs with tokens `by_gpu` of the attention GPUs."""
         gpus, tokens = self._side.gpu_count(), by_gpu.total()
         time = Timed(np.zeros_like(tokens))
+        if isinstance(ffn, DenseFfn) and self._side.routes:
+            own = self.links.rails(by_gpu)
+            return {"experts": self.timer.dense(ffn.intermediate, own, gated=ffn.gated).on(gpus)}
         if isinstance(ffn, DenseFfn):
             slices = partial(self.timer.dense, ffn.intermediate / gpus, gated=ffn.gated)
             time = self.timer.by_total(("dense", name), tokens, slices).on(gpus)
@@ -71,6 +79,12 @@ class FfnStages:
             return {}
         arriving = ops.floats(tokens) * self.links.visits(ffn)
         experts = time.lasting(self._slowed(time.ns))
+        if self._side.routes:
+            assert isinstance(ffn, MoeFfn)
+            own = self.links.rails(by_gpu)
+            routing = glue.router_ns(self.software, np.ceil(own).astype(np.int64))
+            experts = experts.lasting(experts.ns + routing)
+            return {"experts": experts} | self.links.exchanges(ffn, own)
         return {"experts": experts} | self.links.collectives(ffn, arriving, tokens, gpus)
 
     def _experts(self, ffn: MoeFfn, tokens: Ns) -> Timed:
@@ -103,6 +117,12 @@ class FfnStages:
             visited = visits(pairs, ffn.experts, ffn.top_k, ffn.zero_experts)
             timed |= self.links.drawn(ffn, tokens, visited)
         return self._in_one(timed) if self.one_kernel else timed
+
+    @staticmethod
+    def _in_stream(timed: dict[str, Timed]) -> dict[str, Timed]:
+        """Return how long FFN GPUs take to receive, gather, compute, scatter and send in turn."""
+        first, *others = timed.values()
+        return {"experts": sum(others, first)}
 
     def _in_one(self, timed: dict[str, Timed]) -> dict[str, Timed]:
         """Return how long FFN GPUs are busy with a kernel that receives, computes and sends.
@@ -165,4 +185,5 @@ def weights_bytes(model: ModelCard, precision: Precision, afd: Afd) -> float:
 
     # The GPUs that slice the same experts share their shared expert.
     slices = inf if "shared" in computes else gpus // _ranks(side)
-    return ffn_bytes(model, precision, held, slices, inf if "dense" in computes else gpus)
+    dense = 1 if side.routes else gpus
+    return ffn_bytes(model, precision, held, slices, inf if "dense" in computes else dense)

@@ -6,17 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.deployments.exchange import Exchange
 from sim.deployments.layers import GpuTokens, LayerTimer, Ns, in_groups
 from sim.deployments.links import payload_bytes_per_s
-from sim.foundation.nanoseconds import whole_ns
+from sim.foundation.nanoseconds import from_us, whole_ns
 from sim.foundation.units import DTYPE_BYTES, NS_PER_S, DType
-from sim.inputs.deployment import Afd
+from sim.inputs.deployment import Afd, Ep
 from sim.inputs.hardware import Fabric
 from sim.inputs.model import DenseFfn, MoeFfn
 from sim.kernels import ops, served
 from sim.kernels.hottest_rank import Held
 from sim.kernels.timed import Timed
 from sim.variation.expert_loads import hottest_visits, visits
+
+# Formats to which activations are quantised before they are dispatched.
+_DISPATCHED: dict[str, DType] = {"fp8": "fp8", "int8": "int8"}
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,8 @@ class AfdLinks:
         there = self._bytes(ffn, self.afd.a2f_dtype, visited, whole)
         back = self._bytes(ffn, self.afd.f2a_dtype, visited, whole)
         return {
-            "a2f": Timed(whole_ns(there / goodput * NS_PER_S, "a2f")),
-            "f2a_in": Timed(whole_ns(back / goodput * NS_PER_S, "f2a_in")),
+            "a2f": Timed(self._busy_ns(there, goodput, "a2f")),
+            "f2a_in": Timed(self._busy_ns(back, goodput, "f2a_in")),
         }
 
     def of_ffn(self, ffn: MoeFfn | DenseFfn, tokens: GpuTokens) -> dict[str, Timed]:
@@ -78,8 +82,40 @@ class AfdLinks:
         there = self._bytes(ffn, self.afd.a2f_dtype, fullest, rails)
         back = self._bytes(ffn, self.afd.f2a_dtype, fullest, rails)
         return {
-            "a2f_in": Timed(whole_ns(there / goodput * NS_PER_S, "a2f_in")),
-            "f2a": Timed(whole_ns(back / goodput * NS_PER_S, "f2a")),
+            "a2f_in": Timed(self._busy_ns(there, goodput, "a2f_in")),
+            "f2a": Timed(self._busy_ns(back, goodput, "f2a")),
+        }
+
+    def _busy_ns(self, n_bytes: ops.Floats, goodput: float, stage: str) -> Ns:
+        """Return how long a link is busy, or a GPU that sends or receives in its own stream.
+
+        Of two GPUs that do so each has half of the latency of a message.
+        """
+        ns = whole_ns(n_bytes / goodput * NS_PER_S, stage)
+        if not self.afd.in_stream:
+            return ns
+        return np.where(n_bytes > 0, ns + from_us(self.fabric.latency_us / 2, stage), 0)
+
+    def exchanges(self, ffn: MoeFfn, most_tokens: ops.Floats) -> dict[str, Timed]:
+        """Return dispatch and combine inside an instance whose GPUs route the tokens they get."""
+        side, experts = self.afd.ffn, self.ffn.precision.of("experts")
+        ep = Ep(
+            kind="ep",
+            accelerator=side.accelerator,
+            gpus=side.gpu_count(),
+            redundant_experts=side.redundant_experts,
+            moe_kernel=side.moe_kernel,
+            overlap="none",
+            dispatch_dtype=_DISPATCHED.get(experts, "bf16"),
+            combine_dtype=self.afd.f2a_dtype,
+            lm_head_tp=1,
+            fabric=self.afd.fabric,
+        )
+        copies = ffn.experts + side.redundant_experts
+        exchange = Exchange(ep, self.ffn, self.fabric, ffn, copies)
+        return {
+            "all_gather": exchange.timed("dispatch", most_tokens),
+            "reduce_scatter": exchange.timed("combine", most_tokens),
         }
 
     def drawn(self, ffn: MoeFfn, tokens: Ns, visited: ops.Floats) -> dict[str, Timed]:

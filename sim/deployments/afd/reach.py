@@ -12,6 +12,7 @@ from sim.foundation.errors import InfeasibleError
 from sim.inputs.deployment import Afd, AttentionSide, FfnSide
 from sim.inputs.hardware import Accelerator, Fabric
 from sim.inputs.model import DenseFfn, ModelCard, MoeFfn
+from sim.inputs.routing import Routing
 from sim.kernels import served
 
 
@@ -43,6 +44,8 @@ def check_transfers(afd: Afd, attention: Accelerator, ffn: Accelerator, fabric: 
             f"{ffn.name}: take one accelerator for both sides, or a fabric of NICs"
         )
     check_domain(attention, afd.gpu_count(), fabric)
+    if afd.in_stream:
+        return
     for setting, ways, collectives in (
         ("attention.o_proj_tp", afd.attention.o_proj_tp, "exchange and reduction of heads"),
         ("attention.tp", afd.attention.tp, "sum of the output"),
@@ -73,6 +76,15 @@ def check_collectives(afd: Afd, ffn: Accelerator) -> None:
         raise InfeasibleError(
             f"deployment.ffn.collectives is nvls, but the scale-up link of {ffn.name} neither "
             "multicasts nor reduces: take nccl"
+        )
+
+
+def check_in_stream(afd: Afd, routing: Routing) -> None:
+    """Raise InfeasibleError where transfers in the stream of computation would follow draws."""
+    if afd.in_stream and routing.per_step is not None:
+        raise InfeasibleError(
+            "deployment.transfers in_stream is timed by the expected load: leave "
+            "routing.per_step out, or set transfers to beside"
         )
 
 

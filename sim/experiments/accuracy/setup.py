@@ -101,9 +101,7 @@ def _scenario(point: OperatingPoint, software: str | None, notes: Notes) -> dict
     if context is None:
         raise Unclear("context_tokens_mean: the context is not given")
     model = words.model(point.model)
-    engine, plugged = words.engine(point.framework)
-    if plugged:
-        notes.assume(f"framework: the host and scheduling of {engine} are taken")
+    engine = words.framework(point.framework)
     if engine is None:
         engine = "sglang"
         notes.assume("framework: unknown; sglang is taken")
@@ -158,7 +156,7 @@ def _software(
     if kernels := words.moe_backend(point.uncertainty_note):
         stated["kernels"] = {"moe": {precision["gemm"]: list(kernels)}}
     known = cards.software(profile)
-    vllm = words.engine(point.framework)[0] == "vllm"
+    vllm = words.framework(point.framework) == "vllm"
     if vllm and point.clock == "served TPOT":
         agreeing = ("host_us_per_further_rank", "host_us_across_servers")
         stated |= {name: _ASYNC for name in agreeing if getattr(known, name) is not None}
@@ -233,7 +231,13 @@ def default_kv(engine: str, card: str, experts: str) -> str:
 
 def _routing(point: OperatingPoint, profile: str, notes: Notes) -> dict[str, Any]:
     if point.routing.lower().startswith("balanced"):
-        return {"kind": "balanced"}
+        forced = None
+        if point.deployment == "afd" and point.gpus_ffn is not None:
+            forced = words.forced_experts(point.source, point.gpus_ffn)
+        if forced is None:
+            return {"kind": "balanced"}
+        notes.assume(f"routing: forced over {forced} experts, four of each FFN rank")
+        return {"kind": "balanced", "experts": forced}
     if not point.routing:
         notes.assume("routing: unknown; taken as served traffic")
     if not words.placed_by_load(point.routing, point.redundant_experts):

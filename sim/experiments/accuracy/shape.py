@@ -70,12 +70,19 @@ def _ep(
         "moe_kernel": kernel,
         "exchange": exchange,
         "overlap": "two_batch" if overlapped == 2 else "none",
-        "dispatch_dtype": "nvfp4" if narrow else "bf16" if wide else "fp8",
+        "dispatch_dtype": _dispatched(precision, narrow, wide),
         "combine_dtype": _combined(point, precision),
         "lm_head_tp": tensor,
         "attention_tp": tensor,
         "fabric": "rdma",
     }
+
+
+def _dispatched(precision: Mapping[str, Any], narrow: bool, wide: bool) -> str:
+    """Return the format of dispatch: that of the experts' activations, if engines send it."""
+    if precision["gemm"] == "int8":
+        return "int8"
+    return "nvfp4" if narrow else "bf16" if wide else "fp8"
 
 
 def _exchange(engine: str, card: str, kernel: str, gpus: int) -> str:
@@ -145,6 +152,8 @@ def _afd(point: OperatingPoint, model: str, engine: str, notes: Notes) -> dict[s
     if overlapped is None:
         overlapped = 3 if broadcast else 2
         notes.assume(f"micro_batches_or_overlap: unknown; {overlapped} micro-batches are taken")
+    if engine == "vllm-ascend":
+        return _in_stream(point, model, card, ffn_card, size, overlapped, notes)
     fused = engine == "fastafd" and not broadcast
     return {
         "kind": "afd",
@@ -170,4 +179,49 @@ def _afd(point: OperatingPoint, model: str, engine: str, notes: Notes) -> dict[s
         "f2a_dtype": "bf16",
         "duplex": "full",
         "fabric": "rdma" if broadcast else "nvlink",
+    }
+
+
+def _in_stream(
+    point: OperatingPoint,
+    model: str,
+    card: str,
+    ffn_card: str,
+    size: int,
+    micro_batches: int,
+    notes: Notes,
+) -> dict[str, Any]:
+    """Return afd-plugin's shape: each attention rank sends whole BF16 tokens to one FFN rank.
+
+    FFN ranks route, dispatch among themselves, compute and combine. One stream sends, receives and
+    computes (afd_plugin/connectors/npu/camp2p.py, afd_plugin/v1/worker/npu/ubatching.py @2e4378f).
+    """
+    attention, ffn = point.gpus_attention, point.gpus_ffn
+    assert attention is not None
+    assert ffn is not None
+    return {
+        "kind": "afd",
+        "attention": {
+            "accelerator": card,
+            "instances": attention // size,
+            "gpus_per_instance": size,
+            "o_proj_tp": 1,
+            "lm_head_tp": 1,
+        },
+        "ffn": {
+            "accelerator": ffn_card,
+            "instances": 1,
+            "gpus_per_instance": ffn,
+            "parallelism": "ep",
+            "moe_kernel": "fused",
+            "collectives": "all_to_all",
+            "redundant_experts": _copies(point, model, ffn, notes),
+        },
+        "micro_batches": micro_batches,
+        "a2f": "broadcast",
+        "a2f_dtype": "bf16",
+        "f2a_dtype": "bf16",
+        "duplex": "full",
+        "fabric": "unified-bus",
+        "transfers": "in_stream",
     }

@@ -35,13 +35,11 @@ _FRAMEWORKS = (
     (r"(tensorrt-llm|trt-?llm)\b.*", "trtllm"),
     (r"sglang\b(?!.*afd).*", "sglang"),
     (r"vllm(?!.*ascend)\b.*", "vllm"),
+    (r"vllm-ascend\b.*", "vllm-ascend"),
     (r"deepseek", "deepseek"),
     (r"stepfun", "step3"),
     (r"fastafd\b.*", "fastafd"),
 )
-
-# Plug-ins that bring kernels of their own to an engine.
-_PLUGINS = ((r"vllm-ascend\b.*", "vllm"),)
 
 # Kernels of routed experts by what TensorRT-LLM calls the backend. TRTLLM's kernels of FP8 were
 # measured as FlashInfer calls them.
@@ -146,13 +144,6 @@ def framework(text: str) -> str | None:
     raise Unclear(f"framework: there is no software profile of {text}")
 
 
-def engine(text: str) -> tuple[str | None, bool]:
-    """Return the profile of a framework, or of the engine that it plugs into, and whether so."""
-    name = text.strip().lower()
-    hosts = [profile for pattern, profile in _PLUGINS if re.fullmatch(pattern, name)]
-    return (hosts[0], True) if hosts else (framework(text), False)
-
-
 def number_format(text: str) -> str | None:
     """Return the number format that a text begins with; None where it is unknown."""
     words = re.findall(r"[a-z]+\d+", text.lower())
@@ -200,6 +191,15 @@ def of_one_text(source: str) -> bool:
     differ (Qiu et al., ACL 2025, 249: global-batch loss, "also used in Qwen3-MoEs").
     """
     return "fastafd" in source.lower()
+
+
+def forced_experts(source: str, ffn_ranks: int) -> int | None:
+    """Return the experts that forced routing asks for; None: all.
+
+    afd-plugin's recipe lets 16 FFN dies stand for 64: tokens go to four experts of each
+    (force_load_balance_topn_per_rank, recipe/npu/CAMP2pAFDConnector/deepseek_v3_2 @2e4378f).
+    """
+    return 4 * ffn_ranks if "afd-plugin" in source.lower() else None
 
 
 def moe_backend(note: str) -> tuple[str, ...]:

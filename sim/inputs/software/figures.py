@@ -120,6 +120,9 @@ class Software(Strict):
     glue_us_per_layer: Pause
     """What remains of a layer on the attention side, µs: its norms, router, quantisation and launch
     gaps; also the rest of the attention block where `attention_glue` has none."""
+    router_us_per_layer: Pause | None = None
+    """What of it comes after attention, µs: router, quantisation of what the experts take. Where
+    FFN GPUs route (`ffn.collectives` all_to_all), they take this. Absent: nothing of it."""
     host_gap_us_per_step: Pause
     """Time from the last kernel of a step to the first kernel of the next step (sampling,
     scheduling), µs."""
