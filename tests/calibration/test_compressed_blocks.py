@@ -97,16 +97,22 @@ def test_kernels_in_blocks_are_read_alone(tmp_path: Path) -> None:
         f"dsv4_hca_attn,{model},128,128",
         f"dsv4_paged_mqa_logits,{model},64,4",
         "glm5_mqa_logits,GLM-5,64,1",
+        "glm5_dsa_attn,GLM-5,64,1",
+        "glm5_topk_flat,GLM-5,64,1",
     )
     lines = [f"b200_sxm,{row},fp8,8,4097,12,vllm,1,k,test:parts" for row in rows]
     path = tmp_path / "parts.csv"
     path.write_text("\n".join([f"{header},version,kernel,source", *lines]) + "\n")
-    core, logits = read(path)
+    core, logits, flat, sparse = read(path)
     assert (core.op, core.kernel, core.projections) == ("attention_hca", "vllm_alone", ())
     assert [size for _, size in core.fixed] == [128.0, 512.0, 64.0, 128.0, 128.0]
     assert (logits.op, logits.kernel) == ("index_logits", "vllm_alone")
     assert [size for _, size in logits.fixed] == [64.0, 128.0, 4.0]
     assert dict(logits.at) == {"batch": 8.0, "kv_len": 4097.0}
+    assert [size for _, size in flat.fixed] == [32.0, 128.0, 1.0, "flat"]
+    assert sparse.op == "attention_dsa"
+    assert dict(sparse.fixed)["n_q_heads"] == 64.0
+    assert dict(sparse.fixed)["index_heads"] == 0.0
 
 
 def test_mixing_is_read_from_files_of_glue(tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_kernels_of_blocks_are_predicted_alone() -> None:
                 each = [abs(trial.error) for trial in trials]
                 errors.setdefault((kernel.op, kernel.kernel), []).extend(each)
     assert errors.keys() == {
+        ("attention_dsa", "sglang_alone"),
         ("attention_hca", "vllm_alone"),
         ("index_logits", "sglang_alone"),
         ("index_logits", "vllm_alone"),
