@@ -38,10 +38,10 @@ BLOCKS = {
     *("mhc_pre", "mhc_post"),
 }
 
-# In the form of AMD's data sheet; figures are near those of an MI300X.
+# In the form of AMD's data sheet; figures are near those of an MI325X.
 NEW_CARD = """
 kind: accelerator
-name: mi300x
+name: mi325x
 vendor: AMD
 architecture: cdna3
 flops_per_s:
@@ -82,15 +82,15 @@ def exchange_share(*settings: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("card", "gpu"), [("h200-sxm", "h200_sxm"), ("mi300x", "mi300x")], ids=["shipped", "new"]
+    ("card", "gpu"), [("h200-sxm", "h200_sxm"), ("mi325x", "mi325x")], ids=["shipped", "new"]
 )
 def test_measure_fit_run(
     card: str, gpu: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("hardware").mkdir()
-    if card == "mi300x":
-        Path("hardware/mi300x.yaml").write_text(NEW_CARD.strip())
+    if card == "mi325x":
+        Path("hardware/mi325x.yaml").write_text(NEW_CARD.strip())
         assert len(NEW_CARD.strip().splitlines()) <= 20
     monkeypatch.setattr(measure, "_backend", lambda device, name, seed: FakeGpu(name, card))
     on_card = f"deployment.accelerator={card}"
