@@ -136,7 +136,7 @@ def test_kernels_of_blocks_are_predicted_alone() -> None:
         assert np.median(each) <= 0.10, of
 
 
-# A block of vLLM holds the core of HCA, which was also measured alone.
+# A block of vLLM holds the core of HCA, which was also measured alone, and to longer contexts.
 @pytest.mark.parametrize("card", ["h200-sxm", "b200", "gb300"])
 def test_no_block_is_faster_than_a_kernel_in_it(card: str) -> None:
     known = table(card)
@@ -153,7 +153,8 @@ def test_no_block_is_faster_than_a_kernel_in_it(card: str) -> None:
         curve, own = known.serving(op)
         assert own
         assert curve is not None
-        assert known.time_us(op, curve)[0] > 0.95 * row.latency_us
+        time_us, inside = known.time_us(op, curve)
+        assert time_us > row.latency_us or not inside
 
 
 @pytest.mark.parametrize("card", ["h100_sxm", "h200_sxm", "b200_sxm", "gb200"])
