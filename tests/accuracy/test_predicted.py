@@ -159,6 +159,7 @@ def test_afd_plugin_routes_on_ffn_dies_and_sends_in_stream() -> None:
     assert afd.deployment.accelerators() == ep.deployment.accelerators() == ["ascend-910c"]
     judged = [judge_row(setup(rows[name])) for name in rows if name.startswith("afdplugin-")]
     assert [row.why_not for row in judged] == ["", "", ""]
+    assert all("the end of the benchmark" in row.setup.left_out[0] for row in judged)
     errors_of = [row.error for row in judged if row.error is not None]
     assert len(errors_of) == 3
     assert max(abs(error) for error in errors_of) < 0.3

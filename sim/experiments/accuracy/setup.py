@@ -144,6 +144,8 @@ def _tell_left_out(point: OperatingPoint, notes: Notes) -> None:
         notes.assume("requests_per_gpu: the client's concurrency, an upper bound")
     if "prefill interleaved" in note:
         notes.left_out.append("prompts, which this server computes between decode steps")
+    if words.of_whole_benchmark(point.source):
+        notes.left_out.append("the end of the benchmark, in which 13 % of all slots stay empty")
     if "simulated" in point.mtp:
         notes.left_out.append("mtp: the run doubled its batch instead of drafting")
 
