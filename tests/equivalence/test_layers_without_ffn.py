@@ -42,6 +42,7 @@ CASES = [(base, more) for base, shapes in SHAPES.items() for more in shapes]
 
 
 def card(folder: Path, pattern: str = PATTERN) -> Path:
+    folder.mkdir(exist_ok=True)
     path = folder / "alternating.yaml"
     path.write_text(f"""
 kind: model
@@ -161,3 +162,27 @@ def test_half_of_the_glue_belongs_to_the_ffn(tmp_path: Path) -> None:
 def test_a_model_without_ffns_is_refused(tmp_path: Path, base: str) -> None:
     with pytest.raises(InfeasibleError, match="alternating has no layer"):
         site_of(tmp_path, base, pattern="{attention: m}")
+
+
+def test_two_batches_share_out_the_attention_of_a_part(tmp_path: Path) -> None:
+    """A part's steady state: 2 · [max(D, S + first half) + E + max(C, second half)]."""
+    part = "{attention: m}, {attention: a, ffn: moe}"
+    shorter, longer = (
+        site_of(tmp_path / name, EP, pattern=pattern)
+        for name, pattern in (("one", part), ("two", f"{part}, {part}"))
+    )
+    steps = []
+    for site in (shorter, longer):
+        times = [site.times(site.expected.batch_of(40)) for _ in range(2)]
+        step_ns = BoundEngine(site.program).step_ns(times)
+        assert step_ns is not None
+        steps.append(step_ns)
+    rows = longer.durations(longer.expected.batch_of(40)).rows
+    first, second = (
+        sum(int(rows[stage, kind].max()) for stage in ("attn0", "attn1")) for kind in (0, 1)
+    )
+    dispatch, shared, experts, combine = (
+        int(rows[stage, 1].max()) for stage in ("dispatch", "shared", "experts", "combine")
+    )
+    of_part = 2 * (max(dispatch, shared + first) + experts + max(combine, second))
+    assert steps[1] - steps[0] == 2 * of_part

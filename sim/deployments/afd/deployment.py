@@ -165,8 +165,9 @@ class AfdDeployment(Deployment):
 
     @cached_property
     def _usual_kinds(self) -> tuple[int, int]:
-        """The kind of layer that a step goes through most often, and that of the LM head."""
-        return self.kinds.index(max(self.kinds, key=self.uses)), len(self.kinds)
+        """The most frequent kind of layer in a step that has a trip, and that of the LM head."""
+        leaving = [kind for kind in self.kinds if not self._stays(kind.layer)]
+        return self.kinds.index(max(leaving, key=self.uses)), len(self.kinds)
 
     def server_name(self, pool: int, server: int) -> str:
         """Return the name of a server: a0.g3, NIC out a0.g3, f1, NVLink in f1, f1.g3."""
