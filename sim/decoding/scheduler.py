@@ -106,7 +106,7 @@ class Scheduler:
         self.micro_batches = [MicroBatch(j, gpus, layout, idle) for j in range(micro_batches)]
         self._closed = isinstance(workload.arrivals, ClosedLoop)
         self._requests = Requests(workload, seed)
-        self._table = RequestTable(layout)
+        self._table = RequestTable(layout, self._requests.count)
         self._queue = RequestQueue()
         self._last_arrival_ns = -1
         """Of the requests that are drawn, in an open loop."""
@@ -284,7 +284,7 @@ class Scheduler:
         if block is None:
             return False
         prompt, output, arrival_ns = block
-        self._table.write(prompt, output, np.zeros_like(prompt))
+        self._table.write(prompt, output)
         if arrival_ns is not None:
             self._table.values[ARRIVAL, first : self._table.count] = arrival_ns
             self._last_arrival_ns = int(arrival_ns[-1])

@@ -18,8 +18,6 @@ Ints = NDArray[np.int64]
 # Steps up to which each has a row of busy times; beyond, 2, 4, 8, … of them share one.
 _MOST_ROWS = 1 << 16
 
-_ROWS_AT_ONCE = 1 << 10
-
 # Values noted before they are summed up: 8 MiB of them.
 _MOST_VALUES = 1 << 20
 
@@ -86,14 +84,15 @@ class WorkLog:
         self._layers.append(self._site.layer_ns(self._program, slowest, delays_ns))
 
     def _halve(self) -> None:
-        """Let twice as many steps share a row, a block of rows after the other for the memory."""
-        for first in range(0, self._rows, _ROWS_AT_ONCE):
-            rows = self._busy[first : min(first + _ROWS_AT_ONCE, self._rows)]
-            even = rows[::2].copy()
-            even[: len(rows) // 2] += rows[1::2]
-            self._busy[first // 2 : first // 2 + len(even)] = even
-        before, self._rows = self._rows, -(-self._rows // 2)
-        self._busy[self._rows : before] = 0
+        """Let twice as many steps share a row.
+
+        Rows of their own: those that are over would keep their memory.
+        """
+        rows, halved = self._busy[: self._rows], np.zeros(self._busy.shape, dtype=np.int64)
+        self._rows = -(-self._rows // 2)
+        halved[: self._rows] = rows[::2]
+        halved[: len(rows) // 2] += rows[1::2]
+        self._busy = halved
         self.steps_per_row *= 2
 
 

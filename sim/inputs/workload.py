@@ -64,13 +64,13 @@ class Requests:
         self._seed = seed
         arrivals = workload.arrivals
         self._times: Iterator[TimesNs] | None = None
-        self._requests = 0
-        """Requests of an open loop."""
+        self.count = 0
+        """Requests of an open loop; 0 in a closed one."""
         if isinstance(arrivals, Trace):
             recorded = arrivals.read()
-            self._recorded, self._requests = recorded, len(recorded.prompt)
+            self._recorded, self.count = recorded, len(recorded.prompt)
         elif not isinstance(arrivals, ClosedLoop):
-            self._times, self._requests = arrivals.blocks_ns(seed), arrivals.requests
+            self._times, self.count = arrivals.blocks_ns(seed), arrivals.requests
 
     def block(self, first: int) -> tuple[Tokens, Tokens, TimesNs | None] | None:
         """Return prompt, output and arrival (ns) of request `first` and the rest of its block.
@@ -80,13 +80,13 @@ class Requests:
         """
         if isinstance(self._law, Trace):
             return self._replayed(first)
-        if self._times is not None and first >= self._requests:
+        if self._times is not None and first >= self.count:
             return None
         number, offset = divmod(first, BLOCK)
         prompt, output = self._law.draw(self._seed, "request", number)
         if self._times is None:
             return prompt[offset:], output[offset:], None
-        count = min(self._requests - first, BLOCK)
+        count = min(self.count - first, BLOCK)
         return prompt[:count], output[:count], next(self._times)[:count]
 
     def _replayed(self, first: int) -> tuple[Tokens, Tokens, TimesNs] | None:
