@@ -108,7 +108,7 @@ def emit(
         request = batch[REQUEST, i]
         if table[FIRST_TOKEN, request] < 0 and table[ENTERED, request] < step:
             table[FIRST_TOKEN, request] = now_ns
-    left, places = 0, np.empty(count + 1, dtype=np.int64)
+    kept = left = 0
     for i in range(count):
         if batch[LAST_STEP, i] == step:
             request, gpu = batch[REQUEST, i], batch[GPU, i]
@@ -118,14 +118,13 @@ def emit(
             used_bytes[gpu] -= batch[HELD_BYTES, i]
             table[LAST_TOKEN, request] = now_ns
             table[FINISHED, request] = 1
-            gone[left], places[left] = request, i
+            gone[left] = request
             left += 1
-    places[left] = count
-    for row in range(5):
-        # Those that stand between two that leave move up together.
-        for n in range(left):
-            for i in range(places[n] + 1, places[n + 1]):
-                batch[row, i - n - 1] = batch[row, i]
+        else:
+            if left:
+                for row in range(5):
+                    batch[row, kept] = batch[row, i]
+            kept += 1
     return left
 
 
