@@ -741,17 +741,18 @@ def test_accuracy_shows_the_scenario_of_a_row_and_runs_it(afdsim: Afdsim, tmp_pa
 def test_accuracy_tells_mistakes_and_what_it_cannot_express(afdsim: Afdsim, tmp_path: Path) -> None:
     path = tmp_path / "few.csv"
     lines = Path(POINTS).read_text(encoding="utf-8").splitlines()
-    few = [lines[0], *(line for line in lines if line.startswith(("step3-3a2f", "afdplugin-ep")))]
+    wide = next(line.split(",")[0] for line in lines if "h100_sxm_trtllm_fp8" in line)
+    few = [lines[0], *(line for line in lines if line.startswith(("step3-3a2f", wide)))]
     path.write_text("\n".join(few), encoding="utf-8")
     found = afdsim("accuracy", str(path), "--json")
     rows = {row["id"]: row for row in json.loads(found.out)}
     assert rows["step3-3a2f-bf16"]["expressible"]
     wanted = {"measured_ms", "predicted_ms", "error", "clock", "calibrated_share", "why_not"}
     assert all(wanted <= set(row) for row in rows.values())
-    refused = rows["afdplugin-ep64-16k"]
+    refused = rows[wide]
     assert (refused["expressible"], refused["error"]) == (False, None)
-    assert "software profile" in refused["why_not"]
-    assert afdsim("accuracy", str(path), "--show", "afdplugin-ep64-16k").code == 3
+    assert "WIDEEP between x86 nodes" in refused["why_not"]
+    assert afdsim("accuracy", str(path), "--show", wide).code == 3
     path.write_text("\n".join(few).replace("served TPOT", "sundial"), encoding="utf-8")
     bad = afdsim("accuracy", str(path))
     assert bad.code == 3
