@@ -8,8 +8,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from sim.deployments import ep_schedule
 from sim.deployments.afd import ring as afd_ring
+from sim.deployments.ep import schedule as ep_schedule
 from sim.engines import event
 from sim.engines.controller import Controller, Record, Wait
 from sim.engines.program import Program, Times

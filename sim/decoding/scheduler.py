@@ -27,8 +27,8 @@ from sim.decoding.request_table import (
     RequestTable,
 )
 from sim.decoding.resting import IdleLaw
+from sim.deployments.batch import Batch
 from sim.deployments.kvcache import KvLayout, Transfer
-from sim.deployments.layers import Batch
 from sim.foundation.errors import InfeasibleError
 from sim.foundation.nanoseconds import whole_ns
 from sim.foundation.streams import stream

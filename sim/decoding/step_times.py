@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.deployments.deployment import Deployment, Step
-from sim.deployments.layers import Batch
+from sim.deployments.batch import Batch
+from sim.deployments.deployment import Deployment
+from sim.deployments.steps import Step
 from sim.engines.program import Program
 from sim.foundation.nanoseconds import from_us
 from sim.inputs.model import MoeFfn

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.deployments.layers import Batch
+from sim.deployments.batch import Batch
 from sim.foundation.nanoseconds import too_long
 from sim.kernels.core_line import CoreLine, CoreSlots
 from sim.kernels.core_loops import IN_TIME

@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sim.deployments.layers import LayerTimer, Ns
-from sim.foundation.nanoseconds import whole_ns
+from sim.deployments.layers import LayerTimer
+from sim.foundation.nanoseconds import Ns, whole_ns
 from sim.foundation.units import NS_PER_US
 from sim.inputs.deployment import Ep
 from sim.inputs.hardware import Fabric
@@ -103,7 +103,7 @@ class Exchange:
     @property
     def _is_none(self) -> bool:
         """Return whether nothing is exchanged apart from the experts."""
-        return self.ep.gpus == 1 or self.timer.experts_exchange
+        return self.ep.gpus == 1 or self.timer.experts.exchanges
 
     def _dtype(self, direction: ops.Direction) -> str:
         return self.ep.combine_dtype if direction == "combine" else self.ep.dispatch_dtype

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.deployments.batch import Batch
 from sim.deployments.kvcache import KvLayout
-from sim.deployments.layers import Batch, Ns
 from sim.foundation.identity import kept_by_identity
+from sim.foundation.nanoseconds import Ns
 from sim.inputs.arrivals import ClosedLoop
 from sim.inputs.lengths import DrawnLengths, Tokens, stationary_sample
 from sim.inputs.scenario import Scenario

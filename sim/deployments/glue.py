@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.deployments.layers import Ns, us
-from sim.foundation.nanoseconds import whole_ns
+from sim.foundation.nanoseconds import Ns, from_us, whole_ns
 from sim.foundation.units import DTYPE_BYTES, NS_PER_S, NS_PER_US, DType
 from sim.inputs.attention import Attention
 from sim.inputs.hardware import Accelerator
@@ -75,3 +74,8 @@ def sum_ns(
     busy = n_bytes / (accelerator.hbm_bytes_per_s * kernel.hbm_share) * NS_PER_S
     ns = whole_ns(busy + kernel.launch_us * NS_PER_US, "a sum of partial results")
     return np.where(results > tokens, ns, 0)
+
+
+def us(value: float, requests: Ns) -> Ns:
+    """Return `value` µs as ns on every GPU that has requests, 0 elsewhere."""
+    return np.where(requests > 0, from_us(value, "glue of a layer"), 0)

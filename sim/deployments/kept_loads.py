@@ -13,11 +13,13 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from sim.deployments.batch import GpuTokens
 from sim.deployments.core_stages import CoreStages
 from sim.deployments.course import Pass
 from sim.deployments.kept_times import JointTimes, KeptTimes, put_together
-from sim.deployments.layers import Attended, GpuTokens, Ns
+from sim.deployments.layers import Attended
 from sim.engines.program import Program, Times
+from sim.foundation.nanoseconds import Ns
 from sim.inputs.model import Layer
 from sim.inputs.software import Compute
 from sim.kernels.core_line import CoreLine
@@ -47,7 +49,7 @@ _Durations = tuple[dict[tuple[str, int], Ns], Floats]
 
 
 class Asked(Protocol):
-    """What a deployment is asked for (see `Deployment`)."""
+    """What a deployment is asked for (see `StepTimer`)."""
 
     kinds: tuple[Pass, ...]
     core_stage: ClassVar[Compute]
@@ -97,7 +99,7 @@ class KeptLoads:
         self._site = site
         self._batches: dict[bytes, Around] = {}
         self._joint: dict[Hashable, JointTimes] = {}
-        """By `Deployment.joint_load`."""
+        """By `StepTimer.joint_load`."""
 
     def around(self, requests: Ns) -> Around:
         """Return what a step takes with `requests` on each GPU, in values of its own."""

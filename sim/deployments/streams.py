@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.deployments.layers import GpuTokens, LayerTimer
+from sim.deployments.batch import GpuTokens
+from sim.deployments.layers import LayerTimer
 from sim.kernels import mixing, ops, served
 from sim.kernels.timed import Timed
 

@@ -14,7 +14,7 @@ from math import ceil, floor
 
 import numpy as np
 
-from sim.deployments.layers import Batch
+from sim.deployments.batch import Batch
 from sim.engines.program import Times
 from sim.explain.bottleneck import critical_circuit
 from sim.explain.sensitivity import scaled

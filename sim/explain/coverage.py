@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from sim.deployments import DEPLOYMENTS
+from sim.deployments.batch import Batch, GpuTokens
 from sim.deployments.deployment import Deployment
-from sim.deployments.layers import Batch, GpuTokens
 from sim.explain.usual_scenario import ModelOnCard, usual_scenario
 from sim.foundation.errors import ScenarioError
 from sim.foundation.units import NS_PER_US

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 
 from sim.deployments import compile_deployment
 from sim.deployments.afd import AfdDeployment
-from sim.deployments.deployment import Deployment, slowest
-from sim.deployments.layers import Batch
+from sim.deployments.batch import Batch
+from sim.deployments.deployment import Deployment
+from sim.deployments.steps import slowest
 from sim.explain.balance import changed
 from sim.foundation.errors import ScenarioError
 from sim.foundation.units import NS_PER_S, NS_PER_US

@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from sim.foundation.errors import ScenarioError
 from sim.foundation.units import NS_PER_S, NS_PER_US
 
+Ns = NDArray[np.int64]
+
 MOST_TASK_NS = 3_600 * NS_PER_S
 """An hour: no task of a decode step comes near."""
 MOST_RUN_NS = 1 << 61

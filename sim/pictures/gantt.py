@@ -13,7 +13,8 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 
 from sim.decoding.step_table import FILL_STEPS
-from sim.deployments.deployment import Deployment, slowest
+from sim.deployments.deployment import Deployment
+from sim.deployments.steps import slowest
 from sim.engines import event
 from sim.engines.controller import Record
 from sim.engines.program import Node, Program, Times

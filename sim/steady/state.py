@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.deployments import compile_deployment
+from sim.deployments.batch import Batch
 from sim.deployments.deployment import Deployment
-from sim.deployments.layers import Batch
 from sim.engines.bound import Bound, BoundEngine
 from sim.engines.program import KEPT, Program, Times
 from sim.foundation.errors import InfeasibleError, SimError

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.engines.program import KEPT, Program, Times
+from sim.foundation.nanoseconds import Ns
 
-Ns = NDArray[np.int64]
 Number = TypeVar("Number", np.int64, np.float64)
 
 

@@ -39,7 +39,7 @@ def test_experts_are_timed_by_a_kernel_of_their_format(
         held,
         8 * held,
         timer.table.accelerator.gemm_tile_rows,
-        timer.experts_kernel,
+        timer.experts.kernel,
         held,
     )
     curve, own = timer.table.serving(op)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.deployments import compile_deployment
+from sim.deployments.batch import Batch
 from sim.deployments.deployment import Deployment
-from sim.deployments.layers import Batch
 from sim.inputs import scenario
 
 EP_SHARING_THE_HEAD = ("poisson-example", ())

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.deployments import compile_deployment
-from sim.deployments.deployment import Deployment, slowest
+from sim.deployments.deployment import Deployment
+from sim.deployments.steps import slowest
 from sim.experiments.largest_batch import max_batch_under_slo, max_batches_by_bound
 from sim.foundation.errors import InfeasibleError
 from sim.inputs import scenario

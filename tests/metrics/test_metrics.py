@@ -10,7 +10,7 @@ import pytest
 
 from sim.decoding.run import Run, simulate
 from sim.deployments import compile_deployment
-from sim.deployments.layers import Batch
+from sim.deployments.batch import Batch
 from sim.foundation.units import NS_PER_MS
 from sim.metrics import summary
 from tests import tiny

@@ -10,7 +10,7 @@ import pytest
 
 from sim.deployments import compile_deployment
 from sim.deployments.afd import AfdDeployment
-from sim.deployments.layers import Batch
+from sim.deployments.batch import Batch
 from sim.foundation.units import NS_PER_S
 from sim.inputs import scenario
 from sim.kernels import ops

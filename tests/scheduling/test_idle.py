@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sim.decoding.run import Run, simulate
 from sim.deployments import compile_deployment
-from sim.deployments.layers import Batch
+from sim.deployments.batch import Batch
 from sim.engines import event
 from sim.engines.controller import Wait
 from sim.engines.program import Program, Times

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.deployments import ep_schedule
 from sim.deployments.afd import ring as afd_ring
+from sim.deployments.ep import schedule as ep_schedule
 from sim.engines.program import Link, Program
 from tests.scripted_runs import NO_LAGS, Script, Timeline, play
 from tests.strategies.deployments import ep_shapes, feasible_lags, programs, ring_shapes, scripts

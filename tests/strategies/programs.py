@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from hypothesis import strategies as st
 
-from sim.deployments import ep_schedule
 from sim.deployments.afd import ring as afd_ring
+from sim.deployments.ep import schedule as ep_schedule
 from sim.engines.controller import Wait
 from sim.engines.program import Link, Program, ProgramBuilder, Times, When, Wiring
 

@@ -9,8 +9,8 @@ import pytest
 
 from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
+from sim.deployments.batch import GpuTokens
 from sim.deployments.deployment import Deployment
-from sim.deployments.layers import GpuTokens
 from sim.foundation.errors import InfeasibleError, ScenarioError
 from sim.inputs import cards
 from sim.inputs.model import ModelCard

@@ -7,8 +7,8 @@ import pytest
 
 from sim.deployments import compile_deployment
 from sim.deployments.deployment import Deployment
-from sim.deployments.layers import Ns
 from sim.foundation.errors import ScenarioError
+from sim.foundation.nanoseconds import Ns
 from sim.inputs import cards, scenario
 from sim.kernels import ops
 from sim.kernels.kernel_table import KernelTable

@@ -7,9 +7,10 @@ from itertools import pairwise
 import numpy as np
 
 from sim.deployments import compile_deployment
+from sim.deployments.batch import Batch
 from sim.deployments.ep import EpDeployment
 from sim.deployments.exchange import between
-from sim.deployments.layers import Batch, Ns
+from sim.foundation.nanoseconds import Ns
 from sim.inputs import scenario
 from sim.inputs.model import MoeFfn
 from sim.variation.expert_loads import Loads

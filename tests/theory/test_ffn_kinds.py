@@ -9,9 +9,9 @@ import pytest
 
 from sim.deployments import compile_deployment
 from sim.deployments.afd import AfdDeployment
+from sim.deployments.batch import GpuTokens
 from sim.deployments.deployment import Deployment
 from sim.deployments.ep import EpDeployment
-from sim.deployments.layers import GpuTokens
 from sim.explain.theory import active_params, router_params, total_params
 from sim.foundation.errors import InfeasibleError, ScenarioError
 from sim.inputs import cards

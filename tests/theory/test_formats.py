@@ -177,7 +177,7 @@ def test_a_format_of_weights_alone_takes_its_own_kernel() -> None:
         settings = [f"precision.experts={weights}", "deployment.moe_kernel=fused"]
         found = site("dsv3-ep8-h200", "deployment.accelerator=b200", *settings)
         assert isinstance(found, EpDeployment)
-        return found.layer_timer.experts_kernel
+        return found.layer_timer.experts.kernel
 
     assert kernel("mxfp4_bf16").endswith("_w4a16")
     assert not kernel("mxfp4").endswith("_w4a16")

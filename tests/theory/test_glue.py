@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from sim.deployments import compile_deployment
+from sim.deployments.batch import GpuTokens
 from sim.deployments.deployment import Deployment
-from sim.deployments.layers import GpuTokens, Ns
+from sim.foundation.nanoseconds import Ns
 from sim.inputs import cards, scenario
 
 REQUESTS = 100

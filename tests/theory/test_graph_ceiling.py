@@ -7,8 +7,9 @@ import pytest
 
 from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
-from sim.deployments.layers import Batch, Ns
+from sim.deployments.batch import Batch
 from sim.foundation.errors import InfeasibleError, ScenarioError
+from sim.foundation.nanoseconds import Ns
 from sim.inputs import scenario
 from sim.metrics.cautions import cautions
 from sim.metrics.summary import summary

@@ -68,7 +68,9 @@ def test_ffn_gpus_that_route_take_the_router_dispatch_and_combine() -> None:
     tokens = site.expected.batch().requests
     each = float(tokens.sum()) / 16
     parts = site._links.exchanges(ffn, np.array([each]))
-    timed = site.ffn_timer.experts(ffn, site.spread(ffn), np.array([tokens.sum()]), shared=True)
+    timed = site.ffn_timer.experts.expected(
+        ffn, site.spread(ffn), np.array([tokens.sum()]), shared=True
+    )
     router = from_us(75, "the router")
     fabric, die = cards.fabric("unified-bus"), cards.accelerator("ascend-910c")
     n_bytes = each * site.model.hidden * 2
@@ -97,10 +99,10 @@ def test_experts_without_tokens_are_not_read() -> None:
     tokens = np.array([[64], [672], [2688]])
     few = ffn.model_copy(update={"experts": 64})
     whole = LayerTimer(timer.model, timer.precision, "balanced", "fused", timer.table)
-    forced = timer.experts(ffn, site.spread(ffn), tokens).ns
+    forced = timer.experts.expected(ffn, site.spread(ffn), tokens).ns
     spread = site.spread(ffn)._replace(copies=64)
-    assert forced.tolist() == whole.experts(few, spread, tokens).ns.tolist()
-    assert (forced < whole.experts(ffn, site.spread(ffn), tokens).ns).all()
+    assert forced.tolist() == whole.experts.expected(few, spread, tokens).ns.tolist()
+    assert (forced < whole.experts.expected(ffn, site.spread(ffn), tokens).ns).all()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sim.deployments import compile_deployment
 from sim.deployments.ep import EpDeployment
-from sim.deployments.layers import Ns
+from sim.foundation.nanoseconds import Ns
 from sim.inputs import scenario
 from sim.inputs.model import MoeFfn
 from sim.kernels import ops
@@ -72,9 +72,9 @@ def test_the_hottest_rank_takes_the_mean_of_its_draws() -> None:
     ffn, timer = skewed.model.ffn["moe"], skewed.layer_timer
     assert isinstance(ffn, MoeFfn)
     spread, tokens = skewed.spread(ffn), 1 << 14
-    found = timer.experts(ffn, spread, np.array([tokens])).ns[0]
+    found = timer.experts.expected(ffn, spread, np.array([tokens])).ns[0]
     loads = hottest_loads("power_law_1.01", tokens, spread.held(ffn), ffn.top_k)
-    drawn = timer.drawn_experts(ffn, spread, loads[np.newaxis].astype(np.int64), float(tokens)).ns
+    drawn = timer.experts.drawn(ffn, spread, loads[np.newaxis].astype(np.int64), float(tokens)).ns
     assert found == pytest.approx(drawn.mean(), rel=1e-3)
 
 
@@ -85,6 +85,6 @@ def test_even_routing_is_as_it_was() -> None:
     spread, tokens = even.spread(ffn), 1 << 14
     loads = draw("balanced", tokens, spread.copies, ffn.top_k, np.random.default_rng(0))
     ranks = loads.reshape(1, spread.ranks, -1)
-    found = even.layer_timer.drawn_experts(ffn, spread, ranks, float(tokens)).ns
+    found = even.layer_timer.experts.drawn(ffn, spread, ranks, float(tokens)).ns
     balanced = site("routing={kind: balanced}").layer_timer
-    assert found.max() == balanced.experts(ffn, spread, np.array([tokens])).ns.max()
+    assert found.max() == balanced.experts.expected(ffn, spread, np.array([tokens])).ns.max()

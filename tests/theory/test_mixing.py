@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.deployments import compile_deployment
-from sim.deployments.layers import Attended, GpuTokens
+from sim.deployments.batch import GpuTokens
+from sim.deployments.layers import Attended
 from sim.deployments.streams import mixed
 from sim.explain import theory
 from sim.inputs import cards

@@ -55,7 +55,7 @@ def test_ffn_gpus_are_busy_until_they_have_sent() -> None:
     tokens = int(site.expected.batch().requests.sum())
     ffn = site.model.ffn["moe"]
     assert isinstance(ffn, MoeFfn)
-    timed = site.ffn_timer.experts(ffn, site.spread(ffn), np.array([tokens]), shared=True)
+    timed = site.ffn_timer.experts.expected(ffn, site.spread(ffn), np.array([tokens]), shared=True)
     latency = from_us(cards.fabric("nvlink").latency_us, "a message")
     assert site.delays_ns["answer"] == latency
     assert stages(site)["experts"].tolist() == [int(timed.ns.max()) - latency] * 4
@@ -75,9 +75,11 @@ def test_an_engines_kernel_measured_with_narrower_weights_takes_the_bytes_of_its
     ffn = fp8.model.ffn["moe"]
     assert isinstance(ffn, MoeFfn)
     curve = next(c for c in fp8.ffn_timer.table.curves if c.identity[1:] == MEGA)
-    assert fp8.ffn_timer.experts_kernel == mxfp4.ffn_timer.experts_kernel == curve.kernel
+    assert fp8.ffn_timer.experts.kernel == mxfp4.ffn_timer.experts.kernel == curve.kernel
     tokens = np.array([1024])
-    slow, fast = (site.ffn_timer.experts(ffn, site.spread(ffn), tokens) for site in (fp8, mxfp4))
+    slow, fast = (
+        site.ffn_timer.experts.expected(ffn, site.spread(ffn), tokens) for site in (fp8, mxfp4)
+    )
     assert float(slow.usage_ns[0]) == 0  # not calibrated
     more = 32 * 3 * 4096 * 1536 * (1 - 0.53125)
     extra_ns = (slow.ns - fast.ns).max()

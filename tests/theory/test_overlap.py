@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sim.deployments import compile_deployment
-from sim.deployments.layers import Ns
 from sim.foundation.errors import ScenarioError
+from sim.foundation.nanoseconds import Ns
 from sim.inputs import scenario
 from sim.inputs.deployment import Afd, Ep
 from sim.inputs.software import Compute

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sim.decoding.acceptance import emitted, law_of
 from sim.decoding.run import simulate
 from sim.deployments import compile_deployment
+from sim.deployments.batch import Batch, GpuTokens
 from sim.deployments.deployment import Deployment
-from sim.deployments.layers import Batch, GpuTokens
 from sim.explain import theory
 from sim.inputs import cards, scenario
 from sim.inputs.model import Layer

@@ -9,8 +9,8 @@ import pytest
 
 from sim.decoding.run import Run, simulate
 from sim.deployments import compile_deployment
+from sim.deployments.batch import Batch
 from sim.deployments.deployment import Deployment
-from sim.deployments.layers import Batch
 from sim.engines.program import Program, Times
 from sim.foundation.units import NS_PER_MS
 from sim.metrics import summary

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sim.deployments import compile_deployment
+from sim.deployments.batch import GpuTokens
 from sim.deployments.deployment import Deployment
-from sim.deployments.layers import GpuTokens
 from sim.inputs.scenario import load
 
 ALONE = "workload.arrivals={kind: closed, concurrency: 8}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sim.deployments import ep_schedule
 from sim.deployments.afd import ring as afd_ring
+from sim.deployments.ep import schedule as ep_schedule
 from sim.engines.controller import Wait
 from sim.engines.program import Program, Times
 from tests.exact_times import ENGINES, Held, assert_earliest_at

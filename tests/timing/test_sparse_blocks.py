@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sim.deployments import compile_deployment
+from sim.deployments.batch import GpuTokens
 from sim.deployments.deployment import Deployment
-from sim.deployments.layers import GpuTokens
 from sim.inputs import cards
 from sim.inputs.scenario import load
 

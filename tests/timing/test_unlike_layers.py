@@ -12,8 +12,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.deployments import ep_schedule
 from sim.deployments.afd import ring as afd_ring
+from sim.deployments.ep import schedule as ep_schedule
 from sim.engines.program import Program, Times
 from tests.oracles import (
     EpTimes,

@@ -16,16 +16,19 @@ from sim.deployments.afd import reach
 from sim.deployments.afd.ffn import FfnStages
 from sim.deployments.afd.links import AfdLinks
 from sim.deployments.afd.ring import Ring, choose_lags, lags_by_load, program
+from sim.deployments.batch import GpuTokens, in_groups
 from sim.deployments.course import Pass
-from sim.deployments.deployment import Deployment, Durations, slowest
+from sim.deployments.deployment import Deployment
+from sim.deployments.experts import Spread
 from sim.deployments.host import host_us
 from sim.deployments.kvcache import GpuMemory
-from sim.deployments.layers import Attended, GpuTokens, LayerTimer, Ns, Spread, in_groups
+from sim.deployments.layers import Attended, LayerTimer
+from sim.deployments.steps import Durations, slowest
 from sim.deployments.streams import mixed
 from sim.deployments.weights import attention_bytes, ffn_bytes, moe_ffns, vocab_bytes
 from sim.engines.program import Program
 from sim.foundation.errors import InfeasibleError, together
-from sim.foundation.nanoseconds import from_us, whole_ns
+from sim.foundation.nanoseconds import Ns, from_us, whole_ns
 from sim.foundation.units import DTYPE_BYTES
 from sim.inputs import cards
 from sim.inputs.deployment import Afd
@@ -69,7 +72,7 @@ class AfdDeployment(Deployment):
         """Whether the kernel of the experts receives and sends as well."""
         self._lumped = self._one_kernel or deployment.in_stream
         """Whether transfers are no stages of their own."""
-        self._composed = self._one_kernel and not self.ffn_timer.is_measured
+        self._composed = self._one_kernel and not self.ffn_timer.experts.is_measured
         """Whether it was not measured, and takes as long as its parts one after the other."""
         if self._composed:
             self.ffn_timer = replace(self.ffn_timer, moe_kernel=served.MASKED)

@@ -10,9 +10,11 @@ import numpy as np
 
 from sim.deployments import glue
 from sim.deployments.afd.links import AfdLinks
-from sim.deployments.layers import GpuTokens, LayerTimer, Ns, Spread, in_groups, split_evenly
+from sim.deployments.batch import GpuTokens, in_groups
+from sim.deployments.experts import Spread, split_evenly
+from sim.deployments.layers import LayerTimer
 from sim.deployments.weights import experts_bytes, ffn_bytes
-from sim.foundation.nanoseconds import whole_ns
+from sim.foundation.nanoseconds import Ns, whole_ns
 from sim.foundation.units import NS_PER_S
 from sim.inputs.deployment import Afd, FfnSide
 from sim.inputs.model import DenseFfn, ModelCard, MoeFfn
@@ -90,7 +92,7 @@ class FfnStages:
     def _experts(self, ffn: MoeFfn, tokens: Ns) -> Timed:
         """Return the time of the slowest rank of each server."""
         spread, servers = spread_over(self._side, ffn), self.links.servers
-        timed = self.timer.experts(ffn, spread, tokens, self._shares)
+        timed = self.timer.experts.expected(ffn, spread, tokens, self._shares)
         ns = timed.ns
         if ns.shape[-1] >= servers:
             ns = in_groups(ns, ns.shape[-1] // servers).max(axis=-1)
@@ -104,7 +106,7 @@ class FfnStages:
         """
         spread, servers = spread_over(self._side, ffn), self.links.servers
         total = float(tokens.sum())
-        ranks = self.timer.drawn_experts(ffn, spread, loads.tokens, total, self._shares)
+        ranks = self.timer.experts.drawn(ffn, spread, loads.tokens, total, self._shares)
         ranks_ns = self._slowed(ranks.ns)
         ranks_ns[0] += self._loading_ns(ffn, spread, loads.moved)
         layers = len(ranks_ns)

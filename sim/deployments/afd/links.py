@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.deployments.batch import GpuTokens, in_groups
 from sim.deployments.exchange import Exchange
-from sim.deployments.layers import GpuTokens, LayerTimer, Ns, in_groups
+from sim.deployments.layers import LayerTimer
 from sim.deployments.links import payload_bytes_per_s
-from sim.foundation.nanoseconds import from_us, whole_ns
+from sim.foundation.nanoseconds import Ns, from_us, whole_ns
 from sim.foundation.units import DTYPE_BYTES, NS_PER_S, DType
 from sim.inputs.deployment import Afd, Ep
 from sim.inputs.hardware import Fabric

@@ -10,28 +10,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sim.deployments import glue
+from sim.deployments.batch import GpuTokens, in_groups
 from sim.deployments.course import Pass
 from sim.deployments.deployment import Deployment
-from sim.deployments.ep_schedule import Schedule, program
+from sim.deployments.ep.schedule import Schedule, program
 from sim.deployments.exchange import Exchange, between, one_after_the_other
+from sim.deployments.experts import Spread, split_evenly
 from sim.deployments.host import host_us
 from sim.deployments.kept_times import all_and_most
 from sim.deployments.kvcache import GpuMemory
-from sim.deployments.layers import (
-    Attended,
-    GpuTokens,
-    LayerTimer,
-    Ns,
-    Spread,
-    in_groups,
-    split_evenly,
-)
+from sim.deployments.layers import Attended, LayerTimer
 from sim.deployments.links import check_domain
 from sim.deployments.streams import mixed
 from sim.deployments.weights import attention_bytes, experts_bytes, ffn_bytes, moe_ffns, vocab_bytes
 from sim.engines.program import Program
 from sim.foundation.errors import InfeasibleError, together
-from sim.foundation.nanoseconds import from_us, whole_ns
+from sim.foundation.nanoseconds import Ns, from_us, whole_ns
 from sim.foundation.units import NS_PER_S
 from sim.inputs import cards
 from sim.inputs.deployment import Ep
@@ -75,7 +69,7 @@ class EpDeployment(Deployment):
             self._check_lm_head,
             lambda: check_domain(accelerator, deployment.gpus, self.fabric),
             self._check_nics,
-            lambda: self.layer_timer.experts_kernel,
+            lambda: self.layer_timer.experts.kernel,
             self._check_exchange,
             lambda: self._without_ffn,
             *[partial(self._copies, ffn) for ffn in moe_ffns(self.model)],
@@ -232,7 +226,9 @@ class EpDeployment(Deployment):
         experts = timer.by_total(
             ("experts", name),
             total,
-            lambda totals: self._by_rank(timer.experts(ffn, self.spread(ffn), totals)).on(gpus),
+            lambda totals: self._by_rank(timer.experts.expected(ffn, self.spread(ffn), totals)).on(
+                gpus
+            ),
         )
         fullest = self._exchange(ffn).fullest(self.spread(ffn).held(ffn), total, most)
         load = most if fullest is most else total
@@ -306,7 +302,7 @@ class EpDeployment(Deployment):
     def _routed_turn(self, ffn: MoeFfn, total: int, sent: float, loads: Ns) -> dict[str, Timed]:
         """Return the same of tokens that go at once, of which a rank sends at most `sent`."""
         spread = self.spread(ffn)
-        experts = self.layer_timer.drawn_experts(ffn, spread, loads, float(total))
+        experts = self.layer_timer.experts.drawn(ffn, spread, loads, float(total))
         usual = hottest_factor("uniform", total, spread.held(ffn), ffn.top_k)
         pairs = loads.sum(axis=-1).max(axis=-1)
         most = np.maximum(pairs / (ffn.computed() * usual), sent)
@@ -350,7 +346,7 @@ class EpDeployment(Deployment):
     @property
     def _exchanges(self) -> bool:
         """Return whether tokens are exchanged apart from the experts."""
-        return self.ep.gpus > 1 and not self.layer_timer.experts_exchange
+        return self.ep.gpus > 1 and not self.layer_timer.experts.exchanges
 
     def _copies(self, ffn: MoeFfn) -> int:
         """Return the physical experts. Raises InfeasibleError if they do not divide."""
