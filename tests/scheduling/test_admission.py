@@ -207,7 +207,8 @@ def test_a_gpu_runs_as_many_requests_as_its_engine_says_and_no_more(
     admission = Admission(gpu=gpu, split=split)
     scheduler = open_loop(script, gpus, m, admission=admission, most=most)
     entered: list[int] = []
-    for seen in boundaries(scheduler, 40 * m + 40):
+    # Where one may run at a time, 25 requests of 8 steps follow each other.
+    for seen in boundaries(scheduler, 300):
         entered += seen.entered
         running = np.sum([batch.held for batch in scheduler.micro_batches], axis=0)
         assert (running <= most).all()
