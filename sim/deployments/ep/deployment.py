@@ -13,6 +13,7 @@ from sim.deployments import glue
 from sim.deployments.batch import GpuTokens, in_groups
 from sim.deployments.course import Pass
 from sim.deployments.deployment import Deployment
+from sim.deployments.ep import reach
 from sim.deployments.ep.schedule import Schedule, program
 from sim.deployments.exchange import Exchange, between, one_after_the_other
 from sim.deployments.experts import Spread, split_evenly
@@ -66,32 +67,15 @@ class EpDeployment(Deployment):
         self.layer_timer = self.timer(card, deployment.moe_kernel)
         accelerator = self.layer_timer.table.accelerator
         together(
-            self._check_lm_head,
+            lambda: reach.check_lm_head(deployment, accelerator),
             lambda: check_domain(accelerator, deployment.gpus, self.fabric),
-            self._check_nics,
+            lambda: reach.check_nics(deployment, accelerator),
             lambda: self.layer_timer.experts.kernel,
-            self._check_exchange,
+            lambda: reach.check_exchange(deployment, accelerator),
             lambda: self._without_ffn,
             *[partial(self._copies, ffn) for ffn in moe_ffns(self.model)],
         )
         self._memory = self.with_stated_kv(self.memory(accelerator, "EP", self._weights()))
-
-    def _check_lm_head(self) -> None:
-        domain = self.layer_timer.table.accelerator.node.scale_up_domain_gpus
-        if self.ep.lm_head_tp > domain:  # no fewer than those that share requests
-            raise InfeasibleError(
-                f"{self.ep.lm_head_tp} GPUs should share the LM head over a scale-up link that "
-                f"joins {domain}: make lm_head_tp smaller"
-            )
-
-    def _check_nics(self) -> None:
-        accelerator = self.layer_timer.table.accelerator
-        domain = accelerator.node.scale_up_domain_gpus
-        if self.ep.gpus > domain and accelerator.node.nic_bytes_per_s_per_gpu() is None:
-            raise InfeasibleError(
-                f"{accelerator.name} has no NICs on its card: EP over {self.ep.gpus} GPUs "
-                f"cannot leave a node of {domain}"
-            )
 
     @cached_property
     def _without_ffn(self) -> frozenset[int]:
@@ -100,14 +84,6 @@ class EpDeployment(Deployment):
         if len(kinds) == len(self.kinds):
             raise InfeasibleError(f"{self.model.name} has no layer with an FFN: EP has no experts")
         return frozenset(kinds)
-
-    def _check_exchange(self) -> None:
-        domain = self.layer_timer.table.accelerator.node.scale_up_domain_gpus
-        if self.ep.exchange == "gather" and self.ep.gpus > domain:
-            raise InfeasibleError(
-                f"{self.ep.gpus} GPUs should gather tokens over a scale-up link that joins "
-                f"{domain}: set exchange to all_to_all"
-            )
 
     @cached_property
     def program(self) -> Program:
