@@ -16,6 +16,7 @@ KV_CONTEXT = 32_768
 
 # Names round: gpt-oss-120b has 116.8 billion parameters.
 _DOUBTFUL = 0.05
+_BILLION = 1e9
 
 WITHOUT = "without embedding and LM head"
 HEAD = "with LM head, without embedding"
@@ -74,13 +75,16 @@ class ImportedModel:
 
     @property
     def active_convention(self) -> str:
-        """How the publisher counts: as comes nearest to the name, else as the family does."""
-        stated = self.published.active
-        if stated is not None:
-            counts = self.active_by_convention()
-            return min(counts, key=lambda each: abs(counts[each] - stated))
+        """How the publisher counts: as its family does, or as comes nearest to the name.
+
+        Names round, so several ways may fit one; the family's stays unless the name denies it.
+        """
         family = self.read.model_type
-        return next((how for begin, how in _COUNTED if family.startswith(begin)), HEAD)
+        usual = next((how for begin, how in _COUNTED if family.startswith(begin)), HEAD)
+        stated, counts = self.published.active, self.active_by_convention()
+        if stated is None or round(counts[usual] / _BILLION) == stated / _BILLION:
+            return usual
+        return min(counts, key=lambda each: abs(counts[each] - stated))
 
     def active_by_convention(self) -> dict[str, int]:
         head = theory.embedding_params(self.card)

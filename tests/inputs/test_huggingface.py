@@ -290,6 +290,8 @@ def test_parameters_in_the_words_of_mistral(tmp_path: Path) -> None:
     written(folder, params | {"moe": experts | more}, "params.json")
     card = sim.import_model(folder).card
     assert card.name == "small-2"
+    written(folder, params | {"quantization": {"qformat_weight": "fp8_e4m3"}}, "params.json")
+    assert formats(sim.import_model(folder))["attention"] == "fp8_tensor"
     assert ffn_of(card) == ["dense", "moe", "moe", "moe"]
     same = EXPERTS | {"first_k_dense_replace": 1, "head_dim": 32}
     assert card.ffn["moe"].weights(256) == imported(tmp_path, **same).card.ffn["moe"].weights(256)
@@ -439,7 +441,13 @@ def test_experts_with_a_format_of_their_own(tmp_path: Path) -> None:
         ({"hidden_size_per_layer_input": 64}, "hidden_size_per_layer_input"),
         ({"layer_types": ["conv", "full_attention"] * 2}, "conv"),
         ({"use_cla": True, "cla_share_factor": 2}, "use_cla"),
+        ({"parallel_attn_mlp_res": True}, "beside the experts"),
+        ({"lru_width": 256}, "RecurrentGemma"),
+        ({"model_type": "rwkv7"}, "RWKV"),
+        ({"model_type": "xlm-roberta"}, "encoder"),
+        ({"model_type": "esm", "architectures": ["EsmForMaskedLM"]}, "encoder"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
+        ({"quantization": {"group_size": 64, "bits": 4}}, "quantization"),
         (
             {
                 "quantization_config": {
@@ -459,6 +467,53 @@ def test_what_a_card_cannot_express_is_an_error(
         imported(tmp_path, **keys)
     assert "--lossy" in str(caught.value)
     assert any(word in each for each in imported(tmp_path, lossy=True, **keys).not_expressible)
+
+
+def test_missing_keys_are_told_with_what_no_card_has(tmp_path: Path) -> None:
+    with pytest.raises(sim.ScenarioError, match="missing: vocab_size") as caught:
+        imported(tmp_path, is_encoder_decoder=True, vocab_size="absent")
+    assert any("is_encoder_decoder" in each for each in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("keys", "word"),
+    [
+        ({"num_key_value_heads": 3}, "num_key_value_heads: should divide the 8"),
+        ({"num_key_value_heads": 16}, "num_key_value_heads: should divide the 8"),
+        ({"num_attention_heads": 10}, "num_attention_heads: should divide the 256"),
+        (EXPERTS | {"num_experts": -16}, "num_experts: should be from 1"),
+    ],
+)
+def test_counts_that_do_not_fit_are_mistakes(
+    keys: dict[str, Any], word: str, tmp_path: Path
+) -> None:
+    with pytest.raises(sim.ScenarioError, match=word):
+        imported(tmp_path, **keys)
+
+
+def test_what_gemma_leaves_to_its_class(tmp_path: Path) -> None:
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10_240}
+    config = {"text_config": text | {"num_hidden_layers": 34, "sliding_window": 1024}}
+    found = sim.import_model(written(tmp_path, config, "google--gemma-3-4b-it.json"))
+    assert abs(found.parameters / 3.88e9 - 1) < 0.01  # 4.3 billion with its encoder of 0.42
+    assert attention_of(found.card)[:7] == ["sliding"] * 5 + ["full", "sliding"]
+    assert "head_dim: 256 # not in the config: default of gemma3_text" in found.text
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "counted"),
+    [
+        ("Small-1B-A1B", "llama", "with embedding and LM head"),
+        ("Small-1B-A9B", "mistral", "with embedding and LM head"),
+        ("Small-1B-A1B", "mistral", "with LM head, without embedding"),
+    ],
+)
+def test_the_family_counts_active_parameters_unless_the_name_denies_it(
+    name: str, family: str, counted: str, tmp_path: Path
+) -> None:
+    keys = {"model_type": family, "vocab_size": 100_000, "intermediate_size": 300_000}
+    found = sim.import_model(written(tmp_path, SMALL | keys, f"owner--{name}.json"))
+    assert found.active_convention == counted
 
 
 def test_a_name_that_says_another_number_is_told(tmp_path: Path) -> None:

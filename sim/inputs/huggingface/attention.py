@@ -94,7 +94,7 @@ def _softmax(config: ConfigFile, kind: str, key: str, layer: int) -> Fields:
     part: Fields = {
         "kind": Keyed("gqa", key or "softmax attention"),
         "query_heads": queries,
-        "kv_heads": _kv_heads(config, kv_heads, queries, layer),
+        "kv_heads": _shared_heads(config, _kv_heads(config, kv_heads, queries, layer), queries),
         "head_dim": head_dim(config, *own_dim),
     }
     values = config.whole(*value_dim, "v_head_dim")
@@ -127,6 +127,15 @@ def _kv_heads(config: ConfigFile, first: list[str], queries: Keyed, layer: int) 
     if one is not None and one.value:
         return Keyed(1, one.origin, one.keys)
     return Keyed(queries.value, f"{queries.origin}: as many", queries.keys)
+
+
+def _shared_heads(config: ConfigFile, shared: Keyed, queries: Keyed) -> Keyed:
+    if queries.value % shared.value and shared.keys:
+        config.problem(
+            shared.keys[0],
+            f"should divide the {queries.value} of {queries.origin} (got {shared.value})",
+        )
+    return shared
 
 
 def _output_gate(config: ConfigFile) -> Fields:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,12 @@ def read_card(path: str | Path, name: str | None = None, lossy: bool = False) ->
 
 
 def _told(inexpressible: tuple[str, ...], path: str) -> str:
-    lines = [f"{path}: a card cannot express: {each}" for each in inexpressible]
+    lines = [f"{path}: {each}" for each in _told_each(inexpressible)]
     return "\n".join([*lines, "add --lossy to write the card without it"])
+
+
+def _told_each(inexpressible: Iterable[str]) -> list[str]:
+    return [f"a card cannot express: {each}" for each in inexpressible]
 
 
 def _read(config: ConfigFile, repository: str, name: str) -> ReadCard:
@@ -88,8 +92,8 @@ def _read(config: ConfigFile, repository: str, name: str) -> ReadCard:
     named = config.document.get(("architectures",))
     if not seen and isinstance(named, list) and "ConditionalGeneration" in str(named):
         config.note(f"{named[0]}: states no encoder of images or sound; none is on the card")
-    if config.problems:
-        raise ScenarioError(config.problems)
+    if config.problems:  # missing keys are often those of a model that no card can state
+        raise ScenarioError([*config.problems, *_told_each(config.inexpressible)])
     lines = [
         *text.comments(_heading(origin, drafts)),
         *text.mapping(head, 0),
@@ -208,6 +212,8 @@ def _note_what_no_card_has(config: ConfigFile) -> None:
         ("index_kpool", "an index of pools of keys"),
         ("cross_attention_layers", "layers that attend to what an encoder made"),
         ("block_configs", "layers that each have sizes of their own"),
+        ("parallel_attn_mlp_res", "a dense FFN beside the experts of a layer"),
+        ("lru_width", "recurrent blocks of RecurrentGemma"),
     ):
         value = config.get(key)
         if value not in (None, 0, False, []):
@@ -217,11 +223,21 @@ def _note_what_no_card_has(config: ConfigFile) -> None:
         config.cannot("use_cla: layers that read the KV of layers before them")
     if config.get("is_encoder_decoder") is True:
         config.cannot("is_encoder_decoder: an encoder of text, and attention to its result")
+    if _reads_alone(config):
+        config.cannot(f"{config.model_type}: an encoder, which makes no tokens")
+    if config.model_type.startswith("rwkv"):
+        config.cannot(f"{config.model_type}: states of RWKV, which is no attention")
     if config.model_type.startswith("falcon_h1"):
         config.cannot("falcon_h1: attention and Mamba-2 side by side in a layer")
     mamba = config.first(("mamba_d_state", "state_size"))
     if mamba and config.first(("mamba_n_heads", "mamba_num_heads")) is None:
         config.cannot(f"{mamba}: Mamba without heads (Mamba-1)")
+
+
+def _reads_alone(config: ConfigFile) -> bool:
+    """Return whether a model fills gaps of a text instead of writing on: BERT and its kin."""
+    named = str(config.document.get(("architectures",)))
+    return "bert" in config.model_type.lower() or "ForMaskedLM" in named
 
 
 # Words in the names of keys that shape a model, and of those that never do.

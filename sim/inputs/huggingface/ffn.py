@@ -110,7 +110,7 @@ def has_experts(config: ConfigFile) -> bool:
     value = config.get(key)
     if isinstance(value, list):
         return bool(value)
-    return not isinstance(value, int) or value > 1
+    return not isinstance(value, int) or value not in (0, 1)
 
 
 def _shared(config: ConfigFile, width: Keyed, layer: int) -> tuple[Keyed, Keyed]:

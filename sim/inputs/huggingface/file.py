@@ -26,6 +26,16 @@ _LARGEST = 10**9
 _MODALITIES = 3
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _HIDDEN = ("hidden_size", "n_embd", "d_model", "dim")
+# Sizes that configs of a family leave out, as the defaults of its class in transformers.
+_LEFT_OUT = {
+    "gemma3_text": {
+        "vocab_size": 262_208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131_072,
+    },
+}
 # Parts of a multimodal config that are no language model, whatever keys they share with one.
 _NO_TEXT = re.compile("vision|audio|visual|image|video|talker|code2wav|speech|token2wav")
 
@@ -99,7 +109,7 @@ class ConfigFile:
         """
         key = self.first(keys)
         if key is None:
-            return None
+            return self._left_out(keys)
         value = self.get(key)
         if isinstance(value, list) and layer is not None and value:
             value = value[min(layer, len(value) - 1) if len(value) > _MODALITIES else 0]
@@ -110,6 +120,12 @@ class ConfigFile:
         else:
             return Keyed(value, key, (key,))
         return Keyed(max(least, 1), key, (key,))
+
+    def _left_out(self, keys: Sequence[str]) -> Keyed | None:
+        """Return what the family's own code takes where a config leaves a key out."""
+        defaults = _LEFT_OUT.get(self.model_type, {})
+        value = next((defaults[key] for key in keys if key in defaults), None)
+        return None if value is None else assumed(value, f"default of {self.model_type}")
 
     def need(self, *keys: str, layer: int | None = None, least: int = 1) -> Keyed:
         """Return the whole number of the first key that has one; without any, note the mistake."""

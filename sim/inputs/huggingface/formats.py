@@ -97,7 +97,7 @@ def _expert_format(config: ConfigFile, value: Any) -> Keyed:
 
 def _section(config: ConfigFile) -> tuple[str, dict[str, Any] | None]:
     """Return what states the quantization: the config's section, else ModelOpt's own file."""
-    for key in ("quantization_config", "compression_config"):
+    for key in ("quantization_config", "compression_config", "quantization"):
         found = config.get(key)
         if isinstance(found, dict):
             return key, found
@@ -132,6 +132,8 @@ def _schemes(config: ConfigFile, place: str, section: dict[str, Any]) -> list[_S
     packed = _PACKED.match(str(section.get("format")))
     if packed:
         return [_Scheme(packed[1], _all, f"{place}.format")]
+    if section.get("qformat_weight") == "fp8_e4m3":  # of Mistral's params.json
+        return [_Scheme("fp8_tensor", _but_the_head, f"{place}.qformat_weight")]
     method = str(section.get("quant_method") or section.get("quant_algo") or "").lower()
     if method == "modelopt":
         method = str(section.get("quant_algo") or "").lower()

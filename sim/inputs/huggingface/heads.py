@@ -18,6 +18,12 @@ def head_dim(config: ConfigFile, *first: str) -> Keyed:
     if found is not None:
         return found
     hidden, count = config.hidden(), heads(config)
+    if hidden.value % count.value and count.keys:
+        config.problem(
+            count.keys[0],
+            f"should divide the {hidden.value} of {hidden.origin} (got {count.value}), or head_dim "
+            "say how wide a head is",
+        )
     return Keyed(
         max(1, hidden.value // count.value),
         f"{hidden.origin} / {count.origin}",
