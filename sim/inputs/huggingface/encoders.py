@@ -6,7 +6,10 @@ from typing import Any
 
 from sim.inputs.huggingface.file import ConfigFile, Fields, Keyed
 
-_SECTIONS = {"vision": ("vision_config", "visual_config", "vision_encoder"), "audio": ("audio_config",)}
+_SECTIONS = {
+    "vision": ("vision_config", "visual_config", "vision_encoder"),
+    "audio": ("audio_config",),
+}
 _WIDTH = ("vt_hidden_size", "hidden_size", "embed_dim", "d_model", "width")
 _DEPTH = ("vt_num_hidden_layers", "num_hidden_layers", "depth", "layers", "encoder_layers")
 _INNER = ("vt_intermediate_size", "intermediate_size", "encoder_ffn_dim", "mlp_dim")
