@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli.text import AsJson, Prices, Settings, Table, number, say, show, usd
+from sim.cli.text import AsJson, Prices, Settings, Table, number, say, show, usd, warn
 from sim.foundation import json_text
 from sim.foundation.spreadsheets import inert, inert_value
 
@@ -169,6 +169,7 @@ def coverage(
         return
     for text in found.assumed:
         say(f"taken: {text}")
+    warn(found.cautions)
     columns = ["layers", "op", "kernel", "format", "shape", "µs", "status", "outside by", "curve"]
     title = (
         f"{found.model} on {', '.join(found.cards)}, {found.shape}: {found.requests_per_gpu} "

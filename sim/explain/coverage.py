@@ -20,6 +20,7 @@ from sim.deployments.deployment import Deployment
 from sim.explain.usual_scenario import ModelOnCard, usual_scenario
 from sim.foundation.errors import ScenarioError
 from sim.foundation.units import NS_PER_US
+from sim.inputs.model import ModelCard
 from sim.inputs.scenario import Scenario, load
 from sim.kernels.curve import Curve, work_of
 from sim.kernels.kernel_table import KernelTable
@@ -94,6 +95,8 @@ class Coverage:
     kernels: tuple[CoveredKernel, ...]
     assumed: tuple[str, ...] = ()
     """What was not asked for, and is taken."""
+    cautions: tuple[str, ...] = ()
+    """What to know before trusting it, a sentence each."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -182,17 +185,25 @@ def coverage_of(
     usage_ns = np.asarray(site.durations(held).usage_ns, dtype=np.float64)
     total_ns = float(usage_ns.sum())
     requests = int(held.requests.flat[0])
+    tokens = int(held.kv_tokens[None].flat[0]) // requests
     return Coverage(
         scenario=loaded.name,
         model=site.model.name,
         cards=tuple(loaded.deployment.accelerators()),
         shape=loaded.deployment.shape_name(),
         requests_per_gpu=requests,
-        context_tokens=int(held.kv_tokens[None].flat[0]) // requests,
+        context_tokens=tokens,
         shares=dict(zip(KNOWN, (usage_ns / total_ns).tolist(), strict=True)),
         kernels=tuple(_kernels(site, held)),
         assumed=assumed,
+        cautions=tuple(_too_long(site.model, tokens)),
     )
+
+
+def _too_long(model: ModelCard, tokens: int) -> Iterator[str]:
+    longest = model.max_context_tokens
+    if longest is not None and tokens > longest:
+        yield f"{tokens:,} tokens of context are more than the {longest:,} of {model.name}"
 
 
 def _load(scenario: Scenario, batch: int | None, context: int | None) -> dict[str, Any]:

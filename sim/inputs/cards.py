@@ -48,7 +48,9 @@ def packaged(folder: str) -> Path:
 
 def names(folder: str) -> list[str]:
     places = (Path.cwd() / folder, packaged(folder))
-    return sorted({path.stem for place in places for path in place.glob("*.yaml")})
+    return sorted(
+        {path.stem for place in places for path in place.glob("*.yaml") if _is_file(path)}
+    )
 
 
 @asked_once

@@ -168,7 +168,8 @@ def test_coverage_prints_what_is_measured_before_anything_runs(
     assert "requests a GPU" not in answer.err
     found = json.loads(afdsim(*call, "--json").out)
     keys = (
-        "scenario model cards shape requests_per_gpu context_tokens shares kernels assumed sentence"
+        "scenario model cards shape requests_per_gpu context_tokens shares kernels assumed "
+        "cautions sentence"
     )
     assert set(found) == set(keys.split())
     assert found["requests_per_gpu"] == 32

@@ -130,6 +130,16 @@ def test_a_load_that_does_not_fit_is_covered_with_the_reason() -> None:
     assert any("a run is refused: weights need" in text for text in found.assumed)
 
 
+def test_a_context_beyond_the_published_one_is_told() -> None:
+    longest = cards.model("deepseek-v3").max_context_tokens
+    assert longest is not None
+    found = coverage("deepseek-v3", "h200-sxm", context=longest + 1)
+    assert found.cautions == (
+        f"{longest + 1:,} tokens of context are more than the {longest:,} of deepseek-v3",
+    )
+    assert coverage("deepseek-v3", "h200-sxm", context=longest).cautions == ()
+
+
 def test_wrong_names_and_shapes_are_refused() -> None:
     with pytest.raises(ScenarioError, match="did you mean 'deepseek-v3'"):
         coverage("deepseek-v33", "h800")

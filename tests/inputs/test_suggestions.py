@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from sim.foundation.errors import did_you_mean
+from sim.foundation.errors import ScenarioError, did_you_mean
 from sim.foundation.suggestions import nearest
 from sim.inputs import cards
 
@@ -52,3 +54,15 @@ def test_of_many_names_the_nearest_are_listed_and_the_others_counted() -> None:
 def test_order_is_case_and_signs_then_words_then_prefixes_then_likeness() -> None:
     names = ["one_two", "twone", "one two three", "onetwothree", "on", "onetvo"]
     assert nearest("One-Two", names) == ["one_two", "one two three", "onetwothree", "on", "onetvo"]
+
+
+def test_a_card_that_is_no_file_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / cards.MODELS
+    folder.mkdir(parents=True)
+    (folder / "zeros.yaml").symlink_to("/dev/zero")
+    monkeypatch.chdir(tmp_path)
+    assert "zeros" not in cards.names(cards.MODELS)
+    with pytest.raises(ScenarioError, match="unknown model 'zeros'; known"):
+        cards.model("zeros")
