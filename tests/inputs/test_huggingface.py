@@ -466,7 +466,9 @@ def test_what_a_card_cannot_express_is_an_error(
     with pytest.raises(sim.InexpressibleError, match=word) as caught:
         imported(tmp_path, **keys)
     assert "--lossy" in str(caught.value)
-    assert any(word in each for each in imported(tmp_path, lossy=True, **keys).not_expressible)
+    found = imported(tmp_path, lossy=True, **keys)
+    assert any(word in each for each in found.not_expressible)
+    assert all(f"# Left out: {each}.\n" in found.text for each in found.not_expressible)
 
 
 def test_missing_keys_are_told_with_what_no_card_has(tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def _read(config: ConfigFile, repository: str, name: str) -> ReadCard:
         raise ScenarioError([*config.problems, *_told_each(config.inexpressible)])
     lines = [
         *text.comments(_heading(origin, drafts)),
+        *text.comments(f"Left out: {each}." for each in config.inexpressible),
         *text.mapping(head, 0),
         f"source: {text.written(text.source(origin, head))}",
         *_parts("attention", layers.attention, origin),
