@@ -59,22 +59,31 @@ def usual_scenario(
         return from_document(document)
 
     if asked.ep is not None:
-        return scenario(asked.ep), tuple(assumed)
+        found = scenario(asked.ep)
+        refused = _refusal(found)
+        return found, (*assumed, *([f"a shape whose run is refused: {refused}"] if refused else ()))
     gpus = card.node.gpus
     first = scenario(gpus)
     found, refused = first, ""
     while gpus <= _MOST_GPUS:
         found = scenario(gpus)
-        try:
-            compile_deployment(found)
-        except InfeasibleError as error:
-            refused, gpus = refused or str(error).splitlines()[0], 2 * gpus
-        else:
+        reason = _refusal(found)
+        if not reason:
             break
+        refused, gpus = refused or reason, 2 * gpus
     else:
         return first, (*assumed, f"EP {first.gpu_count()}, one server; a run is refused: {refused}")
     spans = f"EP {found.gpu_count()}, the fewest whole servers that hold weights and KV"
     return found, (*assumed, spans)
+
+
+def _refusal(scenario: Scenario) -> str:
+    """Return the first reason why a scenario cannot run; empty if it can."""
+    try:
+        compile_deployment(scenario)
+    except InfeasibleError as error:
+        return str(error).splitlines()[0]
+    return ""
 
 
 def _copies(model: ModelCard, gpus: int) -> int:

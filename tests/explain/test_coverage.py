@@ -128,6 +128,8 @@ def test_a_model_with_a_checkpoint_takes_its_formats() -> None:
 def test_a_load_that_does_not_fit_is_covered_with_the_reason() -> None:
     found = coverage("deepseek-v3", "l4")
     assert any("a run is refused: weights need" in text for text in found.assumed)
+    alone = coverage("deepseek-v3", "h200-sxm", ep=1)
+    assert any("run is refused: weights need" in text for text in alone.assumed)
 
 
 def test_a_context_beyond_the_published_one_is_told() -> None:
