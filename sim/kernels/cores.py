@@ -13,7 +13,7 @@ from sim.foundation.units import DTYPE_BYTES
 from sim.inputs.attention import compressed
 from sim.kernels import served, state_cores
 from sim.kernels.index_logits import index_logits
-from sim.kernels.ops import Op, floats, padded, per
+from sim.kernels.ops import Floats, Op, floats, padded, per
 
 # Caches that a core widens before it multiplies (TensorRT-LLM dequantises NVFP4 KV to FP8).
 WIDENED = {"nvfp4": "fp8"}
@@ -43,17 +43,9 @@ def gqa(
     group = query_heads / kv_heads
     traffic = kv_heads * 2 * head_dim * tokens * DTYPE_BYTES[dtype]
     traffic = traffic + requests * 2 * query_heads * head_dim * DTYPE_BYTES["bf16"]
-    return Op(
-        "attention_gqa",
-        dtype,
-        f"q{query_heads}kv{kv_heads}d{head_dim:g}",
-        needed * padded(group, tile_rows) / group,
-        traffic,
-        "hbm",
-        {"batch": requests, "kv_len": per(tokens, requests)},
-        served.FASTEST,
-        needed,
-        WIDENED.get(dtype, ""),
+    work = needed * padded(group, tile_rows) / group, needed, traffic
+    return _over_context(
+        "attention_gqa", dtype, f"q{query_heads}kv{kv_heads}d{head_dim:g}", work, requests, tokens
     )
 
 
@@ -85,17 +77,18 @@ def block_sparse(
     score_flops = index_heads * index_dim * 2 * scored
     more = np.minimum(tokens, attended * positions) - attended
     cache = kv_heads * 2 * head_dim * DTYPE_BYTES[dtype] * more
-    return Op(
+    work = (
+        dense.flops + score_flops,
+        dense.least_flops() + score_flops,
+        dense.bytes + cache + scored * index_dim * DTYPE_BYTES["bf16"],
+    )
+    return _over_context(
         "attention_block_sparse",
         dtype,
         f"q{query_heads}kv{kv_heads}d{head_dim:g}i{index_heads}",
-        dense.flops + score_flops,
-        dense.bytes + cache + scored * index_dim * DTYPE_BYTES["bf16"],
-        "hbm",
-        {"batch": requests, "kv_len": per(tokens, requests)},
-        served.FASTEST,
-        dense.least_flops() + score_flops,
-        WIDENED.get(dtype, ""),
+        work,
+        requests,
+        tokens,
     )
 
 
@@ -113,18 +106,8 @@ def mla(
     needed = query_heads * 2 * (2 * kv_lora + rope) * tokens
     traffic = (kv_lora + rope) * tokens * DTYPE_BYTES[dtype]
     traffic = traffic + requests * query_heads * (2 * kv_lora + rope) * DTYPE_BYTES["bf16"]
-    return Op(
-        "attention_mla",
-        dtype,
-        f"h{query_heads}",
-        needed * padded(query_heads, tile_rows) / query_heads,
-        traffic,
-        "hbm",
-        {"batch": requests, "kv_len": per(tokens, requests)},
-        served.FASTEST,
-        needed,
-        WIDENED.get(dtype, ""),
-    )
+    work = needed * padded(query_heads, tile_rows) / query_heads, needed, traffic
+    return _over_context("attention_mla", dtype, f"h{query_heads}", work, requests, tokens)
 
 
 def dsa(
@@ -156,17 +139,18 @@ def dsa(
     score_bytes = index_dim * DTYPE_BYTES["fp8"] + _INDEX_SCALE_BYTES + 2 * _SCORE_BYTES * positions
     more = np.minimum(tokens, attended * positions) - attended
     latents = (kv_lora + rope) * DTYPE_BYTES[dtype] * more
-    return Op(
+    work = (
+        dense.flops + score_flops,
+        dense.least_flops() + score_flops,
+        dense.bytes + latents + scored * score_bytes,
+    )
+    return _over_context(
         "attention_dsa",
         dtype,
         f"h{query_heads}i{index_heads}" if index_heads else f"h{query_heads}reused",
-        dense.flops + score_flops,
-        dense.bytes + latents + scored * score_bytes,
-        "hbm",
-        {"batch": requests, "kv_len": per(tokens, requests)},
-        served.FASTEST,
-        dense.least_flops() + score_flops,
-        WIDENED.get(dtype, ""),
+        work,
+        requests,
+        tokens,
     )
 
 
@@ -193,18 +177,8 @@ def hca(
     needed = query_heads * head_dim * 4 * read
     traffic = compressed.entry_bytes(dtype, head_dim, rope) * read
     traffic = traffic + requests * 2 * query_heads * head_dim * DTYPE_BYTES["bf16"]
-    return Op(
-        "attention_hca",
-        dtype,
-        f"h{query_heads}",
-        needed * padded(query_heads, tile_rows) / query_heads,
-        traffic,
-        "hbm",
-        {"batch": requests, "kv_len": per(tokens, requests)},
-        served.FASTEST,
-        needed,
-        WIDENED.get(dtype, ""),
-    )
+    work = needed * padded(query_heads, tile_rows) / query_heads, needed, traffic
+    return _over_context("attention_hca", dtype, f"h{query_heads}", work, requests, tokens)
 
 
 def csa(
@@ -237,18 +211,29 @@ def csa(
     score_bytes = index_dim * DTYPE_BYTES["fp8"] + _INDEX_SCALE_BYTES + 2 * _SCORE_BYTES * positions
     more = (np.minimum(tokens, attended * positions) - attended) / ratio
     entries = compressed.entry_bytes(dtype, head_dim, rope) * more
-    return Op(
-        "attention_csa",
-        dtype,
-        f"h{query_heads}i{index_heads}k{top_k}",
+    work = (
         dense.flops + score_flops,
-        dense.bytes + entries + scored * score_bytes,
-        "hbm",
-        {"batch": requests, "kv_len": per(tokens, requests)},
-        served.FASTEST,
         dense.least_flops() + score_flops,
-        WIDENED.get(dtype, ""),
+        dense.bytes + entries + scored * score_bytes,
     )
+    return _over_context(
+        "attention_csa", dtype, f"h{query_heads}i{index_heads}k{top_k}", work, requests, tokens
+    )
+
+
+def _over_context(
+    name: str,
+    dtype: str,
+    key: str,
+    work: tuple[Floats, Floats, Floats],
+    requests: Floats,
+    tokens: Floats,
+) -> Op:
+    """Return a core over `tokens` cached tokens in all; `work`: FLOPs, those needed, and bytes."""
+    flops, needed, traffic = work
+    axes = {"batch": requests, "kv_len": per(tokens, requests)}
+    widened = WIDENED.get(dtype, "")
+    return Op(name, dtype, key, flops, traffic, "hbm", axes, served.FASTEST, needed, widened)
 
 
 def linear(
