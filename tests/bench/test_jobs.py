@@ -106,7 +106,7 @@ def test_study_cell(bench: Bench) -> None:
 
 
 def test_capacity(bench: Bench) -> None:
-    words = ("capacity", "poisson-example", "--set", "slo.tpot_ms=25", "--workers", "2")
+    words = ("capacity", "poisson-example", "--set", "slo.tpot_ms=40", "--workers", "2")
     limit = bench.imports(LOOPS) + bare.loop("poisson-example", CAPACITY_STEPS)
     bench.row("capacity, the line of the README", bench.afdsim(*words), limit)
 

@@ -1,0 +1,48 @@
+"""AFD against EP as measured: who leads, by how much, and the steps of FastAFD's ratios."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sim.experiments.accuracy import pairs, verdict
+from sim.inputs import scenario
+from sim.steady.state import steady_state
+
+POINTS = Path(__file__).parents[2] / "results" / "accuracy"
+
+
+WITHIN = 0.1
+# vLLM's plug-in was measured 9 % faster with 64 attention dies than with 48, at the same requests
+# on each and a third more on each FFN die: no model in which more work takes longer meets both.
+ODD = "afdplugin-48a16f-16k"
+
+
+@pytest.fixture(scope="module")
+def leads() -> list[pairs.JudgedPair]:
+    rows = verdict.judge_points(POINTS / "points.csv")
+    return pairs.judge(POINTS / "pairs.csv", rows)
+
+
+def test_afd_leads_ep_where_it_did(leads: list[pairs.JudgedPair]) -> None:
+    met = [pair for pair in leads if pair.first.setup.point.id != ODD]
+    assert len(met) == 6
+    for pair in met:
+        assert pair.same_sign
+        assert pair.predicted == pytest.approx(pair.measured, abs=WITHIN)
+
+
+@pytest.mark.xfail(strict=True, reason="more work on each FFN die was measured to take less time")
+def test_48_attention_dies_fall_behind_ep(leads: list[pairs.JudgedPair]) -> None:
+    (odd,) = (pair for pair in leads if pair.first.setup.point.id == ODD)
+    assert odd.same_sign
+
+
+@pytest.mark.parametrize(
+    ("ratio", "tpot_ms", "within"),
+    [("3a1f", 32.8, 0.06), ("7a1f", 33.36, 0.06), ("17a1f", 48.7, 0.1)],
+)
+def test_each_ratio_takes_its_step(ratio: str, tpot_ms: float, within: float) -> None:
+    found = steady_state(scenario.load(f"qwen3-fastafd-{ratio}")).tpot_ns / 1e6
+    assert found == pytest.approx(tpot_ms, rel=within)
