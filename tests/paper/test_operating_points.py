@@ -42,6 +42,7 @@ def test_both_points_of_step3_come_out_with_h200_and_with_no_other_hopper(name: 
         sets = [*sides, "deployment.ffn.collectives=nvls", "software=step3"]
         found[card] = tgs(name, *sets, "simulation.engine=recurrence")
     least, most = STEP3_POINTS[name]
+    # Attention binds 2A2F on both, and two fits of the same chip's kernels differ by 0.03 %.
     assert found["h800"] < 1.001 * found["h100-sxm"] < 0.95 * least
     assert found["h200-sxm"] > 0.95 * most
     assert found["h800"] > 0.88 * most
