@@ -19,12 +19,11 @@ from sim.calibration import families
 from sim.calibration.families import KernelFamily, MeasuredKernel
 from sim.calibration.grid import curve_on_grid, thinned
 from sim.calibration.measurements import GPUS, Measurement
-from sim.calibration.merge import DERIVED
 from sim.calibration.regression import Residual, fit_constants, roofline_us
 from sim.foundation.errors import CalibrationError
 from sim.inputs.hardware import Accelerator
 from sim.kernels import served
-from sim.kernels.curve import Curve, Identity
+from sim.kernels.curve import DERIVED, Curve, Identity
 from sim.kernels.kernel_table import US_PER_S, KernelTable
 from sim.kernels.ops import Floats
 

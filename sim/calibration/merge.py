@@ -9,8 +9,6 @@ from sim.kernels.curve import Curve
 
 What = Literal["replaced", "added", "kept"]
 
-DERIVED = "derived from "  # begins the source of a curve of another card
-
 
 class Change(NamedTuple):
     """What a merge did with the curves of one kernel and number format, or of one operation."""
@@ -34,13 +32,9 @@ def merge(old: Iterable[Curve], fitted: Iterable[Curve]) -> tuple[Curve, ...]:
     merged = {curve.identity: curve for curve in old}
     for curve in fitted:
         known = merged.get(curve.identity)
-        if known is None or _is_derived(known) or not _is_derived(curve):
+        if known is None or known.is_derived or not curve.is_derived:
             merged[curve.identity] = curve
     return tuple(sorted(merged.values(), key=lambda curve: curve.identity))
-
-
-def _is_derived(curve: Curve) -> bool:
-    return curve.source.startswith(DERIVED)
 
 
 def changes(old: Sequence[Curve], merged: Sequence[Curve]) -> list[Change]:

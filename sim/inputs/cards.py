@@ -29,6 +29,7 @@ ACCELERATORS = "hardware"
 FABRICS = "hardware/fabrics"
 SOFTWARE = "hardware/software"
 CALIBRATION = "hardware/calibration"
+DOUBT = "hardware/doubt"
 SCENARIOS = "scenarios"
 SWEEPS = "scenarios/sweeps"
 STUDIES = "scenarios/studies"
@@ -161,3 +162,8 @@ def _parsed(kind: type[BaseModel], path: Path, _changed_ns: int, _size: int) -> 
 def calibration(accelerator: str) -> Path | None:
     """Return the calibration table of an accelerator, None if there is none."""
     return _first(CALIBRATION, f"{accelerator}.csv")
+
+
+def doubt(file: str) -> Path | None:
+    """Return a table of errors, None if there is none."""
+    return _first(DOUBT, file)

@@ -54,6 +54,7 @@ class CoreLine:
         self._foreign = curve is not None and table.is_foreign(empty, curve)
         """Whether its times count as a status less sure than those of the curve."""
         on_line = linear and curve is not None and curve.is_of_attention()
+        on_line = on_line and table.is_told_by_curve(empty)
         self._curve = curve if on_line else None
 
     def op(self, requests: Ints, kv_tokens: Ints) -> Op:

@@ -26,6 +26,9 @@ _WORK = frozenset({"m", "batch", "states", "kv_len", "rows", "groups", "active"}
 # context: there several requests make up the most work, as in serving, and the points lie close.
 _TYPICAL_CONTEXT = 0.25
 
+DERIVED = "derived from "
+"""Begins the source of a curve of another card."""
+
 Identity = tuple[str, str, str, str]
 
 
@@ -65,6 +68,11 @@ class Curve:
     def identity(self) -> Identity:
         """Return what selects this curve: op, kernel, dtype, key."""
         return self.op, self.kernel, self.dtype, self.key
+
+    @property
+    def is_derived(self) -> bool:
+        """Return whether the curve is that of a like card, not measured on its own."""
+        return self.source.startswith(DERIVED)
 
     def times_us(
         self, compute_us: Floats, memory_us: Floats, least_us: Floats, at: Mapping[str, Floats]

@@ -13,10 +13,7 @@ Note = Callable[[KernelTable, Op], None]
 
 
 class NotingTable(KernelTable):
-    """A table that answers as another one does and notes what it is asked.
-
-    Cores whose work is linear in their context ask curves alone: they are not noted.
-    """
+    """A table that answers as another one does and notes what it is asked."""
 
     def __init__(self, table: KernelTable, note: Note) -> None:
         super().__init__(table.accelerator, table.curves, table.sha256)
@@ -26,6 +23,10 @@ class NotingTable(KernelTable):
         """Note the look-up and return the time."""
         self._note(self, op)
         return super().timed(op, alike)
+
+    def is_told_by_curve(self, _op: Op) -> bool:
+        """Return False: what is not asked here cannot be noted."""
+        return False
 
     def without_sms(self, taken: float) -> KernelTable:
         """Return the table of kernels that lack `taken` SMs, which notes as well."""

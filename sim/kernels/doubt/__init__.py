@@ -1,0 +1,1 @@
+"""How far kernel times may be off, and tables that answer as if they were."""

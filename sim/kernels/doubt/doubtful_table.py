@@ -1,0 +1,69 @@
+"""DoubtfulTable: a kernel table of which one kind of kernels takes longer, as far as it may."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.kernels.curve import Curve
+from sim.kernels.doubt.kernel_error import log_sd, uncalibrated_log_sd
+from sim.kernels.kernel_table import KernelTable
+from sim.kernels.ops import Floats, Op
+
+
+class KernelKind(NamedTuple):
+    """Kernels whose times err together: those asked for under one name in one format."""
+
+    op: str
+    kernel: str
+    dtype: str
+
+    @classmethod
+    def of(cls, op: Op) -> KernelKind:
+        """Return the kind of an operation, whatever its shape and the curve that times it."""
+        return cls(op.name, op.kernel, op.dtype)
+
+
+class DoubtfulTable(KernelTable):
+    """A table whose kernels of one kind take exp(`deviations` · log sd) times as long.
+
+    The log sd is that of each look-up (`kernel_error`). None is faster than the physical peak. With
+    0 deviations it answers as `table` does, to the byte.
+    """
+
+    def __init__(self, table: KernelTable, kind: KernelKind, deviations: float) -> None:
+        super().__init__(table.accelerator, table.curves, table.sha256)
+        self._kind = kind
+        self._deviations = deviations
+
+    def time_us(self, op: Op, curve: Curve) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return the time of `op` on `curve`, µs, and whether each shape was in its range."""
+        time_us, inside = super().time_us(op, curve)
+        if self._is_sure(op):
+            return time_us, inside
+        _curve, own = self.serving(op)
+        sd = log_sd(curve, op.axes, own, self.is_foreign(op, curve))
+        return self._longer_us(op, time_us, sd), inside
+
+    def _default_us(self, op: Op) -> Floats:
+        time_us = super()._default_us(op)
+        if self._is_sure(op):
+            return time_us
+        return self._longer_us(op, time_us, np.asarray(uncalibrated_log_sd(op.name)))
+
+    def _longer_us(self, op: Op, time_us: Floats, sd: Floats) -> Floats:
+        least_us = np.maximum(*self.peak_us(op))
+        return np.asarray(np.maximum(time_us * np.exp(self._deviations * sd), least_us))
+
+    def is_told_by_curve(self, op: Op) -> bool:
+        """Return whether the curve says what `op` takes: it knows no deviations."""
+        return self._is_sure(op)
+
+    def _is_sure(self, op: Op) -> bool:
+        return self._deviations == 0 or KernelKind.of(op) != self._kind
+
+    def without_sms(self, taken: float) -> KernelTable:
+        """Return the table of kernels that lack `taken` SMs, as doubtful as this one."""
+        return DoubtfulTable(super().without_sms(taken), self._kind, self._deviations)
