@@ -24,10 +24,12 @@ from sim.foundation.nanoseconds import Ns, from_us
 from sim.foundation.units import DTYPE_BYTES
 from sim.inputs import cards
 from sim.inputs.deployment import MoeKernel
-from sim.inputs.hardware import Accelerator
+from sim.inputs.hardware import Accelerator, Fabric
 from sim.inputs.model import ModelCard, MoeFfn
 from sim.inputs.noise import ServerKind
+from sim.inputs.routing import Routing
 from sim.inputs.scenario import Precision, Scenario
+from sim.inputs.software import Software
 from sim.kernels import kernel_table, ops
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.ops import Floats
@@ -44,6 +46,9 @@ class Deployment(StepTimer):
 
     sides: ClassVar[dict[str, str]]
     """Groups of like GPUs, and the attribute that times their kernels."""
+
+    fabric: Fabric
+    """What carries its transfers."""
 
     def __init__(self, scenario: Scenario, attention_gpus: int, micro_batches: int) -> None:
         attention_tp = scenario.deployment.attention_gpus().tp
@@ -149,6 +154,31 @@ class Deployment(StepTimer):
         rank that has to load weights does so before the first of them.
         """
 
+    def with_software(self, software: Software) -> Self:
+        """Return the deployment, static order and memory included, under other figures."""
+        return self._otherwise({"software": software})
+
+    def with_routing(self, routing: Routing) -> Self:
+        """Return the deployment, static order included, with tokens that choose otherwise."""
+        other = self._otherwise({"routing": routing})
+        for name in self.sides.values():
+            setattr(other, name, replace(getattr(self, name), load=routing.load()))
+        return other
+
+    def with_fabric(self, fabric: Fabric) -> Self:
+        """Return the deployment, static order included, over another fabric."""
+        other = self._otherwise({})
+        other.fabric = fabric
+        return other
+
+    def _otherwise(self, parts: Mapping[str, object]) -> Self:
+        """Return the deployment with other parts of its scenario, in its own static order."""
+        other = self._copied()
+        for kept in ("delays_ns", "_delays_ns", "_largest_graph"):
+            vars(other).pop(kept, None)
+        other.scenario = self.scenario.model_copy(update=dict(parts))
+        return other
+
     def _copied(self) -> Self:
         """Return a copy that keeps no times."""
         other = copy(self)
@@ -217,7 +247,7 @@ class Deployment(StepTimer):
             raise InfeasibleError(
                 f"{accelerator.name} has no NICs on its card: leave admission.kv_transfer out"
             )
-        fabric = cards.fabric(self.scenario.deployment.fabric)
+        fabric = self.fabric
         if fabric.medium != "nic":
             raise InfeasibleError(
                 f"KV comes from prefill over NICs, and fabric {fabric.name} has no NICs: "

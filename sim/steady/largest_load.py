@@ -7,7 +7,8 @@ from fractions import Fraction
 
 from sim.deployments.deployment import Deployment
 from sim.foundation.units import NS_PER_MS
-from sim.steady.state import LoadTimes, SteadyState, likeness, shares, tpot_ns
+from sim.steady.load_times import LoadTimes, shares
+from sim.steady.state import SteadyState, likeness, tpot_ns
 
 # Where a search for a batch begins.
 _TYPICAL_BATCH = 32
@@ -49,7 +50,7 @@ def fullest_of_each(
             told = zip(searching, steps_ns, strict=True)
             searching = [each for each, step_ns in told if each.goes_on(step_ns)]
         for each in group:
-            each.state = loads.state(each.deployment, each.requests, each.step_ns)
+            each.state = SteadyState.under(loads, each.deployment, each.requests, each.step_ns)
     return [each.state for each in found]
 
 

@@ -13,11 +13,11 @@ limits the deployment has a name.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,18 +26,18 @@ from sim.deployments import compile_deployment
 from sim.deployments.batch import Batch
 from sim.deployments.deployment import Deployment
 from sim.engines.bound import Bound, BoundEngine
-from sim.engines.program import KEPT, Program, Times
+from sim.engines.program import Program, Times
 from sim.foundation.errors import InfeasibleError, SimError
 from sim.foundation.identity import kept_by_identity
-from sim.inputs.admission import share_of
 from sim.inputs.base import Strict
 from sim.inputs.deployment import DeploymentKind
 from sim.inputs.scenario import Scenario
 from sim.kernels.ops import Floats
 from sim.kernels.timed import NO_USAGE
+from sim.steady.load_times import LoadTimes, bound_engine, shares
 
 # What of a scenario no time depends on.
-_BESIDE_TIMES = ("name", "description", "slo", "prices")
+_BESIDE_TIMES = ("name", "description", "slo", "prices", "doubt")
 _ARRIVALS: dict[str, Any] = {"arrivals": True}
 _NOTHING: dict[str, Any] = {}
 
@@ -68,6 +68,27 @@ class SteadyState:
         expected, engine = deployment.expected, BoundEngine(deployment.program)
         step, m = deployment.step(expected.batch()), deployment.micro_batches
         return cls(deployment, expected.requests(), engine, (step.times,) * m, step.usage_ns * m)
+
+    @classmethod
+    def under(
+        cls,
+        loads: LoadTimes,
+        deployment: Deployment,
+        requests: int,
+        step_ns: Fraction | None = None,
+    ) -> SteadyState:
+        """Return the state with `requests` in flight, whose micro-batches `loads` has looked up.
+
+        `step_ns` is its time per step if that is known.
+        """
+        in_turn, delays_ns = loads.in_turn(deployment, requests)
+        program = in_turn[0].program
+        times = tuple(
+            Times(load.values, program.slot_bounds, each_ns)
+            for load, each_ns in zip(in_turn, delays_ns, strict=True)
+        )
+        usage_ns = sum((load.usage_ns for load in in_turn), NO_USAGE)
+        return cls(deployment, requests, bound_engine(program), times, usage_ns, step_ns)
 
     @property
     def program(self) -> Program:
@@ -173,7 +194,9 @@ def _side_by_side(sites: Mapping[int, Deployment]) -> dict[int, SteadyState | Si
         if len(sites) == 1:
             return dict.fromkeys(sites, error)
         return {k: v for place in sites for k, v in _side_by_side({place: sites[place]}).items()}
-    return {place: loads.state(site, _in_flight(site)) for place, site in sites.items()}
+    return {
+        place: SteadyState.under(loads, site, _in_flight(site)) for place, site in sites.items()
+    }
 
 
 def _in_flight(deployment: Deployment) -> int:
@@ -190,13 +213,7 @@ def under_load(deployment: Deployment, requests: int, free: Collection[str] = ()
     """
     loads = LoadTimes(free)
     loads.look_up(deployment, shares(deployment, requests))
-    return loads.state(deployment, requests)
-
-
-def shares(deployment: Deployment, requests: int) -> list[int]:
-    """Return the requests of each micro-batch when `requests` are in flight."""
-    m, row = deployment.micro_batches, deployment.scenario.admission.row(deployment.attention_gpus)
-    return [share_of(requests, micro_batch, m, row) for micro_batch in range(m)]
+    return SteadyState.under(loads, deployment, requests)
 
 
 def likeness(scenario: Scenario) -> Hashable:
@@ -220,116 +237,3 @@ def _text(part: object, apart: dict[str, Any]) -> object:
 def _json(part: Strict, apart: dict[str, Any]) -> str:
     """Return a part of scenarios, which points of a sweep share, without what is `apart`."""
     return part.model_dump_json(exclude=apart)
-
-
-class LoadTimes:
-    """What micro-batches take under a load, by attention GPUs and requests.
-
-    All deployments that it serves are alike: they differ at most in the number of attention GPUs,
-    and GPUs that hold the same take the same. So one look-up serves many loads of all of them.
-    """
-
-    def __init__(self, free: Collection[str] = ()) -> None:
-        """Let stages and delays in `free` take no time."""
-        self._free = free
-        self._known: dict[tuple[int, int], _Load] = {}
-
-    def look_up(self, deployment: Deployment, requests: Iterable[int]) -> None:
-        """Look up micro-batches of `requests` on the GPUs of a deployment."""
-        self.look_up_all((deployment, each) for each in requests)
-
-    def look_up_all(self, asked: Iterable[tuple[Deployment, int]]) -> None:
-        """Look up micro-batches of different deployments at once."""
-        missing = {
-            (site.attention_gpus, requests): site
-            for site, requests in asked
-            if (site.attention_gpus, requests) not in self._known
-        }
-        by_block: dict[int, list[tuple[int, int]]] = {}
-        for (gpus, requests), site in missing.items():
-            block = site.neighbours if gpus % site.neighbours == 0 else gpus
-            by_block.setdefault(block, []).append((gpus, requests))
-        for block, loads in by_block.items():
-            self._look_up(missing, block, loads)
-
-    def _look_up(
-        self,
-        missing: Mapping[tuple[int, int], Deployment],
-        block: int,
-        loads: list[tuple[int, int]],
-    ) -> None:
-        site = missing[loads[0]]
-        gpus, requests = np.array(loads).T
-        rows, usage_ns = site.durations(site.expected.representative(gpus, requests, block))
-        slowest = {
-            key: ns.max(axis=-1, keepdims=True)
-            for key, ns in rows.items()
-            if key[0] not in self._free
-        }
-        host_ns = np.array([missing[load].delays_ns["host"] for load in loads])
-        programs = site.one_of_each_by_load(slowest, host_ns)
-        values = programs[0].values(slowest, len(loads))
-        values[requests == 0] = 0
-        for each in zip(loads, programs, values, usage_ns, strict=True):
-            self._known[each[0]] = _Load(*each[1:])
-
-    def state(
-        self, deployment: Deployment, requests: int, step_ns: Fraction | None = None
-    ) -> SteadyState:
-        """Return the steady state with `requests` in flight, whose micro-batches are looked up.
-
-        `step_ns` is its time per step if that is known.
-        """
-        loads, delays_ns = self._in_turn(deployment, requests)
-        program = loads[0].program
-        times = tuple(
-            Times(load.values, program.slot_bounds, each_ns)
-            for load, each_ns in zip(loads, delays_ns, strict=True)
-        )
-        usage_ns = sum((load.usage_ns for load in loads), NO_USAGE)
-        return SteadyState(deployment, requests, _engine(program), times, usage_ns, step_ns)
-
-    def steps_ns(self, asked: Iterable[tuple[Deployment, int]]) -> list[Fraction]:
-        """Return the times per step of such states, by deployment and requests in flight, ns.
-
-        Those of one program are found together.
-        """
-        of_program: dict[Program, list[int]] = {}
-        values, delays_ns = [], []
-        for place, (site, requests) in enumerate(asked):
-            loads, each_ns = self._in_turn(site, requests)
-            of_program.setdefault(loads[0].program, []).append(place)
-            values.append([load.values for load in loads])
-            delays_ns.append(each_ns)
-        found: dict[int, Fraction] = {}
-        for program, places in of_program.items():
-            rows = np.array([values[place] for place in places])
-            delays = np.array([delays_ns[place] for place in places])
-            found |= zip(places, _engine(program).steps_ns(rows, delays), strict=True)
-        return [found[place] for place in range(len(values))]
-
-    def _in_turn(
-        self, deployment: Deployment, requests: int
-    ) -> tuple[list[_Load], list[tuple[int, ...]]]:
-        """Return the micro-batches, and the latencies of each: none where no request is in it."""
-        in_turn, gpus = shares(deployment, requests), deployment.attention_gpus
-        loads = [self._known[gpus, share] for share in in_turn]
-        held = deployment.delays_ns
-        delays_ns = tuple(
-            0 if name in self._free else held[name] for name in loads[0].program.delays
-        )
-        nothing = (0,) * len(delays_ns)
-        return loads, [delays_ns if share else nothing for share in in_turn]
-
-
-class _Load(NamedTuple):
-    program: Program
-    """One server of each pool, in the order that suits the load."""
-    values: NDArray[np.int64]
-    """`Times.values` of the slowest servers."""
-    usage_ns: Floats
-
-
-@lru_cache(maxsize=KEPT)
-def _engine(program: Program) -> BoundEngine:
-    return BoundEngine(program)

@@ -16,7 +16,8 @@ from sim.experiments.largest_batch import max_batch_under_slo, max_batches_by_bo
 from sim.foundation.errors import InfeasibleError
 from sim.inputs import scenario
 from sim.steady.largest_load import fullest, fullest_of_each
-from sim.steady.state import LoadTimes, likeness, shares
+from sim.steady.load_times import LoadTimes, shares
+from sim.steady.state import SteadyState, likeness
 
 AFD_SHARING_PROJECTIONS = (
     "step3-2a2f",
@@ -99,7 +100,7 @@ def test_the_step_does_not_depend_on_the_loads_before() -> None:
     loads = LoadTimes()
     for requests in (40 * gpus, 3 * gpus, 500 * gpus, gpus, 77 * gpus + 5):
         loads.look_up(made, shares(made, requests))
-        state = loads.state(made, requests)
+        state = SteadyState.under(loads, made, requests)
         assert state.engine.step_ns(state.times) == state.engine.bound(state.times).step_ns
 
 
