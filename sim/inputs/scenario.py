@@ -28,6 +28,7 @@ from sim.inputs.routing import MeasuredRouting, Routing, read_profiles
 from sim.inputs.software import Software
 from sim.inputs.software.figures import or_profile
 from sim.inputs.software.resolution import stated, write_out
+from sim.inputs.sourced import Unsettled
 from sim.inputs.speculation import RecordedAcceptance, Speculation, read_accepted
 from sim.inputs.workload import Workload
 
@@ -201,6 +202,9 @@ class Scenario(Strict):
     """Rent of one accelerator by the name of its card, USD/h, in place of the price on the card.
     Costs appear where all accelerators of the deployment have a price. `--price CARD=USD` sets
     one."""
+    doubt: list[Unsettled] = Field(default_factory=list)
+    """What is not known of this deployment beside the ranges of its figures, as the card of a
+    publication that names none. It widens prediction intervals and changes no other figure."""
 
     @model_validator(mode="after")
     def _check(self) -> Scenario:
@@ -223,6 +227,10 @@ class Scenario(Strict):
         Raises ScenarioError with every mistake, as a file of it would.
         """
         return from_document(self.document().changed(settings, self.name))
+
+    def settled(self, settings: Mapping[str, Any]) -> Scenario:
+        """Return this scenario with a possibility of what is unsettled, and no doubt stated."""
+        return self.with_settings({**settings, "doubt": []})
 
     def document(self) -> Document:
         """Return this scenario as a document of it would be read."""
@@ -299,9 +307,24 @@ def from_document(
     problems += bad_references
     if scenario is None and not bad_references and fits is not None:
         problems += _misfits(document, fits)
+    if scenario is not None and not problems:
+        problems += _bad_possibilities(scenario, document)
     if scenario is None or problems:
         raise ScenarioError(problems)
     return scenario
+
+
+def _bad_possibilities(scenario: Scenario, document: Document) -> list[str]:
+    """Return a problem for each possibility of what is unsettled that is no scenario."""
+    problems = []
+    for number, unsettled in enumerate(scenario.doubt):
+        for place, settings in enumerate(unsettled.one_of):
+            try:
+                scenario.settled(settings)
+            except ScenarioError as error:
+                loc: Loc = ("doubt", number, "one_of", place)
+                problems += [document.problem(loc, f"no scenario: {e}") for e in error.problems]
+    return problems
 
 
 def _misfits(document: Document, fits: Fits) -> list[str]:

@@ -10,11 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import Field, GetCoreSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
+
+from sim.inputs.base import Strict
+from sim.inputs.naming import Label
 
 
 class Sourced(float):
@@ -242,3 +245,14 @@ class Exponent(Parameter):
     """The exponent of a power law; zero is uniform."""
 
     least, most = 0, 4
+
+
+class Unsettled(Strict):
+    """Something that is one of several, all equally likely as far as anyone knows."""
+
+    name: Label
+    """What is not known, in a word or two: card."""
+    source: Annotated[str, Field(min_length=3)]
+    """Why it is not known, and what leaves these possibilities."""
+    one_of: Annotated[list[dict[str, Any]], Field(min_length=2, max_length=16)]
+    """Possibilities, each as values by dotted path, e.g. `{deployment.accelerator: h100-sxm}`."""

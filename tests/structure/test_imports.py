@@ -17,7 +17,7 @@ PACKAGE = Path(sim.__file__).parent
 # The rooms of the house from the ground up: a room imports from those before it.
 ROOMS = (
     *("foundation", "engines", "parallel", "inputs", "kernels", "calibration", "variation"),
-    *("deployments", "decoding", "steady", "metrics", "results", "experiments", "sweeps"),
+    *("deployments", "decoding", "steady", "doubt", "metrics", "results", "experiments", "sweeps"),
     *("explain", "study", "pictures", "cli", ""),
 )
 

@@ -14,6 +14,7 @@ from sim.decoding.decoder import Decoder
 from sim.decoding.run import decode
 from sim.deployments import compile_deployment
 from sim.deployments.deployment import Deployment
+from sim.doubt.kernels import doubtful_kernels
 from sim.inputs import cards
 from sim.inputs.scenario import LEAST_STEPS, load
 from sim.kernels import kernel_table, ops
@@ -21,7 +22,6 @@ from sim.kernels.curve import Curve
 from sim.kernels.doubt.doubtful_table import DoubtfulTable, KernelKind
 from sim.kernels.doubt.kernel_error import law_of, log_sd, octaves_outside, uncalibrated_log_sd
 from sim.kernels.kernel_table import KernelTable
-from sim.steady.asked import asked
 
 SCENARIOS = ("step3-2a2f", "dsv3-ep128")
 FP8 = KernelKind("gemm", "blockwise", "fp8")
@@ -45,7 +45,7 @@ CURVE = Curve(
 
 
 def doubtful(site: Deployment, kind: KernelKind, deviations: float) -> Deployment:
-    return site.with_tables(lambda _side, table: DoubtfulTable(table, kind, deviations))
+    return site.with_tables(lambda _side, table: DoubtfulTable(table, {kind: deviations}))
 
 
 @given(st.floats(0, 20), st.floats(0, 20))
@@ -80,11 +80,11 @@ def test_an_op_without_curves_is_as_doubtful_as_can_be() -> None:
     card = cards.accelerator("h100-sxm")
     op = ops.gemm("bf16", 64, 4096, 4096, card.gemm_tile_rows)
     plain, kind = KernelTable(card), KernelKind.of(op)
-    slower = DoubtfulTable(plain, kind, 1.0).timed(op)
+    slower = DoubtfulTable(plain, {kind: 1.0}).timed(op)
     factor = math.exp(uncalibrated_log_sd("gemm"))
     assert slower.ns == pytest.approx(factor * float(plain.timed(op).ns), rel=1e-3)
     # None is faster than the peak, however lucky.
-    fastest = DoubtfulTable(plain, kind, -50.0).timed(op)
+    fastest = DoubtfulTable(plain, {kind: -50.0}).timed(op)
     assert fastest.ns == round(1000 * float(np.maximum(*plain.peak_us(op))))
 
 
@@ -95,11 +95,11 @@ def test_a_look_up_takes_as_much_longer_as_its_law_says() -> None:
     curve, own = plain.serving(op)
     assert curve is not None
     factor = np.exp(2 * log_sd(curve, op.axes, own, False))
-    slower = DoubtfulTable(plain, FP8, 2.0)
+    slower = DoubtfulTable(plain, {FP8: 2.0})
     assert slower.timed(op).ns == pytest.approx(plain.timed(op).ns * factor, abs=3)
     crowded = slower.without_sms(20).timed(op).ns
     assert crowded == pytest.approx(plain.without_sms(20).timed(op).ns * factor, abs=3)
-    assert (DoubtfulTable(plain, NOWHERE, 2.0).timed(op).ns == plain.timed(op).ns).all()
+    assert (DoubtfulTable(plain, {NOWHERE: 2.0}).timed(op).ns == plain.timed(op).ns).all()
 
 
 def ran(site: Deployment) -> dict[str, bytes]:
@@ -116,7 +116,7 @@ def test_no_doubt_keeps_the_bytes(name: str) -> None:
     site = compile_deployment(scenario)
     batch = site.expected.batch()
     plain = site.step(batch)
-    for what in asked(site, batch):
+    for what in doubtful_kernels(site, batch):
         step = doubtful(site, what.kind, 0.0).step(batch)
         assert (step.times.values == plain.times.values).all()
         assert (step.usage_ns == plain.usage_ns).all()
@@ -129,7 +129,9 @@ def test_a_factor_raises_the_stages_that_hold_its_kernels(name: str) -> None:
     site = compile_deployment(load(name, ["software=ideal"]))
     batch = site.expected.batch()
     plain = site.durations(batch).rows
-    (core,) = [what for what in asked(site, batch) if what.kind.op.startswith("attention_")]
+    (core,) = [
+        what for what in doubtful_kernels(site, batch) if what.kind.op.startswith("attention_")
+    ]
     once, twice = (doubtful(site, core.kind, x).durations(batch).rows for x in (1.0, 2.0))
     for number in range(len(site.kinds)):
         of = site.attended_in(site.kinds[number])
@@ -153,9 +155,9 @@ def test_each_kind_lengthens_a_step_and_all_are_asked(name: str) -> None:
     site = compile_deployment(load(name))
     batch = site.expected.batch()
     usage = site.durations(batch).usage_ns.sum()
-    kinds = asked(site, batch)
+    kinds = doubtful_kernels(site, batch)
     assert FP8 in {what.kind for what in kinds}
-    for what, ns in kinds.items():
-        assert ns > 0
+    for what, sd in kinds.items():
+        assert sd > 0
         assert doubtful(site, what.kind, 1.0).durations(batch).usage_ns.sum() > usage
     assert doubtful(site, NOWHERE, 1.0).durations(batch).usage_ns.sum() == usage

@@ -1,7 +1,8 @@
-"""DoubtfulTable: a kernel table of which one kind of kernels takes longer, as far as it may."""
+"""DoubtfulTable: a kernel table of which some kinds of kernels take longer, as far as they may."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,16 +28,19 @@ class KernelKind(NamedTuple):
 
 
 class DoubtfulTable(KernelTable):
-    """A table whose kernels of one kind take exp(`deviations` · log sd) times as long.
+    """A table whose kernels of some kinds take exp(deviations · log sd) times as long.
 
     The log sd is that of each look-up (`kernel_error`). None is faster than the physical peak. With
     0 deviations it answers as `table` does, to the byte.
     """
 
-    def __init__(self, table: KernelTable, kind: KernelKind, deviations: float) -> None:
+    def __init__(self, table: KernelTable, deviations: Mapping[KernelKind, float]) -> None:
+        """Let kinds deviate; what deviates in `table` already does so here too."""
         super().__init__(table.accelerator, table.curves, table.sha256)
-        self._kind = kind
-        self._deviations = deviations
+        known: Mapping[KernelKind, float] = {}
+        if isinstance(table, DoubtfulTable):
+            known = table._deviations
+        self._deviations: Mapping[KernelKind, float] = {**known, **deviations}
 
     def time_us(self, op: Op, curve: Curve) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the time of `op` on `curve`, µs, and whether each shape was in its range."""
@@ -55,15 +59,17 @@ class DoubtfulTable(KernelTable):
 
     def _longer_us(self, op: Op, time_us: Floats, sd: Floats) -> Floats:
         least_us = np.maximum(*self.peak_us(op))
-        return np.asarray(np.maximum(time_us * np.exp(self._deviations * sd), least_us))
+        return np.asarray(
+            np.maximum(time_us * np.exp(self._deviations[KernelKind.of(op)] * sd), least_us)
+        )
 
     def is_told_by_curve(self, op: Op) -> bool:
         """Return whether the curve says what `op` takes: it knows no deviations."""
         return self._is_sure(op)
 
     def _is_sure(self, op: Op) -> bool:
-        return self._deviations == 0 or KernelKind.of(op) != self._kind
+        return not self._deviations.get(KernelKind.of(op))
 
     def without_sms(self, taken: float) -> KernelTable:
         """Return the table of kernels that lack `taken` SMs, as doubtful as this one."""
-        return DoubtfulTable(super().without_sms(taken), self._kind, self._deviations)
+        return DoubtfulTable(super().without_sms(taken), self._deviations)

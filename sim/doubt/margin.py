@@ -1,0 +1,162 @@
+"""Margins: how sure it is that one deployment yields more than another, and what would settle it.
+
+Both sides see the same draw of everything that they share, so that shared doubt cancels. What no
+source declares cancels as far as predictions of one engine, card and model share it, and wholly
+between two deployments that are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from sim.doubt.interval import Doubt, spread_widths
+from sim.doubt.residual import Level, normal_width
+from sim.doubt.sources import DoubtSource
+from sim.doubt.spread import Alone
+
+OPEN = "open"
+
+# A source that makes up less of the doubt is not named.
+NOTABLE = 0.01
+
+_REST = "what no source declares"
+
+
+@dataclass(frozen=True)
+class DoubtPart:
+    """What makes up some of the doubt in a margin."""
+
+    name: str
+    share: float
+    """Of the variance of the margin, all else as stated."""
+    turns_at: str | None
+    """The value at which the margin would be zero, in words; None if no likely value does that."""
+    source: str
+    """Where the figure is from; empty for what no source declares."""
+
+
+@dataclass(frozen=True)
+class Margin:
+    """How much more the first of two deployments yields, as a share, and how sure that is."""
+
+    value: float
+    """As predicted."""
+    factors: np.ndarray
+    """Draws: (1 + margin of the draw) / (1 + value)."""
+    factor: dict[Level, float]
+    """On the width of intervals, the larger one of both sides."""
+    log_sd: float
+    """Of what no source declares and does not cancel."""
+    parts: tuple[DoubtPart, ...]
+    """What makes up the doubt, the largest first; shares below 1 % are left out."""
+
+    def interval(self, level: Level) -> tuple[float, float]:
+        """Return the margins between which it lies with a probability of `level` %."""
+        below, above = spread_widths(self.factors, level)
+        rest, factor = normal_width(level) * self.log_sd, self.factor[level]
+        low, high = -factor * math.hypot(below, rest), factor * math.hypot(above, rest)
+        return (1 + self.value) * math.exp(low) - 1, (1 + self.value) * math.exp(high) - 1
+
+    def probability(self, at_least: float) -> float:
+        """Return the probability that the margin is at least `at_least`.
+
+        It rises with the margin. Draws are widened by the factor of 80 % intervals, and each is
+        the middle of a normal law of what no source declares.
+        """
+        factor = self.factor[80]
+        above = math.log1p(self.value) + factor * np.log(self.factors) - math.log1p(at_least)
+        sd = factor * self.log_sd
+        if sd == 0:
+            return float(np.mean(np.where(above == 0, 0.5, above > 0)))
+        law = NormalDist(0, sd)
+        return float(np.mean([law.cdf(each) for each in above]))
+
+
+def margin(value: float, first: Doubt, second: Doubt, *, same: bool, alike: bool) -> Margin:
+    """Return the margin of the first over the second, `value` as predicted, with its doubt.
+
+    Both were predicted with one seed and as many draws. `same`: both are one deployment under one
+    load; `alike`: both are of one engine, card, model and kind of deployment.
+    """
+    left = first.residual, second.residual
+    log_sds = [each.log_sd * math.sqrt(1 - each.shared if alike else 1) for each in left]
+    log_sd = 0.0 if same else math.hypot(*log_sds)
+    factors = second.spread.factors / first.spread.factors
+    wider: dict[Level, float] = {80: 0.0, 90: 0.0}
+    for level in wider:
+        wider[level] = max(each.factor(level) for each in left)
+    parts = _parts(value, first.spread.alone, second.spread.alone, log_sd)
+    return Margin(value, factors, wider, log_sd, parts)
+
+
+def verdict(margin: Margin, names: tuple[str, str], indifference: float, certainty: float) -> str:
+    """Return the side that yields more by `indifference` with a probability of `certainty`.
+
+    `open` if neither does.
+    """
+    if margin.probability(indifference) >= certainty:
+        return names[0]
+    if 1 - margin.probability(1 / (1 + indifference) - 1) >= certainty:
+        return names[1]
+    return OPEN
+
+
+def _parts(
+    value: float, first: tuple[Alone, ...], second: tuple[Alone, ...], log_sd: float
+) -> tuple[DoubtPart, ...]:
+    sides = _by_key(first), _by_key(second)
+    moves: list[tuple[float, DoubtSource]] = []
+    for key in dict.fromkeys([*sides[0], *sides[1]]):
+        both = sides[0].get(key), sides[1].get(key)
+        source = next(each.source for each in both if each is not None)
+        logs = _log_margins(both)[next(each.likely for each in both if each is not None)]
+        width = (max(logs) - min(logs)) / 2
+        moves.append((width**2, source))
+    rest = (normal_width(80) * log_sd) ** 2
+    total = sum(square for square, _ in moves) + rest
+    if total == 0:
+        return ()
+    found = [
+        DoubtPart(source.name, square / total, _turn(value, source, sides), source.source)
+        for square, source in moves
+        if square / total >= NOTABLE
+    ]
+    if rest / total >= NOTABLE:
+        found.append(DoubtPart(_REST, rest / total, None, ""))
+    return tuple(sorted(found, key=lambda part: -part.share))
+
+
+def _by_key(alone: tuple[Alone, ...]) -> Mapping[str, Alone]:
+    return {each.source.key: each for each in alone}
+
+
+def _log_margins(both: tuple[Alone | None, Alone | None]) -> list[float]:
+    """Return what a source adds to the log of the margin at each position that was tried."""
+    first, second = both
+    positions = next(len(each.positions) for each in both if each is not None)
+    lost = np.zeros(positions) if first is None else np.log(first.factors)
+    won = np.zeros(positions) if second is None else np.log(second.factors)
+    return [float(each) for each in won - lost]
+
+
+def _turn(
+    value: float, source: DoubtSource, sides: tuple[Mapping[str, Alone], Mapping[str, Alone]]
+) -> str | None:
+    """Return the value of a source at which the margin is zero, all else as stated."""
+    both = sides[0].get(source.key), sides[1].get(source.key)
+    positions = next(each.positions for each in both if each is not None)
+    logs = [math.log1p(value) + moved for moved in _log_margins(both)]
+    crossings = []
+    for place in range(len(positions) - 1):
+        left, right = logs[place], logs[place + 1]
+        if (left > 0) != (right > 0) and left != right:
+            share = left / (left - right)
+            crossings.append(positions[place] + share * (positions[place + 1] - positions[place]))
+    if not crossings:
+        return None
+    return source.told(float(min(crossings, key=abs)))

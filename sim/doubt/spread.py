@@ -1,0 +1,244 @@
+"""Spread: how a step's time varies over all that is not known, as the bound engine sees it.
+
+Every source of doubt is evaluated once at each of its ends: all stages and latencies are timed
+anew. Between the ends a stage's time is taken as linear in the unknown, which is exact for times
+and slow-downs, and sources add up. The step time of a draw is then the exact eigenvalue of its
+stages, so that what is hidden behind another stage stays hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.deployments import compile_deployment
+from sim.deployments.deployment import Deployment
+from sim.doubt.draws import DRAWS, drawn_shares
+from sim.doubt.sources import Change, DoubtSource, Floats, sources_of
+from sim.engines.bound import BoundEngine
+from sim.inputs.sourced import Unsettled
+from sim.steady.load_times import LoadTimes, bound_engine, shares
+from sim.steady.state import likeness
+
+# Where each source is tried alone: its ends, and the 10th and 90th percentile of its law.
+_ALONE = (0.1, 0.9)
+_TENTHS = slice(1, 4)
+
+Ints = NDArray[np.int64]
+
+
+class Alone(NamedTuple):
+    """What one source does to the step alone, all others as stated: factors on the step time."""
+
+    source: DoubtSource
+    positions: Floats
+    """Ascending: low end, 10th percentile, as stated, 90th percentile, high end; or possibilities,
+    in the order of the scenario."""
+    factors: Floats
+    """On the step time, at these positions."""
+    likely: slice = _TENTHS
+    """Positions within the 10th and the 90th percentile."""
+
+    @property
+    def moves(self) -> bool:
+        """Return whether the source changes the step at all."""
+        return bool((self.factors != 1).any())
+
+
+@dataclass(frozen=True)
+class StepSpread:
+    """How the time of a step varies: factors on it, 1 as stated."""
+
+    factors: Floats
+    """One for each draw."""
+    alone: tuple[Alone, ...] = ()
+    """Each source alone; empty if that was not asked."""
+
+
+class SteadyLoad(NamedTuple):
+    """A deployment and its requests in flight."""
+
+    deployment: Deployment
+    requests: int
+
+
+def spread(
+    load: SteadyLoad, seed: int, draws: int = DRAWS, free: Collection[str] = ()
+) -> StepSpread:
+    """Return the spread of one load, and what each source does alone.
+
+    Stages and delays in `free` take no time.
+    """
+    return _of_alike([load], seed, draws, free, each_alone=True)[0]
+
+
+def spreads(loads: Sequence[SteadyLoad], seed: int, draws: int = DRAWS) -> list[StepSpread]:
+    """Return the spread of each load, without what sources do alone. Those alike share look-ups."""
+    alike: dict[Hashable, list[int]] = {}
+    for place, load in enumerate(loads):
+        scenario = load.deployment.scenario
+        stated = tuple(each.model_dump_json() for each in scenario.doubt)
+        alike.setdefault((likeness(scenario), stated), []).append(place)
+    found: dict[int, StepSpread] = {}
+    for places in alike.values():
+        group = [loads[place] for place in places]
+        found |= zip(places, _of_alike(group, seed, draws, (), each_alone=False), strict=True)
+    return [found[place] for place in range(len(loads))]
+
+
+def _of_alike(
+    group: Sequence[SteadyLoad], seed: int, draws: int, free: Collection[str], each_alone: bool
+) -> list[StepSpread]:
+    """Return the spreads of loads that are alike, over what their scenario says is not settled."""
+    stated = _settled(group, seed, draws, free, each_alone)
+    unsettled = group[0].deployment.scenario.doubt
+    if not unsettled:
+        return [each.spread for each in stated]
+    sources = [_of_possibilities(each) for each in unsettled]
+    shares_of = [drawn_shares(seed, source.key, draws) for source in sources]
+    counts = [len(each.one_of) for each in unsettled]
+    chosen = [(u * n).astype(int) for u, n in zip(shares_of, counts, strict=True)]
+    factors = np.empty((len(group), draws))
+    for choice in sorted(set(zip(*chosen, strict=True))):
+        settings = {
+            path: value
+            for each, number in zip(unsettled, choice, strict=True)
+            for path, value in each.one_of[number].items()
+        }
+        there = np.all([c == number for c, number in zip(chosen, choice, strict=True)], axis=0)
+        for place, found in enumerate(_settled(_as(group, settings), seed, draws, free, False)):
+            slower = found.step_ns / stated[place].step_ns
+            factors[place, there] = slower * found.spread.factors[there]
+    alone: list[list[Alone]] = [list(each.spread.alone) for each in stated]
+    for source, each in zip(sources, unsettled, strict=True) if each_alone else ():
+        steps_ns = [_settled(_as(group, one), seed, 1, free, False) for one in each.one_of]
+        for place in range(len(group)):
+            each_ns = np.array([found[place].step_ns for found in steps_ns])
+            positions = np.linspace(-1, 1, len(each_ns))
+            factors_there = each_ns / stated[place].step_ns
+            alone[place].append(Alone(source, positions, factors_there, slice(None)))
+    return [StepSpread(f, tuple(a)) for f, a in zip(factors, alone, strict=True)]
+
+
+def _as(group: Sequence[SteadyLoad], settings: dict[str, Any]) -> list[SteadyLoad]:
+    """Return the loads on deployments with a possibility of what is unsettled."""
+    return [
+        SteadyLoad(compile_deployment(load.deployment.scenario.settled(settings)), load.requests)
+        for load in group
+    ]
+
+
+class _Settled(NamedTuple):
+    step_ns: float
+    """As stated, ns."""
+    spread: StepSpread
+
+
+def _settled(
+    group: Sequence[SteadyLoad], seed: int, draws: int, free: Collection[str], each_alone: bool
+) -> list[_Settled]:
+    times = LoadTimes(free)
+    times.look_up_all((site, share) for site, n in group for share in shares(site, n))
+    sources = sources_of(group[0].deployment)
+    ends = [[_End(times, source.changed(end)) for end in (-1.0, 1.0)] for source in sources]
+    drawn = [source.positions(drawn_shares(seed, source.key, draws)) for source in sources]
+    return [_of_load(times, load, sources, ends, drawn, each_alone) for load in group]
+
+
+class _End:
+    """All loads at one end of a source."""
+
+    def __init__(self, times: LoadTimes, change: Change) -> None:
+        self._change = change
+        self._times = times.changed(change)
+        self._sites: dict[int, Deployment] = {}
+
+    def stages(self, load: SteadyLoad) -> tuple[Ints, Ints]:
+        site = load.deployment
+        known = self._sites.setdefault(id(site), site)
+        if known is site:
+            self._sites[id(site)] = self._change(site)
+        return _stages(self._times, SteadyLoad(self._sites[id(site)], load.requests))
+
+
+def _stages(times: LoadTimes, load: SteadyLoad) -> tuple[Ints, Ints]:
+    """Return the times of all stages, micro-batches × …, and the latencies, ns."""
+    in_turn, delays_ns = times.in_turn(*load)
+    return np.array([each.values for each in in_turn]), np.array(delays_ns)
+
+
+def _of_load(
+    times: LoadTimes,
+    load: SteadyLoad,
+    sources: Sequence[DoubtSource],
+    ends: Sequence[Sequence[_End]],
+    drawn: Sequence[Floats],
+    each_alone: bool,
+) -> _Settled:
+    engine = bound_engine(times.in_turn(*load)[0][0].program)
+    values, delays_ns = _stages(times, load)
+    plain = np.concatenate([values.ravel(), delays_ns.ravel()]).astype(np.float64)
+    moves = np.zeros((len(sources), 2, len(plain)))
+    for number, pair in enumerate(ends):
+        for side, end in enumerate(pair):
+            moved = np.concatenate([part.ravel() for part in end.stages(load)])
+            moves[number, side] = moved - plain
+    shapes = values.shape, delays_ns.shape
+    positions = np.array(drawn).reshape(len(sources), -1)
+    together = _combined(positions, moves)
+    grids = [_grid(source) for source in sources] if each_alone else []
+    each = [_combined(grid[np.newaxis], moves[n : n + 1]) for n, grid in enumerate(grids)]
+    rows = np.concatenate([np.zeros((1, len(plain))), together, *each]) + plain
+    steps_ns = _steps_ns(engine, rows, shapes)
+    factors = steps_ns / steps_ns[0]
+    count, size = len(together), len(_ALONE) + 3
+    own = factors[1 + count :].reshape(-1, size)
+    found = zip(sources, grids, own, strict=True) if each_alone else ()
+    alone = tuple(Alone(*each) for each in found)
+    return _Settled(float(steps_ns[0]), StepSpread(factors[1 : 1 + count], alone))
+
+
+def _combined(positions: Floats, moves: Floats) -> Floats:
+    """Return what draws add to stages, draws × stages.
+
+    `positions` are sources × draws, `moves` what the ends add: sources × 2 × stages.
+    """
+    low, high = np.maximum(-positions, 0), np.maximum(positions, 0)
+    return np.asarray(low.T @ moves[:, 0] + high.T @ moves[:, 1])
+
+
+def _of_possibilities(unsettled: Unsettled) -> DoubtSource:
+    told = [_words(settings) for settings in unsettled.one_of]
+    key = f"unsettled {unsettled.name} {told} {unsettled.source}"
+
+    def changed(_position: float) -> Change:
+        raise NotImplementedError("possibilities have no ends")
+
+    ends = (0.0, 0.0, 0.0)
+    return DoubtSource(key, unsettled.name, "", ends, True, unsettled.source, changed, tuple(told))
+
+
+def _words(settings: dict[str, Any]) -> str:
+    """Return a possibility in words: its values, each once."""
+    return ", ".join(dict.fromkeys(str(value) for value in settings.values()))
+
+
+def _grid(source: DoubtSource) -> Floats:
+    """Return the positions at which a source is tried alone."""
+    tenths = source.positions(np.array(_ALONE))
+    far = (-1.0, 1.0) if source.is_range else (2 * tenths[0], 2 * tenths[1])
+    return np.sort(np.array([far[0], tenths[0], 0.0, tenths[1], far[1]]))
+
+
+def _steps_ns(
+    engine: BoundEngine, rows: Floats, shapes: tuple[tuple[int, ...], tuple[int, ...]]
+) -> Floats:
+    whole = np.rint(np.maximum(rows, 0)).astype(np.int64)
+    size = int(np.prod(shapes[0]))
+    values = whole[:, :size].reshape(-1, *shapes[0])
+    delays_ns = whole[:, size:].reshape(-1, *shapes[1])
+    return np.array([float(step) for step in engine.steps_ns(values, delays_ns)])
