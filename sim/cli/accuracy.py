@@ -50,6 +50,12 @@ def accuracy(
             metavar="FILE", help="Put the tables into a Markdown file, between its marks."
         ),
     ] = None,
+    residuals: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Fit what is left of predictions, for intervals, and write it."
+        ),
+    ] = None,
 ) -> None:
     """Predict measured operating points and compare: error by row and by group.
 
@@ -57,19 +63,18 @@ def accuracy(
     """
     from sim.experiments.accuracy.verdict import errors, judge_points
 
-    if (points is None) == (stages is None):
-        raise typer.BadParameter("give POINTS or --stages FILE", param_hint="POINTS")
     if stages is not None:
-        if shown or software or picture or pairs:
-            told = "only --json, --table and --report go with it"
-            raise typer.BadParameter(told, param_hint="--stages")
+        _check_alone(points, shown, software, picture, pairs, residuals)
         _stages(stages, as_json, table, report)
         return
-    assert points is not None
+    if points is None:
+        raise typer.BadParameter("give POINTS or --stages FILE", param_hint="POINTS")
     if shown is not None:
         _show(points, shown, software)
         return
     found = judge_points(points, software)
+    if residuals is not None:
+        _fit(residuals, found)
     compared = _pairs(pairs, found)
     rows = [row.as_dict() for row in found]
     if picture is not None:
@@ -86,6 +91,22 @@ def accuracy(
     show(_groups(errors(found)))
     if compared:
         show(_leads(compared))
+
+
+def _check_alone(points: Path | None, *others: object) -> None:
+    """Refuse what does not go with --stages."""
+    if points is not None:
+        raise typer.BadParameter("give POINTS or --stages FILE", param_hint="POINTS")
+    if any(other is not None for other in others):
+        told = "only --json, --table and --report go with it"
+        raise typer.BadParameter(told, param_hint="--stages")
+
+
+def _fit(path: Path, found: list[Judged]) -> None:
+    from sim.experiments.accuracy import intervals
+
+    intervals.write(path, intervals.fitted(found))
+    say(f"wrote {path}")
 
 
 def _draw(path: Path, found: list[Judged], name: str) -> None:

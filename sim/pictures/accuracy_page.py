@@ -12,6 +12,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from sim.experiments.accuracy.intervals import cross_validated
 from sim.experiments.accuracy.pairs import JudgedPair
 from sim.experiments.accuracy.stages import JudgedStage
 from sim.experiments.accuracy.verdict import (
@@ -22,7 +23,7 @@ from sim.experiments.accuracy.verdict import (
     in_order,
     stage_errors,
 )
-from sim.foundation.errors import StoreError
+from sim.foundation.errors import ScenarioError, StoreError
 from sim.foundation.reading import read_text
 from sim.pictures import page as pages
 from sim.pictures.sections import Section, table_lines
@@ -80,18 +81,18 @@ def summary(rows: Sequence[Judged]) -> str:
 
 def sections(rows: Sequence[Judged]) -> list[Section]:
     """Return groups, rows, and what is not expressed."""
-    groups, refused = report_sections(rows)
+    groups, covered, refused = report_sections(rows)
     each = Section(
         "Rows",
-        "TPOT in ms on the row's own clock. Calibrated: share of kernel time from inside measured "
-        "ranges.",
+        "TPOT in ms on the row's own clock; 80 %: the interval that should hold it with this "
+        "probability. Calibrated: share of kernel time from inside measured ranges.",
         [
             *("row", "clock", "requests a GPU", "context"),
-            *("measured", "predicted", "error", "calibrated"),
+            *("measured", "predicted", "80 %", "error", "calibrated"),
         ],
         [_row(row) for row in rows if row.prediction is not None],
     )
-    return [groups, each, refused]
+    return [groups, covered, each, refused]
 
 
 def report_sections(rows: Sequence[Judged]) -> list[Section]:
@@ -107,6 +108,7 @@ def report_sections(rows: Sequence[Judged]) -> list[Section]:
             ["group", "value", "rows", "predicted", "median error", "P90", "bias"],
             [_line(each) for each in errors(rows) if each.expressible],
         ),
+        interval_section(rows),
         Section(
             "Not expressed",
             "Rows without a prediction, and why.",
@@ -114,6 +116,29 @@ def report_sections(rows: Sequence[Judged]) -> list[Section]:
             [[why, ", ".join(names)] for why, names in reasons.items()],
         ),
     ]
+
+
+def interval_section(rows: Sequence[Judged]) -> Section:
+    """Return how often intervals hold what was measured, by framework."""
+    try:
+        found = cross_validated(rows)
+    except ScenarioError:
+        found = []
+    return Section(
+        "Intervals",
+        "How many measured points lie inside the 80 % and 90 % intervals of their predictions, "
+        "while all rows of their framework and card were left out of the fit; and the median "
+        "half-width of the 80 % intervals.",
+        ["framework", "rows", "inside 80 %", "inside 90 %", "half-width"],
+        [
+            [
+                *(each.value or "all", str(each.rows)),
+                *(percent(each.covered_80), percent(each.covered_90)),
+                f"± {percent(each.half_width)}",
+            ]
+            for each in found
+        ],
+    )
 
 
 def stage_sections(rows: Sequence[JudgedStage]) -> list[Section]:
@@ -184,9 +209,14 @@ def _row(row: Judged) -> list[str]:
             f"{point.requests_per_gpu:g}",
             f"{point.context_tokens_mean:,.0f}",
         ),
-        *(f"{point.measured_ms:.2f}", f"{row.predicted_ms:.2f}", signed(row.error)),
+        *(f"{point.measured_ms:.2f}", f"{row.predicted_ms:.2f}", _interval(row), signed(row.error)),
         f"{seen.calibrated_share:.0%}",
     ]
+
+
+def _interval(row: Judged) -> str:
+    ends = row.percentiles_ms
+    return "–" if ends is None else f"{ends[1]:.2f} to {ends[2]:.2f}"
 
 
 def percent(share: float | None) -> str:

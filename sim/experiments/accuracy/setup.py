@@ -109,7 +109,7 @@ def _scenario(point: OperatingPoint, software: str | None, notes: Notes) -> dict
     deployment = shape.deployment(point, model, engine, precision, notes)
     gpus = point.gpus
     assert gpus is not None
-    scenario = {
+    scenario: dict[str, Any] = {
         "name": point.id,
         "description": f"{point.model}, {point.framework}: {point.source}"[:500],
         "model": model,
@@ -125,6 +125,8 @@ def _scenario(point: OperatingPoint, software: str | None, notes: Notes) -> dict
         "slo": {"tpot_ms": float(f"{point.measured_ms:.4g}")},
         "simulation": {"seed": 0, "engine": "bound"},
     }
+    if unsettled := shape.unsettled_card(point):
+        scenario["doubt"] = unsettled
     if engine == "sglang" and point.clock == "served TPOT" and words.disaggregated(point.source):
         scenario["admission"] = {"idle_step_share": _IDLE}
         notes.assume("admission: requests come from prefill one by one, and cost their rank a step")

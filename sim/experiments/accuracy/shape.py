@@ -39,6 +39,19 @@ def deployment(
     return _ep(point, model, engine, precision, notes)
 
 
+def unsettled_card(point: OperatingPoint) -> list[dict[str, Any]]:
+    """Return what a row leaves open of its cards, as a scenario states doubt; nothing if named."""
+    possible = words.possible_cards(point.hardware_attention)
+    if not possible:
+        return []
+    paths = ["deployment.accelerator"]
+    if point.deployment == "afd":
+        paths = ["deployment.attention.accelerator", "deployment.ffn.accelerator"]
+    source = f"{point.hardware_attention}: {point.source}"[:300]
+    one_of = [dict.fromkeys(paths, card) for card in possible]
+    return [{"name": "card", "source": source, "one_of": one_of}]
+
+
 def _ep(
     point: OperatingPoint, model: str, engine: str, precision: Mapping[str, Any], notes: Notes
 ) -> dict[str, Any]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sim.doubt.interval import Doubt
+from sim.doubt.residual import left_over
+from sim.doubt.spread import SteadyLoad, StepSpread, spread
 from sim.experiments.accuracy.points import OperatingPoint, read_points
 from sim.experiments.accuracy.setup import Setup, setup
 from sim.experiments.accuracy.stages import JudgedStage
@@ -22,6 +26,11 @@ from sim.steady.state import SteadyState, steady_state, under_load
 # Batches per GPU at which bands begin.
 _BANDS = (1, 16, 64, 128)
 
+# The host's time, which kernels alone do not have.
+_HOST = ("host",)
+
+PERCENTILES = ("p05_ms", "p10_ms", "p90_ms", "p95_ms")
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -32,6 +41,8 @@ class Prediction:
     """Without the time in which the host alone works."""
     calibrated_share: float
     """Share of kernel time from inside measured ranges."""
+    spread: StepSpread
+    """Of the row's own clock."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +71,21 @@ class Judged:
         predicted, measured = self.predicted_ms, self.point.measured_ms
         return None if predicted is None or measured is None else predicted / measured - 1
 
+    @cached_property
+    def percentiles_ms(self) -> tuple[float, float, float, float] | None:
+        """Return the 5th, 10th, 90th and 95th percentile of the prediction; None without one.
+
+        They hold what is not known of the row, and what was left of predictions of its engine.
+        """
+        if self.prediction is None or self.predicted_ms is None:
+            return None
+        rest = left_over(self.setup.validated().software.profile)
+        p05, p10, p90, p95 = Doubt(self.prediction.spread, rest).percentiles()
+        ms = self.predicted_ms
+        return p05 * ms, p10 * ms, p90 * ms, p95 * ms
+
     def as_dict(self) -> dict[str, Any]:
-        point, seen = self.point, self.prediction
+        point, seen, ends = self.point, self.prediction, self.percentiles_ms
         return {
             "id": point.id,
             **groups_of(point),
@@ -71,6 +95,7 @@ class Judged:
             "clock": point.clock or None,
             "measured_ms": point.measured_ms,
             "predicted_ms": self.predicted_ms,
+            **dict(zip(PERCENTILES, ends or (None,) * len(PERCENTILES), strict=True)),
             "error": self.error,
             "predicted_wall_ms": None if seen is None else seen.wall_ms,
             "predicted_device_ms": None if seen is None else seen.device_ms,
@@ -139,21 +164,23 @@ def judge_row(made: Setup) -> Judged:
     if made.scenario is None:
         return Judged(made, None, made.why_not)
     try:
-        return Judged(made, predicted(made.validated()), "")
+        return Judged(made, predicted(made.validated(), made.point.clock), "")
     except SimError as error:
         return Judged(made, None, "; ".join(str(error).splitlines()))
 
 
-def predicted(scenario: Scenario) -> Prediction:
+def predicted(scenario: Scenario, clock: str = "") -> Prediction:
     """Return the steady state of a closed loop on both clocks: exact for its batch and context.
 
     Raises InfeasibleError if the shape cannot run.
     """
     state = steady_state(scenario)
     usage, total = by_status(state.usage_ns), float(state.usage_ns.sum())
-    device = under_load(state.deployment, int(state.requests), free=("host",))
+    device = under_load(state.deployment, int(state.requests), free=_HOST)
     calibrated = usage["calibrated"] / total if total else 0.0
-    return Prediction(_tpot_ms(state), _tpot_ms(device), calibrated)
+    load = SteadyLoad(state.deployment, int(state.requests))
+    varied = spread(load, scenario.simulation.seed, free=_HOST if clock == "device" else ())
+    return Prediction(_tpot_ms(state), _tpot_ms(device), calibrated, varied)
 
 
 def _tpot_ms(state: SteadyState) -> float:

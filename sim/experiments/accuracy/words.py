@@ -29,6 +29,7 @@ _STAND_INS = {
 _DIES = {"ascend a3 die": "ascend-910c", "910c die": "ascend-910c", "910c": "ascend-910c"}
 # Step-3's report says «Hopper», «latest Hopper GPUs»; both of its points come out with H200.
 _HOPPER = "h200-sxm"
+HOPPERS = ("h800", "h100-sxm", "h200-sxm")
 
 # The software profile of what publications call their engine.
 _FRAMEWORKS = (
@@ -94,6 +95,11 @@ def accelerator(text: str, assumptions: list[str]) -> str:
         assumptions.append(f"hardware: the card is inferred: «{text}» is taken as {_HOPPER}")
         return _HOPPER
     raise Unclear(f"hardware: there is no card of {text or 'unnamed hardware'}")
+
+
+def possible_cards(text: str) -> tuple[str, ...]:
+    """Return the cards that a name leaves open; none where it names its card."""
+    return HOPPERS if text.strip().lower().startswith("hopper") else ()
 
 
 def model_in(run: str) -> str:
