@@ -8,16 +8,18 @@ between two deployments that are the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
-from sim.doubt.interval import Doubt, spread_widths
+from sim.doubt.interval import Doubt, doubt_of, spread_widths
 from sim.doubt.residual import Level, normal_width
 from sim.doubt.sources import DoubtSource
 from sim.doubt.spread import Alone
+from sim.inputs.scenario import Scenario
+from sim.steady.state import likeness
 
 OPEN = "open"
 
@@ -75,6 +77,37 @@ class Margin:
             return float(np.mean(np.where(above == 0, 0.5, above > 0)))
         law = NormalDist(0, sd)
         return float(np.mean([law.cdf(each) for each in above]))
+
+
+def margin_of(
+    value: float,
+    first: Scenario,
+    second: Scenario,
+    requests: tuple[float | None, float | None] = (None, None),
+) -> Margin:
+    """Return the margin of the first scenario over the second, `value` as predicted, with doubt.
+
+    `requests` are those in flight, by default those of closed loops. Both draw with the seed of
+    the first. Raises InfeasibleError if a shape cannot run.
+    """
+    simulation = second.simulation.replaced(seed=first.simulation.seed)
+    second = second.replaced(simulation=simulation)
+    doubts = [doubt_of(*each) for each in zip((first, second), requests, strict=True)]
+    alike = _engine_and_card(first) == _engine_and_card(second)
+    same = _load(first, requests[0]) == _load(second, requests[1])
+    return margin(value, doubts[0], doubts[1], same=same, alike=alike)
+
+
+def _engine_and_card(scenario: Scenario) -> Hashable:
+    cards = tuple(scenario.deployment.accelerators())
+    return scenario.software.profile, scenario.model, scenario.deployment.kind, cards
+
+
+def _load(scenario: Scenario, requests: float | None) -> Hashable:
+    shape = scenario.deployment.model_dump_json()
+    stated = tuple(each.model_dump_json() for each in scenario.doubt)
+    arrivals = scenario.workload.arrivals if requests is None else round(requests)
+    return likeness(scenario), shape, stated, arrivals
 
 
 def margin(value: float, first: Doubt, second: Doubt, *, same: bool, alike: bool) -> Margin:
