@@ -174,7 +174,7 @@ class Deployment(StepTimer):
     def _otherwise(self, parts: Mapping[str, object]) -> Self:
         """Return the deployment with other parts of its scenario, in its own static order."""
         other = self._copied()
-        for kept in ("delays_ns", "_delays_ns", "_largest_graph"):
+        for kept in ("delays_ns", "_delays_ns", "_largest_graph", "attention_uses"):
             vars(other).pop(kept, None)
         other.scenario = self.scenario.model_copy(update=dict(parts))
         return other
