@@ -7,6 +7,7 @@ launches of a deployment, and one for all deployments that have it from the same
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -104,6 +105,17 @@ class DoubtSource:
         one_sided = np.where(shares * width < below, left, right)
         scale = np.where(one_sided < 0, below or 1.0, above or 1.0)
         return np.asarray(one_sided / scale)
+
+    def weights(self, positions: Floats) -> tuple[Floats, Floats]:
+        """Return how many times what its low end does, and its high end, adds up to positions.
+
+        What a range does is linear in its figure, what kernels do in the factor on their time.
+        """
+        low, high = np.maximum(-positions, 0), np.maximum(positions, 0)
+        log = 0.0 if self.is_range else math.log(self.ends[2])
+        if log == 0:
+            return low, high
+        return np.expm1(-log * low) / math.expm1(-log), np.expm1(log * high) / math.expm1(log)
 
     def value_at(self, position: float) -> float:
         """Return the figure, or the factor on the time of kernels, at a position."""

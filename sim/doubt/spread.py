@@ -1,9 +1,9 @@
 """Spread: how a step's time varies over all that is not known, as the bound engine sees it.
 
 Every source of doubt is evaluated once at each of its ends: all stages and latencies are timed
-anew. Between the ends a stage's time is taken as linear in the unknown, which is exact for times
-and slow-downs, and sources add up. The step time of a draw is then the exact eigenvalue of its
-stages, so that what is hidden behind another stage stays hidden.
+anew. Between the ends a stage's time is taken as linear in the unknown figure, or in the factor on
+kernels, which is exact for times and slow-downs, and sources add up. The step time of a draw is
+then the exact eigenvalue of its stages, so that what is hidden behind another stage stays hidden.
 """
 
 from __future__ import annotations
@@ -188,10 +188,13 @@ def _of_load(
             moved = np.concatenate([part.ravel() for part in end.stages(load)])
             moves[number, side] = moved - plain
     shapes = values.shape, delays_ns.shape
-    positions = np.array(drawn).reshape(len(sources), -1)
-    together = _combined(positions, moves)
+    weights = [source.weights(each) for source, each in zip(sources, drawn, strict=True)]
+    together = _combined(np.array(weights).reshape(len(sources), 2, -1), moves)
     grids = [_grid(source) for source in sources] if each_alone else []
-    each = [_combined(grid[np.newaxis], moves[n : n + 1]) for n, grid in enumerate(grids)]
+    each = [
+        _combined(np.array([sources[n].weights(grid)]), moves[n : n + 1])
+        for n, grid in enumerate(grids)
+    ]
     rows = np.concatenate([np.zeros((1, len(plain))), together, *each]) + plain
     steps_ns = _steps_ns(engine, rows, shapes)
     factors = steps_ns / steps_ns[0]
@@ -202,13 +205,12 @@ def _of_load(
     return _Settled(float(steps_ns[0]), StepSpread(factors[1 : 1 + count], alone))
 
 
-def _combined(positions: Floats, moves: Floats) -> Floats:
+def _combined(weights: Floats, moves: Floats) -> Floats:
     """Return what draws add to stages, draws × stages.
 
-    `positions` are sources × draws, `moves` what the ends add: sources × 2 × stages.
+    `weights` are sources × 2 × draws, `moves` what the ends add: sources × 2 × stages.
     """
-    low, high = np.maximum(-positions, 0), np.maximum(positions, 0)
-    return np.asarray(low.T @ moves[:, 0] + high.T @ moves[:, 1])
+    return np.asarray(weights[:, 0].T @ moves[:, 0] + weights[:, 1].T @ moves[:, 1])
 
 
 def _of_possibilities(unsettled: Unsettled) -> DoubtSource:
