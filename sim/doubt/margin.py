@@ -64,6 +64,11 @@ class Margin:
         low, high = -factor * math.hypot(below, rest), factor * math.hypot(above, rest)
         return (1 + self.value) * math.exp(low) - 1, (1 + self.value) * math.exp(high) - 1
 
+    def percentiles(self) -> tuple[float, float, float, float]:
+        """Return the margins at its 5th, 10th, 90th and 95th percentile."""
+        inner, outer = self.interval(80), self.interval(90)
+        return min(outer[0], inner[0]), inner[0], inner[1], max(outer[1], inner[1])
+
     def probability(self, at_least: float) -> float:
         """Return the probability that the margin is at least `at_least`.
 
@@ -93,9 +98,14 @@ def margin_of(
     simulation = second.simulation.replaced(seed=first.simulation.seed)
     second = second.replaced(simulation=simulation)
     doubts = [doubt_of(*each) for each in zip((first, second), requests, strict=True)]
-    alike = _engine_and_card(first) == _engine_and_card(second)
+    alike = are_alike(first, second)
     same = _load(first, requests[0]) == _load(second, requests[1])
     return margin(value, doubts[0], doubts[1], same=same, alike=alike)
+
+
+def are_alike(first: Scenario, second: Scenario) -> bool:
+    """Return whether both are of one engine, card, model and kind of deployment."""
+    return _engine_and_card(first) == _engine_and_card(second)
 
 
 def _engine_and_card(scenario: Scenario) -> Hashable:

@@ -172,17 +172,31 @@ def pair_section(pairs: Sequence[JudgedPair]) -> Section:
     words = {None: "–", True: "yes", False: "no"}
     return Section(
         "Pairs",
-        "By how much the first yields more tokens/s/GPU than the second, over all GPUs.",
-        ["first", "second", "measured lead", "predicted lead", "same sign", "points apart"],
+        "By how much the first yields more tokens/s/GPU than the second, over all GPUs; the "
+        "interval that should hold the lead with a probability of 90 %, and how likely the first "
+        "yields more at all.",
+        [
+            *("first", "second", "measured lead", "predicted lead", "90 %", "same sign"),
+            *("points apart", "P(more)"),
+        ],
         [
             [
                 *(each.first.point.id, each.second.point.id),
-                *(signed(each.measured), signed(each.predicted), words[each.same_sign]),
-                _apart(each),
+                *(signed(each.measured), signed(each.predicted), _lead_interval(each)),
+                *(words[each.same_sign], _apart(each), _likely(each.first_yields_more)),
             ]
             for each in pairs
         ],
     )
+
+
+def _lead_interval(pair: JudgedPair) -> str:
+    ends = pair.percentiles
+    return "–" if ends is None else f"{signed(ends[0])} to {signed(ends[-1])}"
+
+
+def _likely(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
 
 
 def _apart(pair: JudgedPair) -> str:

@@ -135,11 +135,19 @@ def test_a_pair_compares_yields_over_all_gpus(point: OperatingPoint, tmp_path: P
     other = replace(point, id="two", requests_per_gpu=32.0, measured_tpot_ms=40.0)
     rows = [judge_row(setup(each)) for each in (point, other)]
     path = tmp_path / "pairs.csv"
-    path.write_text("first,second\none,two\n", encoding="utf-8")
-    (pair,) = pairs.judge(path, rows)
+    path.write_text("first,second\none,two\n\none,one\n", encoding="utf-8")
+    pair, itself = pairs.judge(path, rows)
+    assert itself.percentiles == (0, 0, 0, 0)
+    assert itself.first_yields_more == 0.5
     assert pair.measured == pytest.approx((16 / 30) / (32 / 40) - 1)
     seen = [row.predicted_ms or 0.0 for row in rows]
     assert pair.predicted == pytest.approx((16 / seen[0]) / (32 / seen[1]) - 1)
+    told = pair.as_dict()
+    ends = [told[name] for name in pairs.PERCENTILES]
+    assert ends == sorted(ends) == list(pair.percentiles or ())
+    assert ends[1] < told["predicted_lead"] < ends[2]
+    # Half the requests a GPU on the same card and engine yield less, whatever is not known.
+    assert told["first_yields_more"] < 0.01
     path.write_text("first,second\none,tow\n", encoding="utf-8")
     with pytest.raises(ScenarioError, match=r"pairs.csv:2: second: .*did you mean 'two'"):
         pairs.judge(path, rows)

@@ -39,6 +39,16 @@ def test_48_attention_dies_fall_behind_ep(leads: list[pairs.JudgedPair]) -> None
     assert odd.same_sign
 
 
+def test_measured_leads_lie_inside_the_intervals_of_predicted_ones(
+    leads: list[pairs.JudgedPair],
+) -> None:
+    """Even 48A16F's, whose sign is wrong: nobody should act on that lead."""
+    for pair in leads:
+        assert pair.percentiles is not None
+        assert pair.measured is not None
+        assert pair.percentiles[0] <= pair.measured <= pair.percentiles[-1]
+
+
 @pytest.mark.parametrize(
     ("ratio", "tpot_ms", "within"),
     [("3a1f", 32.8, 0.06), ("7a1f", 33.36, 0.06), ("17a1f", 48.7, 0.1)],

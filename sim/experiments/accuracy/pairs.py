@@ -1,7 +1,8 @@
 """Pairs: how much more one measured deployment yields than another, measured and predicted.
 
 What decides between AFD and EP is the difference of two rows, in which errors that both share
-cancel. The yield of a row is output tokens/s/GPU over all GPUs, each on its own clock.
+cancel. The yield of a row is output tokens/s/GPU over all GPUs, each on its own clock. Both rows
+draw what is not known with one seed, so that what they share cancels in the interval of their lead.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sim.doubt.margin import Margin, are_alike, margin
 from sim.experiments.accuracy.verdict import Judged
 from sim.foundation.errors import did_you_mean
 from sim.foundation.printable import excerpt
 from sim.inputs import csv_columns
 
 COLUMNS = ("first", "second")
+PERCENTILES = tuple(f"predicted_lead_{end}" for end in ("p05", "p10", "p90", "p95"))
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,18 @@ class JudgedPair:
     second: Judged
     measured: float | None
     predicted: float | None
+    margin: Margin | None
+    """The predicted lead with what is not known of it."""
+
+    @property
+    def percentiles(self) -> tuple[float, float, float, float] | None:
+        """The predicted lead at its 5th, 10th, 90th and 95th percentile."""
+        return None if self.margin is None else self.margin.percentiles()
+
+    @property
+    def first_yields_more(self) -> float | None:
+        """The probability that the first yields more."""
+        return None if self.margin is None else self.margin.probability(0.0)
 
     @property
     def same_sign(self) -> bool | None:
@@ -40,6 +55,8 @@ class JudgedPair:
             "second": self.second.point.id,
             "measured_lead": self.measured,
             "predicted_lead": self.predicted,
+            **dict(zip(PERCENTILES, self.percentiles or (None,) * 4, strict=True)),
+            "first_yields_more": self.first_yields_more,
             "same_sign": self.same_sign,
         }
 
@@ -62,7 +79,8 @@ def judge(path: str | Path, rows: Sequence[Judged]) -> list[JudgedPair]:
             first, second = known[row["first"]], known[row["second"]]
             measured = _lead(first, first.point.measured_ms, second, second.point.measured_ms)
             predicted = _lead(first, first.predicted_ms, second, second.predicted_ms)
-            found.append(JudgedPair(first, second, measured, predicted))
+            doubt = _margin(first, second, predicted)
+            found.append(JudgedPair(first, second, measured, predicted, doubt))
     csv_columns.raise_any(str(path), problems)
     return found
 
@@ -74,3 +92,11 @@ def _lead(
     if first_ms is None or second_ms is None or one is None or other is None:
         return None
     return one / first_ms / (other / second_ms) - 1
+
+
+def _margin(first: Judged, second: Judged, lead: float | None) -> Margin | None:
+    if lead is None or first.doubt is None or second.doubt is None:
+        return None
+    scenarios = first.setup.validated(), second.setup.validated()
+    same = first.point.id == second.point.id
+    return margin(lead, first.doubt, second.doubt, same=same, alike=are_alike(*scenarios))

@@ -72,15 +72,19 @@ class Judged:
         return None if predicted is None or measured is None else predicted / measured - 1
 
     @cached_property
-    def percentiles_ms(self) -> tuple[float, float, float, float] | None:
-        """Return the 5th, 10th, 90th and 95th percentile of the prediction; None without one.
-
-        They hold what is not known of the row, and what was left of predictions of its engine.
-        """
-        if self.prediction is None or self.predicted_ms is None:
+    def doubt(self) -> Doubt | None:
+        """What is not known of the row, and what was left of predictions of its engine."""
+        if self.prediction is None:
             return None
         rest = left_over(self.setup.validated().software.profile)
-        p05, p10, p90, p95 = Doubt(self.prediction.spread, rest).percentiles()
+        return Doubt(self.prediction.spread, rest)
+
+    @property
+    def percentiles_ms(self) -> tuple[float, float, float, float] | None:
+        """The 5th, 10th, 90th and 95th percentile of the prediction; None without one."""
+        if self.doubt is None or self.predicted_ms is None:
+            return None
+        p05, p10, p90, p95 = self.doubt.percentiles()
         ms = self.predicted_ms
         return p05 * ms, p10 * ms, p90 * ms, p95 * ms
 
