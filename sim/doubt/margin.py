@@ -194,6 +194,11 @@ def _turn(
     both = sides[0].get(source.key), sides[1].get(source.key)
     positions = next(each.positions for each in both if each is not None)
     logs = [math.log1p(value) + moved for moved in _log_margins(both)]
+    if source.possibilities:
+        other = (
+            told for told, log in zip(source.possibilities, logs, strict=True) if log * value < 0
+        )
+        return next(other, None)
     crossings = []
     for place in range(len(positions) - 1):
         left, right = logs[place], logs[place + 1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,10 @@ from sim.deployments.deployment import Deployment
 from sim.doubt.draws import DRAWS, drawn_shares
 from sim.doubt.sources import Change, DoubtSource, Floats, sources_of
 from sim.engines.bound import BoundEngine
+from sim.foundation.errors import InfeasibleError
 from sim.inputs.sourced import Unsettled
 from sim.steady.load_times import LoadTimes, bound_engine, shares
-from sim.steady.state import likeness
+from sim.steady.state import likeness, tpot_ns
 
 # Where each source is tried alone: its ends, and the 10th and 90th percentile of its law.
 _ALONE = (0.1, 0.9)
@@ -32,14 +34,14 @@ Ints = NDArray[np.int64]
 
 
 class Alone(NamedTuple):
-    """What one source does to the step alone, all others as stated: factors on the step time."""
+    """What one source does alone, all others as stated."""
 
     source: DoubtSource
     positions: Floats
     """Ascending: low end, 10th percentile, as stated, 90th percentile, high end; or possibilities,
     in the order of the scenario."""
     factors: Floats
-    """On the step time, at these positions."""
+    """On TPOT, at these positions."""
     likely: slice = _TENTHS
     """Positions within the 10th and the 90th percentile."""
 
@@ -51,7 +53,7 @@ class Alone(NamedTuple):
 
 @dataclass(frozen=True)
 class StepSpread:
-    """How the time of a step varies: factors on it, 1 as stated."""
+    """How TPOT varies: factors on it, 1 as stated."""
 
     factors: Floats
     """One for each draw."""
@@ -111,29 +113,35 @@ def _of_alike(
         }
         there = np.all([c == number for c, number in zip(chosen, choice, strict=True)], axis=0)
         for place, found in enumerate(_settled(_as(group, settings), seed, draws, free, False)):
-            slower = found.step_ns / stated[place].step_ns
+            slower = found.tpot_ns / stated[place].tpot_ns
             factors[place, there] = slower * found.spread.factors[there]
     alone: list[list[Alone]] = [list(each.spread.alone) for each in stated]
     for source, each in zip(sources, unsettled, strict=True) if each_alone else ():
-        steps_ns = [_settled(_as(group, one), seed, 1, free, False) for one in each.one_of]
+        settled = [_settled(_as(group, one), seed, 1, free, False) for one in each.one_of]
         for place in range(len(group)):
-            each_ns = np.array([found[place].step_ns for found in steps_ns])
+            each_ns = np.array([found[place].tpot_ns for found in settled])
             positions = np.linspace(-1, 1, len(each_ns))
-            factors_there = each_ns / stated[place].step_ns
+            factors_there = each_ns / stated[place].tpot_ns
             alone[place].append(Alone(source, positions, factors_there, slice(None)))
     return [StepSpread(f, tuple(a)) for f, a in zip(factors, alone, strict=True)]
 
 
 def _as(group: Sequence[SteadyLoad], settings: dict[str, Any]) -> list[SteadyLoad]:
-    """Return the loads on deployments with a possibility of what is unsettled."""
-    return [
-        SteadyLoad(compile_deployment(load.deployment.scenario.settled(settings)), load.requests)
-        for load in group
-    ]
+    """Return the loads on deployments with a possibility of what is unsettled.
+
+    Raises InfeasibleError if it cannot run.
+    """
+    scenarios = [load.deployment.scenario.settled(settings) for load in group]
+    try:
+        sites = [compile_deployment(scenario) for scenario in scenarios]
+    except InfeasibleError as error:
+        told = f"doubt: {_words(settings)} cannot run, so it is no possibility: {error}"
+        raise InfeasibleError(told) from None
+    return [SteadyLoad(site, load.requests) for site, load in zip(sites, group, strict=True)]
 
 
 class _Settled(NamedTuple):
-    step_ns: float
+    tpot_ns: float
     """As stated, ns."""
     spread: StepSpread
 
@@ -202,7 +210,8 @@ def _of_load(
     own = factors[1 + count :].reshape(-1, size)
     found = zip(sources, grids, own, strict=True) if each_alone else ()
     alone = tuple(Alone(*each) for each in found)
-    return _Settled(float(steps_ns[0]), StepSpread(factors[1 : 1 + count], alone))
+    stated_ns = tpot_ns(*load, Fraction(steps_ns[0]))
+    return _Settled(stated_ns, StepSpread(factors[1 : 1 + count], alone))
 
 
 def _combined(weights: Floats, moves: Floats) -> Floats:
@@ -225,8 +234,12 @@ def _of_possibilities(unsettled: Unsettled) -> DoubtSource:
 
 
 def _words(settings: dict[str, Any]) -> str:
-    """Return a possibility in words: its values, each once."""
-    return ", ".join(dict.fromkeys(str(value) for value in settings.values()))
+    """Return a possibility in words: its names and other values, each once."""
+    words = [
+        value if isinstance(value, str) else f"{path.rpartition('.')[2]} {value}"
+        for path, value in settings.items()
+    ]
+    return ", ".join(dict.fromkeys(words)) or "as stated"
 
 
 def _grid(source: DoubtSource) -> Floats:

@@ -319,11 +319,16 @@ def _bad_possibilities(scenario: Scenario, document: Document) -> list[str]:
     problems = []
     for number, unsettled in enumerate(scenario.doubt):
         for place, settings in enumerate(unsettled.one_of):
+            loc: Loc = ("doubt", number, "one_of", place)
             try:
-                scenario.settled(settings)
+                settled = scenario.settled(settings)
             except ScenarioError as error:
-                loc: Loc = ("doubt", number, "one_of", place)
                 problems += [document.problem(loc, f"no scenario: {e}") for e in error.problems]
+                continue
+            gpus, stated = settled.gpu_count(), scenario.gpu_count()
+            if gpus != stated:
+                told = f"should leave the number of GPUs, {stated} (got {gpus})"
+                problems.append(document.problem(loc, told))
     return problems
 
 

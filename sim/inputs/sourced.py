@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -247,6 +247,10 @@ class Exponent(Parameter):
     least, most = 0, 4
 
 
+# Parts of a scenario that decide no step at a given batch, as far as the bound engine sees it.
+_BESIDE_STEPS = ("name", "description", "workload.arrivals", "slo", "prices", "simulation", "noise")
+
+
 class Unsettled(Strict):
     """Something that is one of several, all equally likely as far as anyone knows."""
 
@@ -255,4 +259,15 @@ class Unsettled(Strict):
     source: Annotated[str, Field(min_length=3)]
     """Why it is not known, and what leaves these possibilities."""
     one_of: Annotated[list[dict[str, Any]], Field(min_length=2, max_length=16)]
-    """Possibilities, each as values by dotted path, e.g. `{deployment.accelerator: h100-sxm}`."""
+    """Possibilities, each as values by dotted path, e.g. `{deployment.accelerator: h100-sxm}`. They
+    have as many GPUs, and change what decides a step at a given batch."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Unsettled:
+        for path in dict.fromkeys(path for settings in self.one_of for path in settings):
+            held = next(
+                (of for of in (*_BESIDE_STEPS, "doubt") if f"{path}.".startswith(f"{of}.")), ""
+            )
+            if held or path == "workload":
+                raise ValueError(f"{held or path} decides no step of a batch; leave {path} out")
+        return self

@@ -30,6 +30,8 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
 
 
 def _plain(part: object) -> object:
+    if isinstance(part, list):
+        return [_plain(each) for each in part]
     return _dumped(part) if isinstance(part, Strict) else part
 
 
