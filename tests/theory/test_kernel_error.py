@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 
 from sim.decoding.decoder import Decoder
 from sim.decoding.run import decode
@@ -18,9 +19,16 @@ from sim.doubt.kernels import doubtful_kernels
 from sim.inputs import cards
 from sim.inputs.scenario import LEAST_STEPS, load
 from sim.kernels import kernel_table, ops
-from sim.kernels.curve import Curve
+from sim.kernels.curve import DERIVED, Curve
 from sim.kernels.doubt.doubtful_table import DoubtfulTable, KernelKind
-from sim.kernels.doubt.kernel_error import law_of, log_sd, octaves_outside, uncalibrated_log_sd
+from sim.kernels.doubt.kernel_error import (
+    SD_OF_MEAN_ERROR,
+    WORK,
+    law_of,
+    log_sd,
+    outside,
+    uncalibrated_log_sd,
+)
 from sim.kernels.kernel_table import KernelTable
 
 SCENARIOS = ("step3-2a2f", "dsv3-ep128")
@@ -48,32 +56,52 @@ def doubtful(site: Deployment, kind: KernelKind, deviations: float) -> Deploymen
     return site.with_tables(lambda _side, table: DoubtfulTable(table, {kind: deviations}))
 
 
+def at(m: ArrayLike, n: ArrayLike = 64.0, kernel: str = "dense", dtype: str = "bf16") -> ops.Op:
+    """Return a product at coordinates, wherever its rows are padded to."""
+    op = ops.gemm(dtype, 1, 64, 64, 1, kernel)
+    return replace(op, axes={"m": ops.floats(m), "n": ops.floats(n)})
+
+
 @given(st.floats(0, 20), st.floats(0, 20))
 def test_doubt_grows_with_the_distance(one: float, other: float) -> None:
-    near, far = sorted((one, other))
+    distances = np.array(sorted((one, other)))
     for place, sign in ((1024.0, 1), (1.0, -1)):
-        at = {"m": place * 2.0 ** (sign * np.array([near, far])), "n": np.array(512.0)}
-        less, more = log_sd(CURVE, at, True, False)
-        assert less <= more <= law_of("gemm").uncalibrated
-        assert octaves_outside(CURVE, at) == pytest.approx([near, far], abs=1e-6)
+        op = at(place * 2.0 ** (sign * distances))
+        less, more = log_sd(CURVE, op, True)
+        assert less <= more <= law_of("gemm").poorest
+        assert outside(CURVE, op.axes)["m"] == pytest.approx(distances, abs=1e-6)
 
 
 def test_doubt_inside_is_of_the_curve_alone() -> None:
-    inside = log_sd(CURVE, {"m": np.array([1, 77, 1024]), "n": np.array(64)}, True, False)
+    inside = log_sd(CURVE, at([1, 77, 1024]), True)
     assert inside.shape == (3,)
     assert np.ptp(inside) == 0
-    assert inside[0] < log_sd(CURVE, {"m": np.array(2)}, False, False)
-    less = log_sd(replace(CURVE, mape=0.01), {"m": np.array(2)}, True, False)
-    assert less < inside[0]
-    unknown = log_sd(replace(CURVE, mape=np.nan), {"m": np.array(2)}, True, False)
-    assert unknown == law_of("gemm").inside
+    assert log_sd(replace(CURVE, mape=0.01), at(2), True) < inside[0]
+    unknown = log_sd(replace(CURVE, mape=np.nan), at(2), True)
+    same = replace(CURVE, mape=law_of("gemm").inside / SD_OF_MEAN_ERROR)
+    assert unknown == pytest.approx(float(log_sd(same, at(2), True)))
+    assert log_sd(replace(CURVE, source=f"{DERIVED}a100-sxm"), at(2), True) > inside[0]
 
 
-def test_distances_are_at_right_angles_and_work_counts_where_it_is_farther() -> None:
-    corner = {"m": np.array(1024.0 * 2**3), "n": np.array(64 / 2**4)}
-    assert octaves_outside(CURVE, corner) == pytest.approx(5)
+def test_what_a_stand_in_differs_in_decides() -> None:
+    law, own = law_of("gemm"), log_sd(CURVE, at(2), True)
+    for op, more in (
+        (at(2), law.shape),
+        (at(2, kernel="rowwise"), law.kernel),
+        (at(2, kernel="rowwise", dtype="fp8"), law.format),
+    ):
+        assert log_sd(CURVE, op, False) == pytest.approx(math.hypot(own, more))
+
+
+def test_axes_are_independent_and_work_counts_where_it_is_farther() -> None:
+    slopes = law_of("gemm").beyond
+    own = float(log_sd(CURVE, at(2), True))
+    corner = at(1024.0 * 2, 64 / 2)
+    far = math.hypot(own, slopes["m"], slopes["n"])
+    assert log_sd(CURVE, corner, True) == pytest.approx(max(far, math.hypot(own, slopes["work"])))
     less = replace(CURVE, most_work=2.0)
-    assert octaves_outside(less, {"m": np.array(8.0), "n": np.array(64.0)}) == pytest.approx(2)
+    assert outside(less, at(8).axes)[WORK] == pytest.approx(2)
+    assert log_sd(less, at(8), True) == pytest.approx(math.hypot(own, 2 * slopes["work"]))
 
 
 def test_an_op_without_curves_is_as_doubtful_as_can_be() -> None:
@@ -94,7 +122,7 @@ def test_a_look_up_takes_as_much_longer_as_its_law_says() -> None:
     op = ops.gemm("fp8", [1, 100, 1 << 20], 7168, 2048, plain.accelerator.gemm_tile_rows)
     curve, own = plain.serving(op)
     assert curve is not None
-    factor = np.exp(2 * log_sd(curve, op.axes, own, False))
+    factor = np.exp(2 * log_sd(curve, op, own))
     slower = DoubtfulTable(plain, {FP8: 2.0})
     assert slower.timed(op).ns == pytest.approx(plain.timed(op).ns * factor, abs=3)
     crowded = slower.without_sms(20).timed(op).ns
@@ -140,7 +168,7 @@ def test_a_factor_raises_the_stages_that_hold_its_kernels(name: str) -> None:
         op = line.op(batch.requests, kv_tokens)
         curve, own = site.core_timer.table.serving(op)
         assert curve is not None
-        factor = np.exp(log_sd(curve, op.axes, own, False))
+        factor = np.exp(log_sd(curve, op, own))
         ns = line.timed(batch.requests, kv_tokens).ns
         stage = site.core_stage, number
         assert once[stage] - plain[stage] == pytest.approx(ns * (factor - 1), abs=2)

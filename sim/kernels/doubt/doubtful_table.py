@@ -48,8 +48,7 @@ class DoubtfulTable(KernelTable):
         if self._is_sure(op):
             return time_us, inside
         _curve, own = self.serving(op)
-        sd = log_sd(curve, op.axes, own, self.is_foreign(op, curve))
-        return self._longer_us(op, time_us, sd), inside
+        return self._longer_us(op, time_us, log_sd(curve, op, own)), inside
 
     def _default_us(self, op: Op) -> Floats:
         time_us = super()._default_us(op)

@@ -1,0 +1,1 @@
+"""How far look-ups are off where a curve does not reach, measured on the shipped tables."""

@@ -1,0 +1,149 @@
+"""Measure how far look-ups are off on the shipped tables: `python -m sim.calibration.errors`.
+
+Writes hardware/doubt/kernel-errors.csv and prints it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.calibration.errors.nodes import Nodes
+from sim.calibration.errors.trials import (
+    ShippedTable,
+    Tried,
+    beyond,
+    borrowed,
+    common,
+    uncalibrated,
+)
+from sim.inputs import cards
+from sim.kernels.doubt.kernel_error import ANY, BEYOND, COLUMNS, FILE, KINDS, SD_OF_MEAN_ERROR
+from sim.kernels.ops import Floats
+from sim.kernels.table_file import read
+
+# Standard deviations to the 80th percentile of the absolute error of a normal law: a figure is such
+# that 80 % of errors lie where a normal law of this figure has them, whatever the tails.
+_PERCENTILE, _DEVIATIONS = 0.8, 1.2816
+# Curves below which an op takes the figure of all.
+_FEWEST = 6
+# A collective's curve is put on the slower link of a like card at the link's full rate; of 200 GB/s
+# of H800, NCCL reaches 160 (DeepSeek-V3 technical report, §3.2.2).
+_LINK = ("collective", math.log(200 / 160))
+
+
+class ErrorFigure(NamedTuple):
+    """A line of the file."""
+
+    op: str
+    kind: str
+    axis: str
+    log_sd: float
+    points: int
+    curves: int
+
+
+def spread(errors: Sequence[Floats]) -> float:
+    """Return the standard deviation that the 80th percentile tells; curves weigh alike."""
+    away = np.abs(np.concatenate(errors))
+    weights = np.concatenate([np.full(len(of), 1 / len(of)) for of in errors])
+    order = np.argsort(away)
+    upto = np.cumsum(weights[order]) / weights.sum()
+    return float(away[order][np.searchsorted(upto, _PERCENTILE)]) / _DEVIATIONS
+
+
+def reduced(trials: Iterable[Tried]) -> list[ErrorFigure]:
+    """Return the figure of each op, kind and axis that enough curves tell of, and those of all.
+
+    The latter are medians over ops, and over axes where an axis is of one op alone.
+    """
+    found: dict[tuple[str, str, str], list[Floats]] = {}
+    for one in trials:
+        found.setdefault((one.op, one.kind, one.axis), []).append(one.errors)
+    rows = []
+    for (op, kind, axis), errors in found.items():
+        if len(errors) >= _FEWEST:
+            points = sum(map(len, errors))
+            rows.append(ErrorFigure(op, kind, axis, _figure(kind, errors), points, len(errors)))
+    rows += [_derived(row) for row in rows if row.kind == "common"]
+    places = {(row.kind, row.axis) for row in rows}
+    places |= {(kind, ANY) for kind, axis in places if axis}
+    return sorted([*rows, *(_of_all(rows, *place) for place in places)], key=_order)
+
+
+def _figure(kind: str, errors: Sequence[Floats]) -> float:
+    if kind == "inside":
+        return float(np.median(errors))
+    if kind == "common":
+        return math.sqrt(float(np.mean(np.square(errors))))
+    return spread(errors)
+
+
+def _derived(row: ErrorFigure) -> ErrorFigure:
+    """Return what a like card's curve is off: two measurements, and the link of a collective."""
+    op, link = _LINK
+    log_sd = math.hypot(math.sqrt(2) * row.log_sd, link if row.op == op else 0.0)
+    return row._replace(kind="derived", log_sd=log_sd)
+
+
+def _of_all(rows: Sequence[ErrorFigure], kind: str, axis: str) -> ErrorFigure:
+    of = [row for row in rows if row.kind == kind and axis in (row.axis, ANY)]
+    log_sd = float(np.median([row.log_sd for row in of]))
+    return ErrorFigure(
+        ANY, kind, axis, log_sd, sum(r.points for r in of), sum(r.curves for r in of)
+    )
+
+
+def _order(row: ErrorFigure) -> tuple[bool, str, int, str]:
+    return row.op != ANY, row.op, (*KINDS, BEYOND).index(row.kind), row.axis
+
+
+def inside(table: ShippedTable) -> Iterable[Tried]:
+    """Yield the held-out error of each curve that has one."""
+    for one in table.own:
+        if not math.isnan(one.curve.mape):
+            log_sd = np.array([one.curve.mape * SD_OF_MEAN_ERROR])
+            yield Tried(one.curve.op, "inside", "", log_sd)
+
+
+def shipped() -> Mapping[str, ShippedTable]:
+    """Return the tables of all cards."""
+    paths = sorted(cards.packaged(cards.CALIBRATION).glob("*.csv"))
+    return {
+        path.stem: ShippedTable(
+            cards.accelerator(path.stem), {curve.identity: curve for curve in read(path)[0]}
+        )
+        for path in paths
+    }
+
+
+def trials(tables: Mapping[str, ShippedTable]) -> Iterable[Tried]:
+    """Yield all that tables tell of errors."""
+    by_op: dict[str, list[Nodes]] = {}
+    for table in tables.values():
+        yield from inside(table)
+        yield from borrowed(table)
+        yield from uncalibrated(table)
+        for one in table.own:
+            by_op.setdefault(one.curve.op, []).append(one)
+    yield from common(tables)
+    for nodes in by_op.values():
+        yield from beyond(nodes)
+
+
+def main() -> None:
+    """Write the file and print it."""
+    rows = reduced(trials(shipped()))
+    lines = ["# Log standard deviations of kernel times: python -m sim.calibration.errors"]
+    lines.append(",".join(COLUMNS))
+    lines += [",".join((*row[:3], f"{row.log_sd:.3f}", *map(str, row[4:]))) for row in rows]
+    text = "\n".join(lines) + "\n"
+    (cards.packaged(cards.DOUBT) / FILE).write_text(text, encoding="utf-8")
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
