@@ -51,16 +51,14 @@ pairs: 3
 indifference: 0.02
 counterfactuals:
   - name: no jitter
+    by: simulation
     sides:
       AFD: {{set: {{noise: null}}}}
       EP: {{set: {{noise: null}}}}
   - name: free network
-    sides:
-      AFD: {{free: [link, a2f, a2f_in, f2a, f2a_in]}}
-  - name: understated
     where: {{pace: [slow]}}
     sides:
-      AFD: {{factor: 1.2}}
+      AFD: {{free: [link, a2f, a2f_in, f2a, f2a_in]}}
 """
 
 

@@ -18,6 +18,7 @@ from sim.pictures import page as pages
 from sim.pictures.sections import Section, as_written, markdown_lines
 from sim.pictures.verdict_map import verdict_map
 from sim.results.files import replace_files
+from sim.study import published
 from sim.study.folder import StudyResult
 from sim.study.schema import Study
 from sim.study.verdicts import JudgedCell, counts, described_shape, percent, told
@@ -75,6 +76,7 @@ def sections(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
         "Best shapes",
         "The best shape of each side at the largest batch that meets the SLO in simulation. "
         "Batch: requests on each attention GPU in each micro-batch, and the limit of the batch. "
+        "Load: requests on each attention GPU on average, between whole loads; the yield is there. "
         "Bound by: the critical circuit of the steady state, with its share. Measured: shares of "
         "kernel time from inside measured ranges, from outside, and from no measurement. Left "
         "open: by how much a shape that was never simulated could beat this shape, if chance "
@@ -87,6 +89,7 @@ def sections(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
             "GPUs",
             "batch",
             "limit",
+            "load",
             "TPOT ms",
             "tokens/s/GPU",
             "USD/1M",
@@ -102,6 +105,15 @@ def sections(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
             for number, side in enumerate(study.sides)
         ],
     )
+    if study.published:
+        yield Section(
+            "Measured comparisons",
+            f"What was measured of both sides, and what this study says of the same place: margins "
+            f"of {first} over {second}. A study compares best shapes under one SLO; a measurement "
+            "compares what was there.",
+            [*study.dimensions, "compared", "measured", "here", "which side leads", "source"],
+            list(_measured(study, cells)),
+        )
     names = [each.name for each in study.counterfactuals]
     if names:
         yield Section(
@@ -123,10 +135,9 @@ def sections(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
         )
         yield Section(
             "Robustness",
-            "Number of verdicts that hold whichever single mechanism is switched off; number of "
-            "these that also hold with the known errors of prediction; and how often each "
-            "mechanism decides.",
-            ["verdict", "cells", "no mechanism flips it", "nor a known error", "decides"],
+            "Number of verdicts that hold whichever single mechanism is switched off, and how "
+            "often each mechanism decides.",
+            ["verdict", "cells", "no mechanism flips it", "decides"],
             list(_robustness(cells)),
         )
     yield Section(
@@ -138,6 +149,18 @@ def sections(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
     )
 
 
+def _measured(study: Study, cells: Sequence[JudgedCell]) -> Iterator[list[str]]:
+    for measured, judged in published.compared(study, cells):
+        yield [
+            *(measured.place.get(name, "–") for name in study.dimensions),
+            measured.what,
+            percent(measured.margin),
+            told(judged),
+            published.agreement(measured, judged),
+            measured.source,
+        ]
+
+
 def _robustness(cells: Sequence[JudgedCell]) -> Iterator[list[str]]:
     met = [each for each in cells if each.moved]
     for verdict in dict.fromkeys(str(each.verdict) for each in met):
@@ -146,7 +169,6 @@ def _robustness(cells: Sequence[JudgedCell]) -> Iterator[list[str]]:
         yield [
             verdict,
             str(len(mine)),
-            str(sum(not any(m.flips and m.is_mechanism for m in each.moved) for each in mine)),
             str(sum(not any(m.flips for m in each.moved) for each in mine)),
             ", ".join(f"{name} {count}" for name, count in decides.most_common()),
         ]
@@ -193,7 +215,7 @@ def _best_shape(judged: JudgedCell, number: int, side: str) -> list[str]:
     entry, limits, beyond = judged.entries[number], judged.limits[number], judged.beyond[number]
     place = [*judged.cell.place.values(), side]
     if entry is None:
-        return [*place, judged.whys[number], *["–"] * 11]
+        return [*place, judged.whys[number], *["–"] * 12]
     figures = entry["figures"]
     usd = figures["usd_per_1m_tokens"]
     bound_by = busy = "–"
@@ -210,6 +232,7 @@ def _best_shape(judged: JudgedCell, number: int, side: str) -> list[str]:
         f"{figures['gpus']:.0f}",
         f"{figures['batch']:.3g}",
         entry["limit"],
+        f"{entry['load']:.3g}",
         f"{figures['tpot_ms_mean']:.1f}",
         f"{figures['tgs']:,.0f}",
         "–" if usd is None else f"{usd:.3f}",

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sim.pictures.pareto_figure import COLOURS
+from sim.study import published
 from sim.study.schema import Study
 from sim.study.verdicts import JudgedCell, described_shape, percent, told
 
@@ -39,7 +40,7 @@ def verdict_map(study: Study, cells: Sequence[JudgedCell]) -> go.Figure:
                 x=[html.escape(x) for x in xs],
                 y=[html.escape(y) for y in ys],
                 z=[[_colour(study, each) for each in line] for line in grid],
-                text=[[_short(each) for each in line] for line in grid],
+                text=[[_short(study, each) for each in line] for line in grid],
                 hovertext=[[_hover(study, each) for each in line] for line in grid],
                 texttemplate="%{text}",
                 hoverinfo="text",
@@ -78,12 +79,15 @@ def _colour(study: Study, judged: JudgedCell | None) -> float | None:
     return {f"only {first}": _FULL, f"only {second}": -_FULL}.get(judged.verdict)
 
 
-def _short(judged: JudgedCell | None) -> str:
-    if judged is None or judged.verdict is None:
-        return "–"
-    if judged.margin is None:
-        return html.escape(judged.verdict)
-    return f"{html.escape(judged.verdict)}<br>{percent(judged.margin)}"
+def _short(study: Study, judged: JudgedCell | None) -> str:
+    """Return what stands in a cell; what was measured of a place stands below."""
+    if judged is None:
+        return ""
+    told = "–" if judged.verdict is None else html.escape(judged.verdict)
+    if judged.margin is not None:
+        told += f"<br>{percent(judged.margin)}"
+    measured = [percent(each.margin) for each in published.at(study, judged)]
+    return told + (f"<br><i>measured {', '.join(measured)}</i>" if measured else "")
 
 
 def _hover(study: Study, judged: JudgedCell | None) -> str:
@@ -103,6 +107,10 @@ def _hover(study: Study, judged: JudgedCell | None) -> str:
         )
         if limits:
             lines.append(f"  {limits['kind']}")
+    lines += [
+        f"measured {percent(each.margin)}: {html.escape(each.what)}"
+        for each in published.at(study, judged)
+    ]
     most = judged.decides
     if most is not None:
         lines.append(f"decides: {html.escape(most.name)}")

@@ -112,9 +112,14 @@ def _around(each: int, micro_batches: int, most: int, ahead: int) -> range:
 
 def most_fitting(deployment: Deployment) -> int:
     """Return the largest load that memory and the engine allow, requests on each attention GPU."""
-    expected, memory = deployment.expected, deployment.kv_memory()
-    fitting = int(memory.kv_capacity_bytes() / expected.claimed_bytes())
-    return min(fitting, deployment.scenario.memory.max_running_requests or fitting)
+    whole = int(fitting(deployment))
+    return min(whole, deployment.scenario.memory.max_running_requests or whole)
+
+
+def fitting(deployment: Deployment) -> float:
+    """Return how many requests of mean length fit in the memory of an attention GPU."""
+    capacity = deployment.kv_memory().kv_capacity_bytes()
+    return float(capacity / deployment.expected.claimed_bytes())
 
 
 def largest_load(

@@ -12,9 +12,12 @@ from sim.foundation.errors import ScenarioError, did_you_mean
 from sim.inputs import cards
 from sim.inputs.documents.document import Document, Loc, read
 from sim.inputs.scenario import Scenario, from_document
-from sim.study.schema import OnSide, Settings, Study
+from sim.study.schema import Built, OnSide, Settings, Study, Value, is_met
 from sim.sweeps.axes import Axis, combinations
 from sim.sweeps.constraints import UnknownPathError, holds
+
+# Settings that name a card.
+_NAMING = ("accelerator", "fabric", "software")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class SideShapes:
     """The scenario at the first position of every axis."""
     axes: tuple[Axis, ...]
     constraints: tuple[str, ...]
+    built: Built | None = None
+    """Shapes that people build, crossed with the axes."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,12 @@ def load(name: str | Path, overrides: Iterable[str] = (), only: Iterable[str] = 
     kept, wrong = _kept(study, only)
     if problems or wrong:
         raise ScenarioError([*problems, *wrong])
+    places = [dict(zip(kept, names, strict=True)) for names in product(*kept.values())]
+    studied = [place for place in places if _is_studied(study, place)]
+    if not studied:
+        raise ScenarioError("--only: no cell of the study has these values together")
     cells = []
-    for index, names in enumerate(product(*kept.values())):
-        place = dict(zip(kept, names, strict=True))
+    for index, place in enumerate(studied):
         found = [reader.shapes(place, side) for side in study.sides]
         if None not in found:
             first, second = (shapes for shapes in found if shapes is not None)
@@ -101,6 +109,10 @@ def _check_shapes(study: Study, document: Document) -> None:
         raise ScenarioError(document.problem(("dimensions",), problem))
 
 
+def _is_studied(study: Study, place: dict[str, str]) -> bool:
+    return not study.cells or any(is_met(some.where, place) for some in study.cells)
+
+
 def meets(scenario: Scenario, constraints: Sequence[str]) -> bool:
     """Return whether a scenario meets all constraints."""
     if not constraints:
@@ -113,8 +125,11 @@ def named_cards(shapes: SideShapes) -> Iterator[Scenario]:
     """Yield scenarios that together name every card that the shapes do."""
     yield shapes.first
     for axis in shapes.axes:
-        if any(path.endswith((".accelerator", ".fabric")) for path in axis.values):
+        if any(path.rsplit(".", 1)[-1] in _NAMING for path in axis.values):
             yield from (shapes.first.with_settings(settings) for settings in axis.settings())
+    if shapes.built is not None:
+        for fabric in cards.names(cards.FABRICS):
+            yield shapes.first.with_settings({"deployment.fabric": fabric})
 
 
 def _are_priced(sides: Iterable[SideShapes]) -> bool:
@@ -157,9 +172,14 @@ class _Reader:
     def wrong_names(self) -> Iterator[str]:
         """Yield a problem for every side, dimension or value that is named and not known."""
         known, dimensions = self._study.sides, self._study.dimensions
-        for number, each in enumerate(self._study.counterfactuals):
-            for dimension, values in each.where.items():
-                loc: Loc = ("counterfactuals", number, "where", dimension)
+        confined = [
+            ((part, number, "where"), each.where)
+            for part in ("counterfactuals", "cells")
+            for number, each in enumerate(getattr(self._study, part))
+        ]
+        for where, named_values in confined:
+            for dimension, values in named_values.items():
+                loc: Loc = (*where, dimension)
                 if dimension not in dimensions:
                     remedy = did_you_mean(dimension, dimensions)
                     yield self._document.problem(loc, f"no dimension; {remedy}")
@@ -169,6 +189,10 @@ class _Reader:
                         remedy = did_you_mean(value, dimensions[dimension])
                         yield self._document.problem((*loc, place), f"no value; {remedy}")
         named: list[tuple[Loc, Iterable[str]]] = [
+            (("cells", number, "sides"), each.sides)
+            for number, each in enumerate(self._study.cells)
+        ]
+        named += [
             (("dimensions", dimension, name, "sides"), value.sides)
             for dimension, of in dimensions.items()
             for name, value in of.items()
@@ -177,11 +201,11 @@ class _Reader:
             (("counterfactuals", number, "sides"), each.sides)
             for number, each in enumerate(self._study.counterfactuals)
         ]
-        for where, sides in named:
+        for place_of, sides in named:
             for side in sides:
                 if side not in known:
                     remedy = did_you_mean(side, known)
-                    yield self._document.problem((*where, side), f"no side; {remedy}")
+                    yield self._document.problem((*place_of, side), f"no side; {remedy}")
 
     def shapes(self, place: dict[str, str], side: str) -> SideShapes | None:
         """Return the shapes of a side in a cell, None if there is something wrong with them."""
@@ -190,12 +214,10 @@ class _Reader:
             return None
         parts: list[tuple[Loc, OnSide]] = [(("sides", side), self._study.sides[side])]
         settings = {**self._study.set}
-        for dimension, name in place.items():
-            value = self._study.dimensions[dimension][name]
+        for value_at, value in self._values(place):
             settings |= value.set
             if side in value.sides:
-                loc: Loc = ("dimensions", dimension, name, "sides", side)
-                parts.append((loc, value.sides[side]))
+                parts.append(((*value_at, "sides", side), value.sides[side]))
         for _loc, part in parts:
             settings |= part.set
         axes = [(loc, n, axis) for loc, part in parts for n, axis in enumerate(part.axes)]
@@ -216,10 +238,23 @@ class _Reader:
             return None
         if not self._are_about(first, constraints):
             return None
-        self._check_changes(first, side)
+        self._check_changes(first, side, place)
+        built = [part.shapes for _loc, part in parts if part.shapes is not None]
         return SideShapes(
-            side, first, tuple(axis for *_, axis in axes), tuple(constraints.values())
+            side,
+            first,
+            tuple(axis for *_, axis in axes),
+            tuple(constraints.values()),
+            built[-1] if built else None,
         )
+
+    def _values(self, place: dict[str, str]) -> Iterator[tuple[Loc, Value]]:
+        """Yield what holds at a place: values of its dimensions, then entries of `cells`."""
+        for dimension, name in place.items():
+            yield ("dimensions", dimension, name), self._study.dimensions[dimension][name]
+        for number, some in enumerate(self._study.cells):
+            if is_met(some.where, place):
+                yield ("cells", number), some
 
     def _base(self, side: str) -> Document | None:
         if side not in self._bases:
@@ -255,11 +290,14 @@ class _Reader:
                 self._add([self._document.problem(loc, f"{error}")])
         return len(self.problems) == before
 
-    def _check_changes(self, first: Scenario, side: str) -> None:
-        """Collect what is wrong with the screen and the counterfactuals on a side."""
-        changes: list[tuple[Loc, Settings]] = [(("screen",), self._study.screen)]
+    def _check_changes(self, first: Scenario, side: str, place: dict[str, str]) -> None:
+        """Collect what is wrong with the screens and the counterfactuals on a side."""
+        changes: list[tuple[Loc, Settings]] = [
+            (("screen",), self._study.screen),
+            (("screen_again",), self._study.screen_again or {}),
+        ]
         for number, each in enumerate(self._study.counterfactuals):
-            if side in each.sides:
+            if side in each.sides and each.concerns(place):
                 loc: Loc = ("counterfactuals", number, "sides", side, "set")
                 changes.append((loc, each.sides[side].set))
         for loc, settings in changes:

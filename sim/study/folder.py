@@ -13,7 +13,7 @@ from sim.parallel.processes import Workers
 from sim.results.files import RUNS, replace_files, write_json
 from sim.results.provenance import calibration_of, provenance, resolved, sha256
 from sim.results.tables import write_table
-from sim.study import cells, verdicts
+from sim.study import cells, published, verdicts
 from sim.study.cells import LoadedStudy, named_cards
 from sim.study.jobs import StudyJobs
 from sim.study.schema import Study
@@ -123,4 +123,7 @@ def _write(
     mechanisms = verdicts.mechanism_rows(judged)
     if mechanisms:
         write_table(target / "mechanisms", columns(mechanisms))
+    measured = published.rows(study, judged)
+    if measured:
+        write_table(target / "published", columns(measured))
     write_json(target / "run.json", described)

@@ -14,7 +14,7 @@ from sim.results.provenance import resolved, sha256
 from sim.study.best_shapes import best_shapes
 from sim.study.cells import Cell, LoadedStudy, named_cards
 from sim.study.paired_runs import at_its_batch, changed, limits, paired_runs
-from sim.study.schema import Counterfactual, Settings, Shortlist, Study
+from sim.study.schema import Counterfactual, Study
 from sim.sweeps.inputs import Inputs, read_by
 from sim.sweeps.points import Outcome
 from sim.sweeps.runner import Runner
@@ -26,8 +26,7 @@ class BestShapesJob:
 
     cell: Cell
     side: int
-    screen: Settings
-    shortlist: Shortlist
+    study: Study
     family: str = "best shapes"
 
     @property
@@ -46,14 +45,16 @@ class BestShapesJob:
             "scenario": resolved(shapes.first),
             "axes": [axis.model_dump() for axis in shapes.axes],
             "constraints": list(shapes.constraints),
-            "screen": self.screen,
-            "shortlist": self.shortlist.model_dump(),
+            "built": shapes.built.model_dump() if shapes.built else None,
+            "screen": self.study.screen,
+            "screen_again": self.study.screen_again,
+            "shortlist": self.study.shortlist.model_dump(),
             "priced": self.cell.priced,
         }
 
     def outcome(self) -> Outcome:
         shapes = self.cell.sides[self.side]
-        return best_shapes(shapes, self.screen, self.shortlist, self.cell.priced)
+        return best_shapes(shapes, self.study, self.cell.priced)
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,12 @@ class PairedRunsJob:
         sides, priced = self.cell.sides, self.cell.priced
         both = list(zip(sides, self.best, strict=True))
         if self.change is None:
+            entries = [best["searched"][0] for best in self.best]
             scenarios = [at_its_batch(shapes.first, best) for shapes, best in both]
-            found = paired_runs(scenarios[0], scenarios[1], self.study.pairs, priced)
+            found = paired_runs(scenarios, entries, self.study, priced)
             found["limits"] = [limits(each, self.study.screen) for each in scenarios]
             return {"status": "ok", **found}
-        changes = self.change.sides
-        yields = [
-            changed(shapes, best, changes.get(shapes.side), self.study, priced)
-            for shapes, best in both
-        ]
+        yields = [changed(shapes, best, self.change, self.study, priced) for shapes, best in both]
         return {"status": "ok", "yields": yields}
 
 
@@ -117,9 +115,7 @@ class StudyJobs:
         self._study = study
         self._runner = runner
         self.searches = [
-            BestShapesJob(cell, side, study.screen, study.shortlist)
-            for cell in loaded.cells
-            for side in range(2)
+            BestShapesJob(cell, side, study) for cell in loaded.cells for side in range(2)
         ]
         """Jobs of the first round: two a cell."""
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from sim.inputs.base import Strict
+from sim.inputs.deployment import MOST_GPUS
 from sim.inputs.naming import Label, Name
 from sim.sweeps.axes import Axis
 from sim.sweeps.constraints import Constraint
@@ -34,6 +35,13 @@ Free = Literal[
 ]
 
 
+class Built(Strict):
+    """The shapes of `sim.sweeps.shapes`: all that people build of a model on its cards."""
+
+    gpus: Annotated[int, Field(ge=1, le=MOST_GPUS)]
+    """Most GPUs of a deployment."""
+
+
 class OnSide(Strict):
     """What holds for one side only."""
 
@@ -43,6 +51,8 @@ class OnSide(Strict):
     """Axes of shapes, crossed with all other axes of the side."""
     constraints: list[Constraint] = Field(default_factory=list)
     """Comparisons that the shapes meet; others are left out."""
+    shapes: Built | None = None
+    """Shapes that people build, in place of axes of one's own; crossed with all axes."""
 
 
 class Side(OnSide):
@@ -63,6 +73,34 @@ class Value(Strict):
 
 Values = Annotated[dict[Label, Value], Field(min_length=1)]
 
+Where = dict[str, list[str]]
+"""Values by dimension; a dimension that is not named is met by all its values."""
+
+
+def is_met(where: Where, place: dict[str, str]) -> bool:
+    """Return whether a place has one of the values that are named of each dimension."""
+    return all(place[dimension] in values for dimension, values in where.items())
+
+
+class Cells(Value):
+    """Some of the combinations of the dimensions' values, and what holds for these alone."""
+
+    where: Where
+    """Values by dimension; all values of a dimension that is not named."""
+
+
+class MeasuredMargin(Strict):
+    """A measured comparison of both sides."""
+
+    place: Annotated[dict[Label, Label], Field(min_length=1)]
+    """Its value of each dimension; where no cell has these values it stands beside the map."""
+    what: str
+    """What was compared, in a few words."""
+    margin: Annotated[float, Field(gt=-1, le=1000)]
+    """What the first side yielded more than the second, as a share."""
+    source: str
+    """Where it was read."""
+
 
 class Shortlist(Strict):
     """How many shapes of a side are looked at more closely; all are screened by the bound."""
@@ -72,7 +110,8 @@ class Shortlist(Strict):
     search: PositiveInt
     """Shapes, the best of those, whose largest batch is searched by simulation."""
     reconsider: PositiveInt
-    """Shapes, the best by the bound, that counterfactuals screen anew."""
+    """Shapes, the best by the screen, that are screened again with all that a steady state sees;
+    counterfactuals choose among them."""
 
     @model_validator(mode="after")
     def _check(self) -> Shortlist:
@@ -90,14 +129,11 @@ class Changed(Strict):
     """Values by dotted path."""
     free: list[Free] = Field(default_factory=list)
     """Stages and delays that take no time, as the bound engine sees it."""
-    factor: Annotated[float, Field(gt=0)] | None = None
-    """Factor on what the side yields: an error of prediction that is known."""
 
     @model_validator(mode="after")
     def _check(self) -> Changed:
-        given = [name for name in ("set", "free", "factor") if getattr(self, name)]
-        if len(given) > 1:
-            raise ValueError(f"give one of set, free and factor (got {', '.join(given)})")
+        if self.set and self.free:
+            raise ValueError("give one of set and free (got both)")
         return self
 
 
@@ -106,14 +142,23 @@ class Counterfactual(Strict):
 
     name: Label
     """The mechanism, in a few words."""
-    where: dict[str, list[str]] = Field(default_factory=dict)
+    where: Where = Field(default_factory=dict)
     """Values by dimension to which it is confined; by default it is tried in all cells."""
+    by: Literal["bound", "simulation"] = "bound"
+    """bound: shapes are chosen anew by their steady states; simulation: for what these do not see,
+    noise and drawn loads. The shapes that were searched are then simulated again."""
     sides: Annotated[dict[str, Changed], Field(min_length=1)]
     """What is changed on each side; a side that is not named stays as it is."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Counterfactual:
+        if self.by == "simulation" and any(each.free for each in self.sides.values()):
+            raise ValueError("what is free is free by the bound alone: leave out by: simulation")
+        return self
+
     def concerns(self, place: dict[str, str]) -> bool:
         """Return whether it is tried in the cell at `place`."""
-        return all(place[dimension] in values for dimension, values in self.where.items())
+        return is_met(self.where, place)
 
 
 class Study(Strict):
@@ -129,11 +174,17 @@ class Study(Strict):
     screen: Settings = Field(default_factory=dict)
     """Values by dotted path for the screen alone: what stands for effects that a steady state does
     not see, such as a load that a balancer has evened out."""
+    screen_again: Settings | None = None
+    """The same for the second screen, of the best by the first: what would take too long for all.
+    Absent: as in the first."""
     sides: Annotated[dict[Label, Side], Field(min_length=2, max_length=2)]
     """The two that compete; margins are those of the first over the second."""
     dimensions: Annotated[dict[Label, Values], Field(min_length=2)]
     """Dimensions and their values by name; every combination is a cell. The last two are the lines
     and columns of the map."""
+    cells: list[Cells] = Field(default_factory=list)
+    """The combinations that are studied; absent: all. What several entries say of one cell holds
+    together, a later one over an earlier one."""
     max_shapes: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     """Most shapes of all cells and sides, those left out by constraints included; each is screened
     by the bound engine."""
@@ -145,3 +196,10 @@ class Study(Strict):
     known better."""
     counterfactuals: list[Counterfactual] = Field(default_factory=list)
     """Mechanisms to switch off one at a time."""
+    published: list[MeasuredMargin] = Field(default_factory=list)
+    """Measured comparisons, drawn into the map."""
+
+    @property
+    def fine_screen(self) -> Settings:
+        """Values for the second screen."""
+        return self.screen if self.screen_again is None else self.screen_again

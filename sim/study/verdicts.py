@@ -10,7 +10,6 @@ from typing import Any
 from sim.foundation import json_text
 from sim.study.cells import Cell, SideShapes
 from sim.study.jobs import CellResult
-from sim.study.paired_runs import NEITHER, TIE, verdict
 from sim.study.schema import Study
 from sim.sweeps.points import Row
 
@@ -21,9 +20,26 @@ _FIGURES = (
     *("t_a_layer_us", "t_a2f_layer_us", "t_f_layer_us", "t_f2a_layer_us"),
 )
 
+TIE = "tie"
+NEITHER = "neither"
+
 # A mechanism that changes less decides nothing.
 _NOTABLE = 0.01
 _LEAST = 1e-9
+
+# A shape with more of the GPUs that it may have stands at their end.
+_NEAR = 2 / 3
+
+
+def verdict(margin: float, half_width: float, indifference: float, sides: Sequence[str]) -> str:
+    """Return the side that wins, or `tie`.
+
+    `margin` is the first side's yield over the second's, less 1, with the half-width of its
+    interval. An interval that holds zero is a tie, and so is a margin below `indifference`.
+    """
+    if abs(margin) <= half_width or abs(margin) < indifference:
+        return TIE
+    return sides[0] if margin > 0 else sides[1]
 
 
 @dataclass(frozen=True)
@@ -38,8 +54,6 @@ class Moved:
     verdict: str
     flips: bool
     """Whether the verdict is another."""
-    is_mechanism: bool = True
-    """False for an error of prediction that is known."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class JudgedCell:
             return None
         ahead = self.margin > 0
         lost = [(moved.factor if ahead else 1 / max(moved.factor, _LEAST), moved)
-                for moved in self.moved if moved.is_mechanism]  # fmt: skip
+                for moved in self.moved]  # fmt: skip
         factor, most = min(lost, key=lambda pair: pair[0], default=(1.0, None))
         return most if factor < 1 - _NOTABLE else None
 
@@ -115,7 +129,13 @@ def _edges(shapes: SideShapes, entry: dict[str, Any] | None) -> tuple[str, ...]:
     """Return the paths at whose end a best shape stands."""
     if entry is None:
         return ()
-    return tuple(
+    built = shapes.built
+    full = built is not None and entry["figures"]["gpus"] > _NEAR * built.gpus
+    return (*(["gpus"] if full else []), *_ends(shapes, entry))
+
+
+def _ends(shapes: SideShapes, entry: dict[str, Any]) -> Iterator[str]:
+    return (
         path
         for axis in shapes.axes
         for path, values in axis.values.items()
@@ -145,23 +165,16 @@ def _moved(study: Study, result: CellResult) -> Iterator[Moved]:
     before, names = worths[0] / worths[1], list(study.sides)
     margin, half_width = result.paired["margin"], result.paired["half_width"]
     now = verdict(margin, half_width, study.indifference, names)
-    errors = {
-        each.name
-        for each in study.counterfactuals
-        if any(change.factor is not None for change in each.sides.values())
-    }
     for name, (first, second) in result.yields.items():
         if not (first and second):
             side = names[0] if first else names[1]
             said = f"only {side}" if first or second else NEITHER
-            yield Moved(
-                name, None, float("inf") if first else 0.0, said, said != now, name not in errors
-            )
+            yield Moved(name, None, float("inf") if first else 0.0, said, said != now)
             continue
         factor = first / second / before
         there = (1 + margin) * factor - 1
         said = verdict(there, half_width, study.indifference, names)
-        yield Moved(name, there, factor, said, said != now, name not in errors)
+        yield Moved(name, there, factor, said, said != now)
 
 
 def counts(cells: Sequence[JudgedCell]) -> Counter[str]:
@@ -197,6 +210,9 @@ def _of_side(judged: JudgedCell, number: int) -> Row:
         "accelerators": " + ".join(entry["accelerators"]) if entry else None,
         "settings": json_text.dumps(entry["settings"]) if entry else None,
         **{name: figures.get(name) for name in _FIGURES},
+        "load": entry["load"] if entry else None,
+        "gain_between_loads": entry["gain"] if entry else None,
+        "yield": entry["worth"] if entry else None,
         "batch_limited_by": entry["limit"] if entry else None,
         "circuit": limits["kind"] if limits else None,
         "circuit_shares": json_text.dumps(limits["spent"]) if limits else None,
@@ -240,20 +256,35 @@ def percent(share: float) -> str:
 
 def described_shape(entry: dict[str, Any]) -> str:
     """Return the shape and settings in a line."""
-    names = {"deployment.ffn.parallelism": "{}", "deployment.overlap": "{}"}
     told = [entry["shape"]]
     for path, value in entry["settings"].items():
         last = path.rsplit(".", 1)[-1]
-        if path.startswith("software."):
+        if path in _UNTOLD or path.startswith("software.") or value in _USUAL.get(last, ()):
             continue
-        if path in names:
-            told.append(names[path].format(value))
-        elif last == "gpus_per_instance":
-            told.append(f"{value} GPUs an F")
-        elif last == "redundant_experts":
-            told += [f"+{value} replicas"] if value else []
-        elif last == "micro_batches":
-            told.append(f"{value} micro-batches")
-        elif last not in ("instances", "gpus"):
-            told.append(f"{value}")
+        told.append(_TOLD.get(last, "{}").format(value))
     return ", ".join(told)
+
+
+# How settings of a shape are told; what goes without saying is left out.
+_TOLD = {
+    "gpus_per_instance": "{} GPUs an F",
+    "redundant_experts": "+{} replicas",
+    "micro_batches": "{} micro-batches",
+    "tp": "attention TP{}",
+    "attention_tp": "attention TP{}",
+}
+_USUAL: dict[str, tuple[Any, ...]] = {
+    "redundant_experts": (0,),
+    "tp": (1,),
+    "attention_tp": (1,),
+    "moe_kernel": ("masked",),
+    "collectives": ("nccl", "nvls"),
+    "overlap": ("none",),
+}
+_UNTOLD = frozenset(
+    f"deployment.{path}"
+    for path in (
+        *("attention.instances", "attention.gpus_per_instance", "attention.computes"),
+        *("attention.lm_head_tp", "ffn.instances", "gpus", "lm_head_tp"),
+    )
+)

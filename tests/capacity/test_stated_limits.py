@@ -105,7 +105,7 @@ def test_the_largest_batch_ends_at_the_limit(
     assert found["requests_in_flight"] == 4 * most
     site = compile_deployment(aimed.with_batch(1))
     assert fullest(site, 1e6).requests == 4 * most
-    champion = entry(aimed, {}, priced=False)
+    champion = entry(aimed, {}, {}, priced=False)
     assert champion["limit"] == named
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from sim.foundation.errors import ScenarioError
 from sim.study import cells
+from sim.study.best_shapes import admitted
 from tests import small_study
 
 
@@ -69,7 +70,7 @@ MISTAKES = {
     ("closed, requests_per_gpu: 1}", "poisson, requests_per_s: 1, requests: 9}"): "of kind closed",
     ("- name: no jitter", "- name: x\n    where: {pase: [slow]}"): "where.pase: no dimension; did",
     ("- name: no jitter", "- name: x\n    where: {pace: [slw]}"): "where.pace.0: no value; did",
-    ("{free: [link,", "{factor: 1.1, free: [link,"): "give one of set, free and factor",
+    ("{free: [link,", "{set: {slo.tpot_ms: 9}, free: [link,"): "give one of set and free",
     ("kind: study", "kind: sweep"): "kind: this file is a sweep",
 }
 
@@ -113,5 +114,50 @@ def test_wrong_choices_of_cells(tmp_path: Path, only: str, said: str) -> None:
 
 def test_the_shipped_study_is_read() -> None:
     loaded = cells.load("afd-vs-ep")
-    assert len(loaded.cells) == 64
-    assert [cell.priced for cell in loaded.cells].count(True) == 32
+    assert len(loaded.cells) == 39
+    assert [cell.priced for cell in loaded.cells].count(True) == 14
+
+
+CELLS = (
+    "cells: [{where: {pace: [slow]}, set: {slo.tpot_ms: 1.4}, "
+    "sides: {EP: {set: {deployment.combine_dtype: fp8}}}}]"
+)
+"""Cells of a study, with what holds for them alone."""
+
+
+def test_cells_that_are_named_are_studied_alone(tmp_path: Path) -> None:
+    path = small_study.write(tmp_path, ("pairs: 3", f"pairs: 3\n{CELLS}"))
+    (cell,) = cells.load(path).cells
+    assert cell.place["pace"] == "slow"
+    assert [each.first.slo.tpot_ms for each in cell.sides] == [1.4, 1.4]
+    assert cell.sides[1].first.deployment.model_dump()["combine_dtype"] == "fp8"
+    with pytest.raises(ScenarioError, match="no cell of the study"):
+        cells.load(path, only=["pace=fast"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("where: {pace", "where: {pase", "cells.0.where.pase: no dimension; did you mean 'pace'?"),
+        ("[slow]", "[slw]", "cells.0.where.pace.0: no value; did you mean 'slow'?"),
+        ("{EP:", "{EPP:", "cells.0.sides.EPP: no side; did you mean 'EP'?"),
+        ("tpot_ms: 1.4", "tpott_ms: 1.4", "did you mean 'tpot_ms'?"),
+    ],
+)
+def test_mistakes_in_cells(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = small_study.write(tmp_path, ("pairs: 3", f"pairs: 3\n{CELLS.replace(old, new)}"))
+    with pytest.raises(ScenarioError) as caught:
+        cells.load(path)
+    assert any(said in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_shapes_that_people_build_are_crossed_with_axes(tmp_path: Path) -> None:
+    axes = (
+        "axes:\n      - deployment.gpus: [2, 4, 8]\n      - deployment.redundant_experts: [0, 3, 8]"
+    )
+    built = "shapes: {gpus: 16}\n    axes:\n      - deployment.combine_dtype: [fp8, bf16]"
+    path = small_study.write(tmp_path, (axes, built))
+    shapes = cells.load(path).cells[0].sides[1]
+    found = admitted(shapes)
+    assert {each["deployment.gpus"] for each in found} == {8, 16}
+    assert {each["deployment.combine_dtype"] for each in found} == {"fp8", "bf16"}
