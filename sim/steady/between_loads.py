@@ -18,7 +18,8 @@ from typing import NamedTuple
 from sim.deployments.deployment import Deployment
 from sim.foundation.units import NS_PER_MS
 from sim.steady.largest_load import fitting
-from sim.steady.state import LoadTimes, shares, tpot_ns
+from sim.steady.load_times import LoadTimes, shares
+from sim.steady.state import tpot_ns
 
 
 class BetweenLoads(NamedTuple):
