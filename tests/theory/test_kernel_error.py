@@ -104,6 +104,13 @@ def test_axes_are_independent_and_work_counts_where_it_is_farther() -> None:
     assert log_sd(less, at(8), True) == pytest.approx(math.hypot(own, 2 * slopes["work"]))
 
 
+def test_no_rows_at_all_are_outside_of_the_range() -> None:
+    """One request on many GPUs leaves most of them without."""
+    found = log_sd(CURVE, at([0, 1]), True)
+    assert np.isfinite(found).all()
+    assert found[0] > found[1]
+
+
 def test_an_op_without_curves_is_as_doubtful_as_can_be() -> None:
     card = cards.accelerator("h100-sxm")
     op = ops.gemm("bf16", 64, 4096, 4096, card.gemm_tile_rows)

@@ -120,7 +120,7 @@ def outside(curve: Curve, at: Mapping[str, Floats]) -> dict[str, Floats]:
             away = np.maximum(x - math.log2(nodes[-1]), math.log2(nodes[0]) - x)
             found[name] = np.maximum(away, 0.0)
     if coordinates and len(coordinates) == len(curve.axes):
-        over = np.log2(work_of(coordinates)) - math.log2(curve.most_work)
+        over = np.log2(np.maximum(work_of(coordinates), _TINY)) - math.log2(curve.most_work)
         found[WORK] = np.maximum(over, 0.0)
     return found
 
@@ -142,12 +142,13 @@ def law_of(op: str) -> ErrorLaw:
     path = cards.doubt(FILE)
     if path is None:
         raise CalibrationError(f"no file {cards.DOUBT}/{FILE}: python -m sim.calibration.errors")
-    laws = _laws(path)
+    known = path.stat()
+    laws = _laws(path, known.st_mtime_ns, known.st_size)
     return laws.get(op, laws[ANY])
 
 
 @lru_cache(maxsize=8)
-def _laws(path: Path) -> Mapping[str, ErrorLaw]:
+def _laws(path: Path, _changed_ns: int, _size: int) -> Mapping[str, ErrorLaw]:
     problems: list[str] = []
     figures: dict[str, dict[str, float]] = {ANY: {}}
     slopes: dict[str, dict[str, float]] = {ANY: {}}
