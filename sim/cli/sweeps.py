@@ -35,7 +35,6 @@ _SHOWN_PER_FAMILY = 10
 
 if TYPE_CHECKING:
     from sim.sweeps.points import Row
-    from sim.sweeps.sweep import Band
 
 
 def sweep(
@@ -96,7 +95,7 @@ def sweep(
         told = {"directory": place, "scope": SCOPE, "warnings": warnings, "points": rows}
         print(json_text.dumps(told, ensure_ascii=False, indent=2))
     elif rows:
-        _print_front(rows, loaded.sweep.bands)
+        _print_front(rows)
     if rows:
         saved = f"saved {len(rows)} of {len(result.points)} points"
         say(f"{saved} in {folder}; open {folder}/report.html")
@@ -118,14 +117,13 @@ def _sweep_code(rows: list[dict[str, Any]], stopped: signals.Stopped | None) -> 
     return EXIT_OK
 
 
-def _print_front(rows: list[dict[str, Any]], bands: list[Band]) -> None:
+def _print_front(rows: list[dict[str, Any]]) -> None:
     from sim.metrics.cautions import SCOPE
     from sim.sweeps.labels import differences
     from sim.sweeps.points import front
-    from sim.sweeps.sweep import beside
 
     families = dict.fromkeys(row["family"] for row in rows if row["status"] == "ok")
-    best = {row["point"] for row in front([r for r in rows if r["family"] not in beside(bands)])}
+    best = {row["point"] for row in front(rows)}
     told = dict(zip((row["point"] for row in rows), differences(rows), strict=True))
     columns = ["family", "shape", "settings", "GPUs", "in flight", "TPOT ms", "±", "tokens/s/user"]
     columns += ["tokens/s/GPU", "USD/1M", "SLO", "overall"]

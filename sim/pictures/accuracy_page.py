@@ -9,6 +9,7 @@ import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -26,12 +27,12 @@ from sim.experiments.accuracy.verdict import (
 from sim.foundation.errors import ScenarioError, StoreError
 from sim.foundation.reading import read_text
 from sim.pictures import page as pages
+from sim.pictures.looks import COLOURS, faint
 from sim.pictures.sections import Section, table_lines
 from sim.results.files import replace_file
 
 _BAND = 0.10
 _SYMBOLS = {"device": "circle-open", "wall": "square", "served TPOT": "circle"}
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
 _HEIGHT_OF_GROUP = 22
 _MOST_MARKDOWN = 8 << 20
 
@@ -43,6 +44,7 @@ def write_page(path: Path, rows: Sequence[Judged], name: str) -> None:
         "accuracy.html",
         title=f"Accuracy: {name}",
         summary=summary(rows),
+        inside=inside(rows),
         scatter=json.loads(_scatter(rows).to_json()),
         groups=json.loads(groups.to_json()),
         height=groups.layout.height,
@@ -253,9 +255,10 @@ def _scatter(rows: Sequence[Judged]) -> go.Figure:
                 y=[row.predicted_ms for row in members],
                 mode="markers",
                 name=html.escape(framework),
+                error_y=_whiskers(members, COLOURS[number % len(COLOURS)]),
                 marker={
                     "size": 8,
-                    "color": _COLOURS[number % len(_COLOURS)],
+                    "color": COLOURS[number % len(COLOURS)],
                     "symbol": [_SYMBOLS.get(row.point.clock, "x") for row in members],
                 },
                 text=[_hover(row) for row in members],
@@ -281,13 +284,43 @@ def _scatter(rows: Sequence[Judged]) -> go.Figure:
     return figure
 
 
+def _whiskers(rows: Sequence[Judged], colour: str) -> dict[str, Any]:
+    """Return 80 % intervals as bars up and down from what is predicted."""
+    ends = [row.percentiles_ms or (row.predicted_ms or 0.0,) * 4 for row in rows]
+    return {
+        "array": [end[2] - (row.predicted_ms or 0.0) for end, row in zip(ends, rows, strict=True)],
+        "arrayminus": [
+            (row.predicted_ms or 0.0) - end[1] for end, row in zip(ends, rows, strict=True)
+        ],
+        "color": faint(colour, 0.45),
+        "thickness": 1,
+        "width": 0,
+    }
+
+
+def inside(rows: Sequence[Judged]) -> str:
+    """Return how many measured points lie inside the intervals of their predictions, in words."""
+    sure = [row for row in rows if row.percentiles_ms is not None]
+    if not sure:
+        return ""
+    words = []
+    for level, low, high in ((80, 1, 2), (90, 0, 3)):
+        ends = [row.percentiles_ms or () for row in sure]
+        count = sum(
+            end[low] <= row.point.measured_ms <= end[high]
+            for row, end in zip(sure, ends, strict=True)
+        )
+        words.append(f"{count} ({count / len(sure):.0%}) inside their {level} % intervals")
+    return f"Of {len(sure)} measured points, {' and '.join(words)}."
+
+
 def _hover(row: Judged) -> str:
     point = row.point
     lines = (
         *(point.id, f"{point.model}, {point.hardware_attention}, {point.framework}"),
         f"{point.requests_per_gpu:g} requests a GPU, {point.context_tokens_mean:,.0f} tokens",
         f"{point.clock}: measured {point.measured_ms:.2f} ms, predicted {row.predicted_ms:.2f} ms "
-        f"({signed(row.error)})",
+        f"({signed(row.error)}), 80 %: {_interval(row)} ms",
     )
     return "<br>".join(map(html.escape, lines))
 
@@ -310,7 +343,7 @@ def _groups(rows: Sequence[Judged]) -> go.Figure:
                     boxpoints="all",
                     jitter=0.4,
                     pointpos=0,
-                    marker={"size": 4, "opacity": 0.6, "color": _COLOURS[number % len(_COLOURS)]},
+                    marker={"size": 4, "opacity": 0.6, "color": COLOURS[number % len(COLOURS)]},
                     text=[html.escape(row.point.id) for row in members],
                     hoverinfo="text+x",
                 )

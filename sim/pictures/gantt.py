@@ -19,7 +19,7 @@ from sim.engines import event
 from sim.engines.controller import Record
 from sim.engines.program import Node, Program, Times
 from sim.foundation.units import NS_PER_US
-from sim.pictures.pareto_figure import COLOURS
+from sim.pictures.looks import COLOURS
 from sim.sweeps.pipelines import Bar, Picture
 
 Marked = Collection[tuple[int, int]]

@@ -12,19 +12,10 @@ from numpy.typing import NDArray
 
 from sim.foundation import json_text
 from sim.foundation.pareto import pareto_front
+from sim.pictures import intervals
+from sim.pictures.looks import faint, look
 from sim.sweeps.points import SETTING, Row, front
-from sim.sweeps.sweep import Band, Published, beside
-
-# Okabe and Ito's palette, distinct for colour-blind readers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B4513", "#000000")
-
-# None of what is drawn beside families: dots of SLOs and of the front over all, crosses of
-# measurements, a ring around the chosen point.
-_DASHES = ("solid", "dash", "longdash", "dashdot", "longdashdot")
-_SYMBOLS = (
-    *("circle", "square", "diamond", "triangle-up", "triangle-down", "star", "hexagon"),
-    *("cross", "pentagon"),
-)
+from sim.sweeps.sweep import Published
 
 CHOSEN = "chosen point"
 """Name of the trace that rings the chosen point; the page moves it."""
@@ -74,49 +65,31 @@ def families(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(row["family"] for row in rows))
 
 
-def pareto_figure(
-    rows: Sequence[Row], published: Sequence[Published], bands: Sequence[Band] = ()
-) -> go.Figure:
+def pareto_figure(rows: Sequence[Row], published: Sequence[Published]) -> go.Figure:
     """Return the Pareto picture: points faint, fronts as steps, SLO line, measurements as crosses.
 
     `rows` are points of one or more sweeps; only simulated ones are drawn. The first value of a
     point's `customdata` is its place in `rows`.
     """
-    simulated = _drawn(rows, _PARETO)
-    drawn = [row for row in simulated if row["family"] not in beside(bands)]
+    drawn = _drawn(rows, _PARETO)
     figure = _points(rows, drawn, _PARETO)
-    for band in bands:
-        number = families(rows).index(band.family)
-        _add_band(figure, band, number, [front(simulated, f) for f in (band.family, *band.others)])
+    if sure := families(row for row in drawn if intervals.known(row)):
+        _add_bands(figure, rows, drawn, intervals.first_shown(sure, published))
     fronts = {family: front(drawn, family) for family in families(drawn)}
     _add_fronts(figure, families(rows), fronts, front(drawn), _PARETO, "vh")
     for slo_ms in sorted({row["slo_tpot_ms"] for row in drawn}):
         _add_slo(figure, slo_ms, 1e3 / slo_ms)
     if published:
-        figure.add_scatter(
-            x=[1e3 / point.tpot_ms for point in published],
-            y=[point.tgs for point in published],
-            mode="markers+text",
-            name="published",
-            marker={"symbol": "x", "size": 10, "color": "#000000"},
-            text=[html.escape(point.label) for point in published],
-            textposition="top center",
-            customdata=[
-                [None, html.escape(p.label), f"{p.tpot_ms:g}", f"{p.tgs:,g}", html.escape(p.source)]
-                for p in published
-            ],
-            hovertemplate="<b>%{customdata[1]}</b><br>TPOT %{customdata[2]} ms<br>"
-            "%{customdata[3]} tokens/s/GPU<br>%{customdata[4]}<extra></extra>",
-        )
+        _add_published(figure, rows, drawn, published)
     return figure
 
 
-def cost_figure(rows: Sequence[Row], bands: Sequence[Band] = ()) -> go.Figure:
+def cost_figure(rows: Sequence[Row]) -> go.Figure:
     """Return the picture of cost against latency, with a front of its own.
 
-    Points on cards without a price are left out, as are those that widen a band.
+    Points on cards without a price are left out.
     """
-    drawn = [row for row in _drawn(rows, _COST) if row["family"] not in beside(bands)]
+    drawn = _drawn(rows, _COST)
     figure = _points(rows, drawn, _COST)
     fronts = {f: _cheapest([r for r in drawn if r["family"] == f]) for f in families(drawn)}
     _add_fronts(figure, families(rows), fronts, _cheapest(drawn), _COST, "hv")
@@ -153,7 +126,7 @@ def _points(rows: Sequence[Row], drawn: Sequence[Row], view: View) -> go.Figure:
             name=f"{html.escape(family)}: points",
             legendgroup=family,
             showlegend=False,
-            marker={**_style(number)[0], "size": 7, "opacity": 0.3},
+            marker={**look(number)[0], "size": 7, "opacity": 0.3},
             customdata=_table([place[id(row)], *_hover_values(row, settings)] for row in mine),
             hovertemplate=_hover_template(family, settings),
         )
@@ -173,7 +146,8 @@ def _points(rows: Sequence[Row], drawn: Sequence[Row], view: View) -> go.Figure:
         hovermode="closest",
         hoverlabel={"align": "left", "font": {"size": 11}},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        margin={"l": 60, "r": 20, "t": 40, "b": 50},
+        modebar={"orientation": "v"},  # beside the plot, or it would cover the legend
+        margin={"l": 60, "r": 40, "t": 40, "b": 50},
     )
     return figure
 
@@ -192,7 +166,7 @@ def _add_fronts(
     step: str,
 ) -> None:
     for number, family in enumerate(names):
-        marker, dash = _style(number)
+        marker, dash = look(number)
         if family in fronts:
             figure.add_scatter(
                 **_xy(fronts[family], view),
@@ -213,34 +187,89 @@ def _add_fronts(
         )
 
 
-def _add_band(figure: go.Figure, band: Band, number: int, fronts: Sequence[list[Row]]) -> None:
-    """Add the area between the lowest and the highest of some fronts.
+def _add_bands(
+    figure: go.Figure, rows: Sequence[Row], drawn: Sequence[Row], shown: set[str]
+) -> None:
+    """Add the bands of prediction intervals, and an entry of the legend that stands for all."""
+    for number, family in enumerate(families(rows)):
+        outline = intervals.outline(row for row in drawn if row["family"] == family)
+        if outline:
+            figure.add_scatter(
+                x=[x for x, _ in outline],
+                y=[y for _, y in outline],
+                mode="lines",
+                name=f"{html.escape(family)}: {intervals.LEVEL}",
+                legendgroup=family,
+                showlegend=False,
+                visible=family in shown,
+                meta={"band": family},
+                line={"width": 0},
+                fill="toself",
+                fillcolor=faint(look(number)[0]["color"]),
+                hoverinfo="skip",
+            )
+    figure.add_scatter(
+        x=[None],
+        y=[None],
+        mode="markers",
+        name=f"{intervals.LEVEL} prediction interval",
+        meta={"key": True},
+        marker={"symbol": "square", "size": 14, "color": "rgba(120, 120, 120, 0.35)"},
+    )
 
-    Where a front has ended, its family reaches nothing.
-    """
-    at = [_xy(rows, _PARETO) for rows in fronts]
-    xs = sorted({x for points in at for x in points["x"]})
-    reached = [
-        [
-            max((y for px, y in zip(*points.values(), strict=True) if px >= x), default=0.0)
-            for x in xs
-        ]
-        for points in at
-    ]
-    colour = _style(number)[0]["color"]
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
-    for edge, fill in ((min, None), (max, "tonexty")):
+
+def _add_published(
+    figure: go.Figure, rows: Sequence[Row], drawn: Sequence[Row], published: Sequence[Published]
+) -> None:
+    """Add measurements as crosses, and what is predicted at their batches beside them."""
+    names = families(rows)
+    said = []
+    for point in published:
+        found = intervals.held(point, drawn)
+        said.append("" if found is None else f"<br>{intervals.judged(point, found)}")
+        if found is None or point.family is None:
+            continue
+        colour = look(names.index(point.family))[0]["color"]
         figure.add_scatter(
-            x=xs,
-            y=[edge(ys) for ys in zip(*reached, strict=True)],
-            mode="lines",
-            name=html.escape(band.label),
-            legendgroup=f"band {band.label}",
-            showlegend=fill is not None,
-            line={"color": colour, "shape": "vh", "width": 0},
-            fill=fill,
-            fillcolor=f"rgba({red}, {green}, {blue}, 0.18)",
-            hoverinfo="skip",
+            x=[x for x, _ in found.places()],
+            y=[y for _, y in found.places()],
+            mode="lines+markers",
+            name=f"predicted for {html.escape(point.label)}, {intervals.LEVEL}",
+            legendgroup=point.family,
+            showlegend=False,
+            line={"color": colour, "width": 2.5},
+            marker={"symbol": ["line-ew", "circle", "line-ew"], "size": [12, 8, 12],
+                    "color": colour, "line": {"color": colour, "width": 2.5}},
+            text=html.escape(intervals.judged(point, found)),
+            hoverinfo="text",
+        )  # fmt: skip
+    figure.add_scatter(
+        x=[1e3 / point.tpot_ms for point in published],
+        y=[point.tgs for point in published],
+        mode="markers",
+        name="published",
+        marker={"symbol": "x", "size": 10, "color": "#000000"},
+        customdata=[
+            [
+                *(None, html.escape(p.label), f"{p.tpot_ms:g}", f"{p.tgs:,g}"),
+                html.escape(p.source) + more,
+            ]
+            for p, more in zip(published, said, strict=True)
+        ],
+        hovertemplate="<b>%{customdata[1]}</b><br>TPOT %{customdata[2]} ms<br>"
+        "%{customdata[3]} tokens/s/GPU<br>%{customdata[4]}<extra></extra>",
+    )
+    for point in published:
+        figure.add_annotation(
+            x=1e3 / point.tpot_ms,
+            y=point.tgs,
+            text=html.escape(point.label),
+            showarrow=False,
+            xanchor="right",
+            yanchor="bottom",
+            yshift=4,
+            borderpad=1,
+            bgcolor="rgba(255, 255, 255, 0.75)",
         )
 
 
@@ -249,17 +278,8 @@ def _add_slo(figure: go.Figure, slo_ms: float, x: float) -> None:
         x=x,
         line={"color": "#888888", "dash": "dot"},
         annotation_text=f"SLO: TPOT {slo_ms:g} ms",
-        annotation_position="bottom right",
+        annotation_position="top right",
     )
-
-
-def _style(number: int) -> tuple[dict[str, str], str]:
-    """Return marker and dash of a family. Where colours begin again, dash and symbol differ."""
-    marker = {
-        "color": COLOURS[number % len(COLOURS)],
-        "symbol": _SYMBOLS[number % len(_SYMBOLS)],
-    }
-    return marker, _DASHES[number // len(COLOURS) % len(_DASHES)]
 
 
 def _xy(rows: Sequence[Row], view: View) -> dict[str, list[float]]:
@@ -273,14 +293,24 @@ def _settings(rows: Sequence[Row]) -> list[str]:
 
 
 def _hover_values(row: Row, settings: Sequence[str]) -> list[str]:
-    names = ["shape", *(shown.column for shown in FIGURES), *settings]
-    return [html.escape(_text(row.get(name))) for name in names]
+    others = [_text(row.get(name)) for name in settings]
+    told = [_text(row.get("shape")), *(_figure(row, shown) for shown in FIGURES), *others]
+    return [html.escape(text) for text in told]
+
+
+def _figure(row: Row, shown: Shown) -> str:
+    """Return a figure with its unit and, where there is one, its interval."""
+    text = f"{_text(row.get(shown.column))} {shown.unit}".rstrip()
+    if shown.column in intervals.ENDS and intervals.known(row):
+        low, high = (row[name] for name in intervals.ENDS[shown.column])
+        return f"{text} ({intervals.told(low, high)})"
+    return text
 
 
 def _hover_template(family: str, settings: Sequence[str]) -> str:
     lines = [f"<b>{html.escape(family)} %{{customdata[1]}}</b>"]
     for number, shown in enumerate(FIGURES, start=2):
-        lines.append(f"{shown.label}: %{{customdata[{number}]}} {shown.unit}".rstrip())
+        lines.append(f"{shown.label}: %{{customdata[{number}]}}")
     for number, name in enumerate(settings, start=2 + len(FIGURES)):
         lines.append(f"{html.escape(name.removeprefix(SETTING))}: %{{customdata[{number}]}}")
     return "<br>".join(lines) + "<extra></extra>"

@@ -19,7 +19,7 @@ from sim.foundation import json_text
 from sim.inputs.scenario import Scenario
 from sim.metrics.catalogue import METRICS
 from sim.metrics.cautions import SCOPE
-from sim.pictures import gantt, pareto_figure
+from sim.pictures import gantt, intervals, pareto_figure
 from sim.pictures import page as pages
 from sim.results.files import replace_files
 from sim.sweeps import saved
@@ -27,7 +27,7 @@ from sim.sweeps.folder import SweepResult
 from sim.sweeps.labels import differences
 from sim.sweeps.pipelines import Kept, read_pipelines, write_pipelines
 from sim.sweeps.points import SETTING, Row, best, best_rows
-from sim.sweeps.sweep import Band, Published, beside
+from sim.sweeps.sweep import Published
 
 Described = dict[str, Any]
 """What run.json says of a sweep."""
@@ -38,6 +38,10 @@ _ONLY_IN_PANEL = (
     *("t_a_layer_us", "t_a2f_layer_us", "t_f_layer_us", "t_f2a_layer_us"),
     "tpot_ci95_ms",
 )
+_ENDS = [
+    pareto_figure.Shown(column, f"{intervals.LEVEL} {word}")
+    for column, word in zip(intervals.ENDS["tgs"], ("from", "to"), strict=True)
+]
 
 
 class Source(NamedTuple):
@@ -47,7 +51,6 @@ class Source(NamedTuple):
     described: Described
     pipelines: dict[str, Kept]
     """By family."""
-    bands: Sequence[Band] = ()
 
 
 class Pipeline(NamedTuple):
@@ -62,8 +65,8 @@ def read(folder: Path) -> Source:
 
     Only files of `folder` are opened, none that they name: it may come from anyone.
     """
-    rows, published, bands, described = saved.sweep(folder)
-    return Source(folder.name, rows, published, described, read_pipelines(folder), bands)
+    rows, published, described = saved.sweep(folder)
+    return Source(folder.name, rows, published, described, read_pipelines(folder))
 
 
 def pipelines(rows: Sequence[Row], scenarios: Mapping[int, Scenario]) -> dict[str, Kept]:
@@ -84,8 +87,7 @@ def draw(result: SweepResult) -> Path:
     """Write report.html into the directory of a sweep and return its path."""
     found = pipelines(result.rows, result.scenarios())
     sweep = result.loaded.sweep
-    told = result.rows, sweep.published, result.described, found, sweep.bands
-    source = Source(sweep.name, *told)
+    source = Source(sweep.name, result.rows, sweep.published, result.described, found)
 
     def fill(target: Path) -> None:
         write_pipelines(target, found)
@@ -97,8 +99,8 @@ def draw(result: SweepResult) -> Path:
 
 def write(path: Path, sources: Sequence[Source]) -> None:
     """Write the page about `sources`. Families of several sweeps are told apart by their names."""
-    rows, published, bands = _together(sources)
-    chosen = best([row for row in rows if row["family"] not in beside(bands)])
+    rows, published = _together(sources)
+    chosen = best(rows)
     data = {
         "columns": _columns(rows),
         "rows": [list(row) for row in zip(*_values(rows), strict=True)],
@@ -107,11 +109,13 @@ def write(path: Path, sources: Sequence[Source]) -> None:
         "chosen": None if chosen is None else rows.index(chosen),
         "labels": _labels(rows),
         "ring": pareto_figure.CHOSEN,
+        "intervals": intervals.ENDS,
+        "level": intervals.LEVEL,
     }
     shown = [each for source in sources for each in _pipelines(source, prefix=len(sources) > 1)]
-    figures = {"pareto": pareto_figure.pareto_figure(rows, published, bands)}
+    figures = {"pareto": pareto_figure.pareto_figure(rows, published)}
     if any(row.get("usd_per_1m_tokens") is not None for row in rows):
-        figures["cost"] = pareto_figure.cost_figure(rows, bands)
+        figures["cost"] = pareto_figure.cost_figure(rows)
     for number, pipeline in enumerate(shown, start=1):
         if pipeline.figure is not None:
             figures[f"pipeline-{number}"] = pipeline.figure
@@ -122,6 +126,8 @@ def write(path: Path, sources: Sequence[Source]) -> None:
         scope=SCOPE,
         warnings=_warnings(sources),
         counts=Counter(_state(row) for row in rows),
+        bands=intervals.choices(rows, published),
+        sure=list(intervals.sentences(rows, published)),
         families=pareto_figure.families(rows),
         data=data,
         figures={name: json.loads(figure.to_json()) for name, figure in figures.items()},
@@ -151,24 +157,20 @@ def _warnings(sources: Sequence[Source]) -> list[str]:
     ]
 
 
-def _together(sources: Sequence[Source]) -> tuple[list[Row], list[Published], list[Band]]:
+def _together(sources: Sequence[Source]) -> tuple[list[Row], list[Published]]:
     rows = [
         row | {"family": _family(source, row["family"], len(sources) > 1)}
         for source in sources
         for row in source.rows
     ]
-    published = {point.label: point for source in sources for point in source.published}
-    bands = [
-        band.model_copy(
-            update={
-                "family": _family(source, band.family, len(sources) > 1),
-                "others": [_family(source, name, len(sources) > 1) for name in band.others],
-            }
+    published = {
+        point.label: point.model_copy(
+            update={"family": point.family and _family(source, point.family, len(sources) > 1)}
         )
         for source in sources
-        for band in source.bands
-    ]
-    return rows, list(published.values()), bands
+        for point in source.published
+    }
+    return rows, list(published.values())
 
 
 def _family(source: Source, family: str, prefix: bool) -> str:
@@ -196,7 +198,11 @@ def _table_columns(rows: Sequence[Row]) -> list[dict[str, str]]:
     """Return what the table shows: which column under which head, and what it means."""
     meaning = {metric.name: metric.definition for metric in METRICS}
     heads = [pareto_figure.Shown(name, name) for name in ("family", "shape", "state")]
-    heads += [shown for shown in pareto_figure.FIGURES if shown.column not in _ONLY_IN_PANEL]
+    for shown in pareto_figure.FIGURES:
+        if shown.column not in _ONLY_IN_PANEL:
+            heads.append(shown)
+        if shown.column == "tgs":
+            heads += _ENDS
     heads += [
         pareto_figure.Shown(name, ".".join(name.split(".")[-2:]).removeprefix(SETTING))
         for name in _columns(rows)

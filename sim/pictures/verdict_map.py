@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sim.pictures.pareto_figure import COLOURS
+from sim.pictures.looks import COLOURS
 from sim.study import published
 from sim.study.schema import Study
 from sim.study.verdicts import JudgedCell, described_shape, percent, told

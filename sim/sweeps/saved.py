@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sim.foundation.errors import ScenarioError
 from sim.foundation.reading import MOST_TABLE_BYTES, check_regular, read_bytes
 from sim.sweeps.points import Row
-from sim.sweeps.sweep import Band, Published
+from sim.sweeps.sweep import Published
 
 Kind = TypeVar("Kind")
 
@@ -30,6 +30,8 @@ _FIGURES = ("tgs", "slo_tpot_ms")
 """What every simulated point has."""
 _FIGURES_IF_ANY = ("tpot_ms_mean", "tokens_per_s_per_user", "usd_per_1m_tokens")
 """What is missing where no request was finished, or no price is known."""
+_INTERVALS = ("tpot_ms_p10", "tpot_ms_p90", "tgs_p10", "tgs_p90")
+"""What older sweeps do not have."""
 
 
 class _SavedSweep(BaseModel):
@@ -37,7 +39,6 @@ class _SavedSweep(BaseModel):
 
     description: str = ""
     published: list[Published]
-    bands: list[Band] = Field(default_factory=list)
 
 
 class _Described(BaseModel):
@@ -47,8 +48,8 @@ class _Described(BaseModel):
     warnings: list[str] = Field(default_factory=list)
 
 
-def sweep(folder: Path) -> tuple[list[Row], list[Published], list[Band], dict[str, Any]]:
-    """Return rows, published points, bands and run.json of a saved sweep.
+def sweep(folder: Path) -> tuple[list[Row], list[Published], dict[str, Any]]:
+    """Return rows, published points and run.json of a saved sweep.
 
     Raises ScenarioError that names the file if one is missing or is not what a sweep writes.
     """
@@ -62,7 +63,7 @@ def sweep(folder: Path) -> tuple[list[Row], list[Published], list[Band], dict[st
         sweep = _Described.model_validate(described).sweep
     except ValidationError as error:
         raise _no_sweep(path, _first(error)) from None
-    return _rows(folder / "sweep.parquet"), sweep.published, sweep.bands, described
+    return _rows(folder / "sweep.parquet"), sweep.published, described
 
 
 def read(path: Path, kind: TypeAdapter[Kind]) -> Kind:
@@ -138,4 +139,8 @@ def _problem_of_figures(row: Row) -> str | None:
             continue
         if isinstance(cell, bool) or not isinstance(cell, int | float) or cell < 0:
             return f"{name}: should be a number, 0 or more"
+    for name in _INTERVALS:
+        cell = row.get(name)
+        if cell is not None and (isinstance(cell, bool | str) or cell <= 0):
+            return f"{name}: should be a number above 0"
     return None if row["slo_tpot_ms"] else "slo_tpot_ms: should be above 0"

@@ -72,23 +72,11 @@ class Published(Strict):
     """Published throughput, output tokens/s/GPU."""
     source: str
     """Where it was published."""
-
-
-class Band(Strict):
-    """An area between fronts: what a publication leaves open, as the card that it ran on."""
-
-    label: Label
-    """Text in the legend."""
-    family: Label
-    """Family beside which the area lies, in its colour."""
-    others: Annotated[list[Label], Field(min_length=1)]
-    """Families that widen the area to their fronts. They are drawn as the area alone, and are no
-    part of the front over all; tables have their points."""
-
-
-def beside(bands: Iterable[Band]) -> set[str]:
-    """Return the families that only widen a band."""
-    return {family for band in bands for family in band.others}
+    family: Label | None = None
+    """Family that predicts it. The picture draws the prediction at the measured batch, with its
+    80 % interval, and the page says whether the measurement lies inside."""
+    shape: str | None = None
+    """Shape that was measured, as in the table; without it the best shape of the family counts."""
 
 
 class Sweep(Strict):
@@ -112,15 +100,13 @@ class Sweep(Strict):
     families: Annotated[list[Family], Field(min_length=1)]
     published: list[Published] = Field(default_factory=list)
     """Measurements to compare with; never used by the simulation."""
-    bands: list[Band] = Field(default_factory=list)
-    """Families that are drawn together as an area."""
 
     @model_validator(mode="after")
-    def _check_bands(self) -> Self:
+    def _check_published(self) -> Self:
         known = {family.family for family in self.families}
-        named = {name for band in self.bands for name in (band.family, *band.others)}
+        named = {point.family for point in self.published if point.family is not None}
         if unknown := sorted(named - known):
-            raise ValueError(f"bands name no family of this sweep: {', '.join(unknown)}")
+            raise ValueError(f"published names no family of this sweep: {', '.join(unknown)}")
         return self
 
 

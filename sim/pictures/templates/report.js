@@ -102,6 +102,14 @@ function shares(point) {
   );
 }
 
+function yields(point) {
+  const figures = [["tokens/s/GPU", "tgs", ""], ["TPOT", "tpot_ms_mean", "ms"]];
+  return figures.flatMap(([name, column, unit]) => [
+    [name, value(point, column), unit, column],
+    [`${data.level} interval`, interval(point, column), unit, data.intervals[column].join(", ")],
+  ]);
+}
+
 function settings(point) {
   const names = data.columns.filter((name) => name.startsWith("set.") && value(point, name) !== null);
   return names.map((name) => [name.replace("set.", ""), value(point, name), "", name]);
@@ -122,6 +130,40 @@ function listed(lines) {
   return element("table", {}, body);
 }
 
+// ---- how sure figures are
+
+function interval(point, column) {
+  const ends = data.intervals[column].map((name) => value(point, name));
+  if (ends.includes(null)) return "–";
+  return ends.map((end) => shown(Number(end.toPrecision(3)))).join(" to ");
+}
+
+// The bands of families that are switched off in the legend stay away until they are back.
+function showBands() {
+  const traces = document.getElementById("pareto").data ?? figures.pareto.data;
+  const off = new Set(traces.filter((one) => one.visible === "legendonly").map((one) => one.legendgroup));
+  const visible = [];
+  const indices = [];
+  traces.forEach(({ meta, legendgroup }, index) => {
+    if (!meta || !("band" in meta)) return;
+    const on = bandsOf.value === "all" || (bandsOf.value === "first" && firstBands.has(meta.band));
+    visible.push(on && off.has(legendgroup) ? "legendonly" : on);
+    indices.push(index);
+  });
+  if (drawn.has("pareto")) Plotly.restyle("pareto", { visible }, indices);
+  else indices.forEach((index, place) => Object.assign(traces[index], { visible: visible[place] }));
+}
+
+// In the legend, one entry stands for all bands.
+function isKeyOfBands({ curveNumber, fullData }) {
+  return Boolean(fullData[curveNumber].meta?.key);
+}
+
+function switchBands() {
+  bandsOf.value = bandsOf.value === "none" ? bandsOf.dataset.last : "none";
+  bandsOf.dispatchEvent(new Event("change"));
+}
+
 function choose(point) {
   const panel = document.getElementById("chosen-point");
   const name = `${value(point, "family")} ${data.labels[point]}`;
@@ -129,7 +171,10 @@ function choose(point) {
   const reason = value(point, "reason");
   panel.append(
     element("p", { textContent: reason ? `${value(point, "state")}: ${reason}` : value(point, "state") }),
-    listed(settings(point)),
+    listed([
+      ...(value(point, "status") === "ok" ? yields(point) : []),
+      ...settings(point),
+    ]),
   );
   if (value(point, "status") === "ok") {
     const heading = (textContent) => element("h3", { textContent });
@@ -266,6 +311,15 @@ const filters = document.getElementById("filters");
 // A search field sends input as one types; of a choice, some browsers send only change.
 for (const kind of ["input", "change"]) filters.addEventListener(kind, filter);
 filters.addEventListener("submit", (event) => event.preventDefault());
+const bandsOf = document.getElementById("intervals");
+const firstBands = new Set(
+  figures.pareto.data.filter(({ meta, visible }) => meta && "band" in meta && visible).map(({ meta }) => meta.band),
+);
+bandsOf?.addEventListener("change", () => {
+  if (bandsOf.value !== "none") bandsOf.dataset.last = bandsOf.value;
+  showBands();
+});
+if (bandsOf) bandsOf.dataset.last = [...bandsOf.options].find((one) => one.value !== "none").value;
 filter();
 if (data.chosen !== null) choose(data.chosen);
 
@@ -282,6 +336,12 @@ function draw(target) {
   const { data: traces, layout } = figures[target.id];
   Plotly.newPlot(target, traces, layout, CONFIG);
   drawn.add(target.id);
+  target.on("plotly_legendclick", (event) => {
+    if (!isKeyOfBands(event)) return true;
+    switchBands();
+    return false;
+  });
+  target.on("plotly_legenddoubleclick", (event) => !isKeyOfBands(event));
   target.on("plotly_click", ({ points }) => {
     const point = points[0].customdata?.[0];
     if (Number.isInteger(point)) choose(point);
