@@ -34,6 +34,7 @@ from sim.results.files import replace_file
 _BAND = 0.10
 _SYMBOLS = {"device": "circle-open", "wall": "square", "served TPOT": "circle"}
 _HEIGHT_OF_GROUP = 22
+_TICKS_MS = [figure * 10**power for power in range(-1, 5) for figure in (1, 2, 3, 5)]
 _MOST_MARKDOWN = 8 << 20
 
 
@@ -278,9 +279,14 @@ def _scatter(rows: Sequence[Judged]) -> go.Figure:
                 line={"color": "grey", "width": 1, "dash": dash},
             )
         )
-    figure.update_xaxes(type="log", title="measured TPOT, ms", dtick="D1")
-    figure.update_yaxes(type="log", title="predicted TPOT, ms", dtick="D1")
-    figure.update_layout(template="plotly_white", margin={"t": 10, "b": 50})
+    figure.update_xaxes(type="log", title="measured TPOT, ms", tickvals=_TICKS_MS)
+    figure.update_yaxes(type="log", title="predicted TPOT, ms", tickvals=_TICKS_MS)
+    figure.update_layout(
+        template="plotly_white",
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        modebar={"orientation": "v"},  # beside the plot, or it would cover the legend
+        margin={"t": 10, "b": 50, "r": 40},
+    )
     return figure
 
 
@@ -310,7 +316,7 @@ def inside(rows: Sequence[Judged]) -> str:
             end[low] <= row.point.measured_ms <= end[high]
             for row, end in zip(sure, ends, strict=True)
         )
-        words.append(f"{count} ({count / len(sure):.0%}) inside their {level} % intervals")
+        words.append(f"{count} ({percent(count / len(sure))}) lie inside their {level} % intervals")
     return f"Of {len(sure)} measured points, {' and '.join(words)}."
 
 
@@ -356,6 +362,7 @@ def _groups(rows: Sequence[Judged]) -> go.Figure:
         template="plotly_white",
         showlegend=False,
         height=140 + _HEIGHT_OF_GROUP * len(labels),
-        margin={"t": 10},
+        modebar={"orientation": "v"},
+        margin={"t": 10, "r": 40},
     )
     return figure

@@ -63,7 +63,8 @@ def small_sweep(model: Path) -> dict[str, Any]:
 def large_source(points: int) -> Source:
     """Return a made-up sweep as large as people make them, with all columns of a real one."""
     rows = [_row(index) for index in range(points)]
-    published = [Published(label="measured", tpot_ms=50, tgs=2000, source="nowhere")]
+    measured = {"label": "measured", "tpot_ms": 50, "tgs": 2000, "source": "nowhere"}
+    published = [Published(**measured, family=_FAMILIES[0])]
     return Source("large", rows, published, {"sweep": {"description": "made up"}}, {})
 
 
@@ -87,6 +88,10 @@ def _row(index: int) -> Row:
         "tpot_ms_mean": tpot_ms,
         "tokens_per_s_per_user": 1e3 / tpot_ms,
         "tgs": tgs,
+        "tpot_ms_p10": 0.9 * tpot_ms,
+        "tpot_ms_p90": 1.2 * tpot_ms,
+        "tgs_p10": tgs / 1.2,
+        "tgs_p90": tgs / 0.9,
         "usd_per_1m_tokens": 560 / tgs,
         **{f"{status}_share": 1 / 3 for status in ("calibrated", "extrapolated", "uncalibrated")},
         "slo_tpot_ms": 50,

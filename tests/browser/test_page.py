@@ -98,7 +98,7 @@ def test_no_figure_offers_to_send_itself_away(page: Page) -> None:
 def test_every_simulated_point_is_drawn_once(page: Page) -> None:
     traces = page.run(
         "return document.getElementById('pareto').data"
-        ".filter(trace => trace.mode === 'markers' && trace.customdata)"
+        ".filter(trace => trace.customdata && trace.name !== 'published')"
         ".map(trace => trace.customdata.map(point => point[0]))"
     )
     assert sorted(point for trace in traces for point in trace) == list(range(SMALL - 1))
@@ -223,6 +223,69 @@ def test_a_small_screen_shows_all_of_it(browser: Chrome, small_page: Path) -> No
         assert legend["y"] + legend["height"] <= title["y"]
         for bar in page.all("#chosen-point .bar"):
             assert bar.rect["width"] >= 40
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def shown_bands(page: Page) -> list[str]:
+    found: list[str] = page.run(
+        "return document.getElementById('pareto').data"
+        ".filter(trace => trace.meta?.band && trace.visible === true)"
+        ".map(trace => trace.meta.band)"
+    )
+    return found
+
+
+def test_bands_are_switched_by_a_choice_and_in_the_legend(
+    browser: Chrome, large_page: Path
+) -> None:
+    page = Page(browser, large_page)
+    # The first family alone was measured.
+    first, *_others = every = list(dict.fromkeys(page.cells("family")))
+    assert shown_bands(page) == [first]
+    choice = Select(page.one("#intervals"))
+    choice.select_by_visible_text("all families")
+    page.wait(lambda: shown_bands(page) == every)
+    key = page.one("#pareto .legend .traces rect.legendtoggle")
+    assert "80 % prediction interval" in page.all("#pareto .legend .legendtext")[0].text
+    key.click()
+    page.wait(lambda: shown_bands(page) == [])
+    assert choice.first_selected_option.text == "no family"
+    key = page.one("#pareto .legend .traces rect.legendtoggle")
+    key.click()
+    page.wait(lambda: shown_bands(page) == every)
+    assert page.complaints() == []
+
+
+def test_a_page_says_how_sure_it_is(browser: Chrome, large_page: Path) -> None:
+    page = Page(browser, large_page)
+    said = [each.text for each in page.all(".sure")]
+    assert any("from −17 to +11 % of the throughput" in text for text in said)
+    assert any(text.startswith("measured: measured 2,000 tokens/s/GPU") for text in said)
+    assert page.text("#chosen-point").count("80 % interval") == 2
+    low, value, high = (
+        float(page.cells(head)[0].replace(",", ""))
+        for head in ("80 % from", "tokens/s/GPU", "80 % to")
+    )
+    assert low < value < high
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_no_tool_bar_lies_over_a_legend(browser: Chrome, large_page: Path, width: int) -> None:
+    screen = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        page = Page(browser, large_page)
+        for name in ("pareto", "cost"):
+            figure = page.one(f"#{name}")
+            page.run("arguments[0].scrollIntoView()", figure)
+            page.wait(partial(figure.find_elements, By.CSS_SELECTOR, ".modebar-group"))
+            bar, legend = (
+                figure.find_element(By.CSS_SELECTOR, part).rect
+                for part in (".modebar", ".legend .bg")
+            )
+            beside = bar["x"] >= legend["x"] + legend["width"]
+            assert beside or bar["y"] >= legend["y"] + legend["height"]
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

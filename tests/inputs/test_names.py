@@ -99,11 +99,11 @@ def test_labels_of_a_sweep(tmp_path: Path, old: str, new: str, path: str) -> Non
         sweeps.load(tmp_path / "sweep.yaml")
 
 
-def test_a_band_names_families_of_its_sweep(tmp_path: Path) -> None:
+def test_a_measurement_names_a_family_of_its_sweep(tmp_path: Path) -> None:
     text = "kind: sweep\nname: x\nfamilies:\n- family: x\n  base: step3-2a2f\n"
-    text += "bands: [{label: all, family: x, others: [y]}]\n"
+    text += "published: [{label: x, tpot_ms: 1, tgs: 1, source: here, family: y}]\n"
     (tmp_path / "sweep.yaml").write_text(text)
-    with pytest.raises(ScenarioError, match="bands name no family of this sweep: y"):
+    with pytest.raises(ScenarioError, match="published names no family of this sweep: y"):
         sweeps.load(tmp_path / "sweep.yaml")
 
 

@@ -31,6 +31,19 @@ def test_the_page_shows_names_as_written(rows: list[Judged], tmp_path: Path) -> 
     assert "1 of 2 rows are predicted" in text
 
 
+def test_the_page_says_how_many_points_lie_inside(rows: list[Judged]) -> None:
+    known = rows[0].percentiles_ms
+    assert known is not None
+    assert known[1] < (rows[0].predicted_ms or 0) < known[2]
+    held = {level: known[n] <= rows[0].point.measured_ms <= known[3 - n]
+            for n, level in ((1, 80), (0, 90))}  # fmt: skip
+    said = accuracy_page.inside(rows)
+    assert said.startswith("Of 1 measured points, ")
+    for level, inside in held.items():
+        assert f"{inside:d} ({100 * inside:.1f} %) lie inside their {level} % intervals" in said
+    assert accuracy_page.inside(rows[1:]) == ""
+
+
 def test_tables_between_marks_are_replaced(rows: list[Judged], tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     marks = ("<!-- accuracy: begin -->", "<!-- accuracy: end -->")

@@ -12,7 +12,6 @@ from sim.pictures import pareto_figure, sweep_page
 from sim.sweeps import points
 from sim.sweeps.pipelines import Kept, read_pipelines, write_pipelines
 from sim.sweeps.points import Row
-from sim.sweeps.sweep import Band
 from tests import tiny
 
 
@@ -71,34 +70,6 @@ def test_throughput_and_interactivity_are_both_better_when_larger() -> None:
     # Label lines: the name, the figures that matter, and what the sweep sets.
     assert points.hovertemplate.count("<br>") == len(pareto_figure.FIGURES) + 1
     assert [point[-1] for point in points.customdata] == ["–", "–", "step3", "–", "–"]
-
-
-def test_a_band_reaches_from_the_lowest_front_to_the_highest() -> None:
-    faster = [row(10, 25, 1200, family="two"), row(11, 50, 2500, family="two")]
-    band = Band(label="one or two", family="one", others=["two"])
-    figure = pareto_figure.pareto_figure([*ROWS, *faster], [], [band])
-    low, high = (list(one.y) for one in figure.data if one.name == "one or two")
-    xs = [1e3 / 60, 20, 25, 1e3 / 30, 40]
-    assert [list(one.x) for one in figure.data if one.name == "one or two"] == [xs, xs]
-    # One reaches 3000, 2000, 2000, 1000 and nothing there, two 2500 twice and then 1200.
-    assert low == [2500, 2000, 1200, 1000, 0]
-    assert high == [3000, 2500, 2000, 1200, 1200]
-    assert not [one for one in figure.data if one.name == "two"]
-    assert "front over all" not in {one.name for one in figure.data}
-
-
-def test_a_family_that_widens_a_band_has_no_chosen_point_and_no_line_of_costs(
-    tmp_path: Path,
-) -> None:
-    rows, band = (
-        [*ROWS, row(10, 40, 9000, family="two")],
-        Band(label="one or two", family="one", others=["two"]),
-    )
-    assert not [one for one in pareto_figure.cost_figure(rows, [band]).data if one.name == "two"]
-    source = sweep_page.Source("s", rows, [], {}, {}, [band])
-    sweep_page.write(tmp_path / "page.html", [source, source._replace(name="t")])
-    text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert '"chosen":1,' in text.replace(": ", ":")
 
 
 def page(tmp_path: Path, rows: list[Row], pipelines: dict[str, Kept] | None = None) -> str:
