@@ -306,16 +306,16 @@ def _whiskers(rows: Sequence[Judged], colour: str) -> dict[str, Any]:
 
 def inside(rows: Sequence[Judged]) -> str:
     """Return how many measured points lie inside the intervals of their predictions, in words."""
-    sure = [row for row in rows if row.percentiles_ms is not None]
+    sure = [
+        (row.percentiles_ms, row.point.measured_ms)
+        for row in rows
+        if row.percentiles_ms is not None and row.point.measured_ms is not None
+    ]
     if not sure:
         return ""
     words = []
     for level, low, high in ((80, 1, 2), (90, 0, 3)):
-        ends = [row.percentiles_ms or () for row in sure]
-        count = sum(
-            end[low] <= row.point.measured_ms <= end[high]
-            for row, end in zip(sure, ends, strict=True)
-        )
+        count = sum(ends[low] <= measured_ms <= ends[high] for ends, measured_ms in sure)
         words.append(f"{count} ({percent(count / len(sure))}) lie inside their {level} % intervals")
     return f"Of {len(sure)} measured points, {' and '.join(words)}."
 

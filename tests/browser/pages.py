@@ -63,9 +63,9 @@ def small_sweep(model: Path) -> dict[str, Any]:
 def large_source(points: int) -> Source:
     """Return a made-up sweep as large as people make them, with all columns of a real one."""
     rows = [_row(index) for index in range(points)]
-    measured = {"label": "measured", "tpot_ms": 50, "tgs": 2000, "source": "nowhere"}
-    published = [Published(**measured, family=_FAMILIES[0])]
-    return Source("large", rows, published, {"sweep": {"description": "made up"}}, {})
+    family = _FAMILIES[0]
+    measured = Published(label="measured", tpot_ms=50, tgs=2000, source="nowhere", family=family)
+    return Source("large", rows, [measured], {"sweep": {"description": "made up"}}, {})
 
 
 def _row(index: int) -> Row:

@@ -104,10 +104,11 @@ function shares(point) {
 
 function yields(point) {
   const figures = [["tokens/s/GPU", "tgs", ""], ["TPOT", "tpot_ms_mean", "ms"]];
-  return figures.flatMap(([name, column, unit]) => [
+  const lines = figures.flatMap(([name, column, unit]) => [
     [name, value(point, column), unit, column],
     [`${data.level} interval`, interval(point, column), unit, data.intervals[column].join(", ")],
   ]);
+  return lines.filter(([, raw]) => raw !== null);
 }
 
 function settings(point) {
@@ -134,7 +135,7 @@ function listed(lines) {
 
 function interval(point, column) {
   const ends = data.intervals[column].map((name) => value(point, name));
-  if (ends.includes(null)) return "–";
+  if (ends.includes(null)) return null;
   return ends.map((end) => shown(Number(end.toPrecision(3)))).join(" to ");
 }
 
