@@ -31,7 +31,7 @@ Places = list[tuple[float, float]]
 """In tokens/s/user and tokens/s/GPU."""
 
 
-class Held(NamedTuple):
+class Foreseen(NamedTuple):
     """What is predicted at the batch of a measurement, tokens/s/GPU."""
 
     batch: float
@@ -91,7 +91,7 @@ def choices(rows: Sequence[Row], published: Iterable[Published]) -> list[tuple[s
     return [("first", "families that were measured"), every, none]
 
 
-def held(point: Published, rows: Iterable[Row]) -> Held | None:
+def held(point: Published, rows: Iterable[Row]) -> Foreseen | None:
     """Return the prediction that a measurement is held against.
 
     It is that of the measurement's family, and of its shape if one is named, at the measured batch,
@@ -115,7 +115,7 @@ def held(point: Published, rows: Iterable[Row]) -> Held | None:
         return None
     columns = ("tgs_p10", "tgs", "tgs_p90")
     found = [float(np.interp(batch, batches, [row[name] for row in mine])) for name in columns]
-    return Held(batch, *found)
+    return Foreseen(batch, *found)
 
 
 def _batch(tgs: float, tpot_ms: float) -> float:
@@ -133,7 +133,7 @@ def _rounded(value: float) -> str:
     return f"{exact:,.0f}" if abs(exact) >= 100 else f"{exact:#.3g}"
 
 
-def judged(point: Published, found: Held) -> str:
+def judged(point: Published, found: Foreseen) -> str:
     """Return where a measurement lies, in a sentence."""
     if point.tgs < found.low:
         where = "below"
