@@ -44,13 +44,17 @@ class Doubt:
 
     def columns(self, figures: Mapping[str, Any]) -> dict[str, float | None]:
         """Return the 80 % interval of TPOT and throughput beside `figures`; None without them."""
-        low, high = self.interval(80)
-        tpot_ms, tgs = figures.get("tpot_ms_mean"), figures.get("tgs")
-        ends = (tpot_ms, low), (tpot_ms, high), (tgs, 1 / high), (tgs, 1 / low)
-        return {
-            name: None if figure is None else figure * factor
-            for name, (figure, factor) in zip(COLUMNS, ends, strict=True)
-        }
+        return prediction(figures, *self.interval(80))
+
+
+def prediction(figures: Mapping[str, Any], low: float, high: float) -> dict[str, float | None]:
+    """Return `Doubt.columns` of figures whose TPOT lies between `low` and `high` of its own."""
+    tpot_ms, tgs = figures.get("tpot_ms_mean"), figures.get("tgs")
+    ends = (tpot_ms, low), (tpot_ms, high), (tgs, 1 / high), (tgs, 1 / low)
+    return {
+        name: None if figure is None else figure * factor
+        for name, (figure, factor) in zip(COLUMNS, ends, strict=True)
+    }
 
 
 def spread_widths(factors: Floats, level: Level) -> tuple[float, float]:

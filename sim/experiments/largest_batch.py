@@ -45,7 +45,7 @@ def max_batch_under_slo(
         return figures
     site = compile_deployment(scenario.with_batch(1))
     limit_ms, m, gpus = scenario.slo.tpot_ms, site.micro_batches, site.attention_gpus
-    found = dict(known or {})
+    found, of_requests = dict(known or {}), tpot_column(tpot_of)
 
     def tpot_ms(each: int) -> float:
         requests = each * gpus
@@ -54,7 +54,7 @@ def max_batch_under_slo(
             if watch is not None:
                 watch(found[requests])
         figures = found[requests]
-        tpot = figures[f"tpot_ms_{tpot_of}"]
+        tpot = figures[of_requests]
         if tpot is None and figures["slo_attainment"] is not None:
             raise InfeasibleError(
                 "outputs of one token have no TPOT, so no TPOT limits the batch: lengthen "
@@ -64,9 +64,14 @@ def max_batch_under_slo(
             raise InfeasibleError("the run is too short for a TPOT: raise simulation.min_steps")
         return float(tpot)
 
-    guess = _guess(site, found, f"tpot_ms_{tpot_of}")
+    guess = _guess(site, found, of_requests)
     each = max(largest_load(tpot_ms, limit_ms, max(most_fitting(site), 1), m, guess), 1)
     return found[each * gpus] | {"batch": _batch(each * gpus, site.lanes)}
+
+
+def tpot_column(tpot_of: TpotOf) -> str:
+    """Return the figure that is a TPOT of the requests; tpot_ms_p90 is the end of a prediction."""
+    return "tpot_ms_requests_p90" if tpot_of == "p90" else f"tpot_ms_{tpot_of}"
 
 
 def _guess(site: Deployment, found: Mapping[int, Figures], tpot: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sim.decoding.run import Run, simulate
 from sim.decoding.step_times import left_out
+from sim.doubt.interval import doubt_of
 from sim.engines.program import Node
 from sim.experiments.replications import combined, replication, run_all
 from sim.inputs.naming import folder_name
@@ -49,17 +50,22 @@ def run(
     try:
         if scenario.simulation.engine == "bound":
             state = steady_state(scenario)
-            figures = steady_summary(state)
+            figures = _with_doubt(scenario, steady_summary(state))
             return SavedRun(save_steady(state, figures, out), figures, None)
         first = simulate(scenario, keep)
         others = [replication(scenario, n) for n in range(1, scenario.simulation.replications)]
         runs = [summary(first), *run_all(others, workers)]
-        figures = combined(scenario, runs)
+        figures = _with_doubt(scenario, combined(scenario, runs))
     except Exception as error:
         if "clock_ns" in vars(error):  # of a run that had begun
             save_failure(scenario, error, out)
         raise
     return SavedRun(save_run(first, figures, out, runs), figures, first)
+
+
+def _with_doubt(scenario: Scenario, figures: dict[str, Any]) -> dict[str, Any]:
+    """Return figures with the interval of what is not known about them."""
+    return figures | doubt_of(scenario, figures["requests_in_flight"]).columns(figures)
 
 
 def save_failure(scenario: Scenario, error: Exception, out: Path | None = None) -> Path:

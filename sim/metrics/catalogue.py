@@ -19,11 +19,13 @@ METRICS = (
         "tpot_ms_mean", "ms", "min", "mean over requests of (last − first token)/(tokens − 1), wall"
     ),
     Metric("tpot_ms_p50", "ms", "min", "median of the requests' TPOT"),
-    Metric("tpot_ms_p90", "ms", "min", "90th percentile of the requests' TPOT"),
+    Metric("tpot_ms_requests_p90", "ms", "min", "90th percentile of the requests' TPOT"),
     Metric("tpot_ms_p99", "ms", "min", "99th percentile of the requests' TPOT"),
     Metric("tpot_ms_p99_low", "ms", "min", "lower end of the 95 % interval of tpot_ms_p99"),
     Metric("tpot_ms_p99_high", "ms", "min", "upper end of the 95 % interval of tpot_ms_p99"),
-    Metric("tpot_ci95_ms", "ms", "min", "95 % half-width of the mean gap"),
+    Metric("tpot_ci95_ms", "ms", "min", "chance: 95 % half-width of the mean gap"),
+    Metric("tpot_ms_p10", "ms", "min", "doubt: lower end of the 80 % prediction interval of TPOT"),
+    Metric("tpot_ms_p90", "ms", "min", "doubt: upper end of the 80 % prediction interval of TPOT"),
     Metric(
         "tpot_device_ms",
         "ms",
@@ -35,7 +37,9 @@ METRICS = (
     Metric("queue_ms_mean", "ms", "min", "mean wait from arrival to admission"),
     Metric("queue_ms_p99", "ms", "min", "99th percentile of the wait from arrival to admission"),
     Metric("tgs", "tokens/s/GPU", "max", "output tokens per second over all GPUs"),
-    Metric("tgs_ci95", "tokens/s/GPU", "min", "95 % half-width of tgs"),
+    Metric("tgs_ci95", "tokens/s/GPU", "min", "chance: 95 % half-width of tgs"),
+    Metric("tgs_p10", "tokens/s/GPU", "max", "doubt: lower end of the 80 % prediction interval"),
+    Metric("tgs_p90", "tokens/s/GPU", "max", "doubt: upper end of the 80 % prediction interval"),
     Metric("stable", "", "", "whether an open loop keeps up with its requests"),
     Metric("slo_attainment", "share", "max", "requests that met the targets of TPOT and queueing"),
     Metric(

@@ -60,7 +60,8 @@ def summary(run: Run) -> dict[str, Any]:
     """Return every figure of the catalogue with the scenario's name and verdicts, ready for JSON.
 
     A figure that does not exist (a price on a card without one, a TPOT of one-token answers, the
-    share of requests in time where ever more of them wait) is None.
+    share of requests in time where ever more of them wait) is None. So are those of doubt, which is
+    a scenario's and not a run's: `sim.doubt_of` adds them.
     """
     cut = cut_steps(run)
     scenario, steps = run.scenario, run.steps
@@ -96,11 +97,13 @@ def summary(run: Run) -> dict[str, Any]:
         "requests_in_flight": _requests_in_flight(run, measured),
         "tpot_ms_mean": _mean(tpot_ms),
         "tpot_ms_p50": _percentile(tpot_ms, 50),
-        "tpot_ms_p90": _percentile(tpot_ms, 90),
+        "tpot_ms_requests_p90": _percentile(tpot_ms, 90),
         "tpot_ms_p99": _percentile(tpot_ms, 99),
         "tpot_ms_p99_low": tail and tail[0],
         "tpot_ms_p99_high": tail and tail[1],
         "tpot_ci95_ms": _finite(half_width(step_gaps) / NS_PER_MS),
+        "tpot_ms_p10": None,
+        "tpot_ms_p90": None,
         "tpot_device_ms": None,
         "itl_ms_p50": _itl_ms(gaps, weights, 50),
         "itl_ms_p99": _itl_ms(gaps, weights, 99),
@@ -108,6 +111,8 @@ def summary(run: Run) -> dict[str, Any]:
         "queue_ms_p99": _percentile(queue_ms, 99),
         "tgs": per_s / gpus,
         "tgs_ci95": _finite(_rate_half_width(run, measured) / gpus),
+        "tgs_p10": None,
+        "tgs_p90": None,
         "stable": stable,
         "slo_attainment": good.attainment,
         "goodput_requests_per_s": good.requests_per_s,

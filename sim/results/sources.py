@@ -16,10 +16,10 @@ _PACKAGE = Path(__file__).parents[1]
 _ENTRIES = (
     *("sim.experiments.largest_batch", "sim.experiments.replications"),
     *("sim.metrics.steady_summary", "sim.steady.state"),
-    *("sim.study.best_shapes", "sim.study.paired_runs"),
+    *("sim.doubt.interval", "sim.study.best_shapes", "sim.study.paired_runs"),
 )
 """What a worker calls for a point of a sweep and for the jobs of a study."""
-_ALONE = ("sim.sweeps.points", "sim.study.jobs")
+_ALONE = ("sim.sweeps.points", "sim.sweeps.doubts", "sim.study.jobs")
 """They put those calls together; their other imports keep what came out."""
 
 # To parse the modules would take each worker a fifth of a second.

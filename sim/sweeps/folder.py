@@ -15,8 +15,9 @@ from sim.parallel.processes import Failure, Workers
 from sim.results.files import RUNS, replace_files, write_json
 from sim.results.provenance import calibration_of, provenance, resolved, sha256
 from sim.results.tables import write_table
-from sim.sweeps import refine, sweep
-from sim.sweeps.cautions import about_points
+from sim.sweeps import doubts, refine, sweep
+from sim.sweeps.cautions import about_points, counted
+from sim.sweeps.doubts import PointDoubt
 from sim.sweeps.points import Point, Row, best_rows, columns, row, together
 from sim.sweeps.runner import Runner, Watch, unwatched
 from sim.sweeps.store import Store
@@ -88,50 +89,91 @@ def run(
     A signal that is heard ends it early: what is finished is written, and `stopped` is set.
     """
     with Store(folder, loaded.sweep.name) as store:
-        runner, stopped = Runner(store, retry_failed=retry_failed), None
-        asked: list[Point] = []
-
-        def run_missing(points: Sequence[Point]) -> None:
-            asked.extend(points)
-            runs = runner.missing(points)
-            taken = len(points) - len(runs)
-            if taken:
-                tell(f"{taken} of {len(points)} points are taken over, {len(runs)} run")
-            for point in runs if explain else ():
-                tell(f"point {point.index} ({_label(point)}) runs: {store.why(point)}")
-            if runs:
-                with watch("points", len(runs), taken) as progress:
-                    runner.run(points, pool, progress)
-
-        def simulate(points: Sequence[Point]) -> list[Row]:
-            run_missing(points)
-            return rows_of(points)
-
-        def rows_of(points: Sequence[Point]) -> list[Row]:
-            return [row(point, outcome) for point, outcome in runner.finished(points)]
-
-        points = loaded.points if loaded.sweep.refine is None else []
+        sitting = _Sitting(loaded, store, Runner(store, retry_failed=retry_failed), pool, watch)
+        points, stopped = loaded.points if loaded.sweep.refine is None else [], None
         try:
             if loaded.sweep.refine is None:
-                run_missing(points)
+                sitting.run_points(points, explain, tell)
             else:
-                points = refine.explore(loaded, lambda points: _places(points, pool), simulate)
+                points = refine.explore(
+                    loaded,
+                    lambda points: _places(points, pool),
+                    lambda points: sitting.simulated(points, explain, tell),
+                )
                 grid = sum(point.index < len(loaded.points) for point in points)
                 tell(
                     f"{grid} of {len(loaded.points)} points of the grid can reach a front; "
                     f"{len(points) - grid} were added between them"
                 )
+            sitting.run_doubts(points)
         except signals.Stopped as signal:
             stopped = signal
             pool.stop(now=True)
-            points = points or sorted(asked, key=lambda point: point.index)
+            points = points or sorted(sitting.asked, key=lambda point: point.index)
         with signals.postponed():
-            rows = rows_of(points)
-            warnings = about_points(points, rows)
+            rows, warnings = sitting.told(points)
             described = _described(loaded, points, rows, warnings)
             if rows:
                 replace_files(folder, lambda target: _write(target, rows, described))
     return SweepResult(folder, loaded, points, rows, warnings, described, stopped)
+
+
+class _Sitting:
+    """Points and their doubts on their way through a runner."""
+
+    def __init__(
+        self, loaded: LoadedSweep, store: Store, runner: Runner, pool: Workers, watch: Watch
+    ) -> None:
+        self.asked: list[Point] = []
+        """Points that were to run."""
+        self._doubts: list[PointDoubt] = []
+        """Asked of finished points; none where the sitting ended before."""
+        self._seed = loaded.seed
+        self._store = store
+        self._runner = runner
+        self._pool = pool
+        self._watch = watch
+
+    def run_points(
+        self, points: Sequence[Point], explain: bool, tell: Callable[[str], None]
+    ) -> None:
+        """Run what is missing of `points`; `explain` tells of each why it runs."""
+        self.asked.extend(points)
+        runs = self._runner.missing(points)
+        taken = len(points) - len(runs)
+        if taken:
+            tell(f"{taken} of {len(points)} points are taken over, {len(runs)} run")
+        for point in runs if explain else ():
+            tell(f"point {point.index} ({_label(point)}) runs: {self._store.why(point)}")
+        if runs:
+            with self._watch("points", len(runs), taken) as progress:
+                self._runner.run(runs, self._pool, progress)
+
+    def simulated(
+        self, points: Sequence[Point], explain: bool, tell: Callable[[str], None]
+    ) -> list[Row]:
+        self.run_points(points, explain, tell)
+        return self._rows(points)
+
+    def run_doubts(self, points: Sequence[Point]) -> None:
+        """Find how sure the figures of finished points are, where that is not known yet."""
+        finished = self._runner.finished(points)
+        self._doubts = doubts.asked_of(finished, self._runner.key, self._seed)
+        missing = self._runner.missing(self._doubts)
+        taken = len(self._doubts) - len(missing)
+        if missing:
+            with self._watch("doubt", len(missing), taken) as progress:
+                self._runner.run(missing, self._pool, progress)
+
+    def told(self, points: Sequence[Point]) -> tuple[list[Row], list[str]]:
+        """Return the rows of finished points, and what to know before trusting them."""
+        rows = self._rows(points)
+        found = self._runner.finished(self._doubts)
+        warnings = [*about_points(points, rows), *counted(doubts.cautions(found))]
+        return list(doubts.with_doubt(rows, found)), warnings
+
+    def _rows(self, points: Sequence[Point]) -> list[Row]:
+        return [row(point, outcome) for point, outcome in self._runner.finished(points)]
 
 
 def _places(points: Sequence[Point], pool: Workers) -> list[refine.Place | None]:

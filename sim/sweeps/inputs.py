@@ -17,6 +17,11 @@ Inputs = dict[str, Any]
 
 def read_by(scenario: Scenario) -> Inputs:
     """Return what the run of a scenario depends on, as plain data."""
+    return {"scenario": resolved(scenario), **beside(scenario)}
+
+
+def beside(scenario: Scenario) -> Inputs:
+    """Return what the run of a scenario depends on besides it: files by hash, and the code."""
     deployment, recording = scenario.deployment, scenario.workload.recording()
     named = {f"measured {path}": path for path in scenario.measured_files()}
     if recording is not None:
@@ -24,7 +29,6 @@ def read_by(scenario: Scenario) -> Inputs:
     cards_of = scenario.model, deployment.fabric, tuple(deployment.accelerators())
     tables, files = _of_files(*cards_of, tuple(named.items()))
     return {
-        "scenario": resolved(scenario),
         "calibration": tables,
         "files": files,
         "afdsim": code(),

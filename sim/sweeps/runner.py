@@ -16,6 +16,8 @@ from typing import NamedTuple, TypeVar
 from sim.foundation.reading import held
 from sim.parallel.processes import Failure, Workers
 from sim.results.provenance import sha256
+from sim.sweeps import doubts
+from sim.sweeps.doubts import PointDoubt
 from sim.sweeps.inputs import Inputs, changes
 from sim.sweeps.points import Outcome, Point, attempted, failed, outcomes, together
 from sim.sweeps.store import Finished, Job, Store
@@ -119,14 +121,15 @@ class Runner:
 
 
 def _grouped(tasks: Iterable[_SentJob]) -> Iterator[list[_SentJob]]:
-    """Yield jobs one by one, but points that are screened together with those that are alike."""
-    screened: dict[Hashable, list[_SentJob]] = {}
+    """Yield jobs one by one, but those that share look-ups together with those that are alike."""
+    alike: dict[Hashable, list[_SentJob]] = {}
     for task in tasks:
-        if isinstance(task.job, Point) and task.job.is_screened:
-            screened.setdefault(task.job.likeness(), []).append(task)
+        job = task.job
+        if isinstance(job, PointDoubt) or (isinstance(job, Point) and job.is_screened):
+            alike.setdefault(job.likeness(), []).append(task)
         else:
             yield [task]
-    yield from together(screened.values())
+    yield from together(alike.values())
 
 
 def _work(tasks: list[_SentJob]) -> list[Outcome]:
@@ -138,10 +141,19 @@ def _work(tasks: list[_SentJob]) -> list[Outcome]:
 def _outcomes(tasks: list[_SentJob]) -> list[Outcome]:
     refused = [_refused(task) for task in tasks]
     jobs = [task.job for task, why in zip(tasks, refused, strict=True) if why is None]
-    points = [job for job in jobs if isinstance(job, Point)]
-    alone = len(points) < len(jobs)
-    done = iter([attempted(job.outcome) for job in jobs] if alone else outcomes(points))
+    done = iter(_done(jobs))
     return [next(done) if why is None else why for why in refused]
+
+
+def _done(jobs: Sequence[Job]) -> list[Outcome]:
+    """Return the outcomes of jobs, together where they share look-ups."""
+    points = [job for job in jobs if isinstance(job, Point)]
+    asked = [job for job in jobs if isinstance(job, PointDoubt)]
+    if jobs and len(points) == len(jobs):
+        return outcomes(points)
+    if jobs and len(asked) == len(jobs):
+        return doubts.outcomes(asked)
+    return [attempted(job.outcome) for job in jobs]
 
 
 def _refused(task: _SentJob) -> Outcome | None:

@@ -23,9 +23,10 @@ from sim.inputs.naming import Label, Name
 from sim.inputs.scenario import Scenario, TpotOf
 from sim.inputs.variants import Variants
 from sim.parallel import processes as workers
+from sim.sweeps import doubts
 from sim.sweeps.axes import MOST_POINTS, Axis, combinations, crossed
 from sim.sweeps.constraints import Constraint, UnknownPathError, holds
-from sim.sweeps.points import Outcome, Point, Row, attempted, columns, failed, outcomes, row
+from sim.sweeps.points import Outcome, Point, attempted, columns, failed, outcomes, row
 
 if TYPE_CHECKING:
     import pandas
@@ -151,6 +152,11 @@ class LoadedSweep:
     bases: dict[int, Base]
     """By entry of `Sweep.families`."""
     overrides: tuple[str, ...]
+
+    @property
+    def seed(self) -> int:
+        """With which the doubts of all points are drawn."""
+        return self.points[0].scenario.simulation.seed
 
     def point(self, index: int, entry: int, settings: dict[str, Any]) -> Point | None:
         """Return a point of an entry at any settings of its axes.
@@ -307,21 +313,25 @@ def sweep(name: str | Path, overrides: Iterable[str] = (), workers: int = 1) -> 
     """
     import pandas
 
-    points = load(name, overrides).points
+    loaded = load(name, overrides)
     if workers == 1:
-        rows = [row(*each) for each in zip(points, outcomes(points), strict=True)]
+        finished = list(zip(loaded.points, outcomes(loaded.points), strict=True))
     else:
-        rows = sorted(_side_by_side(points, workers), key=lambda row: row["point"])
-    return pandas.DataFrame(columns(rows))
+        found = _side_by_side(loaded.points, workers)
+        finished = sorted(found, key=lambda each: each[0].index)
+    asked = doubts.asked_of(finished, lambda point: "", loaded.seed)
+    sure = zip(asked, doubts.outcomes(asked), strict=True)
+    rows = doubts.with_doubt([row(*each) for each in finished], sure)
+    return pandas.DataFrame(columns(list(rows)))
 
 
 def _outcome(point: Point) -> Outcome:
     return attempted(point.outcome)
 
 
-def _side_by_side(points: list[Point], count: int) -> Iterator[Row]:
+def _side_by_side(points: list[Point], count: int) -> Iterator[tuple[Point, Outcome]]:
     with workers.local(count) as pool:
         for point, result in pool.run(_outcome, points):
             if isinstance(result, workers.Failure):
                 result = failed(result.reason)
-            yield row(point, result)
+            yield point, result

@@ -36,7 +36,10 @@ class DoubtfulTable(KernelTable):
 
     def __init__(self, table: KernelTable, deviations: Mapping[KernelKind, float]) -> None:
         """Let kinds deviate; what deviates in `table` already does so here too."""
-        super().__init__(table.accelerator, table.curves, table.sha256)
+        super().__init__(table.accelerator, (), table.sha256)
+        # What only tells of cards and curves is that of the other table.
+        self.curves, self._by_identity = table.curves, table._by_identity
+        self._peak, self._serving = table._peak, table._serving
         known: Mapping[KernelKind, float] = {}
         if isinstance(table, DoubtfulTable):
             known = table._deviations
