@@ -79,9 +79,12 @@ def test_run_prints_one_json_object_with_the_promised_figures(afdsim: Afdsim) ->
         "tpot_ci95_ms tgs tokens_per_s_per_user usd_per_1m_tokens t_a_layer_us t_f_layer_us "
         "t_a2f_layer_us t_f2a_layer_us t_step_ms utilisation kv_occupancy calibrated_share "
         "extrapolated_share uncalibrated_share slo_met slo_missed slo_attainment goodput_tgs "
-        "goodput_requests_per_s tgs_ci95 tpot_ms_p99_low tpot_ms_p99_high"
+        "goodput_requests_per_s tgs_ci95 tpot_ms_p99_low tpot_ms_p99_high tpot_ms_requests_p90 "
+        "tpot_ms_p10 tpot_ms_p90 tgs_p10 tgs_p90"
     )
     assert set(promised.split()) <= set(figures)
+    assert figures["tpot_ms_p10"] < figures["tpot_ms_mean"] < figures["tpot_ms_p90"]
+    assert figures["tgs_p10"] < figures["tgs"] < figures["tgs_p90"]
     assert figures["gpus"] == 16
     assert figures["requests_in_flight"] == pytest.approx(256)
     shares = ("calibrated_share", "extrapolated_share", "uncalibrated_share")
