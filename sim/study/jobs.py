@@ -89,7 +89,7 @@ class PairedRunsJob:
             entries = [best["searched"][0] for best in self.best]
             scenarios = [at_its_batch(shapes.first, best) for shapes, best in both]
             found = paired_runs(scenarios, entries, self.study, priced)
-            found["limits"] = [limits(each, self.study.screen) for each in scenarios]
+            found["limits"] = [limits(each, self.study.fine_screen) for each in scenarios]
             return {"status": "ok", **found}
         yields = [changed(shapes, best, self.change, self.study, priced) for shapes, best in both]
         return {"status": "ok", "yields": yields}

@@ -194,6 +194,8 @@ class Study(Strict):
     indifference: Annotated[float, Field(ge=0, lt=1)]
     """A margin smaller than this share is a tie, however narrow its interval: kernel times are not
     known better."""
+    certainty: Annotated[float, Field(gt=0.5, lt=1)] = 0.8
+    """Probability with which a side has to lead, all that is not known counted, to win a cell."""
     counterfactuals: list[Counterfactual] = Field(default_factory=list)
     """Mechanisms to switch off one at a time."""
     published: list[MeasuredMargin] = Field(default_factory=list)

@@ -12,7 +12,7 @@ _COUNTS = (1, 2, 3, 4, 6, 7, 8, 12, 16, 18, 24, 32, 48, 64, 96)
 
 # Copies of experts as a share of the experts: none, DeepSeek-V3's 32 of 256 (technical report,
 # section 3.4), and more, up to as many as experts.
-_COPIED = (0, 1 / 8, 1 / 4, 1 / 2, 1)
+_COPIED = (0, 1 / 8, 1 / 2, 1)
 
 # GPUs that may share requests. A latent is on each of them, so that only DeepSeek-V3's own way of
 # decoding is tried, over four (technical report, section 3.4.2).
