@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sim.calibration.errors.__main__ import reduced, shipped, spread
+from sim.calibration.errors.__main__ import ErrorFigure, markdown, reduced, shipped, spread, text
 from sim.calibration.errors.nodes import Nodes
 from sim.calibration.errors.trials import TWINS, ShippedTable, Tried, beyond, borrowed, common
 from sim.inputs import cards
+from sim.inputs.csv_columns import records
 from sim.kernels.curve import Curve
-from sim.kernels.doubt.kernel_error import BEYOND, WORK
+from sim.kernels.doubt.kernel_error import BEYOND, COLUMNS, FILE, WORK
 
 OFF = 0.2
 ROWS = np.array([2.0**power for power in range(9)])
@@ -44,7 +46,7 @@ def of(*curves: Curve, name: str = "h100-sxm") -> ShippedTable:
 
 def test_a_node_is_its_own_truth() -> None:
     for table in shipped().values():
-        for one in table.own[::40]:
+        for one in {one.curve.op: one for one in table.own}.values():
             assert np.abs(one.log_error(one.curve)).max() == 0
             assert one.measured.any()
 
@@ -99,7 +101,7 @@ def test_a_known_spread_is_recovered() -> None:
     rows = reduced(Tried("gemm", "shape", "", each) for each in errors)
     own = next(row for row in rows if row.op == "gemm")
     assert (own.points, own.curves) == (8000, 20)
-    assert own.log_sd == pytest.approx(0.1, rel=0.03)
+    assert own.value == pytest.approx(0.1, rel=0.03)
 
 
 def test_an_op_with_few_curves_takes_the_figure_of_all() -> None:
@@ -107,3 +109,17 @@ def test_an_op_with_few_curves_takes_the_figure_of_all() -> None:
     many = [Tried("b", "shape", "", np.array([0.1]))] * 6
     rows = reduced([*few, *many])
     assert {row.op for row in rows if row.kind == "shape"} == {"any", "b"}
+
+
+def test_the_page_shows_the_shipped_figures() -> None:
+    path = cards.doubt(FILE)
+    assert path is not None
+    rows = [row for _, row in records(path.read_text().splitlines()) if row]
+    assert tuple(rows[0]) == COLUMNS
+    figures = [
+        ErrorFigure(op, kind, axis, float(value), int(points), int(curves))
+        for op, kind, axis, value, points, curves in rows[1:]
+    ]
+    assert text(figures) == path.read_text()
+    page = Path(__file__).parents[2] / "docs" / "calibration.md"
+    assert markdown(figures) in page.read_text()

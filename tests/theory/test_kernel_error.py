@@ -68,7 +68,7 @@ def test_doubt_grows_with_the_distance(one: float, other: float) -> None:
     for place, sign in ((1024.0, 1), (1.0, -1)):
         op = at(place * 2.0 ** (sign * distances))
         less, more = log_sd(CURVE, op, True)
-        assert less <= more <= law_of("gemm").poorest
+        assert less <= more <= math.log(10)
         assert outside(CURVE, op.axes)["m"] == pytest.approx(distances, abs=1e-6)
 
 
@@ -116,8 +116,16 @@ def test_an_op_without_curves_is_as_doubtful_as_can_be() -> None:
     op = ops.gemm("bf16", 64, 4096, 4096, card.gemm_tile_rows)
     plain, kind = KernelTable(card), KernelKind.of(op)
     slower = DoubtfulTable(plain, {kind: 1.0}).timed(op)
-    factor = math.exp(uncalibrated_log_sd("gemm"))
+    time_us = plain.timed(op).ns / 1000
+    factor = math.exp(float(uncalibrated_log_sd("gemm", time_us)))
     assert slower.ns == pytest.approx(factor * float(plain.timed(op).ns), rel=1e-3)
+    # A short launch is off by what a launch takes at least, a long one by its efficiency.
+    law = law_of("gemm")
+    short, long = uncalibrated_log_sd("gemm", np.array([law.launch, 1e9]))
+    assert short == pytest.approx(math.hypot(law.uncalibrated, math.log(2)))
+    assert long == pytest.approx(law.uncalibrated)
+    nothing = DoubtfulTable(plain, {kind: 1.0}).timed(ops.gemm("bf16", 0, 4096, 4096, 1))
+    assert nothing.ns == 0
     # None is faster than the peak, however lucky.
     fastest = DoubtfulTable(plain, {kind: -50.0}).timed(op)
     assert fastest.ns == round(1000 * float(np.maximum(*plain.peak_us(op))))

@@ -1,6 +1,6 @@
 """Measure how far look-ups are off on the shipped tables: `python -m sim.calibration.errors`.
 
-Writes hardware/doubt/kernel-errors.csv and prints it.
+Writes hardware/doubt/kernel-errors.csv and prints it as the table of docs/calibration.md.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ErrorFigure(NamedTuple):
     op: str
     kind: str
     axis: str
-    log_sd: float
+    value: float
     points: int
     curves: int
 
@@ -67,7 +67,8 @@ def reduced(trials: Iterable[Tried]) -> list[ErrorFigure]:
     for (op, kind, axis), errors in found.items():
         if len(errors) >= _FEWEST:
             points = sum(map(len, errors))
-            rows.append(ErrorFigure(op, kind, axis, _figure(kind, errors), points, len(errors)))
+            value = round(_figure(kind, errors), 3)
+            rows.append(ErrorFigure(op, kind, axis, value, points, len(errors)))
     rows += [_derived(row) for row in rows if row.kind == "common"]
     places = {(row.kind, row.axis) for row in rows}
     places |= {(kind, ANY) for kind, axis in places if axis}
@@ -75,7 +76,7 @@ def reduced(trials: Iterable[Tried]) -> list[ErrorFigure]:
 
 
 def _figure(kind: str, errors: Sequence[Floats]) -> float:
-    if kind == "inside":
+    if kind in ("inside", "launch"):
         return float(np.median(errors))
     if kind == "common":
         return math.sqrt(float(np.mean(np.square(errors))))
@@ -85,16 +86,15 @@ def _figure(kind: str, errors: Sequence[Floats]) -> float:
 def _derived(row: ErrorFigure) -> ErrorFigure:
     """Return what a like card's curve is off: two measurements, and the link of a collective."""
     op, link = _LINK
-    log_sd = math.hypot(math.sqrt(2) * row.log_sd, link if row.op == op else 0.0)
-    return row._replace(kind="derived", log_sd=log_sd)
+    value = math.hypot(math.sqrt(2) * row.value, link if row.op == op else 0.0)
+    return row._replace(kind="derived", value=round(value, 3))
 
 
 def _of_all(rows: Sequence[ErrorFigure], kind: str, axis: str) -> ErrorFigure:
     of = [row for row in rows if row.kind == kind and axis in (row.axis, ANY)]
-    log_sd = float(np.median([row.log_sd for row in of]))
-    return ErrorFigure(
-        ANY, kind, axis, log_sd, sum(r.points for r in of), sum(r.curves for r in of)
-    )
+    value = round(float(np.median([row.value for row in of])), 3)
+    points, curves = sum(row.points for row in of), sum(row.curves for row in of)
+    return ErrorFigure(ANY, kind, axis, value, points, curves)
 
 
 def _order(row: ErrorFigure) -> tuple[bool, str, int, str]:
@@ -134,15 +134,33 @@ def trials(tables: Mapping[str, ShippedTable]) -> Iterable[Tried]:
         yield from beyond(nodes)
 
 
-def main() -> None:
-    """Write the file and print it."""
-    rows = reduced(trials(shipped()))
-    lines = ["# Log standard deviations of kernel times: python -m sim.calibration.errors"]
+def text(figures: Iterable[ErrorFigure]) -> str:
+    """Return the file of figures."""
+    lines = ["# Log standard deviations; launches in µs. Made by python -m sim.calibration.errors"]
     lines.append(",".join(COLUMNS))
-    lines += [",".join((*row[:3], f"{row.log_sd:.3f}", *map(str, row[4:]))) for row in rows]
-    text = "\n".join(lines) + "\n"
-    (cards.packaged(cards.DOUBT) / FILE).write_text(text, encoding="utf-8")
-    print(text, end="")
+    lines += [",".join((*row[:3], f"{row.value:.3f}", *map(str, row[4:]))) for row in figures]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(figures: Iterable[ErrorFigure]) -> str:
+    """Return the figures as a table, an op a line: hundredths of the logarithm; launches in µs."""
+    by_op: dict[str, dict[tuple[str, str], str]] = {}
+    for row in figures:
+        shown = row.value if row.kind == "launch" else 100 * row.value
+        by_op.setdefault(row.op, {})[row.kind, row.axis] = f"{shown:.0f}"
+    lines = [f"| op | {' | '.join(KINDS)} | an octave beyond |", "|---" * (len(KINDS) + 2) + "|"]
+    for op, found in by_op.items():
+        axes = [f"{axis} {value}" for (kind, axis), value in found.items() if kind == BEYOND]
+        cells = [found.get((kind, ""), "") for kind in KINDS]
+        lines.append(f"| {' | '.join((op, *cells, ', '.join(axes)))} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write the file and print the table."""
+    figures = reduced(trials(shipped()))
+    (cards.packaged(cards.DOUBT) / FILE).write_text(text(figures), encoding="utf-8")
+    print(markdown(figures))
 
 
 if __name__ == "__main__":

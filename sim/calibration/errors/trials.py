@@ -30,9 +30,9 @@ _LOADS = frozenset({"m", "batch", "kv_len", "rows", "active", "states", "tokens"
 _FEWEST, _FEWEST_NODES = 4, 2
 # Curves of an op whose ends are cut, evenly among all.
 _MOST_CURVES = 64
-# Kernels of decoding take about as long at least, µs; the launch of a shorter one says nothing of
-# the default efficiency.
-_LEAST_US = 20.0
+# Default times of launches that tell of the efficiency, and of those that tell of what a launch
+# takes besides, µs.
+_LONG_US, _SHORT_US = 100.0, 20.0
 
 # Cards with one chip and tables that were fitted apart, with the ops that were not, and the only
 # ones that were.
@@ -50,7 +50,7 @@ class Tried(NamedTuple):
     kind: str
     axis: str
     errors: Floats
-    """Log errors; of kind beyond for an octave."""
+    """Log errors; of kind beyond for an octave; of kind launch µs."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,16 @@ def borrowed(table: ShippedTable) -> Iterator[Tried]:
 
 
 def uncalibrated(table: ShippedTable) -> Iterator[Tried]:
-    """Yield errors of the card's default efficiency."""
+    """Yield errors of the card's default efficiency, and what short launches take besides, µs."""
     for one in table.own:
         us = np.maximum(one.least_us, one.memory_us) / float(table.card.default_efficiency)
-        tried = one.measured & (one.true_us >= _LEAST_US) & (us > 0)
-        if tried.any():
-            errors = np.log(us[tried] / one.true_us[tried])
+        long, short = one.measured & (us >= _LONG_US), one.measured & (us <= _SHORT_US)
+        if long.any():
+            errors = np.log(us[long] / one.true_us[long])
             yield Tried(one.curve.op, "uncalibrated", "", errors)
+        if short.any():
+            besides_us = np.median(one.true_us[short] - us[short])
+            yield Tried(one.curve.op, "launch", "", np.array([besides_us]))
 
 
 def common(tables: Mapping[str, ShippedTable]) -> Iterator[Tried]:

@@ -57,7 +57,7 @@ class DoubtfulTable(KernelTable):
         time_us = super()._default_us(op)
         if self._is_sure(op):
             return time_us
-        return self._longer_us(op, time_us, np.asarray(uncalibrated_log_sd(op.name)))
+        return self._longer_us(op, time_us, uncalibrated_log_sd(op.name, time_us))
 
     def _longer_us(self, op: Op, time_us: Floats, sd: Floats) -> Floats:
         least_us = np.maximum(*self.peak_us(op))

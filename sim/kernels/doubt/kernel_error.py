@@ -13,8 +13,9 @@ Four kinds of error are added as independent ones:
 - What a stand-in is off: the curve of a like card (`derived`), of another shape, kernel or number
   format.
 
-The sum is never more than the error of the poorest stand-in. The figures are measured on the
-shipped tables (`python -m sim.calibration.errors`) and lie in `hardware/doubt/kernel-errors.csv`.
+Without a curve, long launches are off by what the card's default efficiency is, and short ones by
+what a launch takes at least besides. The figures are measured on the shipped tables
+(`python -m sim.calibration.errors`) and lie in `hardware/doubt/kernel-errors.csv`.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from sim.kernels.curve import Curve, work_of
 from sim.kernels.ops import Floats, Op
 
 FILE = "kernel-errors.csv"
-COLUMNS = ("op", "kind", "axis", "log_sd", "points", "curves")
+COLUMNS = ("op", "kind", "axis", "value", "points", "curves")
 Relation = Literal["shape", "kernel", "format"]
 BEYOND = "beyond"
-KINDS = ("inside", "common", "derived", "shape", "kernel", "format", "uncalibrated")
+KINDS = ("inside", "common", "derived", "shape", "kernel", "format", "uncalibrated", "launch")
 ANY = "any"
 """Stands for ops and axes that have no figure of their own."""
 WORK = "work"
@@ -48,12 +49,14 @@ SD_OF_MEAN_ERROR = math.sqrt(math.pi / 2)
 # Products that a step asks have about as many shapes that errors of whole shapes come down to this:
 # √Σw² of their shares w of the time: 0.4 to 0.7 in the shipped scenarios, 0.6 in the median.
 _SHARE = {"gemm": 0.6}
+# No doubt is larger than a factor of ten: nothing could be told from a figure that may be off more.
+_MOST = math.log(10)
 _TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
 class ErrorLaw:
-    """How far times of one op may be off: log standard deviations."""
+    """How far times of one op may be off: log standard deviations, but for `launch`."""
 
     inside: float
     """Where the held-out error of a curve is not known."""
@@ -68,13 +71,11 @@ class ErrorLaw:
     format: float
     """On the curve of another number format."""
     uncalibrated: float
-    """At the card's default efficiency."""
+    """At the card's default efficiency, of long launches."""
+    launch: float
+    """What a launch takes beyond its default time, µs."""
     beyond: Mapping[str, float]
     """For each octave outside of the range, by axis."""
-
-    @property
-    def poorest(self) -> float:
-        return max(self.shape, self.kernel, self.format, self.uncalibrated)
 
 
 def log_sd(curve: Curve, op: Op, own: bool) -> Floats:
@@ -90,12 +91,17 @@ def log_sd(curve: Curve, op: Op, own: bool) -> Floats:
     kind = None if own else relation(curve, op.name, op.kernel, op.dtype)
     if kind is not None:
         squares += getattr(law, kind) ** 2
-    return np.minimum(np.sqrt(squares + _beyond(curve, op.axes, law.beyond)), law.poorest)
+    return np.minimum(np.sqrt(squares + _beyond(curve, op.axes, law.beyond)), _MOST)
 
 
-def uncalibrated_log_sd(op: str) -> float:
-    """Return the log standard deviation of kernels of `op` at the card's default efficiency."""
-    return law_of(op).uncalibrated
+def uncalibrated_log_sd(op: str, time_us: Floats) -> Floats:
+    """Return the log standard deviation of times at the card's default efficiency, µs.
+
+    Short launches are off by what a launch takes at least, which an efficiency does not know.
+    """
+    law = law_of(op)
+    launches = np.divide(law.launch, time_us, out=np.zeros_like(time_us), where=time_us > 0)
+    return np.minimum(np.hypot(law.uncalibrated, np.log1p(launches)), _MOST)
 
 
 def relation(curve: Curve, op: str, kernel: str, dtype: str) -> Relation:
@@ -153,9 +159,9 @@ def _laws(path: Path, _changed_ns: int, _size: int) -> Mapping[str, ErrorLaw]:
     figures: dict[str, dict[str, float]] = {ANY: {}}
     slopes: dict[str, dict[str, float]] = {ANY: {}}
     for place, row in csv_columns.rows(str(path), COLUMNS, problems):
-        value, op, kind = csv_columns.number(row["log_sd"]), row["op"], row["kind"]
+        value, op, kind = csv_columns.number(row["value"]), row["op"], row["kind"]
         if kind not in (*KINDS, BEYOND) or not value >= 0:
-            problems.append(f"{place}: should have a kind of {', '.join(KINDS)} and a log_sd")
+            problems.append(f"{place}: should have a kind of {', '.join(KINDS)} and a value")
         if kind == BEYOND:
             slopes.setdefault(op, {})[row["axis"]] = value
         else:
