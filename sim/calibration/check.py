@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -52,11 +52,14 @@ class TableCheck:
         return {name: value for name, value in asdict(self).items() if not name.endswith("_us")}
 
 
-def check_tables(measurements: Iterable[Path], tables: Path | None = None) -> list[TableCheck]:
+def check_tables(
+    measurements: Iterable[Path], tables: Path | None = None, by_range: bool = False
+) -> list[TableCheck]:
     """Return how well tables predict the measurements in CSV files: as `compare` does.
 
-    `tables` is a folder of tables, NAME.csv for the card NAME; by default those that runs use.
-    Raises CalibrationError for measurements or a table that is wrong.
+    `by_range` keeps points inside the range of a curve apart from those outside. `tables` is a
+    folder of tables, NAME.csv for the card NAME; by default those that runs use. Raises
+    CalibrationError for measurements or a table that is wrong.
     """
 
     @cache
@@ -66,22 +69,31 @@ def check_tables(measurements: Iterable[Path], tables: Path | None = None) -> li
             return None
         return kernel_table.load(cards.accelerator(name), path)
 
-    return compare(read_all(measurements), table)
+    return compare(read_all(measurements), table, by_range)
 
 
-def compare(measurements: Sequence[Measurement], table_of: TableOf) -> list[TableCheck]:
-    """Return one comparison per file, GPU, operation, format, kernel and regime, in file order."""
+def compare(
+    measurements: Sequence[Measurement], table_of: TableOf, by_range: bool = False
+) -> list[TableCheck]:
+    """Return one comparison per file, GPU, operation, format, kernel and regime, in file order.
+
+    With `by_range`, up to two: of points inside the range of a curve, then of those outside.
+    """
     found: dict[tuple[str, ...], list[Measurement]] = {}
     for row in measurements:
         kernel = row.measured_kernel or row.kernel
         place = (Path(row.path).name, row.gpu, row.form, row.label, kernel, row.regime)
         found.setdefault(place, []).append(row)
-    return [_comparison(place, rows, table_of) for place, rows in found.items()]
+    return [
+        one
+        for place, rows in found.items()
+        for one in _comparisons(place, rows, table_of, by_range)
+    ]
 
 
-def _comparison(
-    place: tuple[str, ...], rows: Sequence[Measurement], table_of: TableOf
-) -> TableCheck:
+def _comparisons(
+    place: tuple[str, ...], rows: Sequence[Measurement], table_of: TableOf, by_range: bool
+) -> Iterator[TableCheck]:
     names = GPUS.get(rows[0].gpu, (rows[0].gpu,))
     table = table_of(names[0])
     rows = rows if table is None else apart(rows, table)
@@ -98,6 +110,19 @@ def _comparison(
             predicted = predict(table, kernel, [rows[index] for index in at])
             modelled[at], inside[at], peak[at] = predicted
         modelled, peak = modelled + beside, peak + beside
+    parts = [inside, ~inside] if by_range else [np.ones(len(rows), dtype=np.bool_)]
+    for part in parts:
+        if part.any():
+            yield _comparison(place, measured[part], modelled[part], peak[part], inside[part])
+
+
+def _comparison(
+    place: tuple[str, ...],
+    measured: Floats,
+    modelled: Floats,
+    peak: Floats,
+    inside: NDArray[np.bool_],
+) -> TableCheck:
     known = np.isfinite(modelled)
     error = modelled[known] / measured[known] - 1
     size = np.abs(error) if known.any() else None
@@ -109,7 +134,7 @@ def _comparison(
         dtype=dtype,
         kernel=name,
         regime=regime,
-        points=len(rows),
+        points=len(measured),
         in_range=int(inside.sum()),
         mape=None if size is None else float(size.mean()),
         p50=None if size is None else float(np.median(size)),

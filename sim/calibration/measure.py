@@ -50,6 +50,9 @@ class Case:
 class PreparedKernel(Protocol):
     """A kernel ready to launch on its inputs."""
 
+    way: str
+    """What runs it, once it was timed."""
+
     def error(self) -> float:
         """Return the largest error against a float32 reference, relative to its largest value."""
 
@@ -178,7 +181,7 @@ def measure(
         except MemoryError:
             tell(f"{case}: does not fit the device's memory")
             continue
-        tell(f"{case}: {time:.2f} µs, error {error:.1e}")
+        tell(f"{case}: {time:.2f} µs, error {error:.1e}, {kernel.way}")
         yield case, time
 
 

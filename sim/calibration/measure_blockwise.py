@@ -6,6 +6,7 @@ are experts × rows × columns, weights experts × outputs × columns; a dense p
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,50 +15,59 @@ import torch
 try:
     import triton
     import triton.language as tl
+    from triton.runtime.errors import OutOfResources
 except ImportError:  # a CPU without Triton: the products are then taken in float32
     triton = None
 
 Tensor = Any  # torch.Tensor: the extra [gpu] is absent where types are checked
 
 BLOCK = 128
-_MOST_ROWS = 64  # rows of a tile, or the next power of two from 16 that holds all of them
-_LEAST_ROWS = 16
+_LEAST_ROWS = 16  # rows of a tile are the next power of two that holds all of them, or its most
+_VENDOR_ROWS = 4  # cuBLAS takes whole fours of rows, and of blocks of columns
 _TINY = 1e-6
 
 if triton is not None:
-
-    @triton.jit  # type: ignore[untyped-decorator]  # Triton ships no types and reads its own
+    # One compilation serves every load.
+    @triton.jit(  # type: ignore[untyped-decorator]  # Triton ships no types and reads its own
+        do_not_specialize=["rows_of_expert"]
+    )
     def _product(  # type: ignore[no-untyped-def]
         x, x_scale, w, w_scale, out, rows_of_expert, outputs, columns,
-        ROWS: tl.constexpr, BLOCK: tl.constexpr,
+        ROWS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr,
     ):  # fmt: skip
         expert = tl.program_id(0).to(tl.int64)
         tile = tl.program_id(2)
         row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-        output, depth = tile * BLOCK + tl.arange(0, BLOCK), tl.arange(0, BLOCK)
+        output, depth = tile * OUTPUTS + tl.arange(0, OUTPUTS), tl.arange(0, BLOCK)
         blocks = tl.cdiv(columns, BLOCK)
         is_row, is_output = row < rows_of_expert, output < outputs
         rows = expert * rows_of_expert + row
         x_at = x + rows[:, None] * columns + depth[None, :]
         w_at = w + (expert * outputs + output)[:, None] * columns + depth[None, :]
-        scale_at = w_scale + (expert * tl.cdiv(outputs, BLOCK) + tile) * blocks
-        total = tl.zeros([ROWS, BLOCK], tl.float32)
+        scale_at = w_scale + (expert * tl.cdiv(outputs, BLOCK) + tile * OUTPUTS // BLOCK) * blocks
+        total = tl.zeros([ROWS, OUTPUTS], tl.float32)
+        # Scales are read a block ahead: nothing else hides their latency.
+        of_rows = tl.load(x_scale + rows * blocks, mask=is_row, other=0.0)
+        of_block = tl.load(scale_at)
         for block in range(blocks):
             known = block * BLOCK + depth < columns
             left = tl.load(x_at, mask=is_row[:, None] & known[None, :], other=0.0)
             right = tl.load(w_at, mask=is_output[:, None] & known[None, :], other=0.0)
-            of_rows = tl.load(x_scale + rows * blocks + block, mask=is_row, other=0.0)
-            of_both = of_rows * tl.load(scale_at + block)
+            of_both = of_rows * of_block
+            ahead, is_more = block + 1, block + 1 < blocks
+            of_rows = tl.load(x_scale + rows * blocks + ahead, mask=is_row & is_more, other=0.0)
+            of_block = tl.load(scale_at + ahead, mask=is_more, other=0.0)
             total += tl.dot(left, tl.trans(right)) * of_both[:, None]
             x_at += BLOCK
             w_at += BLOCK
         to = out + rows[:, None] * outputs + output[None, :]
         tl.store(to, total.to(tl.bfloat16), mask=is_row[:, None] & is_output[None, :])
 
-    @triton.jit  # type: ignore[untyped-decorator]
+    @triton.jit(do_not_specialize=["a_row", "a_block"])  # type: ignore[untyped-decorator]
     def _narrow(  # type: ignore[no-untyped-def]
-        x, out, scales, columns, most, TINY: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr
-    ):
+        x, out, scales, columns, most, a_row, a_block,
+        TINY: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr,
+    ):  # fmt: skip
         row, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
         column = block * BLOCK + tl.arange(0, BLOCK)
         known = column < columns
@@ -68,8 +78,34 @@ if triton is not None:
         else:
             value = tl.load(x + row * columns + column, mask=known, other=0.0).to(tl.float32)
         scale = tl.maximum(tl.max(tl.abs(value), 0), TINY) / most
-        tl.store(scales + row * tl.cdiv(columns, BLOCK) + block, scale)
+        tl.store(scales + row * a_row + block * a_block, scale)
         tl.store(out + row * columns + column, (value / scale).to(out.dtype.element_ty), mask=known)
+
+
+@dataclass(frozen=True)
+class ProductTile:
+    """How a program of the Triton product cuts its work."""
+
+    rows: int
+    """Most rows; fewer where an expert has fewer."""
+    outputs: int
+    """At most a block, and a part of it."""
+    warps: int
+    stages: int
+
+    def __str__(self) -> str:
+        return f"Triton {self.rows}x{self.outputs}w{self.warps}s{self.stages}"
+
+
+TILES = (
+    ProductTile(64, 32, 4, 5),
+    ProductTile(64, 32, 8, 8),
+    ProductTile(64, 64, 4, 4),
+    ProductTile(64, 64, 8, 6),
+    ProductTile(64, 128, 8, 4),
+    ProductTile(128, 128, 4, 4),
+    ProductTile(128, 128, 8, 4),
+)
 
 
 @cache
@@ -97,10 +133,18 @@ def narrowed(x: Tensor, is_gated: bool = False, interpret: bool = False) -> tupl
     blocks = -(-columns // BLOCK)
     out = torch.empty(*rows, columns, dtype=fp8(), device=x.device)
     scales = torch.empty(*rows, blocks, dtype=torch.float32, device=x.device)
-    most = torch.finfo(fp8()).max
-    grid = (x.numel() // width, blocks)
-    _narrow[grid](x, out, scales, columns, most, TINY=_TINY, GATED=is_gated, BLOCK=BLOCK)
+    _narrow_into(x, out, scales, is_gated)
     return out, scales
+
+
+def _narrow_into(x: Tensor, out: Tensor, scales: Tensor, is_gated: bool = False) -> None:
+    columns, blocks = out.shape[-1], scales.shape[-1]
+    most = torch.finfo(fp8()).max
+    a_row, a_block = scales.stride()[-2:]
+    grid = (x.numel() // x.shape[-1], blocks)
+    _narrow[grid](
+        x, out, scales, columns, most, a_row, a_block, TINY=_TINY, GATED=is_gated, BLOCK=BLOCK
+    )
 
 
 def narrowed_in_torch(x: Tensor, is_gated: bool = False) -> tuple[Tensor, Tensor]:
@@ -124,8 +168,16 @@ def _weights(w: Tensor) -> tuple[Tensor, Tensor]:
     return (w.float() / spread).to(fp8()), scales.contiguous()
 
 
-def product(x: tuple[Tensor, Tensor], w: tuple[Tensor, Tensor], interpret: bool = False) -> Tensor:
-    """Return x · wᵀ of every expert in BF16 (experts × rows × outputs), both with their scales."""
+def product(
+    x: tuple[Tensor, Tensor],
+    w: tuple[Tensor, Tensor],
+    tile: ProductTile = TILES[0],
+    interpret: bool = False,
+) -> Tensor:
+    """Return x · wᵀ of every expert in BF16 (experts × rows × outputs), both with their scales.
+
+    Raises MemoryError if `tile` does not fit a multiprocessor.
+    """
     values, x_scale = x
     weight, w_scale = w
     if _in_torch(values, interpret):
@@ -133,12 +185,57 @@ def product(x: tuple[Tensor, Tensor], w: tuple[Tensor, Tensor], interpret: bool 
     experts, rows, columns = values.shape
     outputs = weight.shape[1]
     out = torch.empty(experts, rows, outputs, dtype=torch.bfloat16, device=values.device)
-    tile = min(_MOST_ROWS, max(_LEAST_ROWS, triton.next_power_of_2(rows)))
-    grid = (experts, -(-rows // tile), -(-outputs // BLOCK))
-    _product[grid](
-        values, x_scale, weight, w_scale, out, rows, outputs, columns, ROWS=tile, BLOCK=BLOCK
-    )
+    tall = min(tile.rows, max(_LEAST_ROWS, triton.next_power_of_2(rows)))
+    grid = (experts, -(-rows // tall), -(-outputs // tile.outputs))
+    try:
+        _product[grid](
+            values, x_scale, weight, w_scale, out, rows, outputs, columns,
+            ROWS=tall, OUTPUTS=tile.outputs, BLOCK=BLOCK,
+            num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+    except OutOfResources as error:
+        raise MemoryError(str(error)) from None
     return out
+
+
+@cache
+def vendor_multiplies() -> bool:
+    """Return whether the vendor's library multiplies blocks of this kind (cuBLAS on Hopper)."""
+    scaled = getattr(torch.nn.functional, "scaled_mm", None)
+    if scaled is None or not torch.cuda.is_available() or getattr(torch.version, "hip", None):
+        return False
+    if torch.cuda.get_device_capability() != (9, 0):
+        return False
+    try:
+        wide = torch.ones(1, BLOCK, BLOCK, dtype=torch.bfloat16, device="cuda")
+        product_by_vendor(wide[0], of_experts(wide))
+    except (RuntimeError, ValueError):  # an older CUDA
+        return False
+    return True
+
+
+def product_by_vendor(x: Tensor, w: tuple[Tensor, Tensor]) -> Tensor:
+    """Return x · wᵀ in BF16 (rows × outputs), rows of BF16 quantised on the way.
+
+    Weights of one expert; outputs must be whole blocks.
+    """
+    scaling = torch.nn.functional.ScalingType
+    rows, columns = x.shape
+    padded, blocks = -(-rows // _VENDOR_ROWS) * _VENDOR_ROWS, columns // BLOCK
+    out = torch.empty(padded, columns, dtype=fp8(), device=x.device)
+    scales = torch.empty(blocks, padded, dtype=torch.float32, device=x.device).t()
+    _narrow_into(x, out, scales)
+    w_scales = torch.nn.functional.pad(w[1][0], (0, -blocks % _VENDOR_ROWS))
+    product = torch.nn.functional.scaled_mm(
+        out,
+        w[0][0].t(),
+        scales,
+        scaling.BlockWise1x128,
+        w_scales.t(),
+        scaling.BlockWise128x128,
+        output_dtype=torch.bfloat16,
+    )
+    return product[:rows]
 
 
 def product_in_torch(x: tuple[Tensor, Tensor], w: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,15 +1,12 @@
 """The torch backend of `afdsim measure`: kernels on a CUDA device, or their checks on a CPU.
 
-What is timed: one replay of a CUDA graph of the kernel between two events, after the level-2
-cache was overwritten; inputs rotate among several random sets. On a CPU, wall time.
+Inputs rotate among several random sets. `sim.calibration.measure_launches` says what is timed.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,20 +14,29 @@ import torch
 from sim.calibration import measure_blockwise as blockwise
 from sim.calibration import measure_triton
 from sim.calibration.measure import Case
+from sim.calibration.measure_launches import (
+    OTHER_BYTES,
+    Launch,
+    Timer,
+    TorchKernel,
+    told_of_memory,
+)
 from sim.kernels import served
 
 Tensor = Any  # torch.Tensor: the extra [gpu] is absent where types are checked
 
 PAGE = 64
 _SETS = 3
-_FLUSH_BYTES = 512 * 2**20  # more than any level-2 cache
 _CHECKED_REQUESTS = 4  # of an attention: the check gathers their pages in float32
 _FP8_COMPUTE = (8, 9)  # least compute capability with FP8 tensor cores
 
 TIMED = {
-    "gemm": "bfloat16: torch.mm; fp8_block: activations quantised, then a Triton product",
-    "attention_gqa": "one paged split-KV decode kernel that reads the cache once, and its merge",
-    "attention_mla": "absorbed core: one paged split-KV kernel that reads the latent once, merge",
+    "gemm": (
+        "bfloat16: torch.mm; fp8_block: activations quantised, then the faster of"
+        " torch.scaled_mm (Hopper) and a Triton product"
+    ),
+    "attention_gqa": "a paged split-KV decode kernel in Triton that reads the cache once, merge",
+    "attention_mla": "absorbed core: a paged split-KV kernel in Triton, merge",
     "moe": (
         "up, gate, down of equal loads (torch.bmm, or the Triton product of fp8_block);"
         " fused: from BF16 tokens with permutation and weighted sum; masked: from sorted rows"
@@ -38,84 +44,12 @@ TIMED = {
 }
 
 
-@dataclass(frozen=True)
-class Launch:
-    """A kernel on one set of inputs, and what its result should be."""
-
-    run: Callable[[], Tensor]
-    reference: Callable[[], Tensor]
-    """In float32; of the first rows of the result, if it has fewer."""
-
-
-@contextmanager
-def _told_of_memory() -> Iterator[None]:
-    """Raise MemoryError where the device has no room."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise MemoryError(str(error)) from None
-
-
-class TorchKernel:
-    """A kernel prepared on several sets of inputs."""
-
-    def __init__(self, launches: list[Launch], device: torch.device) -> None:
-        self.launches = launches
-        self.device = device
-        self._turn = 0
-        self._graphs: list[Any] = []
-        self._flush: Tensor | None = None
-
-    def error(self) -> float:
-        """Return the largest error against float32, relative to its largest value."""
-        worst = 0.0
-        for launch in self.launches:
-            with _told_of_memory():
-                wanted = launch.reference()
-                found = launch.run()[: len(wanted)].float()
-            scale = wanted.abs().max().clamp_min(1e-6)
-            worst = max(worst, float(((found - wanted).abs().max() / scale).item()))
-        return worst
-
-    def time_us(self) -> float:
-        """Return the time of one launch on the next set of inputs, cache cold, µs."""
-        self._turn = (self._turn + 1) % len(self.launches)
-        if self.device.type != "cuda":
-            start = time.perf_counter()
-            self.launches[self._turn].run()
-            return (time.perf_counter() - start) * 1e6
-        if not self._graphs:
-            with _told_of_memory():
-                self._capture()
-        assert self._flush is not None
-        self._flush.zero_()
-        begin = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
-        begin.record()
-        self._graphs[self._turn].replay()
-        end.record()
-        torch.cuda.synchronize()
-        return float(begin.elapsed_time(end)) * 1e3
-
-    def _capture(self) -> None:
-        self._flush = torch.empty(_FLUSH_BYTES, dtype=torch.int8, device=self.device)
-        for launch in self.launches:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                launch.run()
-            torch.cuda.current_stream().wait_stream(side)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                launch.run()
-            self._graphs.append(graph)
-
-
 class TorchBackend:
-    """Cases on a torch device ("cuda" or "cpu")."""
+    """Cases on a torch device ("cuda" or "cpu"), timed with a cold or a warm level-2 cache."""
 
-    def __init__(self, device: str, gpu: str = "", seed: int = 0) -> None:
+    def __init__(self, device: str, gpu: str = "", seed: int = 0, is_warm: bool = False) -> None:
         self.device = torch.device(device)
+        self._timer = Timer(self.device, is_warm)
         name = torch.cuda.get_device_name(0) if device == "cuda" else "cpu"
         self.gpu = gpu or name.lower().replace(" ", "_")
         self._name = name
@@ -125,8 +59,10 @@ class TorchBackend:
         found = {"device": self._name, "torch": str(torch.__version__)}
         if self.device.type == "cuda":
             found["cuda"] = str(torch.version.cuda)
-            found["clocks"] = f"SM {torch.cuda.clock_rate()} MHz when the file was written"
+            found["clocks"] = _clocks()
             found["triton"] = measure_triton.version()
+            found["events"] = f"{self._timer.clock_us:.2f} µs taken off for events and a graph"
+            found["level-2 cache"] = "as left" if self._timer.is_warm else "filled with other data"
         return found | {f"timed {op}": text for op, text in TIMED.items()}
 
     def supports(self, case: Case) -> bool:
@@ -141,13 +77,13 @@ class TorchBackend:
             "attention_mla": self._mla,
             "moe": self._moe,
         }[case.op]
-        with _told_of_memory():
+        with told_of_memory():
             before = self._allocated()
             launches = [make(case)]
             # Inputs that no cache holds need no others to take turns with.
-            if self._allocated() - before < _FLUSH_BYTES:
+            if not self._timer.is_warm and self._allocated() - before < OTHER_BYTES:
                 launches += [make(case) for _ in range(_SETS - 1)]
-        return TorchKernel(launches, self.device)
+        return TorchKernel(launches, self._timer)
 
     def _allocated(self) -> int:
         return int(torch.cuda.memory_allocated()) if self.device.type == "cuda" else 0
@@ -167,11 +103,14 @@ class TorchBackend:
         m, n, k = (case.shape[name] for name in ("m", "n", "k"))
         x, w = self._normal(1, m, k), self._weights(1, n, k)
         if case.dtype == "bfloat16":
-            return Launch(lambda: torch.mm(x[0], w[0].t()), lambda: x[0].float() @ w[0].t().float())
+            ways = {"torch.mm": lambda: torch.mm(x[0], w[0].t())}
+            return Launch(ways, lambda: x[0].float() @ w[0].t().float())
         narrow = blockwise.of_experts(w)
+        ways = {str(tile): partial(_narrow_product, x, narrow, tile) for tile in blockwise.TILES}
+        if n % blockwise.BLOCK == 0 and blockwise.vendor_multiplies():
+            ways["torch.scaled_mm"] = lambda: blockwise.product_by_vendor(x[0], narrow)
         return Launch(
-            lambda: blockwise.product(blockwise.narrowed(x), narrow)[0],
-            lambda: blockwise.product_in_torch(blockwise.narrowed_in_torch(x), narrow)[0],
+            ways, lambda: blockwise.product_in_torch(blockwise.narrowed_in_torch(x), narrow)[0]
         )
 
     def _pages(self, batch: int, kv_len: int) -> tuple[Tensor, int]:
@@ -224,10 +163,20 @@ class TorchBackend:
         def reference() -> Tensor:
             return summed(ffn.reference(tokens[order].reshape(by_expert)))
 
-        if case.kernel == served.MASKED:
-            received = ffn.chosen(tokens, order, by_expert)
-            return Launch(lambda: summed(ffn.run(received)), reference)
-        return Launch(lambda: summed(ffn.run(ffn.chosen(tokens, order, by_expert))), reference)
+        received = ffn.chosen(tokens, order, by_expert) if case.kernel == served.MASKED else None
+
+        def run(way: str) -> Tensor:
+            rows_of = received if received is not None else ffn.chosen(tokens, order, by_expert)
+            return summed(ffn.run(rows_of, way))
+
+        return Launch({way: partial(run, way) for way in ffn.ways}, reference)
+
+
+def _clocks() -> str:
+    try:
+        return f"SM {torch.cuda.clock_rate()} MHz when the file was written"
+    except (ImportError, RuntimeError) as error:  # torch asks a library that it does not bring
+        return f"unknown ({error})".splitlines()[0]
 
 
 def _attention(
@@ -242,14 +191,27 @@ def _attention(
 ) -> Launch:
     few = slice(_CHECKED_REQUESTS)
     rope = None if q_rope is None else q_rope[few]
+    group = q.shape[1] // k.shape[2]
+    inputs = (q, k, v, q_rope, k_rope, table, kv_len, scale)
     return Launch(
-        lambda: measure_triton.attention(q, k, v, q_rope, k_rope, table, kv_len, scale),
+        {
+            str(tile): partial(measure_triton.attention, *inputs, tile)
+            for tile in measure_triton.tiles(group, q.shape[2])
+        },
         lambda: measure_triton.reference(q[few], k, v, rope, k_rope, table[few], kv_len, scale),
     )
 
 
+def _narrow_product(
+    x: Tensor, narrow: tuple[Tensor, Tensor], tile: blockwise.ProductTile
+) -> Tensor:
+    return blockwise.product(blockwise.narrowed(x), narrow, tile)[0]
+
+
 class _WideFfn:
     """The FFN of experts in BF16: up, gate and down of sorted rows (experts × rows × hidden)."""
+
+    ways = ("torch.bmm",)
 
     def __init__(self, up: Tensor, down: Tensor) -> None:
         self._up, self._down = up, down
@@ -257,7 +219,7 @@ class _WideFfn:
     def chosen(self, tokens: Tensor, order: Tensor, shape: tuple[int, int, int]) -> Any:
         return tokens[order].reshape(shape)
 
-    def run(self, x: Any) -> Tensor:
+    def run(self, x: Any, _way: str) -> Tensor:
         inner = blockwise.gated(torch.bmm(x, self._up.transpose(1, 2)))
         return torch.bmm(inner, self._down.transpose(1, 2))
 
@@ -272,6 +234,8 @@ class _WideFfn:
 class _NarrowFfn:
     """The same in FP8, rows with their scales."""
 
+    ways: Mapping[str, blockwise.ProductTile] = {str(tile): tile for tile in blockwise.TILES}
+
     def __init__(self, up: Tensor, down: Tensor) -> None:
         self._up, self._down = blockwise.of_experts(up), blockwise.of_experts(down)
 
@@ -281,9 +245,10 @@ class _NarrowFfn:
         in_order = values.view(torch.uint8)[order].view(values.dtype)
         return in_order.reshape(shape), scales[order].reshape(*shape[:2], -1)
 
-    def run(self, x: Any) -> Tensor:
-        inner = blockwise.narrowed(blockwise.product(x, self._up), is_gated=True)
-        return blockwise.product(inner, self._down)
+    def run(self, x: Any, way: str) -> Tensor:
+        tile = self.ways[way]
+        inner = blockwise.narrowed(blockwise.product(x, self._up, tile), is_gated=True)
+        return blockwise.product(inner, self._down, tile)
 
     def reference(self, x: Tensor) -> Tensor:
         inner = blockwise.product_in_torch(blockwise.narrowed_in_torch(x), self._up)

@@ -93,14 +93,22 @@ def _tell(found: Sequence[Change]) -> None:
 
 
 @app.command()
-def check(measurements: Files, tables: Tables = None, as_json: AsJson = False) -> None:
+def check(
+    measurements: Files,
+    tables: Tables = None,
+    by_range: Annotated[
+        bool,
+        typer.Option("--by-range", help="Points inside and outside a curve's range apart."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Compare tables with measurement files: error per file, GPU, op, dtype, kernel and regime.
 
     Example: afdsim calibrate check gemm.csv --json
     """
     from sim.calibration.check import check_tables
 
-    found = [one.as_dict() for one in check_tables(measurements, tables)]
+    found = [one.as_dict() for one in check_tables(measurements, tables, by_range)]
     _print(found, as_json)
 
 

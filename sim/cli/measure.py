@@ -36,6 +36,9 @@ def measure(
     device: Annotated[str, typer.Option(help="cuda (ROCm too), or cpu to try kernels.")] = "cuda",
     tiny: Annotated[bool, typer.Option(help="Tiny shapes: a trial of the kernels.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.")] = 0,
+    warm: Annotated[
+        bool, typer.Option(help="Leave the level-2 cache as it is, as most benchmarks do.")
+    ] = False,
     only_list: Annotated[
         bool, typer.Option("--list", help="Print what would be measured, and measure nothing.")
     ] = False,
@@ -53,7 +56,7 @@ def measure(
     if only_list:
         print(*cases, sep="\n")
         return
-    backend = _backend(device, gpu, seed)
+    backend = _backend(device, gpu, seed, warm)
     _warn_of(backend.gpu)
     times = []
     try:
@@ -75,9 +78,11 @@ def _cases(
     if tiny:
         return kernel_cases.tiny_cases(ops)
     names = scenarios or kernel_cases.USUAL
-    found: list[Demand] = [each for name in names for each in demands(load(name, settings))]
     cards = GPUS.get(gpu, (gpu,))
-    mine = [demand for demand in found if demand.accelerator.name in cards] or found
+    mine: list[Demand] = []
+    for name in names:  # of a scenario on other cards, every kernel
+        found = list(demands(load(name, settings)))
+        mine += [demand for demand in found if demand.accelerator.name in cards] or found
     for what, gpus in kernel_cases.left_to_the_table(mine).items():
         why = "takes several GPUs" if gpus > 1 else "cannot be measured"
         _say(f"{what}: {why}; runs take it from the card's table")
@@ -94,7 +99,7 @@ def _warn_of(gpu: str) -> None:
         _say(f"no card is called {gpu}: pass --gpu with one of {', '.join(known)}, or write one")
 
 
-def _backend(device: str, gpu: str, seed: int) -> Backend:
+def _backend(device: str, gpu: str, seed: int, is_warm: bool) -> Backend:
     from sim.foundation.errors import CalibrationError
 
     try:
@@ -105,7 +110,7 @@ def _backend(device: str, gpu: str, seed: int) -> Backend:
         raise CalibrationError("measure needs torch: pip install 'afdsim[gpu]'") from None
     if device == "cuda" and not torch.cuda.is_available():
         raise CalibrationError("no CUDA device here; --device cpu --tiny tries the kernels")
-    return TorchBackend(device, gpu, seed)
+    return TorchBackend(device, gpu, seed, is_warm)
 
 
 def _say(text: str) -> None:

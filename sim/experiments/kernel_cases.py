@@ -20,6 +20,7 @@ USUAL = ("step3-2a2f", "step3-3a2f-bf16", "dsv3-ep128", "dsv3-ep8-h200", "qwen3-
 _HEADROOM = 2.0
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256)
 _LEAST_CONTEXT = 256
+_ALIGNED, _PADDED = 8, 64
 
 
 def cases(demands: Iterable[Demand], ops: Iterable[str] = FORMS) -> list[Case]:
@@ -112,8 +113,13 @@ def _moe(_demand: Demand, kernel: Kernel, ranges: Ranges) -> Shapes:
 
 
 def _whole(size: float) -> list[int]:
-    """Return the whole numbers around a size that is a share of another."""
-    return sorted({floor(size), ceil(size)})
+    """Return the sizes around a share of another size that a tensor core takes at full speed.
+
+    Engines pad an odd size (a shard of a vocabulary), which would take several times as long.
+    """
+    if size % _ALIGNED == 0:
+        return [int(size)]
+    return [max(1, floor(size / _PADDED)) * _PADDED, ceil(size / _PADDED) * _PADDED]
 
 
 def _power(value: float) -> int:

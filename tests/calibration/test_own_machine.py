@@ -92,7 +92,7 @@ def test_measure_fit_run(
     if card == "mi325x":
         Path("hardware/mi325x.yaml").write_text(NEW_CARD.strip())
         assert len(NEW_CARD.strip().splitlines()) <= 20
-    monkeypatch.setattr(measure, "_backend", lambda device, name, seed: FakeGpu(name, card))
+    monkeypatch.setattr(measure, "_backend", lambda device, name, seed, warm: FakeGpu(name, card))
     on_card = f"deployment.accelerator={card}"
     old_path = cards.calibration(card)
     old = () if old_path is None else read(old_path)[0]
@@ -162,7 +162,9 @@ def test_the_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     block = re.search(r"```\n(afdsim measure .*?)```", readme, flags=re.DOTALL)
     assert block is not None
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(measure, "_backend", lambda device, name, seed: FakeGpu(name, "h200-sxm"))
+    monkeypatch.setattr(
+        measure, "_backend", lambda device, name, seed, warm: FakeGpu(name, "h200-sxm")
+    )
     for line in block[1].splitlines():
         _, *words = line.split()
         files = [str(path) for path in sorted(Path("measured").glob("*.csv"))]
