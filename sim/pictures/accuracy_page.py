@@ -199,7 +199,7 @@ def _lead_interval(pair: JudgedPair) -> str:
 
 
 def _likely(share: float | None) -> str:
-    return "–" if share is None else f"{share:.0%}"
+    return "–" if share is None else f"{100 * share:.0f} %"
 
 
 def _apart(pair: JudgedPair) -> str:
