@@ -33,8 +33,8 @@ def leads(rows: list[verdict.Judged]) -> list[pairs.JudgedPair]:
 def test_intervals_hold_points_that_they_were_not_fitted_to(rows: list[verdict.Judged]) -> None:
     """Each point's framework and card are left out; half-widths are those of 80 % intervals.
 
-    Their median should be 12 % at most; it is 12.1 %, since 138 of the 226 rows are vLLM's on GB200,
-    and other rows, which are predicted less well, say how wide theirs must be.
+    Their median should be 12 % at most and is 12.1 %: 138 of the 226 rows are vLLM's on GB200, and
+    other rows, which are predicted less well, say how wide theirs must be.
     """
     found = {each.value: each for each in intervals.cross_validated(rows)}
     assert 0.70 <= found[""].covered_80 <= 0.90
