@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from sim.pictures import intervals
 from sim.pictures.looks import faint, look
 from sim.sweeps.points import SETTING, Row, front
 from sim.sweeps.sweep import Published
+
+_LABEL_WIDTH = 64
 
 CHOSEN = "chosen point"
 """Name of the trace that rings the chosen point; the page moves it."""
@@ -226,7 +229,8 @@ def _add_published(
     said = []
     for point in published:
         found = intervals.held(point, drawn)
-        said.append("" if found is None else f"<br>{intervals.judged(point, found)}")
+        told = "" if found is None else _lines(intervals.judged(point, found))
+        said.append(told)
         if found is None or point.family is None:
             continue
         colour = look(names.index(point.family))[0]["color"]
@@ -240,7 +244,7 @@ def _add_published(
             line={"color": colour, "width": 2.5},
             marker={"symbol": ["line-ew", "circle", "line-ew"], "size": [12, 8, 12],
                     "color": colour, "line": {"color": colour, "width": 2.5}},
-            text=html.escape(intervals.judged(point, found)),
+            text=told,
             hoverinfo="text",
         )  # fmt: skip
     figure.add_scatter(
@@ -252,7 +256,7 @@ def _add_published(
         customdata=[
             [
                 *(None, html.escape(p.label), f"{p.tpot_ms:g}", f"{p.tgs:,g}"),
-                html.escape(p.source) + more,
+                "<br>".join(filter(None, (_lines(p.source), more))),
             ]
             for p, more in zip(published, said, strict=True)
         ],
@@ -271,6 +275,11 @@ def _add_published(
             borderpad=1,
             bgcolor="rgba(255, 255, 255, 0.75)",
         )
+
+
+def _lines(text: str) -> str:
+    """Return text in lines as wide as a hover label may be."""
+    return "<br>".join(html.escape(line) for line in textwrap.wrap(text, _LABEL_WIDTH))
 
 
 def _add_slo(figure: go.Figure, slo_ms: float, x: float) -> None:
