@@ -26,6 +26,8 @@ ENDS = {"tgs": ("tgs_p10", "tgs_p90"), "tpot_ms_mean": ("tpot_ms_p10", "tpot_ms_
 _MOST_BANDS = 3
 # Batches that differ by less are the same: steps of one length leave no whole number of them.
 _SAME_BATCH = 0.005
+# No one knows the end of an interval more closely.
+_AT_END = 0.005
 
 Places = list[tuple[float, float]]
 """In tokens/s/user and tokens/s/GPU."""
@@ -135,12 +137,14 @@ def _rounded(value: float) -> str:
 
 def judged(point: Published, found: Foreseen) -> str:
     """Return where a measurement lies, in a sentence."""
-    if point.tgs < found.low:
+    if abs(point.tgs / found.low - 1) < _AT_END:
+        where = "at the lower end of"
+    elif abs(point.tgs / found.high - 1) < _AT_END:
+        where = "at the upper end of"
+    elif point.tgs < found.low:
         where = "below"
-    elif point.tgs > found.high:
-        where = "above"
     else:
-        where = "inside"
+        where = "above" if point.tgs > found.high else "inside"
     return (
         f"measured {point.tgs:,.0f} tokens/s/GPU, predicted {found.predicted:,.0f} at the same "
         f"batch of {found.batch:.0f} requests a GPU ({told(found.low, found.high)}). "

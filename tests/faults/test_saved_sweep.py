@@ -124,6 +124,8 @@ TABLE: dict[str, Damage] = {
     "throughput without end": column("tgs", [float("inf")]),
     "throughput that is none": column("tgs", [float("nan")]),
     "throughput below zero": column("tgs", [-1.0]),
+    "an end of text": column("tgs_p10", ["x"]),
+    "an end of zero": column("tpot_ms_p90", [0.0]),
     "an SLO of zero": column("slo_tpot_ms", [0.0]),
     "lists": column("gpus", [[1, 2]]),
     "bytes": column("base", [b"\xff"]),

@@ -69,8 +69,14 @@ def test_a_measurement_is_held_against_its_family_at_its_batch() -> None:
     )
 
 
-@pytest.mark.parametrize(("tgs", "where"), [(1199, "below"), (1201, "inside"), (2700, "above")])
-def test_a_measurement_beyond_an_end_is_outside(tgs: float, where: str) -> None:
+@pytest.mark.parametrize(
+    ("tgs", "where"),
+    [
+        *((1150, "below"), (1199, "at the lower end of"), (1250, "inside")),
+        *((2626, "at the upper end of"), (2700, "above")),
+    ],
+)
+def test_a_measurement_is_placed_beside_the_ends(tgs: float, where: str) -> None:
     point = published(tgs, 35e3 / tgs, family="one")
     found = intervals.held(point, ROWS)
     assert found is not None
@@ -148,4 +154,4 @@ def test_a_page_without_intervals_offers_none(tmp_path: Path) -> None:
     sweep_page.write(tmp_path / "page.html", [source])
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert 'id="intervals"' not in text
-    assert "prediction interval" not in text
+    assert "four of five" not in text
