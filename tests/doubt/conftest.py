@@ -15,7 +15,7 @@ def write_certain(folder: Path) -> None:
     """Write own tables of errors, all of them zero."""
     own = folder / cards.DOUBT
     own.mkdir(parents=True)
-    for file, ends in (("kernel-errors.csv", {"log_sd"}), ("residuals.csv", _OF_RESIDUALS)):
+    for file, ends in (("kernel-errors.csv", {"value"}), ("residuals.csv", _OF_RESIDUALS)):
         lines = (cards.packaged(cards.DOUBT) / file).read_text(encoding="utf-8").splitlines()
         header, *rows = csv.reader(line for line in lines if not line.startswith("#"))
         with (own / file).open("w", encoding="utf-8", newline="") as out:

@@ -6,7 +6,7 @@ Four kinds of error are added as independent ones:
   errors; errors are taken as normal in log time, so that their standard deviation is √(π/2) times
   their mean. A step asks most curves at one shape and load over and over, and then the whole error
   of that point is common to its launches. It asks products of several shapes, held out whole:
-  their errors partly cancel.
+  their errors partly cancel, and a `share` is left.
 - What a second measurement of the same kernels is off as a whole (`common`), by other clocks,
   versions and benchmarks: points held out of one measurement do not show it.
 - What each octave outside of the range adds (`beyond`), by axis.
@@ -39,16 +39,16 @@ FILE = "kernel-errors.csv"
 COLUMNS = ("op", "kind", "axis", "value", "points", "curves")
 Relation = Literal["shape", "kernel", "format"]
 BEYOND = "beyond"
-KINDS = ("inside", "common", "derived", "shape", "kernel", "format", "uncalibrated", "launch")
+KINDS = (
+    *("share", "inside", "common", "derived"),
+    *("shape", "kernel", "format", "uncalibrated", "launch"),
+)
 ANY = "any"
 """Stands for ops and axes that have no figure of their own."""
 WORK = "work"
 """The axis of the product of coordinates that make up one launch."""
 
 SD_OF_MEAN_ERROR = math.sqrt(math.pi / 2)
-# Products that a step asks have about as many shapes that errors of whole shapes come down to this:
-# √Σw² of their shares w of the time: 0.4 to 0.7 in the shipped scenarios, 0.6 in the median.
-_SHARE = {"gemm": 0.6}
 # No doubt is larger than a factor of ten: nothing could be told from a figure that may be off more.
 _MOST = math.log(10)
 _TINY = float(np.finfo(np.float64).tiny)
@@ -56,8 +56,10 @@ _TINY = float(np.finfo(np.float64).tiny)
 
 @dataclass(frozen=True)
 class ErrorLaw:
-    """How far times of one op may be off: log standard deviations, but for `launch`."""
+    """How far times of one op may be off: log standard deviations, but for `share` and `launch`."""
 
+    share: float
+    """What of the error inside of a range counts."""
     inside: float
     """Where the held-out error of a curve is not known."""
     common: float
@@ -85,7 +87,7 @@ def log_sd(curve: Curve, op: Op, own: bool) -> Floats:
     """
     law = law_of(op.name)
     inside = law.inside if math.isnan(curve.mape) else curve.mape * SD_OF_MEAN_ERROR
-    squares = (_SHARE.get(op.name, 1.0) * inside) ** 2 + law.common**2
+    squares = (law.share * inside) ** 2 + law.common**2
     if curve.is_derived:
         squares += law.derived**2
     kind = None if own else relation(curve, op.name, op.kernel, op.dtype)
