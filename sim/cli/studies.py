@@ -78,14 +78,15 @@ def study(
 
 def _print(study: Study, found: list[JudgedCell]) -> None:
     from sim.metrics.cautions import SCOPE
-    from sim.study.verdicts import described_shape
+    from sim.study.verdicts import described_shape, percent
 
     first, second = study.sides
-    columns = [*study.dimensions, "verdict", f"{first} over {second}", "±", first, second]
+    columns = [*study.dimensions, "verdict", f"{first} over {second}", "80 %", first, second]
     shown = Table(columns, study.description)
     for each in found:
         margin = "–" if each.margin is None else f"{100 * each.margin:+.1f} %".replace("-", "−")
-        doubt = "–" if each.half_width is None else f"{100 * each.half_width:.1f}"
+        ends = [] if each.doubt is None else [percent(end) for end in each.doubt.interval(80)]
+        doubt = " to ".join(ends) or "–"
         shapes = [described_shape(entry) if entry else why or "–"
                   for entry, why in zip(each.entries, each.whys, strict=True)]  # fmt: skip
         shown.add_row(*each.cell.place.values(), each.verdict or "–", margin, doubt, *shapes)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from sim.inputs.scenario import Scenario
 from sim.steady.state import likeness
 
 OPEN = "open"
+
+# A smaller log standard deviation is none.
+_TINY = 1e-12
 
 # A source that makes up less of the doubt is not named.
 NOTABLE = 0.01
@@ -78,10 +82,18 @@ class Margin:
         factor = self.factor[80]
         above = math.log1p(self.value) + factor * np.log(self.factors) - math.log1p(at_least)
         sd = factor * self.log_sd
-        if sd == 0:
+        if sd < _TINY:
             return float(np.mean(np.where(above == 0, 0.5, above > 0)))
         law = NormalDist(0, sd)
         return float(np.mean([law.cdf(each) for each in above]))
+
+
+class InDoubt(NamedTuple):
+    """A margin, and how sure the figures of both sides are."""
+
+    margin: Margin
+    first: Doubt
+    second: Doubt
 
 
 def margin_of(
@@ -90,6 +102,16 @@ def margin_of(
     second: Scenario,
     requests: tuple[float | None, float | None] = (None, None),
 ) -> Margin:
+    """Return the margin of the first scenario over the second; see `in_doubt`."""
+    return in_doubt(value, first, second, requests).margin
+
+
+def in_doubt(
+    value: float,
+    first: Scenario,
+    second: Scenario,
+    requests: tuple[float | None, float | None] = (None, None),
+) -> InDoubt:
     """Return the margin of the first scenario over the second, `value` as predicted, with doubt.
 
     `requests` are those in flight, by default those of closed loops. Both draw with the seed of
@@ -97,10 +119,10 @@ def margin_of(
     """
     simulation = second.simulation.replaced(seed=first.simulation.seed)
     second = second.replaced(simulation=simulation)
-    doubts = [doubt_of(*each) for each in zip((first, second), requests, strict=True)]
-    alike = are_alike(first, second)
+    one, other = (doubt_of(*each) for each in zip((first, second), requests, strict=True))
     same = _load(first, requests[0]) == _load(second, requests[1])
-    return margin(value, doubts[0], doubts[1], same=same, alike=alike)
+    found = margin(value, one, other, same=same, alike=are_alike(first, second))
+    return InDoubt(found, one, other)
 
 
 def are_alike(first: Scenario, second: Scenario) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from sim.doubt.margin import OPEN
 from sim.foundation import json_text
 from sim.metrics.cautions import SCOPE
 from sim.pictures import page as pages
@@ -21,7 +22,7 @@ from sim.results.files import replace_files
 from sim.study import published
 from sim.study.folder import StudyResult
 from sim.study.schema import Study
-from sim.study.verdicts import JudgedCell, counts, described_shape, percent, told
+from sim.study.verdicts import JudgedCell, counts, described_shape, percent, settled, told
 
 
 def draw(result: StudyResult) -> Path:
@@ -72,6 +73,18 @@ def summary(study: Study, cells: Sequence[JudgedCell]) -> str:
 def sections(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
     first, second = study.sides
     yield from _verdicts(study, cells)
+    yield Section(
+        "How sure",
+        f"Chance: the 95 % interval of the paired runs, which more runs would narrow. Doubt: what "
+        f"is not known of kernels, engines and links, which only measurements narrow; probability "
+        f"that a side leads by {100 * study.indifference:g} % at least, and what makes up most of "
+        "the doubt, with the value at which the lead would turn over, all else as stated.",
+        [
+            *(*study.dimensions, f"{first} over {second}", "chance ±", "doubt 80 %", "doubt 90 %"),
+            *(f"{first} leads", f"{second} leads", "settled by measuring"),
+        ],
+        [_sure(each) for each in cells if each.doubt is not None],
+    )
     yield Section(
         "Best shapes",
         "The best shape of each side at the largest batch that meets the SLO in simulation. "
@@ -130,7 +143,7 @@ def sections(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
             "Number of cells by verdict, with all mechanisms and with one mechanism switched off "
             "(cells in which both sides can run); number of flipped verdicts; and the median "
             f"factor by which the yield of {first} relative to {second} changes.",
-            ["", first, second, "tie", "flips", "median factor"],
+            ["", first, second, OPEN, "flips", "median factor"],
             list(_sensitivity(study, cells, names)),
         )
         yield Section(
@@ -196,9 +209,10 @@ def _verdicts(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
         columns = list(dict.fromkeys(place[-1] for place in mine))
         lines = list(dict.fromkeys(place[:-1] for place in mine))
         text = (
-            f"Who yields more, by how much ({first} over the other side), and the 95 % interval of "
-            f"chance. Smaller margins than {100 * study.indifference:g} % are ties. The yield is "
-            "tokens per USD where all cards have a price, tokens/s/GPU elsewhere."
+            f"Who yields more, by how much ({first} over the other side), and the 80 % interval of "
+            f"what is not known. A side leads where it yields {100 * study.indifference:g} % more "
+            f"with a probability of {study.certainty:.0%}; elsewhere the cell is open. The yield "
+            "is tokens per USD where all cards have a price, tokens/s/GPU elsewhere."
         )
         yield Section(
             ", ".join(chosen) or study.name,
@@ -209,6 +223,23 @@ def _verdicts(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
                 for line in lines
             ],
         )
+
+
+def _sure(judged: JudgedCell) -> list[str]:
+    assert judged.doubt is not None
+    assert judged.margin is not None
+    assert judged.half_width is not None
+    assert judged.probabilities is not None
+    p05, p10, p90, p95 = (percent(each) for each in judged.doubt.percentiles())
+    return [
+        *judged.cell.place.values(),
+        percent(judged.margin),
+        f"{100 * judged.half_width:.1f}",
+        f"{p10} to {p90}",
+        f"{p05} to {p95}",
+        *(f"{each:.0%}" for each in judged.probabilities),
+        "; ".join(settled(part) for part in judged.settled_by) or "–",
+    ]
 
 
 def _best_shape(judged: JudgedCell, number: int, side: str) -> list[str]:
@@ -267,7 +298,7 @@ def _sensitivity(
     study: Study, cells: Sequence[JudgedCell], names: Sequence[str]
 ) -> Iterator[list[str]]:
     met = [each for each in cells if each.margin is not None]
-    kinds = [*study.sides, "tie"]
+    kinds = [*study.sides, OPEN]
     yield ["as it is", *(str(sum(each.verdict == kind for each in met)) for kind in kinds), "", ""]
     for name in names:
         there = [moved for each in met for moved in each.moved if moved.name == name]

@@ -30,18 +30,24 @@ _NAME = re.compile(rb"\w+")
 
 
 @cache
-def digest() -> str:
-    """Return the SHA-256 of the modules that decide an outcome."""
+def digest(entries: tuple[str, ...] = ()) -> str:
+    """Return the SHA-256 of the modules that decide an outcome: of points and jobs by default.
+
+    Else of what is reached from `entries` by way of imports.
+    """
     found = hashlib.sha256()
-    for path in outcome_modules().values():
+    for path in outcome_modules(entries).values():
         found.update(path.read_bytes())
     return found.hexdigest()
 
 
-def outcome_modules() -> dict[str, Path]:
-    """Return the modules that the outcome of a point or a job comes from, sorted by name."""
-    reached = {name: path for name in _ALONE if (path := _path(name))}
-    ahead = list(_ENTRIES)
+def outcome_modules(entries: tuple[str, ...] = ()) -> dict[str, Path]:
+    """Return the modules that the outcome of a point or a job comes from, sorted by name.
+
+    Of another outcome, those that are reached from its `entries`.
+    """
+    reached = {name: path for name in _ALONE if (path := _path(name)) and not entries}
+    ahead = list(entries or _ENTRIES)
     while ahead:
         name = ahead.pop()
         path = None if name in reached else _path(name)

@@ -15,6 +15,7 @@ from sim.results.provenance import calibration_of, provenance, resolved, sha256
 from sim.results.tables import write_table
 from sim.study import cells, published, verdicts
 from sim.study.cells import LoadedStudy, named_cards
+from sim.study.doubts import doubt_jobs, known_doubts
 from sim.study.jobs import StudyJobs
 from sim.study.schema import Study
 from sim.study.verdicts import JudgedCell
@@ -91,11 +92,16 @@ def run(
         try:
             do("best shapes", jobs.searches)
             do("paired runs", jobs.comparisons())
+            do("doubt", doubt_jobs(jobs, runner))
         except signals.Stopped as signal:
             stopped = signal
             pool.stop(now=True)
         with signals.postponed():
-            judged = [verdicts.judge(loaded.study, result) for result in jobs.results()]
+            doubts = known_doubts(doubt_jobs(jobs, runner), runner)
+            judged = [
+                verdicts.judge(loaded.study, result, doubts.get(result.cell.index))
+                for result in jobs.results()
+            ]
             described = _described(loaded, judged)
             replace_files(folder, lambda target: _write(target, loaded.study, judged, described))
             failures = jobs.failures()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.deployments import compile_deployment
+from sim.doubt.margin import OPEN, in_doubt, verdict
 from sim.experiments.replications import replication
 from sim.foundation.errors import InfeasibleError
 from sim.parallel import processes
@@ -20,10 +23,11 @@ from sim.parallel.signals import Stopped
 from sim.study import cells, verdicts
 from sim.study.best_shapes import best_shapes, bound_worth
 from sim.study.cells import LoadedStudy
+from sim.study.doubts import margin_of_plain
 from sim.study.jobs import CellResult, StudyJobs
 from sim.study.paired_runs import at_its_batch, changed, fitting, paired_runs
 from sim.study.schema import Counterfactual, Shortlist
-from sim.study.verdicts import TIE, Moved, verdict
+from sim.study.verdicts import Moved
 from sim.sweeps.points import Outcome
 from sim.sweeps.runner import Runner
 from sim.sweeps.store import Store
@@ -64,15 +68,24 @@ def test_a_best_shape_meets_the_slo_and_one_more_request_does_not(study: LoadedS
     assert best["figures"]["tpot_ms_mean"] > 0.97 * limit_ms
 
 
-@given(st.floats(-0.9, 9), st.floats(0, 1), st.floats(0, 0.2))
-def test_verdicts(margin: float, half_width: float, indifference: float) -> None:
-    said = verdict(margin, half_width, indifference, SIDES)
-    if said == TIE:
-        assert abs(margin) <= half_width or abs(margin) < indifference
+def doubt_of_margin(value: float, spread: float = 0.0, rest: float = 0.0) -> dict[str, Any]:
+    """Return an outcome of the third round whose draws lie evenly around a margin."""
+    factors = np.exp(np.linspace(-spread, spread, 64)).tolist()
+    plain = {"value": value, "factors": factors, "factor_80": 1.0, "factor_90": 1.0}
+    plain |= {"log_sd": rest, "parts": []}
+    return {"status": "ok", "margin": plain, "tpot": [[0.9, 1.1], [0.8, 1.2]]}
+
+
+@given(st.floats(-0.8, 4), st.floats(0, 0.3), st.floats(0, 0.2), st.floats(0.55, 0.95))
+def test_verdicts(margin: float, rest: float, indifference: float, certainty: float) -> None:
+    found = margin_of_plain(doubt_of_margin(margin, 0.1, rest)["margin"])
+    said = verdict(found, SIDES, indifference, certainty)
+    least = math.log1p(indifference)
+    if said == OPEN:
+        assert abs(math.log1p(margin)) < least + 0.1 + 4 * rest + 1e-9
     else:
         assert said == SIDES[margin < 0]
-        assert abs(margin) > half_width
-        assert abs(margin) >= indifference
+        assert abs(math.log1p(margin)) > least - 1e-9
 
 
 def test_a_scenario_draws_with_itself(study: LoadedStudy) -> None:
@@ -82,7 +95,9 @@ def test_a_scenario_draws_with_itself(study: LoadedStudy) -> None:
     entries = found["searched"][:1] * 2
     same = paired_runs([scenario, scenario], entries, study.study, priced=True)
     assert (same["margin"], same["half_width"]) == (0, 0)
-    assert verdict(0, 0, 0, SIDES) == TIE
+    margin = in_doubt(0.0, scenario, scenario).margin
+    assert margin.interval(90) == (0, 0)
+    assert verdict(margin, SIDES, 0.02, 0.8) == OPEN
 
 
 def test_what_a_counterfactual_changes(study: LoadedStudy) -> None:
@@ -128,10 +143,10 @@ def test_verdicts_of_cells(study: LoadedStudy) -> None:
         ([None, slow], None),
     ]
     for best, said in cases:
-        found = verdicts.judge(of, CellResult(cell, best))
+        found = verdicts.judge(of, CellResult(cell, best), None)
         assert found.verdict == said
         assert found.margin is None
-    assert verdicts.judge(of, CellResult(cell, [full, slow])).whys == (
+    assert verdicts.judge(of, CellResult(cell, [full, slow]), None).whys == (
         "no shape fits in memory",
         "least TPOT 3 ms, the SLO is 0.9 ms",
     )
@@ -146,7 +161,9 @@ def test_what_decides_is_what_the_winner_could_not_do_without(study: LoadedStudy
         "d": [0.0, 1.0],
     }
     result = CellResult(study.cells[0], [entry(1.2), entry(1.0)], met, dict(yields))
-    found = verdicts.judge(study.study, result)
+    found = verdicts.judge(study.study, result, doubt_of_margin(0.2, 0.05, 0.02))
+    assert found.verdict == "AFD"
+    assert found.factors == ((0.9, 1.1), (0.8, 1.2))
     assert found.decides is not None
     assert found.decides.name == "d"
     assert found.edges == (("deployment.attention.instances",), ("deployment.gpus",))
@@ -160,7 +177,7 @@ def test_what_decides_is_what_the_winner_could_not_do_without(study: LoadedStudy
     assert found.moved[3].margin is None
     helps = (Moved("b", 2.0, 2.5, "AFD", flips=False),)
     assert replace(found, moved=helps).decides is None
-    assert replace(found, verdict=TIE).decides is None
+    assert replace(found, verdict=OPEN).decides is None
 
 
 def files(folder: Path) -> dict[str, bytes]:
