@@ -10,7 +10,9 @@
 
 What the command line does, these functions do: run (`run`, saved), run_sweep, run_study, plot,
 compare, capacity, coverage, explain_scenario, fit_table, check_tables, judge_points, fit_software;
-load_results reads what they saved.
+load_results reads what they saved. Of a scenario, doubt_of gives its prediction interval, how_sure
+what makes it up, reoptimised the same at the largest batch of each draw, margin_of the doubt in the
+lead of one over another.
 Names load on first use, so that importing the package stays cheap.
 """
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from sim.calibration.check import check_tables
     from sim.calibration.fit_table import fit_table
     from sim.decoding.run import Run, simulate
+    from sim.doubt.interval import doubt_of
+    from sim.doubt.margin import margin_of
+    from sim.doubt.reoptimised import reoptimised
     from sim.experiments.accuracy.points import read_points
     from sim.experiments.accuracy.software_fit import fit_software
     from sim.experiments.accuracy.verdict import judge_points
@@ -32,6 +37,7 @@ if TYPE_CHECKING:
     from sim.experiments.run_folder import run, save_run
     from sim.explain.coverage import coverage
     from sim.explain.explanation import explain_scenario
+    from sim.explain.how_sure import how_sure
     from sim.explain.imported import import_model
     from sim.foundation.errors import (
         CalibrationError,
@@ -63,18 +69,22 @@ __all__ = [
     "check_tables",
     "compare",
     "coverage",
+    "doubt_of",
     "draw",
     "explain_scenario",
     "fit_software",
     "fit_table",
+    "how_sure",
     "import_model",
     "judge_points",
     "load",
     "load_results",
+    "margin_of",
     "max_batch_under_slo",
     "pareto_front",
     "plot",
     "read_points",
+    "reoptimised",
     "run",
     "run_study",
     "run_sweep",
@@ -89,6 +99,9 @@ _HOMES = {
     "fit_table": "sim.calibration.fit_table",
     "Run": "sim.decoding.run",
     "simulate": "sim.decoding.run",
+    "doubt_of": "sim.doubt.interval",
+    "margin_of": "sim.doubt.margin",
+    "reoptimised": "sim.doubt.reoptimised",
     "read_points": "sim.experiments.accuracy.points",
     "fit_software": "sim.experiments.accuracy.software_fit",
     "judge_points": "sim.experiments.accuracy.verdict",
@@ -99,6 +112,7 @@ _HOMES = {
     "save_run": "sim.experiments.run_folder",
     "coverage": "sim.explain.coverage",
     "explain_scenario": "sim.explain.explanation",
+    "how_sure": "sim.explain.how_sure",
     "import_model": "sim.explain.imported",
     "CalibrationError": "sim.foundation.errors",
     "InexpressibleError": "sim.foundation.errors",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.cli.doubt import rest, sources
 from sim.cli.text import (
     AsJson,
     Prices,
@@ -75,6 +76,7 @@ def explain(
     show(*text, SCOPE)
     for shown in (_circuit(found), _formats(found), _stages(found), _cards(found), _shapes(found)):
         show(shown)
+    show(sources(found.how_sure), *rest(found.how_sure))
     if ratio is not None:
         for shown in (_lines(ratio), _ratios(ratio)):
             show(shown)

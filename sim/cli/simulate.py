@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sim.cli.doubt import Shown, again, again_in_words, show_doubt
 from sim.cli.text import (
     AsJson,
     Out,
@@ -42,6 +43,22 @@ def run(
         typer.Option(metavar="FIRST:LAST", help="Record the tasks of these layers (one step)."),
     ] = None,
     workers: WorkerCount = 1,
+    instead: Annotated[
+        Shown | None,
+        typer.Option(
+            "--show",
+            help="Instead of simulating: doubt lists what is not known of the scenario, and what "
+            "each source does to TPOT.",
+        ),
+    ] = None,
+    reoptimise: Annotated[
+        bool,
+        typer.Option(
+            "--reoptimise",
+            help="Add batch and throughput at slo.tpot_ms if every draw of doubt took its own "
+            "largest batch (closed loop).",
+        ),
+    ] = False,
 ) -> None:
     """Simulate one scenario and save its tables, those of the first of its replications.
 
@@ -55,6 +72,12 @@ def run(
 
     loaded = load(scenario, assignments(setting, price), compile_deployment)
     say_notes([loaded.workload])
+    if reoptimise and loaded.workload.arrivals.kind != "closed":
+        problem = "needs workload.arrivals of kind closed"
+        raise typer.BadParameter(problem, param_hint="--reoptimise")
+    if instead == "doubt":
+        show_doubt(loaded, reoptimise, as_json)
+        return
     if loaded.simulation.engine == "bound" and timeline is not None:
         raise typer.BadParameter("the bound engine runs no tasks", param_hint="--timeline")
     window = None if timeline is None else _window(timeline)
@@ -64,14 +87,14 @@ def run(
     note = left_out(loaded) if saved.run is None else saved.run.engine_note
     if note:
         say(note)
-    _show(saved.figures, loaded, as_json)
+    _show(saved.figures, loaded, reoptimise, as_json)
     if saved.run is None:
         say(f"saved in {saved.folder}; the bound engine has no tables")
     else:
         say(f"saved in {saved.folder} after {saved.run.wall_s:.1f} s")
 
 
-def _show(figures: dict[str, Any], scenario: Scenario, as_json: bool) -> None:
+def _show(figures: dict[str, Any], scenario: Scenario, reoptimise: bool, as_json: bool) -> None:
     from sim.metrics.catalogue import METRICS
     from sim.metrics.cautions import SCOPE, cautions
     from sim.metrics.slo import criterion
@@ -79,7 +102,7 @@ def _show(figures: dict[str, Any], scenario: Scenario, as_json: bool) -> None:
     warnings = cautions(scenario, figures)
     warn(warnings)
     if as_json:
-        told = {"scope": SCOPE, "warnings": warnings}
+        told = {"scope": SCOPE, "warnings": warnings, **(again(scenario) if reoptimise else {})}
         print(json_text.dumps(figures | told, indent=2, ensure_ascii=False))
         return
     shown = Table(["figure", "value", "unit", "what it is"], figures["scenario"])
@@ -94,7 +117,7 @@ def _show(figures: dict[str, Any], scenario: Scenario, as_json: bool) -> None:
             shown.add_row(name, number(figures[name]), unit, definition)
     verdict = "met" if figures["slo_met"] else "missed"
     shown.add_row("slo", verdict, "", figures["slo_missed"] or criterion(scenario.slo))
-    show(shown, SCOPE)
+    show(shown, *(again_in_words(scenario) if reoptimise else ()), SCOPE)
 
 
 _PREEMPTION = (

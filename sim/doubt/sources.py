@@ -130,7 +130,8 @@ class DoubtSource:
             return self.possibilities[round((position + 1) / 2 * last)]
         value = self.value_at(position)
         if self.is_range:
-            return f"{value:.3g} {self.unit}".strip()
+            rounded = float(f"{value:.3g}")
+            return f"{rounded:,g} {self.unit}".strip()
         away = 100 * (value - 1)
         return f"{abs(away):.0f} % {'slower' if away > 0 else 'faster'}"
 

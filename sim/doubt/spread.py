@@ -8,7 +8,7 @@ then the exact eigenvalue of its stages, so that what is hidden behind another s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -101,17 +101,8 @@ def _of_alike(
     if not unsettled:
         return [each.spread for each in stated]
     sources = [_of_possibilities(each) for each in unsettled]
-    shares_of = [drawn_shares(seed, source.key, draws) for source in sources]
-    counts = [len(each.one_of) for each in unsettled]
-    chosen = [(u * n).astype(int) for u, n in zip(shares_of, counts, strict=True)]
     factors = np.empty((len(group), draws))
-    for choice in sorted(set(zip(*chosen, strict=True))):
-        settings = {
-            path: value
-            for each, number in zip(unsettled, choice, strict=True)
-            for path, value in each.one_of[number].items()
-        }
-        there = np.all([c == number for c, number in zip(chosen, choice, strict=True)], axis=0)
+    for settings, there in choices(unsettled, seed, draws):
         for place, found in enumerate(_settled(_as(group, settings), seed, draws, free, False)):
             slower = found.tpot_ns / stated[place].tpot_ns
             factors[place, there] = slower * found.spread.factors[there]
@@ -124,6 +115,26 @@ def _of_alike(
             factors_there = each_ns / stated[place].tpot_ns
             alone[place].append(Alone(source, positions, factors_there, slice(None)))
     return [StepSpread(f, tuple(a)) for f, a in zip(factors, alone, strict=True)]
+
+
+def choices(
+    unsettled: Sequence[Unsettled], seed: int, draws: int
+) -> Iterator[tuple[dict[str, Any], NDArray[np.bool_]]]:
+    """Yield what is drawn of everything unsettled, as settings, and which draws have it."""
+    if not unsettled:
+        yield {}, np.ones(draws, dtype=np.bool_)
+        return
+    sources = [_of_possibilities(each) for each in unsettled]
+    shares_of = [drawn_shares(seed, source.key, draws) for source in sources]
+    counts = [len(each.one_of) for each in unsettled]
+    chosen = [(u * n).astype(int) for u, n in zip(shares_of, counts, strict=True)]
+    for choice in sorted(set(zip(*chosen, strict=True))):
+        settings = {
+            path: value
+            for each, number in zip(unsettled, choice, strict=True)
+            for path, value in each.one_of[number].items()
+        }
+        yield settings, np.all([c == n for c, n in zip(chosen, choice, strict=True)], axis=0)
 
 
 def _as(group: Sequence[SteadyLoad], settings: dict[str, Any]) -> list[SteadyLoad]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from sim.explain.balance import AfdBalance, EpBalance, Shape, balance, present, with_micro_batches
 from sim.explain.bottleneck import LOOP, TAIL, Circuit, critical_circuit
+from sim.explain.how_sure import HowSure, how_sure
 from sim.explain.sensitivity import (
     KvFormat,
     Sensitivity,
@@ -69,6 +70,7 @@ class Explanation:
     micro_batches: tuple[Shape, ...]
     """The same with one micro-batch less and one more, where the deployment can have it."""
     balance: AfdBalance | EpBalance
+    how_sure: HowSure
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -97,6 +99,7 @@ def explain_state(state: SteadyState) -> Explanation:
         cards=card_sensitivities(state),
         micro_batches=tuple(other for other in others if other is not None),
         balance=balance(state),
+        how_sure=how_sure(scenario, state.requests),
     )
 
 
@@ -147,6 +150,7 @@ def sentences(found: Explanation) -> list[str]:
         f"{pool}, works {_percent(busy)} of the step.",
         f"{_lever(found)}.",
         f"{_balanced(found)}.",
+        f"{found.how_sure.sentence()}.",
     ]
 
 

@@ -35,20 +35,24 @@ def test_the_public_names() -> None:
             "check_tables",
             "compare",
             "coverage",
+            "doubt_of",
             "draw",
             "explain_scenario",
         ),
         *(
             "fit_software",
             "fit_table",
+            "how_sure",
             "import_model",
             "judge_points",
             "load",
             "load_results",
+            "margin_of",
             "max_batch_under_slo",
             "pareto_front",
             "plot",
             "read_points",
+            "reoptimised",
             "run",
             "run_study",
         ),
@@ -110,6 +114,17 @@ def test_explaining_and_comparing() -> None:
     scenario = sim.load("step3-2a2f", FEW)
     assert sim.explain_scenario(scenario).circuit.legs
     assert sim.compare(scenario, scenario, most=10).is_precise()
+
+
+def test_how_sure_figures_are() -> None:
+    scenario = sim.load("step3-2a2f", FEW)
+    low, high = sim.doubt_of(scenario).interval(80)
+    found = sim.how_sure(scenario)
+    assert found.tpot_ms_p10 == pytest.approx(low * found.tpot_ms)
+    assert found.tgs_p10 == pytest.approx(found.tgs / high)
+    assert sim.margin_of(0.0, scenario, scenario).interval(90) == (0, 0)
+    again = sim.reoptimised(scenario.with_settings({"slo.tpot_ms": found.tpot_ms}), draws=8)
+    assert again.tgs_p10 < again.tgs < again.tgs_p90
 
 
 def test_a_failed_run_leaves_its_scenario_error_and_time(

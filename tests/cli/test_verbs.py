@@ -763,3 +763,30 @@ def test_accuracy_tells_mistakes_and_what_it_cannot_express(afdsim: Afdsim, tmp_
     assert "clock: should be device, wall, served TPOT" in bad.err
     assert afdsim("accuracy").code == 2
     assert afdsim("accuracy", "--stages", POINTS, "--show", "x").code == 2
+
+
+def test_run_shows_doubt_without_simulating(afdsim: Afdsim, tmp_path: Path) -> None:
+    before = left_behind(tmp_path)
+    answer = afdsim("run", "step3-2a2f-hopper", "--show", "doubt", "--json")
+    assert answer.code == 0
+    assert left_behind(tmp_path) == before
+    found = json.loads(answer.out)
+    assert found["tpot_ms_p05"] < found["tpot_ms_p10"] < found["tpot_ms"] < found["tpot_ms_p90"]
+    shares = [each["share"] for each in found["sources"]]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) + found["undeclared"]["share"] == pytest.approx(1)
+    (card,) = (each for each in found["sources"] if each["name"] == "card")
+    assert card["may_be"] == "h800 or h100-sxm or h200-sxm"
+    table = afdsim("run", "step3-2a2f-hopper", "--show", "doubt").out
+    assert "glue of a layer" in table
+    assert "what no source declares" in table
+
+
+def test_run_reoptimises_each_draw(afdsim: Afdsim) -> None:
+    shown = ("run", "dsv3-ep8-h200", "--show", "doubt", "--reoptimise", "--set", "slo.tpot_ms=40")
+    again = json.loads(afdsim(*shown, "--json").out)["reoptimised"]
+    assert again["batch_p10"] <= again["batch"] <= again["batch_p90"]
+    assert "largest batch under 40 ms" in afdsim(*shown).out
+    answer = afdsim("run", "poisson-example", "--show", "doubt", "--reoptimise")
+    assert answer.code == 2
+    assert "closed" in answer.err

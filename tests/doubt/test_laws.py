@@ -117,7 +117,8 @@ def test_sources_have_a_name_a_source_and_ends_in_order() -> None:
             assert low <= stated <= high
             assert len(each.source) >= 3
             assert each.name
-            assert each.told(0) in ("0 % faster", f"{stated:.3g} {each.unit}".strip())
+            rounded = float(f"{stated:.3g}")
+            assert each.told(0) in ("0 % faster", f"{rounded:,g} {each.unit}".strip())
 
 
 def test_kernels_are_one_unknown_for_every_deployment_on_a_card() -> None:
