@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sim.inputs.scenario import Scenario
 
 
-class Shown(StrEnum):
+class Showing(StrEnum):
     """What `run` may show instead of simulating."""
 
     doubt = "doubt"

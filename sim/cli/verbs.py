@@ -17,7 +17,6 @@ from sim.cli import (
     studies,
     sweeps,
     theory,
-    timeline,
 )
 
 app = typer.Typer(
@@ -31,7 +30,7 @@ for verb in (
     *(simulate.run, explain.explain, compare.compare, capacity.capacity, simulate.validate),
     *(theory.theory, sweeps.sweep, sweeps.plot, studies.study),
     *(theory.coverage, accuracy.accuracy),
-    *(timeline.timeline, simulate.schema, simulate.new, measure.measure),
+    *(simulate.timeline, simulate.schema, simulate.new, measure.measure),
 ):
     app.command()(verb)
 cards.models_app.command("import")(importing.import_model)
