@@ -85,7 +85,7 @@ class Margin:
         if sd < _TINY:
             return float(np.mean(np.where(above == 0, 0.5, above > 0)))
         law = NormalDist(0, sd)
-        return float(np.mean([law.cdf(each) for each in above]))
+        return float(np.mean([law.cdf(float(each)) for each in above]))
 
 
 class InDoubt(NamedTuple):

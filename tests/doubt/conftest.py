@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from sim.inputs import cards
 
+_OF_TABLES = {
+    "kernel-errors.csv": {"value"},
+    "residuals.csv": {"log_sd", "shared", "factor_80", "factor_90"},
+}
+_CARDS = ("h800", "h100-sxm", "h200-sxm", "gb200")
 
-def write_certain(folder: Path) -> None:
-    """Write own tables of errors, all of them zero."""
+
+@pytest.fixture(scope="module")
+def certain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let the tests of a module work where own tables of errors, and errors of curves, are zero."""
+    folder = tmp_path_factory.mktemp("certain")
     own = folder / cards.DOUBT
     own.mkdir(parents=True)
-    for file, ends in (("kernel-errors.csv", {"value"}), ("residuals.csv", _OF_RESIDUALS)):
+    for file, figures in _OF_TABLES.items():
         lines = (cards.packaged(cards.DOUBT) / file).read_text(encoding="utf-8").splitlines()
         header, *rows = csv.reader(line for line in lines if not line.startswith("#"))
+        assert figures <= set(header)
         with (own / file).open("w", encoding="utf-8", newline="") as out:
             writer = csv.writer(out)
             writer.writerow(header)
             for row in rows:
                 cells = zip(header, row, strict=True)
-                writer.writerow(["0" if name in ends else cell for name, cell in cells])
-
-
-_OF_RESIDUALS = {"log_sd", "shared", "factor_80", "factor_90"}
-
-
-@pytest.fixture
-def certain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the working directory, whose own tables of errors are zero."""
-    write_certain(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def certain_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let the tests of a module work where kernels and predictions err by nothing."""
-    folder = tmp_path_factory.mktemp("certain")
-    write_certain(folder)
+                writer.writerow(["0" if name in figures else cell for name, cell in cells])
+    (folder / cards.CALIBRATION).mkdir()
+    for card in _CARDS:
+        table = (cards.packaged(cards.CALIBRATION) / f"{card}.csv").read_text(encoding="utf-8")
+        sure = re.sub(r"\bmape=[^ \n]*", "mape=0", table)
+        (folder / cards.CALIBRATION / f"{card}.csv").write_text(sure, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         yield

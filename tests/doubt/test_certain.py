@@ -13,10 +13,11 @@ from sim.doubt.sources import sources_of
 from sim.doubt.spread import SteadyLoad, spread
 from sim.inputs import scenario
 
+pytestmark = pytest.mark.usefixtures("certain")
+
 SCENARIOS = ("step3-2a2f", "dsv3-ep128", "dsv3-ep72-h100-mtp", "qwen3-fastafd-7a1f")
 
 
-@pytest.mark.usefixtures("certain")
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_without_doubt_figures_are_todays(name: str) -> None:
     without = scenario.load(name, ["software=ideal"])
@@ -36,7 +37,6 @@ def test_without_doubt_figures_are_todays(name: str) -> None:
     path=st.sampled_from(["glue_us_per_layer", "host_gap_us_per_step"]),
 )
 @settings(max_examples=20)
-@pytest.mark.usefixtures("certain_kernels")
 def test_a_doubled_range_gives_a_wider_interval(
     stated: float, below: float, above: float, path: str
 ) -> None:
@@ -52,7 +52,6 @@ def test_a_doubled_range_gives_a_wider_interval(
     assert (twice[1] > once[1]) == (above > 0.01) or above < 0.02
 
 
-@pytest.mark.usefixtures("certain_kernels")
 def test_a_range_of_the_host_moves_the_step_as_its_triangle_says() -> None:
     """The host alone is in doubt and stands still in no shadow: the step moves as it does."""
     ends = "{value: 1000, low: 500, high: 3000, source: test}"
