@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sim.doubt.margin import Margin
 from sim.pictures import study_page
 from sim.pictures.verdict_map import verdict_map
 from sim.study import cells, published
@@ -28,13 +30,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> LoadedStudy:
 
 def judged(study: LoadedStudy, number: int, margin: float | None, verdict: str) -> JudgedCell:
     nothing = (None, None)
+    sure = None if margin is None else Margin(margin, np.ones(2), {80: 1.0, 90: 1.0}, 0.0, ())
     return JudgedCell(
         study.cells[number],
         verdict,
         margin,
         0.01,
-        None,
-        None,
+        sure,
+        None if sure is None else (1.0, 0.0),
         None,
         nothing,
         nothing,
@@ -67,7 +70,10 @@ def test_measured_comparisons_beside_the_study(study: LoadedStudy) -> None:
     alone = judged(study, 1, None, "only AFD")
     assert published.agreement(study.study.published[0], alone) == "one side alone"
     told = study_page.markdown(study.study, found, list(study_page.sections(study.study, found)))
-    assert "| Loaded | slow | two | −2.0 % | AFD +5.0 % ± 1.0 | other side | a page |" in told
+    assert (
+        "| Loaded | slow | two | −2.0 % | AFD +5.0 % (+5.0 % to +5.0 %) | other side | a page |"
+        in told
+    )
 
 
 def test_a_study_without_measured_comparisons_has_no_table_of_them(tmp_path: Path) -> None:
