@@ -129,7 +129,7 @@ def test_the_value_that_turns_a_margin_turns_it() -> None:
     found = between(slow, same)
     assert found.value < 0
     (part,) = (part for part in found.parts if part.name == "host gap of a step" and part.turns_at)
-    turned = scenario.load("dsv3-ep8-h200", [gap % part.turns_at.split()[0]])  # type: ignore[union-attr]
+    turned = scenario.load("dsv3-ep8-h200", [gap % part.turns_at.split()[0].replace(",", "")])  # type: ignore[union-attr]
     assert tgs(turned) == pytest.approx(tgs(same), rel=1e-3)
 
 

@@ -67,9 +67,9 @@ def kernel_errors(folder: Path, old: str, new: str) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("any,inside,", "any,within,", r"kernel-errors\.csv:3: should have a kind"),
-        ("any,inside,,0.", "any,inside,,-0.", r"kernel-errors\.csv:3: should have a kind"),
-        ("any,inside,,0.", "any,inside,,x0.", r"kernel-errors\.csv:3: should have a kind"),
+        ("any,inside,", "any,within,", r"kernel-errors\.csv:\d+: should have a kind"),
+        ("any,inside,,0.", "any,inside,,-0.", r"kernel-errors\.csv:\d+: should have a kind"),
+        ("any,inside,,0.", "any,inside,,x0.", r"kernel-errors\.csv:\d+: should have a kind"),
         ("op,kind,", "op,kinds,", r"kernel-errors\.csv:2: the header should name"),
         ("any,inside,", "gemm,inside,", r"kernel-errors\.csv: any should have the kinds"),
     ],
