@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from sim.deployments import compile_deployment
+from sim.explain.how_sure import how_sure
 from sim.foundation import json_text
 from sim.inputs.scenario import Scenario
 from sim.metrics.catalogue import METRICS
@@ -25,7 +26,7 @@ from sim.results.files import replace_files
 from sim.sweeps import saved
 from sim.sweeps.folder import SweepResult
 from sim.sweeps.labels import differences
-from sim.sweeps.pipelines import Kept, read_pipelines, write_pipelines
+from sim.sweeps.pipelines import Kept, Part, read_pipelines, write_pipelines
 from sim.sweeps.points import SETTING, Row, best, best_rows
 from sim.sweeps.sweep import Published
 
@@ -38,6 +39,7 @@ _ONLY_IN_PANEL = (
     *("t_a_layer_us", "t_a2f_layer_us", "t_f_layer_us", "t_f2a_layer_us"),
     "tpot_ci95_ms",
 )
+_MOST_PARTS = 4
 _ENDS = [
     pareto_figure.Shown(column, f"{intervals.LEVEL} {word}")
     for column, word in zip(intervals.ENDS["tgs"], ("from", "to"), strict=True)
@@ -58,6 +60,8 @@ class Pipeline(NamedTuple):
     point: str
     figure: go.Figure | None
     reason: str
+    doubt: str = ""
+    """What makes up the doubt, in words."""
 
 
 def read(folder: Path) -> Source:
@@ -71,16 +75,27 @@ def read(folder: Path) -> Source:
 
 def pipelines(rows: Sequence[Row], scenarios: Mapping[int, Scenario]) -> dict[str, Kept]:
     """Return what the page shows of each family's best point, so that it can be made again."""
-    return {family: _pipeline(scenarios[row["point"]]) for family, row in best_rows(rows).items()}
+    return {
+        family: _pipeline(scenarios[row["point"]], row) for family, row in best_rows(rows).items()
+    }
 
 
-def _pipeline(scenario: Scenario) -> Kept:
+def _pipeline(scenario: Scenario, row: Row) -> Kept:
     try:
         picture = gantt.steady_picture(compile_deployment(scenario))
+        return Kept(picture=picture, doubt=_parts(scenario, row) if intervals.known(row) else [])
     except Exception as error:
         # One picture is not worth the page of a whole sweep, whatever is wrong with it.
         return Kept(picture=None, reason=f"{type(error).__name__}: {error}")
-    return Kept(picture=picture)
+
+
+def _parts(scenario: Scenario, row: Row) -> list[Part]:
+    """Return what makes up the doubt in a point, the largest first."""
+    found = how_sure(scenario, row["requests_in_flight"])
+    parts = [Part(each.name, each.share) for each in found.sources]
+    parts.append(Part("what no source declares", found.undeclared.share))
+    parts.sort(key=lambda part: -part.share)
+    return parts[:_MOST_PARTS]
 
 
 def draw(result: SweepResult) -> Path:
@@ -229,4 +244,5 @@ def _pipelines(source: Source, *, prefix: bool) -> Iterator[Pipeline]:
             yield Pipeline(name, labels[id(row)], None, reason)
         else:
             figure = kept.picture and gantt.figure_of(kept.picture)
-            yield Pipeline(name, labels[id(row)], figure, kept.reason)
+            told = ", ".join(f"{part.name} {100 * part.share:.0f} %" for part in kept.doubt)
+            yield Pipeline(name, labels[id(row)], figure, kept.reason, told)

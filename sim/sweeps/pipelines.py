@@ -47,11 +47,19 @@ class Picture(Strict):
         return self
 
 
+class Part(NamedTuple):
+    name: str
+    share: Annotated[float, Field(ge=0, le=1)]
+    """Of the variance of log TPOT."""
+
+
 class Kept(Strict):
     """The pipeline of a family's best point, or why there is none, as it is kept with a sweep."""
 
     picture: Picture | None
     reason: str = ""
+    doubt: list[Part] = Field(default_factory=list)
+    """What makes up the doubt in the point's TPOT, the largest first; nothing if unknown."""
 
 
 PIPELINES = "pipelines.json"

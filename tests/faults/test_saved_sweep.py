@@ -91,6 +91,7 @@ PIPELINES: dict[str, Damage] = {
     "a list": text("[1]"),
     "text": changed(lambda data: data.update(AFD="x")),
     "no picture": changed(lambda data: data["AFD"].pop("picture")),
+    "a share above 1": changed(lambda data: data["AFD"].update(doubt=[["glue", 1.5]])),
     "no rows": changed(lambda data: data["AFD"]["picture"].update(rows=[])),
     "no such row": changed(lambda data: data["AFD"]["picture"]["tasks"][0].__setitem__(0, 99)),
     "no tasks": changed(lambda data: data["AFD"]["picture"].update(tasks=[])),

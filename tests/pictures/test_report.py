@@ -96,6 +96,23 @@ def test_the_pipeline_is_drawn_again_from_what_is_kept(tmp_path: Path, scenario:
     assert page(tmp_path, ROWS, again) == made
 
 
+def test_the_page_names_what_makes_up_the_doubt(tmp_path: Path, scenario: Scenario) -> None:
+    ends = {"tpot_ms_p10": 36, "tpot_ms_p90": 44, "tgs_p10": 1800, "tgs_p90": 2200}
+    sure = [row(0, 40, 2000, requests_in_flight=24, **ends)]
+    kept = sweep_page.pipelines(sure, {0: scenario})
+    shares = [part.share for part in kept["one"].doubt]
+    assert 1 < len(shares) <= 4
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) <= 1
+    made = page(tmp_path, sure, kept)
+    first = kept["one"].doubt[0]
+    assert f"one 1A1F: {first.name} {100 * first.share:.0f} %, " in made
+    write_pipelines(tmp_path, kept)
+    assert page(tmp_path, sure, read_pipelines(tmp_path)) == made
+    # Without intervals nothing is asked.
+    assert sweep_page.pipelines(ROWS, dict.fromkeys(range(10), scenario))["one"].doubt == []
+
+
 def test_a_pipeline_that_cannot_be_drawn_says_why(tmp_path: Path, scenario: Scenario) -> None:
     lost = scenario.model_copy(update={"model": "nowhere"})
     made = page(tmp_path, ROWS, sweep_page.pipelines(ROWS, {1: lost}))
