@@ -26,7 +26,7 @@ from sim.results.files import replace_files
 from sim.sweeps import saved
 from sim.sweeps.folder import SweepResult
 from sim.sweeps.labels import differences
-from sim.sweeps.pipelines import Kept, Part, read_pipelines, write_pipelines
+from sim.sweeps.pipelines import DoubtShare, Kept, read_pipelines, write_pipelines
 from sim.sweeps.points import SETTING, Row, best, best_rows
 from sim.sweeps.sweep import Published
 
@@ -89,11 +89,11 @@ def _pipeline(scenario: Scenario, row: Row) -> Kept:
         return Kept(picture=None, reason=f"{type(error).__name__}: {error}")
 
 
-def _parts(scenario: Scenario, row: Row) -> list[Part]:
+def _parts(scenario: Scenario, row: Row) -> list[DoubtShare]:
     """Return what makes up the doubt in a point, the largest first."""
     found = how_sure(scenario, row["requests_in_flight"])
-    parts = [Part(each.name, each.share) for each in found.sources]
-    parts.append(Part("what no source declares", found.undeclared.share))
+    parts = [DoubtShare(each.name, each.share) for each in found.sources]
+    parts.append(DoubtShare("what no source declares", found.undeclared.share))
     parts.sort(key=lambda part: -part.share)
     return parts[:_MOST_PARTS]
 

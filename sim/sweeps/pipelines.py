@@ -47,7 +47,7 @@ class Picture(Strict):
         return self
 
 
-class Part(NamedTuple):
+class DoubtShare(NamedTuple):
     name: str
     share: Annotated[float, Field(ge=0, le=1)]
     """Of the variance of log TPOT."""
@@ -58,7 +58,7 @@ class Kept(Strict):
 
     picture: Picture | None
     reason: str = ""
-    doubt: list[Part] = Field(default_factory=list)
+    doubt: list[DoubtShare] = Field(default_factory=list)
     """What makes up the doubt in the point's TPOT, the largest first; nothing if unknown."""
 
 
