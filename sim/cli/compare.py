@@ -73,15 +73,22 @@ def compare(
 def _show(found: Comparison) -> None:
     from sim.metrics.cautions import SCOPE
 
-    columns = ["figure", "A", "B", "A − B, % of B", "±", "what it means"]
+    columns = ["figure", "A", "B", "A − B, % of B", "± chance", "doubt, 80 %", "A is better"]
+    columns.append("what it means")
     shown = Table(columns, f"A: {found.a}, B: {found.b}, {found.replications} replications of each")
     for each in found.differences:
         shown.add_row(
             each.figure,
             number(each.a),
             number(each.b),
-            f"{100 * each.relative:+.2f}".replace("-", "−"),
+            _signed(each.relative),
             f"{100 * each.half_width:.2f}",
+            f"{_signed(each.doubt.p10)} to {_signed(each.doubt.p90)}",
+            f"{100 * each.doubt.better:.0f} %",
             each.sentence(),
         )
-    show(shown, SCOPE)
+    show(shown, f"{found.doubt_sentence()}.", SCOPE)
+
+
+def _signed(relative: float) -> str:
+    return f"{100 * relative:+.2f}".replace("-", "−")

@@ -7,12 +7,13 @@ difference, and a few replications tell apart what single runs cannot.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
 
 import numpy as np
 
+from sim.doubt.margin import DoubtPart, Margin, margin_of
 from sim.experiments.replications import Figures, combined, replication, run_all
 from sim.foundation.estimates import t_975
 from sim.inputs.scenario import Scenario
@@ -21,6 +22,9 @@ from sim.parallel.processes import Workers
 
 # The first stage: enough pairs to know how much their differences spread.
 PILOT = 10
+
+# So many sources of doubt are named in a sentence.
+_NAMED = 3
 
 # What is smaller than this, relatively, is rounding.
 _ROUNDING = 1e-9
@@ -34,6 +38,18 @@ COMPARED = {
 
 
 @dataclass(frozen=True)
+class DoubtOfDifference:
+    """Between which differences lies the one that would be measured, and whose sign it has."""
+
+    p05: float
+    p10: float
+    p90: float
+    p95: float
+    better: float
+    """Probability that A is the better one."""
+
+
+@dataclass(frozen=True)
 class Difference:
     """How a figure of A differs from that of B."""
 
@@ -44,7 +60,9 @@ class Difference:
     relative: float
     """Mean over the replications of (A − B)/B."""
     half_width: float
-    """Of its 95 % interval."""
+    """Of its 95 % interval: chance."""
+    doubt: DoubtOfDifference
+    """What is not known about it, which more replications do not tell."""
 
     def is_certain(self) -> bool:
         """Return whether the interval leaves out zero."""
@@ -54,11 +72,11 @@ class Difference:
         """Return the difference in words."""
         name, smaller, larger = COMPARED[self.figure]
         digits = 1 if self.half_width >= 1e-3 else 2 if self.half_width >= 1e-4 else 3
-        doubt = f"± {100 * self.half_width:.{digits}f} %"
+        chance = f"± {100 * self.half_width:.{digits}f} %"
         if not self.is_certain():
-            return f"{name}: no difference at this precision ({doubt})"
+            return f"{name}: no difference at this precision ({chance})"
         words = smaller if self.relative < 0 else larger
-        return f"{words} {100 * abs(self.relative):.{digits}f} % {doubt}"
+        return f"{words} {100 * abs(self.relative):.{digits}f} % {chance}"
 
 
 @dataclass(frozen=True)
@@ -73,6 +91,8 @@ class Comparison:
     """Runs of each of them."""
     differences: tuple[Difference, ...]
     """Of the figures that both have."""
+    settled_by: tuple[DoubtPart, ...]
+    """What makes up the doubt in the difference of tokens/s/GPU, the largest share first."""
     warnings: tuple[str, ...]
     """Cautions about both."""
 
@@ -80,13 +100,30 @@ class Comparison:
         """Return whether all intervals are as narrow as was asked for."""
         return all(each.half_width <= self.precision for each in self.differences)
 
+    def doubt_sentence(self) -> str:
+        """Return what would have to be measured to settle which yields more, in words."""
+        measured = [each for each in self.settled_by if each.source]
+        if not self.settled_by:
+            return "No doubt: both are the same"
+        shares: dict[str, float] = {}  # each side may have its own source of one name
+        for each in measured:
+            shares[each.name] = shares.get(each.name, 0.0) + each.share
+        named = [f"{name} ({100 * share:.0f} %)" for name, share in shares.items()][:_NAMED]
+        told = [f"Settled by measuring, with shares of the doubt: {', '.join(named)}"]
+        told = told if named else []
+        rest = 100 * sum(each.share for each in self.settled_by if not each.source)
+        told += [f"{rest:.0f} % of the doubt no source declares"] if rest else []
+        turns = [f"{each.name} is {each.turns_at}" for each in measured if each.turns_at]
+        told += [f"the lead turns over if {' or '.join(turns[:_NAMED])}"] if turns else []
+        return "; ".join(told)
+
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain data, ready for JSON."""
         plain = asdict(self)
         for data, difference in zip(plain["differences"], self.differences, strict=True):
             data["certain"] = difference.is_certain()
             data["sentence"] = difference.sentence()
-        return plain | {"precise": self.is_precise()}
+        return plain | {"precise": self.is_precise(), "doubt_sentence": self.doubt_sentence()}
 
 
 def compare(
@@ -115,6 +152,8 @@ def compare(
         enough = f"{PILOT} replications of each are done, the precision takes {ceil(wanted):,}"
         tell(enough if count >= wanted else f"{enough}; {count} are made, the most allowed")
         pairs += _pairs(a, b, range(PILOT, count), workers)
+    relative = _relative(pairs)
+    yields = margin_of(float(relative["tgs"].mean()), a, b, _in_flight(a, b, pairs))
     differences = tuple(
         Difference(
             figure,
@@ -122,10 +161,35 @@ def compare(
             float(np.mean([of_b[figure] for _, of_b in pairs])),
             float(values.mean()),
             t_975(PILOT - 1) * spread[figure] / count**0.5,
+            _doubt(yields, figure, float(values.mean())),
         )
-        for figure, values in _relative(pairs).items()
+        for figure, values in relative.items()
     )
-    return Comparison(a.name, b.name, precision, count, differences, _warnings(a, b, pairs))
+    warnings = _warnings(a, b, pairs)
+    return Comparison(a.name, b.name, precision, count, differences, yields.parts, warnings)
+
+
+def _in_flight(
+    a: Scenario, b: Scenario, pairs: list[tuple[Figures, Figures]]
+) -> tuple[float | None, float | None]:
+    """Return the mean requests in flight of open loops; None of closed ones, which state them."""
+    found = [
+        None if scenario.workload.arrivals.kind == "closed"
+        else float(np.mean([figures["requests_in_flight"] for figures in runs]))
+        for scenario, runs in zip((a, b), zip(*pairs, strict=True), strict=True)
+    ]  # fmt: skip
+    return found[0], found[1]
+
+
+def _doubt(yields: Margin, figure: str, relative: float) -> DoubtOfDifference:
+    """Return the doubt in the difference of a figure, by that in what both yield."""
+    if figure == "tgs":
+        of_tgs = replace(yields, value=relative)
+        return DoubtOfDifference(*of_tgs.percentiles(), of_tgs.probability(0))
+    # TPOT and cost fall as throughput rises.
+    inverse = replace(yields, value=1 / (1 + relative) - 1)
+    p95, p90, p10, p05 = (1 / (1 + end) - 1 for end in inverse.percentiles())
+    return DoubtOfDifference(p05, p10, p90, p95, inverse.probability(0))
 
 
 def _warnings(a: Scenario, b: Scenario, pairs: list[tuple[Figures, Figures]]) -> tuple[str, ...]:

@@ -134,11 +134,15 @@ def test_compare_tells_which_is_faster_and_how_surely(afdsim: Afdsim, tmp_path: 
     assert "A is slower by" in answer.out
     assert "A serves more per GPU by" in answer.out
     assert "A is cheaper by" in answer.out
+    assert "Settled by measuring" in answer.out
     same = afdsim("compare", "step3-2a2f", "step3-2a2f", "--json", settings=SMALL)
     found = json.loads(same.out)
     assert [each["relative"] for each in found["differences"]] == [0, 0, 0]
     assert found["differences"][0]["sentence"].startswith("TPOT: no difference at this precision")
     assert (found["replications"], found["precise"]) == (10, True)
+    zero = {"p05": 0, "p10": 0, "p90": 0, "p95": 0, "better": 0.5}
+    assert [each["doubt"] for each in found["differences"]] == [zero] * 3
+    assert found["doubt_sentence"] == "No doubt: both are the same"
     assert left_behind(tmp_path) == []
 
 

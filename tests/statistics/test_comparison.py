@@ -10,9 +10,9 @@ import pytest
 
 from sim.decoding.run import simulate
 from sim.experiments import comparison
-from sim.experiments.comparison import PILOT, Difference, compare
+from sim.experiments.comparison import PILOT, Difference, DoubtOfDifference, compare
 from sim.experiments.replications import replication
-from sim.inputs.scenario import Scenario
+from sim.inputs.scenario import Scenario, load
 from sim.metrics import summary
 from tests import tiny
 
@@ -22,6 +22,9 @@ NOISY = (
     "workload.lengths.output={kind: geometric, mean: 20, max_tokens: 1000}",
     "workload.arrivals={kind: closed, concurrency: 96}",
 )
+
+FEW = ("simulation.min_steps=20", "simulation.max_steps=20")
+SURE = DoubtOfDifference(0, 0, 0, 0, 0.5)
 
 
 def noisy(model: Path, *settings: str) -> Scenario:
@@ -113,9 +116,26 @@ def test_the_most_replications_are_not_exceeded(loaded_model: Path) -> None:
 
 
 def test_differences_are_told_with_the_digits_that_are_known() -> None:
-    told = Difference("tpot_ms_mean", 46.45, 50.0, -0.071, 0.006).sentence()
+    told = Difference("tpot_ms_mean", 46.45, 50.0, -0.071, 0.006, SURE).sentence()
     assert told == "A is faster by 7.1 % ± 0.6 %"
-    told = Difference("tpot_ms_mean", 50.0, 50.0, 0.0051, 0.006).sentence()
+    told = Difference("tpot_ms_mean", 50.0, 50.0, 0.0051, 0.006, SURE).sentence()
     assert told == "TPOT: no difference at this precision (± 0.6 %)"
-    told = Difference("usd_per_1m_tokens", 1.0, 1.0, 0.00512, 0.00021).sentence()
+    told = Difference("usd_per_1m_tokens", 1.0, 1.0, 0.00512, 0.00021, SURE).sentence()
     assert told == "A is dearer by 0.51 % ± 0.02 %"
+
+
+def test_doubt_lies_around_the_difference_and_is_not_chance() -> None:
+    """Without noise replications agree; what is not known of them does not go away."""
+    one, other = (load(name, FEW) for name in ("step3-2a2f", "dsv3-ep128"))
+    found = compare(one, other, most=10)
+    by_figure = {each.figure: each for each in found.differences}
+    for each in by_figure.values():
+        doubt = each.doubt
+        assert doubt.p05 <= doubt.p10 < each.relative < doubt.p90 <= doubt.p95
+        assert doubt.p90 - doubt.p10 > 10 * each.half_width
+    yields, costs = by_figure["tgs"].doubt, by_figure["usd_per_1m_tokens"].doubt
+    assert yields.better == pytest.approx(costs.better, abs=0.01)
+    shares = [each.share for each in found.settled_by]
+    assert shares == sorted(shares, reverse=True)
+    measured = next(each for each in found.settled_by if each.source)
+    assert measured.name in found.doubt_sentence()
