@@ -118,7 +118,8 @@ def _show(found: Capacity) -> None:
 
     show(
         f"{found.scenario}: {found.of} {found.rate:.4g} ({found.low:.4g} to {found.high:.4g}, "
-        f"95 %) with {found.share:.4g} of the requests within their targets"
+        f"95 %) with {found.share:.4g} of the requests within their targets",
+        f"doubt: from {found.rate_p10:.4g} to {found.rate_p90:.4g} in 80 % of cases",
     )
     if found.usd_per_1m_tokens is not None:
         show(f"at that rate {found.usd_per_1m_tokens:.3f} USD per 1M output tokens")

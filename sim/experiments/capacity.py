@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from sim.deployments import compile_deployment
+from sim.doubt.interval import doubt_of
 from sim.experiments.replications import Figures, all_stable, replication, run_all
 from sim.foundation.errors import InfeasibleError, ScenarioError
 from sim.foundation.estimates import independent_half_width
@@ -26,7 +27,7 @@ from sim.metrics.stability import offered_load
 from sim.metrics.summary import usd_per_1m_tokens
 from sim.parallel.processes import Workers
 from sim.steady.largest_load import fullest
-from sim.steady.state import under_load
+from sim.steady.state import SteadyState, under_load
 
 # Rates up to so many times higher or lower than the scenario's are tried at least, to find one that
 # is too high or low enough.
@@ -92,9 +93,14 @@ class Capacity:
     rate: float
     """Highest rate tried at which they are, in the mean of the replications."""
     low: float
-    """Highest rate tried at which they surely are (95 %)."""
+    """Highest rate tried at which they surely are (95 %): chance."""
     high: float
     """Lowest rate tried at which they surely are not."""
+    rate_p10: float
+    """Doubt: `rate`, if TPOT is as slow as the end of its 80 % prediction interval. 0 if then not
+    even one request on each GPU meets the target."""
+    rate_p90: float
+    """The same if it is as fast as the other end."""
     trials: tuple[Trial, ...]
     """By rate."""
     usd_per_1m_tokens: float | None
@@ -158,6 +164,7 @@ def capacity(
         _highest(trial, tried, partial(is_met, share=share))
         for is_met in (Trial.met, Trial.surely_met, Trial.perhaps_met)
     )
+    slowest, fastest = _doubt(scenario)
     return Capacity(
         scenario=scenario.name,
         of=field,
@@ -166,9 +173,31 @@ def capacity(
         rate=tried[rate].rate,
         low=tried[low].rate,
         high=tried[high + 1].rate,
+        rate_p10=tried[rate].rate * slowest,
+        rate_p90=tried[rate].rate * fastest,
         trials=tuple(tried[place] for place in sorted(tried)),
         usd_per_1m_tokens=_usd(scenario, tried[rate].rate),
     )
+
+
+def _doubt(scenario: Scenario) -> tuple[float, float]:
+    """Return by how much the rate changes if TPOT is at the ends of its 80 % prediction interval.
+
+    It is that of the steady state at `slo.tpot_ms`: a slower deployment serves the largest load
+    that still meets the target. How long requests wait for a place is taken not to change.
+    """
+    site, limit_ms = compile_deployment(scenario), scenario.slo.tpot_ms
+    stated = fullest(site, limit_ms)
+    low, high = doubt_of(scenario, stated.requests).interval(80)
+    slowest, fastest = (fullest(site, limit_ms / factor) for factor in (high, low))
+    if slowest.tpot_ns * high > limit_ms * NS_PER_MS:
+        return 0.0, _served(fastest) / low / _served(stated)
+    return _served(slowest) / high / _served(stated), _served(fastest) / low / _served(stated)
+
+
+def _served(state: SteadyState) -> float:
+    """Return tokens/ns of a steady state."""
+    return state.requests / state.tpot_ns
 
 
 def _usd(scenario: Scenario, rate: float) -> float | None:

@@ -157,9 +157,11 @@ def test_capacity_prints_the_limit_and_what_was_tried(afdsim: Afdsim, tmp_path: 
     assert answer.code == 0, answer.err
     assert answer.out.startswith("poisson-example: requests_per_s ")
     assert "with 0.99 of the requests within their targets" in answer.out
+    assert "doubt: from " in answer.out
     found = json.loads(afdsim(*call, "--json", "--share", "0.9", settings=settings).out)
     assert found["share"] == 0.9
     assert found["low"] <= found["rate"] < found["high"]
+    assert found["rate_p10"] < found["rate"] < found["rate_p90"]
     assert {found["low"], found["rate"], found["high"]} <= {t["rate"] for t in found["trials"]}
     assert left_behind(tmp_path) == []
 
