@@ -130,7 +130,8 @@ def interval_section(rows: Sequence[Judged]) -> Section:
     return Section(
         "Intervals",
         "How many measured points lie inside the 80 % and 90 % intervals of their predictions, "
-        "while all rows of their framework and card were left out of the fit; and the median "
+        "while all rows of their framework and card, and near duplicates of these, were left out "
+        "of the fit; and the median "
         "half-width of the 80 % intervals.",
         ["framework", "rows", "inside 80 %", "inside 90 %", "half-width"],
         [

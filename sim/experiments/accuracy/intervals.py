@@ -3,7 +3,8 @@
 What is left of predictions (`sim/doubt/residual.py`) is fitted here: the log sd of what no source
 declares by likelihood over all rows, and by profile the factor on the width of intervals that
 covers at their level (split-conformal, the row itself left out). Cross-validation leaves out all
-rows of a framework on a card, fits to the others, and asks whether those left out are covered.
+rows of a framework on a card, and near duplicates of these wherever they ran, fits to the others,
+and asks whether those left out are covered. In the likelihood the rows of a sweep count as one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -55,6 +56,8 @@ class _Tested:
     profile: str
     left_out_with: str
     """Framework and card: rows of one are left out together."""
+    near: str
+    """Near duplicates, as the points of a sweep, have one name."""
     alike: tuple[str, ...]
     """Rows with the same engine, card, model and kind of deployment share what is left."""
     error: float
@@ -78,7 +81,9 @@ def cross_validated(rows: Sequence[Judged]) -> list[Covered]:
     known = _known(rows)
     tested: list[tuple[_Tested, Doubt]] = []
     for group in sorted({row.left_out_with for row in known}):
-        left = _by_group(_fitted([row for row in known if row.left_out_with != group]))
+        alike = {row.near for row in known if row.left_out_with == group}
+        others = [row for row in known if row.left_out_with != group and row.near not in alike]
+        left = _by_group(_fitted(others))
         for row in known:
             if row.left_out_with == group:
                 assert row.judged.prediction is not None
@@ -115,7 +120,9 @@ def _known(rows: Sequence[Judged]) -> list[_Tested]:
             of = {name: group(row.point) for name, group in GROUPS.items()}
             alike = (profile, of["card"], of["model"], of["deployment"])
             left_out_with = f"{of['framework']} on {of['card']}"
-            found.append(_Tested(row, profile, left_out_with, alike, -math.log1p(row.error)))
+            near = row.point.near_duplicate_group or row.point.id
+            error = -math.log1p(row.error)
+            found.append(_Tested(row, profile, left_out_with, near, alike, error))
     return found
 
 
@@ -139,11 +146,16 @@ def _fitted(rows: Sequence[_Tested]) -> list[LeftOver]:
 
 
 def _undeclared(rows: Sequence[_Tested]) -> float:
-    """Return the log sd of what no source declares: the likeliest of normal errors."""
+    """Return the log sd of what no source declares: the likeliest of normal errors.
+
+    Near duplicates count as one row.
+    """
+    many = Counter(row.near for row in rows)
+    weights = np.array([1 / many[row.near] for row in rows])
     errors = np.array([row.error for row in rows])
     declared = np.array([row.widths[80] / normal_width(80) for row in rows])
     sd = np.sqrt(declared**2 + _TRIED[:, np.newaxis] ** 2 + _TINY)
-    likelihood = -(np.log(sd) + errors**2 / (2 * sd**2)).sum(axis=1)
+    likelihood = -((np.log(sd) + errors**2 / (2 * sd**2)) * weights).sum(axis=1)
     return float(_TRIED[int(np.argmax(likelihood))])
 
 
