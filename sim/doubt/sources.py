@@ -106,14 +106,16 @@ class DoubtSource:
         scale = np.where(one_sided < 0, below or 1.0, above or 1.0)
         return np.asarray(one_sided / scale)
 
-    def weights(self, positions: Floats) -> tuple[Floats, Floats]:
+    def weights(self, positions: Floats, log: float | None = None) -> tuple[Floats, Floats]:
         """Return how many times what its low end does, and its high end, adds up to positions.
 
-        What a range does is linear in its figure, what kernels do in the factor on their time.
+        What a range does is linear in its figure, what kernels do in the factor on their time,
+        whose `log` at the high end may be another for a load than that in `ends`.
         """
         low, high = np.maximum(-positions, 0), np.maximum(positions, 0)
-        log = 0.0 if self.is_range else math.log(self.ends[2])
-        if log == 0:
+        if log is None and not self.is_range:
+            log = math.log(self.ends[2])
+        if self.is_range or not log:
             return low, high
         return np.expm1(-log * low) / math.expm1(-log), np.expm1(log * high) / math.expm1(log)
 

@@ -8,6 +8,7 @@ then the exact eigenvalue of its stages, so that what is hidden behind another s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +30,10 @@ from sim.steady.state import likeness, tpot_ns
 # Where each source is tried alone: its ends, and the 10th and 90th percentile of its law.
 _ALONE = (0.1, 0.9)
 _TENTHS = slice(1, 4)
+
+_ENDS = (-1.0, 1.0)
+_ENDS_AND_HALF = (*_ENDS, 0.5)
+"""Of kernels: half of the way tells how far off those of a load are at the end."""
 
 Ints = NDArray[np.int64]
 
@@ -163,7 +168,10 @@ def _settled(
     times = LoadTimes(free)
     times.look_up_all((site, share) for site, n in group for share in shares(site, n))
     sources = sources_of(group[0].deployment)
-    ends = [[_End(times, source.changed(end)) for end in (-1.0, 1.0)] for source in sources]
+    ends = [
+        [_End(times, source.changed(end)) for end in (_ENDS if source.is_range else _ENDS_AND_HALF)]
+        for source in sources
+    ]
     drawn = [source.positions(drawn_shares(seed, source.key, draws)) for source in sources]
     return [_of_load(times, load, sources, ends, drawn, each_alone) for load in group]
 
@@ -201,17 +209,19 @@ def _of_load(
     engine = bound_engine(times.in_turn(*load)[0][0].program)
     values, delays_ns = _stages(times, load)
     plain = np.concatenate([values.ravel(), delays_ns.ravel()]).astype(np.float64)
-    moves = np.zeros((len(sources), 2, len(plain)))
-    for number, pair in enumerate(ends):
-        for side, end in enumerate(pair):
+    moves = np.zeros((len(sources), 3, len(plain)))
+    for number, tried in enumerate(ends):
+        for side, end in enumerate(tried):
             moved = np.concatenate([part.ravel() for part in end.stages(load)])
             moves[number, side] = moved - plain
+    logs = [_log_at_end(*of_source) for of_source in moves[:, 1:].sum(axis=-1)]
+    moves = moves[:, :2]
     shapes = values.shape, delays_ns.shape
-    weights = [source.weights(each) for source, each in zip(sources, drawn, strict=True)]
+    weights = [s.weights(at, log) for s, at, log in zip(sources, drawn, logs, strict=True)]
     together = _combined(np.array(weights).reshape(len(sources), 2, -1), moves)
     grids = [_grid(source) for source in sources] if each_alone else []
     each = [
-        _combined(np.array([sources[n].weights(grid)]), moves[n : n + 1])
+        _combined(np.array([sources[n].weights(grid, logs[n])]), moves[n : n + 1])
         for n, grid in enumerate(grids)
     ]
     rows = np.concatenate([np.zeros((1, len(plain))), together, *each]) + plain
@@ -223,6 +233,11 @@ def _of_load(
     alone = tuple(Alone(*each) for each in found)
     stated_ns = tpot_ns(*load, Fraction(steps_ns[0]))
     return _Settled(stated_ns, StepSpread(factors[1 : 1 + count], alone))
+
+
+def _log_at_end(end: float, half: float) -> float:
+    """Return log f, where kernels take f times as long at their end and √f times half way."""
+    return 2 * math.log(end / half - 1) if end > half > 0 and end > 2 * half else 0.0
 
 
 def _combined(weights: Floats, moves: Floats) -> Floats:
