@@ -21,7 +21,6 @@ from sim.deployments.deployment import Deployment
 from sim.doubt.kernels import doubtful_kernels, slower
 from sim.inputs.base import Strict
 from sim.inputs.routing import PowerLaw
-from sim.inputs.software import Software
 from sim.inputs.sourced import Sourced
 from sim.kernels.doubt.doubtful_table import KernelKind
 
@@ -140,13 +139,14 @@ class DoubtSource:
 
 def sources_of(deployment: Deployment) -> list[DoubtSource]:
     """Return all sources of doubt of a deployment, whether they move its step or not."""
-    found = [*_of_software(deployment.scenario.software), *_of_fabric(deployment)]
+    found = [*_of_software(deployment), *_of_fabric(deployment)]
     return [*found, *_of_routing(deployment), *_of_kernels(deployment)]
 
 
-def _of_software(software: Software) -> Iterator[DoubtSource]:
+def _of_software(deployment: Deployment) -> Iterator[DoubtSource]:
+    software, others = deployment.scenario.software, _glue_of_others(deployment)
     for path, figure in ranges(software):
-        if path[-1] in _BESIDE_TIMES:
+        if path[-1] in _BESIDE_TIMES or path[:2] in others:
             continue
         words = ".".join(str(part) for part in path if isinstance(part, str))
 
@@ -154,6 +154,19 @@ def _of_software(software: Software) -> Iterator[DoubtSource]:
             return lambda site: site.with_software(_replaced(site.scenario.software, path, value))
 
         yield _of_figure(f"software.{words}", _TITLES[words], figure, partial(change, path))
+
+
+def _glue_of_others(deployment: Deployment) -> set[tuple[str, int]]:
+    """Return the places of glue that is of other cards or kinds of attention."""
+    software = deployment.scenario.software
+    cards = [getattr(deployment, name).table.accelerator.name for name in deployment.sides.values()]
+    kinds = [attention.kind for attention in deployment.model.attention.values()]
+    own = [software.glue_of(card, kind) for card in cards for kind in kinds]
+    return {
+        ("attention_glue", number)
+        for number, glue in enumerate(software.attention_glue)
+        if not any(glue is each for each in own)
+    }
 
 
 def _of_fabric(deployment: Deployment) -> Iterator[DoubtSource]:

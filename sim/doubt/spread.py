@@ -31,9 +31,9 @@ from sim.steady.state import likeness, tpot_ns
 _ALONE = (0.1, 0.9)
 _TENTHS = slice(1, 4)
 
-_ENDS = (-1.0, 1.0)
-_ENDS_AND_HALF = (*_ENDS, 0.5)
-"""Of kernels: half of the way tells how far off those of a load are at the end."""
+_PLACES = (-1.0, 1.0, 0.5)
+"""Where sources are evaluated. Of kernels, half of the way tells how far off those of a load are at
+the end."""
 
 Ints = NDArray[np.int64]
 
@@ -101,19 +101,19 @@ def _of_alike(
     group: Sequence[SteadyLoad], seed: int, draws: int, free: Collection[str], each_alone: bool
 ) -> list[StepSpread]:
     """Return the spreads of loads that are alike, over what their scenario says is not settled."""
-    stated = _settled(group, seed, draws, free, each_alone)
     unsettled = group[0].deployment.scenario.doubt
+    every, no_draw = np.ones(draws, dtype=np.bool_), np.zeros(draws, dtype=np.bool_)
+    stated = _settled(group, seed, no_draw if unsettled else every, free, each_alone)
     if not unsettled:
         return [each.spread for each in stated]
     sources = [_of_possibilities(each) for each in unsettled]
     factors = np.empty((len(group), draws))
     for settings, there in choices(unsettled, seed, draws):
-        for place, found in enumerate(_settled(_as(group, settings), seed, draws, free, False)):
-            slower = found.tpot_ns / stated[place].tpot_ns
-            factors[place, there] = slower * found.spread.factors[there]
+        for place, found in enumerate(_settled(_as(group, settings), seed, there, free, False)):
+            factors[place, there] = found.tpot_ns / stated[place].tpot_ns * found.spread.factors
     alone: list[list[Alone]] = [list(each.spread.alone) for each in stated]
     for source, each in zip(sources, unsettled, strict=True) if each_alone else ():
-        settled = [_settled(_as(group, one), seed, 1, free, False) for one in each.one_of]
+        settled = [_settled(_as(group, one), seed, no_draw, free, False) for one in each.one_of]
         for place in range(len(group)):
             each_ns = np.array([found[place].tpot_ns for found in settled])
             positions = np.linspace(-1, 1, len(each_ns))
@@ -163,33 +163,64 @@ class _Settled(NamedTuple):
 
 
 def _settled(
-    group: Sequence[SteadyLoad], seed: int, draws: int, free: Collection[str], each_alone: bool
+    group: Sequence[SteadyLoad],
+    seed: int,
+    which: NDArray[np.bool_],
+    free: Collection[str],
+    each_alone: bool,
 ) -> list[_Settled]:
+    """Return the spreads of loads of which nothing is unsettled, over the draws in `which`."""
     times = LoadTimes(free)
     times.look_up_all((site, share) for site, n in group for share in shares(site, n))
-    sources = sources_of(group[0].deployment)
-    ends = [
-        [_End(times, source.changed(end)) for end in (_ENDS if source.is_range else _ENDS_AND_HALF)]
-        for source in sources
+    first = group[0].deployment
+    sources = sources_of(first) if each_alone or which.any() else []
+    ends = [_ends(times, source, first) for source in sources]
+    drawn = [
+        source.positions(drawn_shares(seed, source.key, len(which))[which]) for source in sources
     ]
-    drawn = [source.positions(drawn_shares(seed, source.key, draws)) for source in sources]
-    return [_of_load(times, load, sources, ends, drawn, each_alone) for load in group]
+    many = int(which.sum())
+    return [_of_load(times, load, many, sources, ends, drawn, each_alone) for load in group]
 
 
 class _End:
     """All loads at one end of a source."""
 
-    def __init__(self, times: LoadTimes, change: Change) -> None:
-        self._change = change
+    def __init__(self, times: LoadTimes, change: Change, first: Deployment) -> None:
+        """Time the loads anew; `first` is one of their deployments."""
         self._times = times.changed(change)
+        self._change = change
+        self._delays = change(first).delays_ns != first.delays_ns
+        """Whether latencies change too, which each deployment has for itself."""
         self._sites: dict[int, Deployment] = {}
 
     def stages(self, load: SteadyLoad) -> tuple[Ints, Ints]:
+        if not self._delays:
+            return _stages(self._times, load)
         site = load.deployment
-        known = self._sites.setdefault(id(site), site)
-        if known is site:
+        if id(site) not in self._sites:
             self._sites[id(site)] = self._change(site)
         return _stages(self._times, SteadyLoad(self._sites[id(site)], load.requests))
+
+    def moves(self, times: LoadTimes) -> bool:
+        """Return whether anything takes another time than in `times`."""
+        return self._delays or self._times.differ(times)
+
+
+def _ends(times: LoadTimes, source: DoubtSource, first: Deployment) -> tuple[_End | None, ...]:
+    """Return a source at its `_PLACES`, None where nothing is as other than stated.
+
+    One whose high end moves nothing is none that the deployment has.
+    """
+    low, stated, high = source.ends
+    found: dict[float, _End] = {}
+    for place in (1.0, -1.0) if source.is_range else (1.0, -1.0, 0.5):
+        if source.is_range and stated == (high if place > 0 else low):
+            continue
+        made = _End(times, source.changed(place), first)
+        if not made.moves(times):
+            break
+        found[place] = made
+    return tuple(found.get(place) for place in _PLACES)
 
 
 def _stages(times: LoadTimes, load: SteadyLoad) -> tuple[Ints, Ints]:
@@ -201,8 +232,9 @@ def _stages(times: LoadTimes, load: SteadyLoad) -> tuple[Ints, Ints]:
 def _of_load(
     times: LoadTimes,
     load: SteadyLoad,
+    draws: int,
     sources: Sequence[DoubtSource],
-    ends: Sequence[Sequence[_End]],
+    ends: Sequence[Sequence[_End | None]],
     drawn: Sequence[Floats],
     each_alone: bool,
 ) -> _Settled:
@@ -211,14 +243,15 @@ def _of_load(
     plain = np.concatenate([values.ravel(), delays_ns.ravel()]).astype(np.float64)
     moves = np.zeros((len(sources), 3, len(plain)))
     for number, tried in enumerate(ends):
-        for side, end in enumerate(tried):
-            moved = np.concatenate([part.ravel() for part in end.stages(load)])
-            moves[number, side] = moved - plain
+        for place, end in enumerate(tried):
+            if end is not None:
+                moved = np.concatenate([part.ravel() for part in end.stages(load)])
+                moves[number, place] = moved - plain
     logs = [_log_at_end(*of_source) for of_source in moves[:, 1:].sum(axis=-1)]
     moves = moves[:, :2]
     shapes = values.shape, delays_ns.shape
     weights = [s.weights(at, log) for s, at, log in zip(sources, drawn, logs, strict=True)]
-    together = _combined(np.array(weights).reshape(len(sources), 2, -1), moves)
+    together = _combined(np.array(weights).reshape(len(sources), 2, draws), moves)
     grids = [_grid(source) for source in sources] if each_alone else []
     each = [
         _combined(np.array([sources[n].weights(grid, logs[n])]), moves[n : n + 1])
@@ -227,12 +260,12 @@ def _of_load(
     rows = np.concatenate([np.zeros((1, len(plain))), together, *each]) + plain
     steps_ns = _steps_ns(engine, rows, shapes)
     factors = steps_ns / steps_ns[0]
-    count, size = len(together), len(_ALONE) + 3
-    own = factors[1 + count :].reshape(-1, size)
+    size = len(_ALONE) + 3
+    own = factors[1 + draws :].reshape(-1, size)
     found = zip(sources, grids, own, strict=True) if each_alone else ()
     alone = tuple(Alone(*each) for each in found)
     stated_ns = tpot_ns(*load, Fraction(steps_ns[0]))
-    return _Settled(stated_ns, StepSpread(factors[1 : 1 + count], alone))
+    return _Settled(stated_ns, StepSpread(factors[1 : 1 + draws], alone))
 
 
 def _log_at_end(end: float, half: float) -> float:

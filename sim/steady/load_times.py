@@ -67,6 +67,11 @@ class LoadTimes:
             other._look_up(dict.fromkeys(sites, first), block, self._known)
         return other
 
+    def differ(self, other: LoadTimes) -> bool:
+        """Return whether any load takes another time than the same of another look-up."""
+        known = self._known.items()
+        return any((load.values != other._known[of].values).any() for of, load in known)
+
     def _look_up(
         self,
         sites: Mapping[tuple[int, int], Deployment],
