@@ -124,7 +124,10 @@ def sections(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
             f"What was measured of both sides, and what this study says of the same place: margins "
             f"of {first} over {second}. A study compares best shapes under one SLO; a measurement "
             "compares what was there.",
-            [*study.dimensions, "compared", "measured", "here", "which side leads", "source"],
+            [
+                *(*study.dimensions, "compared", "measured", "here", "which side leads"),
+                *("measured is in its 90 % interval", "source"),
+            ],
             list(_measured(study, cells)),
         )
     names = [each.name for each in study.counterfactuals]
@@ -170,8 +173,13 @@ def _measured(study: Study, cells: Sequence[JudgedCell]) -> Iterator[list[str]]:
             percent(measured.margin),
             told(judged),
             published.agreement(measured, judged),
+            _yes_or_no(published.is_inside(measured, judged)),
             measured.source,
         ]
+
+
+def _yes_or_no(answer: bool | None) -> str:
+    return "–" if answer is None else "yes" if answer else "no"
 
 
 def _robustness(cells: Sequence[JudgedCell]) -> Iterator[list[str]]:

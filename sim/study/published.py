@@ -33,6 +33,14 @@ def agreement(measured: MeasuredMargin, judged: JudgedCell | None) -> str:
     return "same side" if judged.margin * measured.margin > 0 else "other side"
 
 
+def is_inside(measured: MeasuredMargin, judged: JudgedCell | None) -> bool | None:
+    """Return whether what was measured lies in the 90 % interval of a cell's margin."""
+    if judged is None or judged.doubt is None:
+        return None
+    low, high = judged.doubt.interval(90)
+    return low <= measured.margin <= high
+
+
 def rows(study: Study, cells: Sequence[JudgedCell]) -> list[Row]:
     """Return one row per measured comparison."""
     return [
@@ -43,6 +51,7 @@ def rows(study: Study, cells: Sequence[JudgedCell]) -> list[Row]:
             "margin": None if judged is None else judged.margin,
             "verdict": None if judged is None else judged.verdict,
             "agreement": agreement(measured, judged),
+            "inside_90": is_inside(measured, judged),
             "source": measured.source,
         }
         for measured, judged in compared(study, cells)

@@ -66,13 +66,13 @@ def test_measured_comparisons_beside_the_study(study: LoadedStudy) -> None:
     rows = published.rows(study.study, found)
     assert [row["agreement"] for row in rows] == ["same side", "other side", "no cell"]
     assert [row["margin"] for row in rows] == [0.05, 0.05, None]
+    assert [row["inside_90"] for row in rows] == [False, False, None]
     assert rows[2]["pace"] == "slower"
     alone = judged(study, 1, None, "only AFD")
     assert published.agreement(study.study.published[0], alone) == "one side alone"
     told = study_page.markdown(study.study, found, list(study_page.sections(study.study, found)))
     assert (
-        "| Loaded | slow | two | −2.0 % | AFD +5.0 % (+5.0 % to +5.0 %) | other side | a page |"
-        in told
+        "| Loaded | slow | two | −2.0 % | AFD +5.0 % (+5.0 % to +5.0 %) | other side | no |" in told
     )
 
 
