@@ -209,12 +209,13 @@ def _sides(study: Study, cells: Sequence[JudgedCell]) -> Iterator[list[str]]:
 def _verdicts(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
     """Yield a table for each value of the first dimension: the last one across."""
     first, _second = study.sides
-    *front, down, _across = study.dimensions
+    *front, down, across = study.dimensions
     by_place = {tuple(each.cell.place.values()): each for each in cells}
     fronts = dict.fromkeys(tuple(place[: len(front)]) for place in by_place)
     for number, chosen in enumerate(fronts):
         mine = {p[len(front) :]: each for p, each in by_place.items() if p[: len(front)] == chosen}
-        columns = list(dict.fromkeys(place[-1] for place in mine))
+        had = {place[-1] for place in mine}
+        columns = [value for value in study.dimensions[across] if value in had]
         lines = list(dict.fromkeys(place[:-1] for place in mine))
         text = (
             f"Who yields more, by how much ({first} over the other side), and the 80 % interval of "

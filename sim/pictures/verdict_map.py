@@ -31,8 +31,7 @@ def verdict_map(study: Study, cells: Sequence[JudgedCell]) -> go.Figure:
     )
     for number, panel in enumerate(panels):
         mine = [each for each in cells if tuple(each.cell.place.values())[:-2] == panel]
-        xs = list(dict.fromkeys(each.cell.place[across] for each in mine))
-        ys = list(dict.fromkeys(each.cell.place[down] for each in mine))
+        xs, ys = (_values(study, name, mine) for name in (across, down))
         at = {(each.cell.place[down], each.cell.place[across]): each for each in mine}
         grid = [[at.get((y, x)) for x in xs] for y in ys]
         figure.add_trace(
@@ -68,6 +67,12 @@ def verdict_map(study: Study, cells: Sequence[JudgedCell]) -> go.Figure:
         font={"family": "system-ui, sans-serif", "size": 13},
     )
     return figure
+
+
+def _values(study: Study, dimension: str, cells: Sequence[JudgedCell]) -> list[str]:
+    """Return the values of a dimension that cells have, in the order of the study."""
+    found = {each.cell.place[dimension] for each in cells}
+    return [value for value in study.dimensions[dimension] if value in found]
 
 
 def _colour(study: Study, judged: JudgedCell | None) -> float | None:
