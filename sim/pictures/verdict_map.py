@@ -91,8 +91,11 @@ def _short(study: Study, judged: JudgedCell | None) -> str:
     told = "–" if judged.verdict is None else html.escape(judged.verdict)
     if judged.margin is not None:
         told += f"<br>{percent(judged.margin)}"
-    measured = [percent(each.margin) for each in published.at(study, judged)]
-    return told + (f"<br><i>measured {', '.join(measured)}</i>" if measured else "")
+    measured = [each.margin for each in published.at(study, judged)]
+    if measured:
+        ends = dict.fromkeys(f"{100 * each:+.0f}" for each in (min(measured), max(measured)))
+        told += f"<br>▲ {' to '.join(ends)} %".replace("-", "−")
+    return told
 
 
 def _hover(study: Study, judged: JudgedCell | None) -> str:

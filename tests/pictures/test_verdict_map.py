@@ -52,7 +52,7 @@ def test_a_cell_shows_what_was_measured_in_its_place(study: LoadedStudy) -> None
     found = [judged(study, 0, -0.1, "EP"), judged(study, 1, 0.05, "AFD")]
     figure = verdict_map(study.study, found)
     (line,) = figure.data[0].text
-    assert list(line) == ["EP<br>−10.0 %", "AFD<br>+5.0 %<br><i>measured +35.4 %, −2.0 %</i>"]
+    assert list(line) == ["EP<br>−10.0 %", "AFD<br>+5.0 %<br>▲ −2 to +35 %"]
     assert "measured +35.4 %: one" in figure.data[0].hovertext[0][1]
 
 
