@@ -91,6 +91,10 @@ class BoundEngine:
 
         Each search begins with the critical circuit of the one before.
         """
+        return [Fraction(*mean) for mean in self.means_ns(values, delays_ns).tolist()]
+
+    def means_ns(self, values: Ints, delays_ns: Ints) -> Ints:
+        """Return `steps_ns` as numerators and denominators, loads × 2."""
         loads = len(values)
         none = np.zeros((loads, 1), dtype=np.int64)
         delays = np.concatenate([delays_ns.reshape(loads, -1).astype(np.int64), none], axis=1)
@@ -98,7 +102,7 @@ class BoundEngine:
         circuit, scaled, value = self._latest
         means, circuit = largest_means(*self.graph[:6], durations, delays, circuit, scaled, value)
         self._latest = self._latest._replace(circuit=circuit)
-        return [Fraction(*mean) for mean in means.tolist()]
+        return means
 
     def bound(self, times: Sequence[Times]) -> Bound:
         """Return the steady state when micro-batch j always takes `times[j]`."""
