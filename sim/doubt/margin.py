@@ -11,7 +11,7 @@ import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,14 @@ class DoubtPart:
     """The value at which the margin would be zero, in words; None if no likely value does that."""
     source: str
     """Where the figure is from; empty for what no source declares."""
+    side: Literal["", "first", "second"] = ""
+    """The deployment that alone has it; empty if both do."""
+
+    def told(self, sides: tuple[str, str]) -> str:
+        """Return its name, with that of the deployment where one alone has it."""
+        if not self.side:
+            return self.name
+        return f"{self.name} of {sides[0] if self.side == 'first' else sides[1]}"
 
 
 @dataclass(frozen=True)
@@ -187,13 +195,27 @@ def _parts(
     if total == 0:
         return ()
     found = [
-        DoubtPart(source.name, square / total, _turn(value, source, sides), source.source)
+        DoubtPart(
+            source.name,
+            square / total,
+            _turn(value, source, sides),
+            source.source,
+            _side(source.key, sides),
+        )
         for square, source in moves
         if square / total >= NOTABLE
     ]
     if rest / total >= NOTABLE:
         found.append(DoubtPart(_REST, rest / total, None, ""))
     return tuple(sorted(found, key=lambda part: -part.share))
+
+
+def _side(
+    key: str, sides: tuple[Mapping[str, Alone], Mapping[str, Alone]]
+) -> Literal["", "first", "second"]:
+    if key in sides[0] and key in sides[1]:
+        return ""
+    return "first" if key in sides[0] else "second"
 
 
 def _by_key(alone: tuple[Alone, ...]) -> Mapping[str, Alone]:

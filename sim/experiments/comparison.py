@@ -24,6 +24,7 @@ from sim.parallel.processes import Workers
 PILOT = 10
 
 # So many sources of doubt are named in a sentence.
+_SIDES = ("A", "B")
 _NAMED = 3
 
 # What is smaller than this, relatively, is rounding.
@@ -105,15 +106,13 @@ class Comparison:
         measured = [each for each in self.settled_by if each.source]
         if not self.settled_by:
             return "No doubt: both are the same"
-        shares: dict[str, float] = {}  # each side may have its own source of one name
-        for each in measured:
-            shares[each.name] = shares.get(each.name, 0.0) + each.share
-        named = [f"{name} ({100 * share:.0f} %)" for name, share in shares.items()][:_NAMED]
+        shares = [(each.told(_SIDES), each.share) for each in measured]
+        named = [f"{name} ({100 * share:.0f} %)" for name, share in shares[:_NAMED]]
         told = [f"Settled by measuring, with shares of the doubt: {', '.join(named)}"]
         told = told if named else []
         rest = 100 * sum(each.share for each in self.settled_by if not each.source)
         told += [f"{rest:.0f} % of the doubt no source declares"] if rest else []
-        turns = [f"{each.name} is {each.turns_at}" for each in measured if each.turns_at]
+        turns = [f"{each.told(_SIDES)} is {each.turns_at}" for each in measured if each.turns_at]
         told += [f"the lead turns over if {' or '.join(turns[:_NAMED])}"] if turns else []
         return "; ".join(told)
 

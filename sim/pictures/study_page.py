@@ -83,7 +83,7 @@ def sections(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
             *(*study.dimensions, f"{first} over {second}", "chance ±", "doubt 80 %", "doubt 90 %"),
             *(f"{first} leads", f"{second} leads", "settled by measuring"),
         ],
-        [_sure(each) for each in cells if each.doubt is not None],
+        [_sure(study, each) for each in cells if each.doubt is not None],
     )
     yield Section(
         "Best shapes",
@@ -234,7 +234,8 @@ def _verdicts(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
         )
 
 
-def _sure(judged: JudgedCell) -> list[str]:
+def _sure(study: Study, judged: JudgedCell) -> list[str]:
+    first, second = study.sides
     assert judged.doubt is not None
     assert judged.margin is not None
     assert judged.half_width is not None
@@ -247,7 +248,7 @@ def _sure(judged: JudgedCell) -> list[str]:
         f"{p10} to {p90}",
         f"{p05} to {p95}",
         *(f"{each:.0%}" for each in judged.probabilities),
-        "; ".join(settled(part) for part in judged.settled_by) or "–",
+        "; ".join(settled(part, (first, second)) for part in judged.settled_by) or "–",
     ]
 
 

@@ -227,14 +227,14 @@ def _in_doubt(study: Study, judged: JudgedCell) -> Row:
         **dict(zip(("margin_p05", "margin_p10", "margin_p90", "margin_p95"), ends, strict=True)),
         f"probability_{first}": likely[0],
         f"probability_{second}": likely[1],
-        "settled_by": "; ".join(settled(part) for part in judged.settled_by),
+        "settled_by": "; ".join(settled(part, (first, second)) for part in judged.settled_by),
     }
 
 
-def settled(part: DoubtPart) -> str:
+def settled(part: DoubtPart, sides: tuple[str, str]) -> str:
     """Return a part of a doubt in words, with what would turn the margin over."""
     turns = "" if part.turns_at is None else f", turns over at {part.turns_at}"
-    return f"{part.name} ({part.share:.0%} of the doubt{turns})"
+    return f"{part.told(sides)} ({part.share:.0%} of the doubt{turns})"
 
 
 def _of_side(judged: JudgedCell, number: int) -> Row:
