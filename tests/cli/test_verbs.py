@@ -280,7 +280,7 @@ def test_explain_prints_one_json_object(afdsim: Afdsim) -> None:
         found = json.loads(afdsim("explain", name, "--json", settings=settings).out)
         promised = (
             "scenario deployment model frozen requests_per_gpu context_tokens circuit kv_formats "
-            "stages cards micro_batches balance scope"
+            "stages cards micro_batches balance how_sure scope"
         )
         assert list(found) == promised.split()
         assert found["circuit"]["kind"] == ("FFN-bound" if settings else "GPU-bound")
@@ -330,7 +330,7 @@ def test_explain_draws_the_pipeline_on_one_page(afdsim: Afdsim, tmp_path: Path) 
 def test_validate_checks_studies(afdsim: Afdsim) -> None:
     answer = afdsim("validate", str(cards.study("afd-vs-ep")))
     assert answer.code == 0
-    assert "64 cells, all well formed" in answer.err
+    assert "39 cells, all well formed" in answer.err
 
 
 def test_validate_reports_all_mistakes_at_once(afdsim: Afdsim, tmp_path: Path) -> None:
