@@ -77,8 +77,9 @@ def study(
 
 
 def _print(study: Study, found: list[JudgedCell]) -> None:
+    from sim.inputs.naming.settings import described
     from sim.metrics.cautions import SCOPE
-    from sim.study.verdicts import described_shape, percent
+    from sim.study.verdicts import percent
 
     first, second = study.sides
     columns = [*study.dimensions, "verdict", f"{first} over {second}", "80 %", first, second]
@@ -87,7 +88,7 @@ def _print(study: Study, found: list[JudgedCell]) -> None:
         margin = "–" if each.margin is None else f"{100 * each.margin:+.1f} %".replace("-", "−")
         ends = [] if each.doubt is None else [percent(end) for end in each.doubt.interval(80)]
         doubt = " to ".join(ends) or "–"
-        shapes = [described_shape(entry) if entry else why or "–"
+        shapes = [described(entry["shape"], entry["settings"]) if entry else why or "–"
                   for entry, why in zip(each.entries, each.whys, strict=True)]  # fmt: skip
         shown.add_row(*each.cell.place.values(), each.verdict or "–", margin, doubt, *shapes)
     show(shown, SCOPE)

@@ -32,6 +32,7 @@ from sim.parallel import signals
 
 # Rows of a front in the terminal; sweep.csv has them all.
 _SHOWN_PER_FAMILY = 10
+_SHOWN_REASONS = 10
 
 if TYPE_CHECKING:
     from sim.sweeps.points import Row
@@ -93,6 +94,7 @@ def sweep(
     if as_json:
         place = str(folder) if rows else None
         told = {"directory": place, "scope": SCOPE, "warnings": warnings, "points": rows}
+        told |= {name: result.described[name] for name in ("fronts", "refused")}
         print(json_text.dumps(told, ensure_ascii=False, indent=2))
     elif rows:
         _print_front(rows)
@@ -103,13 +105,11 @@ def sweep(
 
 
 def _sweep_code(rows: list[dict[str, Any]], stopped: signals.Stopped | None) -> int:
-    counts = {status: sum(r["status"] == status for r in rows) for status in ("refused", "failed")}
-    if any(counts.values()):
-        say(f"{counts['refused']} points refused, {counts['failed']} failed; see column reason")
+    _say_refusals(rows)
     if stopped:
         say("interrupted")
         return stopped.exit_code
-    if counts["failed"]:
+    if any(row["status"] == "failed" for row in rows):
         return EXIT_FAILED_POINTS
     if not any(row.get("slo_met") for row in rows):
         say("no point meets its SLO")
@@ -117,15 +117,28 @@ def _sweep_code(rows: list[dict[str, Any]], stopped: signals.Stopped | None) -> 
     return EXIT_OK
 
 
+def _say_refusals(rows: list[Row]) -> None:
+    """Say why points were refused or failed, each reason once."""
+    from sim.sweeps.refusals import refusals
+
+    groups = refusals(rows)
+    for group in groups[:_SHOWN_REASONS]:
+        count = group["points"]
+        say(f"{count:,} point{'s' * (count > 1)} {group['status']}: {group['reason']}")
+    if more := groups[_SHOWN_REASONS:]:
+        count = sum(group["points"] for group in more)
+        say(f"{count:,} points refused or failed for {len(more)} other reasons; see column reason")
+
+
 def _print_front(rows: list[dict[str, Any]]) -> None:
     from sim.metrics.cautions import SCOPE
-    from sim.sweeps.labels import differences
+    from sim.sweeps.labels import labels
     from sim.sweeps.points import front
 
     families = dict.fromkeys(row["family"] for row in rows if row["status"] == "ok")
     best = {row["point"] for row in front(rows)}
-    told = dict(zip((row["point"] for row in rows), differences(rows), strict=True))
-    columns = ["family", "shape", "settings", "GPUs", "in flight", "TPOT ms", "±", "tokens/s/user"]
+    told = dict(zip((row["point"] for row in rows), labels(rows), strict=True))
+    columns = ["family", "shape", "GPUs", "in flight", "TPOT ms", "±", "tokens/s/user"]
     columns += ["tokens/s/GPU", "USD/1M", "SLO", "overall"]
     title = f"Pareto front of each family (up to {_SHOWN_PER_FAMILY} points)"
     shown = Table(columns, title)
@@ -133,7 +146,6 @@ def _print_front(rows: list[dict[str, Any]]) -> None:
         for row in _some(front(rows, family)):
             shown.add_row(
                 family,
-                row["shape"],
                 told[row["point"]],
                 str(row["gpus"]),
                 f"{row['requests_in_flight']:,.0f}",

@@ -19,7 +19,7 @@ from sim.inputs.admission import Admission
 from sim.inputs.arrivals import ClosedLoop, Trace
 from sim.inputs.base import Strict
 from sim.inputs.deployment import UNDIVIDED, DeploymentShape
-from sim.inputs.documents.document import Document, Loc, read
+from sim.inputs.documents.document import Document, Loc, loc_of, read
 from sim.inputs.lengths import CsvLengths
 from sim.inputs.naming import Name
 from sim.inputs.noise import EmpiricalNoise, Noise, read_factors
@@ -227,6 +227,10 @@ class Scenario(Strict):
         Raises ScenarioError with every mistake, as a file of it would.
         """
         return from_document(self.document().changed(settings, self.name))
+
+    def value_at(self, path: str) -> Any:
+        """Return the value at a dotted path, None where there is none."""
+        return self.document().get(loc_of(path))
 
     def settled(self, settings: Mapping[str, Any]) -> Scenario:
         """Return this scenario with a possibility of what is unsettled, and no doubt stated."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from sim.doubt.margin import OPEN
 from sim.foundation import json_text
+from sim.inputs.naming.settings import described
 from sim.metrics.cautions import SCOPE
 from sim.pictures import page as pages
 from sim.pictures.sections import Section, as_written, markdown_lines
@@ -22,7 +23,7 @@ from sim.results.files import replace_files
 from sim.study import published
 from sim.study.folder import StudyResult
 from sim.study.schema import Study
-from sim.study.verdicts import JudgedCell, counts, described_shape, percent, settled, told
+from sim.study.verdicts import JudgedCell, counts, percent, settled, told
 
 
 def draw(result: StudyResult) -> Path:
@@ -269,7 +270,7 @@ def _best_shape(judged: JudgedCell, number: int, side: str) -> list[str]:
     ]
     return [
         *place,
-        described_shape(entry),
+        described(entry["shape"], entry["settings"]),
         f"{figures['gpus']:.0f}",
         f"{figures['batch']:.3g}",
         entry["limit"],

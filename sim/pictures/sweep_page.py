@@ -25,9 +25,10 @@ from sim.pictures import page as pages
 from sim.results.files import replace_files
 from sim.sweeps import saved
 from sim.sweeps.folder import SweepResult
-from sim.sweeps.labels import differences
+from sim.sweeps.labels import labels
 from sim.sweeps.pipelines import DoubtShare, Kept, read_pipelines, write_pipelines
 from sim.sweeps.points import SETTING, Row, best, best_rows
+from sim.sweeps.refusals import refusals
 from sim.sweeps.sweep import Published
 
 Described = dict[str, Any]
@@ -122,7 +123,8 @@ def write(path: Path, sources: Sequence[Source]) -> None:
         "table": _table_columns(rows),
         "metrics": [[metric.name, metric.unit, metric.definition] for metric in METRICS],
         "chosen": None if chosen is None else rows.index(chosen),
-        "labels": _labels(rows),
+        "labels": labels(rows),
+        "refused": refusals(rows),
         "ring": pareto_figure.CHOSEN,
         "intervals": intervals.ENDS,
         "level": intervals.LEVEL,
@@ -153,14 +155,6 @@ def write(path: Path, sources: Sequence[Source]) -> None:
         ],
     )
     path.write_text(page, encoding="utf-8")
-
-
-def _labels(rows: Sequence[Row]) -> list[str]:
-    """Return for each row its shape, and the swept values that differ among the rows."""
-    return [
-        ", ".join(filter(None, (row["shape"], told)))
-        for row, told in zip(rows, differences(rows), strict=True)
-    ]
 
 
 def _warnings(sources: Sequence[Source]) -> list[str]:
@@ -233,7 +227,7 @@ def _table_columns(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def _pipelines(source: Source, *, prefix: bool) -> Iterator[Pipeline]:
-    labels = {id(row): label for row, label in zip(source.rows, _labels(source.rows), strict=True)}
+    named = {id(row): label for row, label in zip(source.rows, labels(source.rows), strict=True)}
     for family in pareto_figure.families(source.rows):
         row = best([row for row in source.rows if row["family"] == family])
         name, kept = _family(source, family, prefix), source.pipelines.get(family)
@@ -241,8 +235,8 @@ def _pipelines(source: Source, *, prefix: bool) -> Iterator[Pipeline]:
             yield Pipeline(name, "", None, "no point of this family was simulated")
         elif kept is None:
             reason = "the sweep was saved without the pipeline of this point; run it again"
-            yield Pipeline(name, labels[id(row)], None, reason)
+            yield Pipeline(name, named[id(row)], None, reason)
         else:
             figure = kept.picture and gantt.figure_of(kept.picture)
             told = ", ".join(f"{part.name} {100 * part.share:.0f} %" for part in kept.doubt)
-            yield Pipeline(name, labels[id(row)], figure, kept.reason, told)
+            yield Pipeline(name, named[id(row)], figure, kept.reason, told)

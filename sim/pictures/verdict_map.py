@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from sim.inputs.naming.settings import described
 from sim.pictures.looks import COLOURS
 from sim.study import published
 from sim.study.schema import Study
-from sim.study.verdicts import JudgedCell, described_shape, percent, told
+from sim.study.verdicts import JudgedCell, percent, told
 
 # Margins beyond this share have the full colour.
 _FULL = 0.5
@@ -108,7 +109,8 @@ def _hover(study: Study, judged: JudgedCell | None) -> str:
             lines.append(f"{html.escape(side)}: {html.escape(judged.whys[number])}")
             continue
         figures = entry["figures"]
-        lines.append(f"{html.escape(side)}: {html.escape(described_shape(entry))}")
+        shape = described(entry["shape"], entry["settings"])
+        lines.append(f"{html.escape(side)}: {html.escape(shape)}")
         lines.append(
             f"  {figures['gpus']:.0f} GPUs, batch {figures['batch']:.3g} ({entry['limit']}), "
             f"{figures['tgs']:,.0f} tokens/s/GPU, TPOT {figures['tpot_ms_mean']:.1f} ms"

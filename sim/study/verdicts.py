@@ -303,39 +303,3 @@ def told(judged: JudgedCell | None) -> str:
 def percent(share: float) -> str:
     """Return a margin in percent, with its sign."""
     return f"{100 * share:+.1f} %".replace("-", "−")
-
-
-def described_shape(entry: dict[str, Any]) -> str:
-    """Return the shape and settings in a line."""
-    told = [entry["shape"]]
-    for path, value in entry["settings"].items():
-        last = path.rsplit(".", 1)[-1]
-        if path in _UNTOLD or path.startswith("software.") or value in _USUAL.get(last, ()):
-            continue
-        told.append(_TOLD.get(last, "{}").format(value))
-    return ", ".join(told)
-
-
-# How settings of a shape are told; what goes without saying is left out.
-_TOLD = {
-    "gpus_per_instance": "{} GPUs an F",
-    "redundant_experts": "+{} replicas",
-    "micro_batches": "{} micro-batches",
-    "tp": "attention TP{}",
-    "attention_tp": "attention TP{}",
-}
-_USUAL: dict[str, tuple[Any, ...]] = {
-    "redundant_experts": (0,),
-    "tp": (1,),
-    "attention_tp": (1,),
-    "moe_kernel": ("masked",),
-    "collectives": ("nccl", "nvls"),
-    "overlap": ("none",),
-}
-_UNTOLD = frozenset(
-    f"deployment.{path}"
-    for path in (
-        *("attention.instances", "attention.gpus_per_instance", "attention.computes"),
-        *("attention.lm_head_tp", "ffn.instances", "gpus", "lm_head_tp"),
-    )
-)

@@ -18,7 +18,9 @@ from sim.results.tables import write_table
 from sim.sweeps import doubts, refine, sweep
 from sim.sweeps.cautions import about_points, counted
 from sim.sweeps.doubts import PointDoubt
+from sim.sweeps.labels import fronts
 from sim.sweeps.points import Point, Row, best_rows, columns, row, together
+from sim.sweeps.refusals import refusals
 from sim.sweeps.runner import Runner, Watch, unwatched
 from sim.sweeps.store import Store
 from sim.sweeps.sweep import LoadedSweep
@@ -214,6 +216,8 @@ def _described(
         "scope": SCOPE,
         "warnings": warnings,
         "calibration": calibration_of(sorted(used)),
+        "fronts": fronts(rows),
+        "refused": refusals(rows),
         "best": {
             family: resolved(scenarios[best["point"]]) for family, best in best_rows(rows).items()
         },

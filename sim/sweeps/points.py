@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sim.foundation import json_text
@@ -37,6 +37,8 @@ class Point:
     """Look for the largest batch whose TPOT meets the target, instead of taking the scenario's."""
     entry: int = 0
     """Place of its entry in `Sweep.families`."""
+    apart: dict[str, Any] = field(default_factory=dict)
+    """Other values, by dotted path, that points of its family's other entries do not have."""
 
     def inputs(self) -> Inputs:
         """Return what the outcome depends on: the scenario, files that it names, and the code."""
@@ -136,7 +138,7 @@ def row(point: Point, result: Outcome) -> Row:
         "shape": point.scenario.deployment.shape_name(),
         "status": result["status"],
         "reason": result["reason"],
-        **{f"{SETTING}{path}": value for path, value in point.settings.items()},
+        **{f"{SETTING}{path}": v for path, v in (point.apart | point.settings).items()},
         **result,
     }
 

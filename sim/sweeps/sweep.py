@@ -110,6 +110,22 @@ class Sweep(Strict):
             raise ValueError(f"published names no family of this sweep: {', '.join(unknown)}")
         return self
 
+    def apart(self, entry: int) -> list[str]:
+        """Return paths that an entry does not sweep and that differ in its family."""
+        of = [each for each in self.families if each.family == self.families[entry].family]
+        swept = [path for each in of for axis in each.axes for path in axis.values]
+        paths = dict.fromkeys([path for each in of for path in each.set] + swept)
+        own = {path for axis in self.families[entry].axes for path in axis.values}
+        return [
+            path
+            for path in paths
+            if path not in own and (path in swept or any(_differ(each, of[0], path) for each in of))
+        ]
+
+
+def _differ(one: Family, other: Family, path: str) -> bool:
+    return (path in one.set) != (path in other.set) or one.set.get(path) != other.set.get(path)
+
 
 class Base(NamedTuple):
     """What the points of an entry start from."""
@@ -120,18 +136,22 @@ class Base(NamedTuple):
     """Values of all points that are still to be set."""
     overrides: tuple[str, ...]
     """Overrides that are still to be made."""
+    told: list[str]
+    """Paths whose values tell the entry's points from those of its family's other entries."""
 
     @classmethod
     def of(
-        cls, document: Document, values: dict[str, Any], axes: Iterable[str], sweep: str,
+        cls, document: Document, values: dict[str, Any], sweep: Sweep, entry: int,
         overrides: tuple[str, ...],
     ) -> Base:  # fmt: skip
         """Set once what holds for all points. Raises ScenarioError if a path leads nowhere."""
+        axes, told = sweep.families[entry].axes, sweep.apart(entry)
         overridden = [text.partition("=")[0].strip() for text in overrides]
-        fixed, moving = map(loc_of, (*values, *overridden)), [loc_of(path) for path in axes]
+        fixed = map(loc_of, (*values, *overridden))
+        moving = [loc_of(path) for axis in axes for path in axis.values]
         if any(_meet(one, other) for one in fixed for other in moving):
-            return cls(Variants(document), values, overrides)
-        return cls(Variants(document.changed(values, sweep, overrides)), {}, ())
+            return cls(Variants(document), values, overrides, told)
+        return cls(Variants(document.changed(values, sweep.name, overrides)), {}, (), told)
 
 
 def _meet(one: Loc, other: Loc) -> bool:
@@ -187,9 +207,8 @@ def _loaded(document: Document, overrides: tuple[str, ...]) -> LoadedSweep:
             loc = ("families", entry, "base")
             problems += [document.problem(loc, line) for line in error.problems]
             continue
-        axes = [path for axis in family.axes for path in axis.values]
         try:
-            bases[entry] = Base.of(base, sweep.set | family.set, axes, sweep.name, overrides)
+            bases[entry] = Base.of(base, sweep.set | family.set, sweep, entry, overrides)
         except ScenarioError as error:
             problems += error.problems
             continue
@@ -242,7 +261,8 @@ def _point(
         return None
     tpot_of = family.max_batch_under_slo
     _check_engine(sweep, document, entry, scenario, tpot_of)
-    return Point(index, family.family, family.base, settings, scenario, tpot_of, entry)
+    name, told = family.family, {path: scenario.value_at(path) for path in base.told}
+    return Point(index, name, family.base, settings, scenario, tpot_of, entry, told)
 
 
 def _check_engine(

@@ -26,8 +26,8 @@ def test_every_axis_that_differs_is_told_and_no_other() -> None:
     ]
     rows += [point("AFD", **{batches: count, "model": "step3"}) for count in (2, 3)]
     assert of(rows) == [
-        *("overlap none", "overlap none", "overlap two_batch", "overlap two_batch"),
-        *("micro batches 2", "micro batches 3"),
+        *("no overlap", "no overlap", "two-batch overlap", "two-batch overlap"),
+        *("2 micro-batches", "3 micro-batches"),
     ]
 
 
@@ -36,7 +36,7 @@ def test_paths_with_the_same_end_are_told_apart() -> None:
     rows = [
         point("AFD", **{sides[0]: a, sides[1]: f}) for a, f in (("h20", "h800"), ("l20", "l40"))
     ]
-    assert of(rows)[0] == "attention accelerator h20, ffn accelerator h800"
+    assert of(rows)[0] == "attention on h20, FFN on h800"
 
 
 def test_of_a_mapping_what_differs_is_told_as_in_a_table_read_back() -> None:
@@ -44,14 +44,14 @@ def test_of_a_mapping_what_differs_is_told_as_in_a_table_read_back() -> None:
     faster = '{"kind": "poisson", "requests_per_s": 7, "requests": 9}'
     path = "workload.arrivals"
     assert of([point("x", **{path: poisson}), point("x", **{path: faster})]) == [
-        "requests per s 5",
-        "requests per s 7",
+        "5 requests/s",
+        "7 requests/s",
     ]
 
 
 def test_a_setting_that_is_off_at_some_points_is_told_at_all() -> None:
     assert of([point("x", noise=None), point("x", noise={"cv": 0.1}), point("y")]) == [
-        "noise –",
+        "no noise",
         "cv 0.1",
         "",
     ]
