@@ -290,9 +290,10 @@ def _with_model(lines: list[str], base: str, name: str) -> list[str]:
     What the scenario said of its own model is left out: comments at the top, drafts.
     """
     from sim.inputs import cards
+    from sim.inputs.naming.titles import in_shape_of
 
     card = cards.model(name)
-    shape = json_text.dumps(f"{card.title} in the shape of {base}", ensure_ascii=False)
+    shape = json_text.dumps(in_shape_of(card.title, base), ensure_ascii=False)
     told = {"model": name, "description": shape}
     if card.checkpoint is None:
         say(f"{name} states no checkpoint: precision is that of {base}")

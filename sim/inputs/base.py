@@ -35,7 +35,7 @@ class Strict(BaseModel):
     )
 
     stated_elsewhere: ClassVar[tuple[str, ...]] = ()
-    """Required fields that a software profile may state: editors should not ask for them."""
+    """Required fields that another key or a profile may state: editors should not ask for them."""
 
     @classmethod
     def __get_pydantic_json_schema__(

@@ -15,7 +15,8 @@ from sim.inputs.traces.recorded import BadRows, Recorded, read
 
 Tokens = NDArray[np.int64]
 Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(gt=0, le=10**9)]
+MOST_TOKENS = 10**9
+Count = Annotated[int, Field(gt=0, le=MOST_TOKENS)]
 Requests = Annotated[int, Field(gt=0, le=10**7)]
 """Requests of a run, each of which takes some 100 bytes."""
 
@@ -43,6 +44,9 @@ class Fixed(Strict):
     def mean_tokens(self) -> float:
         return float(self.tokens)
 
+    def mean_age(self) -> float:
+        return (self.tokens - 1) / 2
+
     def max_length(self) -> int:
         return self.tokens
 
@@ -68,6 +72,10 @@ class Uniform(Strict):
     def mean_tokens(self) -> float:
         return (self.low + self.high) / 2
 
+    def mean_age(self) -> float:
+        variance = ((self.high - self.low + 1) ** 2 - 1) / 12
+        return _mean_age(self.mean_tokens(), variance)
+
     def max_length(self) -> int:
         return self.high
 
@@ -92,6 +100,9 @@ class Lognormal(Strict):
         """Return the mean before the cut at `max_tokens`, which is an upper bound."""
         return self.mean
 
+    def mean_age(self) -> float:
+        return _mean_age(self.mean, (self.cv * self.mean) ** 2)
+
     def max_length(self) -> int:
         return self.max_tokens
 
@@ -111,6 +122,9 @@ class Geometric(Strict):
     def mean_tokens(self) -> float:
         """Return the mean before the cut at `max_tokens`, which is an upper bound."""
         return self.mean
+
+    def mean_age(self) -> float:
+        return self.mean - 1
 
     def max_length(self) -> int:
         return self.max_tokens
@@ -139,8 +153,17 @@ class Bimodal(Strict):
     def mean_tokens(self) -> float:
         return self.short + (self.long - self.short) * self.long_share
 
+    def mean_age(self) -> float:
+        variance = (self.long - self.short) ** 2 * self.long_share * (1 - self.long_share)
+        return _mean_age(self.mean_tokens(), variance)
+
     def max_length(self) -> int:
         return self.long
+
+
+def _mean_age(mean: float, variance: float) -> float:
+    """Return E[D(D−1)]/2E[D], the tokens that a request in flight has decoded, in the mean."""
+    return (variance / mean + mean - 1) / 2
 
 
 Length = Annotated[Fixed | Uniform | Lognormal | Geometric | Bimodal, Field(discriminator="kind")]
@@ -149,9 +172,11 @@ Length = Annotated[Fixed | Uniform | Lognormal | Geometric | Bimodal, Field(disc
 class DrawnLengths(Strict):
     """Prompt and output lengths drawn independently."""
 
+    stated_elsewhere = ("prompt",)
+
     kind: Literal["drawn"]
     prompt: Length
-    """Tokens of KV that a request brings."""
+    """Tokens of KV that a request brings, required unless `workload.context` is given."""
     output: Length
     """Tokens that a request decodes."""
 
@@ -198,6 +223,15 @@ class CsvLengths(Strict):
 
     def longest_context(self) -> int:
         return self.read().longest_context()
+
+
+def prompt_under(context: float, output: Length) -> int:
+    """Return the prompt with which the mean context of a request in flight is `context`.
+
+    To half a token; of outputs as they are before a cut at `max_tokens`. Below 1 if the outputs
+    alone are longer.
+    """
+    return round(context - output.mean_age())
 
 
 Lengths = Annotated[DrawnLengths | CsvLengths, Field(discriminator="kind")]

@@ -19,9 +19,10 @@ from sim.inputs.admission import Admission
 from sim.inputs.arrivals import ClosedLoop, Trace
 from sim.inputs.base import Strict
 from sim.inputs.deployment import UNDIVIDED, DeploymentShape
-from sim.inputs.documents.document import Document, Loc, loc_of, read
+from sim.inputs.documents.document import Document, Loc, read
+from sim.inputs.documents.places import loc_of
 from sim.inputs.lengths import CsvLengths
-from sim.inputs.naming import Name
+from sim.inputs.naming import Name, titles
 from sim.inputs.noise import EmpiricalNoise, Noise, read_factors
 from sim.inputs.prices import Price
 from sim.inputs.routing import MeasuredRouting, Routing, read_profiles
@@ -284,11 +285,14 @@ def load(name: str | Path, overrides: Iterable[str] = (), fits: Fits | None = No
     """Return the scenario at a path, or of a name in scenarios/ (one's own first, then packaged).
 
     `overrides` are `path=value` assignments made before validation. Raises ScenarioError with
-    every mistake of the scenario and of the names it refers to.
+    every mistake of the scenario and of the names it refers to. Its name and description say what
+    was overwritten.
     """
     document = read(cards.find(cards.SCENARIOS, str(name), "scenario"))
-    for assignment in overrides:
+    before, chosen = Document(document.name, document.data), list(overrides)
+    for assignment in chosen:
         document.set(assignment)
+    titles.of_scenario(document, before, chosen)
     return from_document(document, fits)
 
 

@@ -6,12 +6,27 @@ Requests arrive prefilled: a request brings `prompt` tokens of KV and decodes `o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from sim.inputs.arrivals import Arrivals, ClosedLoop, TimesNs, Trace
 from sim.inputs.base import Strict
-from sim.inputs.lengths import BLOCK, CsvLengths, DrawnLengths, Lengths, Tokens
+from sim.inputs.lengths import (
+    BLOCK,
+    MOST_TOKENS,
+    Count,
+    CsvLengths,
+    DrawnLengths,
+    Length,
+    Lengths,
+    Tokens,
+    prompt_under,
+)
+
+# Answers of InferenceX's loads (1K/1K and 8K/1K).
+_OUTPUT = {"kind": "fixed", "tokens": 1024}
+_LENGTH: TypeAdapter[Length] = TypeAdapter(Length)
 
 
 class Workload(Strict):
@@ -19,8 +34,36 @@ class Workload(Strict):
 
     arrivals: Arrivals
     """When requests arrive."""
+    context: Annotated[Count | None, Field(exclude=True)] = None
+    """Short form of `lengths`: mean context of a request in flight, tokens, such as 8192. All
+    prompts have the length that makes it so: a request in flight holds its prompt and half of its
+    output in the mean (of outputs that differ, more: long ones are in flight longer). `lengths`
+    may state the output, and no prompt; without it outputs have 1,024 tokens, as in InferenceX's
+    loads 1K/1K and 8K/1K. `--set workload.context` takes the place of a prompt. Results state the
+    lengths."""
     lengths: Lengths | None = None
     """Lengths of prompts and outputs; a trace brings its own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _write_out(cls, data: Any) -> Any:
+        """Put the lengths in the place of a context; of wrong values nothing is made."""
+        if not isinstance(data, dict) or data.get("context") is None:
+            return data
+        context, lengths = data["context"], data.get("lengths") or {}
+        arrivals = data.get("arrivals")
+        if isinstance(arrivals, dict) and arrivals.get("kind") == "trace":
+            raise ValueError("a trace brings its own lengths: leave context out")
+        if not (isinstance(lengths, dict) and type(context) is int and 0 < context <= MOST_TOKENS):
+            return data
+        if lengths.get("kind") == "csv":
+            raise ValueError("a file of lengths brings the prompts: leave context out")
+        if "prompt" in lengths:
+            raise ValueError("context and lengths.prompt state the same: leave one of them out")
+        lengths = {"kind": "drawn", "output": _OUTPUT, **lengths}
+        prompt = {"kind": "fixed", "tokens": _prompt(context, lengths["output"])}
+        rest = {name: part for name, part in data.items() if name != "context"}
+        return rest | {"lengths": {"prompt": prompt, **lengths}}
 
     @model_validator(mode="after")
     def _check(self) -> Workload:
@@ -54,6 +97,21 @@ class Workload(Strict):
         if recorded.clipped_rows:
             notes.append(f"{path}: requests cut to the longest context: {recorded.clipped_rows:,}")
         return notes
+
+
+def _prompt(context: int, output: Any) -> int:
+    """Return the prompts under a context, any if the output is wrong, which is told elsewhere."""
+    try:
+        law = _LENGTH.validate_python(output)
+    except ValidationError:
+        return context
+    prompt = prompt_under(context, law)
+    if prompt < 1:
+        raise ValueError(
+            f"context {context:,} leaves no prompt: a request in flight has decoded "
+            f"{law.mean_age():,.0f} tokens in the mean; write a longer context or shorter outputs"
+        )
+    return prompt
 
 
 class Requests:

@@ -18,8 +18,9 @@ from sim.foundation.errors import ScenarioError
 from sim.foundation.reading import held
 from sim.inputs import cards
 from sim.inputs.base import Strict
-from sim.inputs.documents.document import Document, Loc, loc_of, read
-from sim.inputs.naming import Label, Name
+from sim.inputs.documents.document import Document, read
+from sim.inputs.documents.places import Loc, disturb, loc_of
+from sim.inputs.naming import Label, Name, titles
 from sim.inputs.scenario import Scenario, TpotOf
 from sim.inputs.variants import Variants
 from sim.parallel import processes as workers
@@ -149,15 +150,9 @@ class Base(NamedTuple):
         overridden = [text.partition("=")[0].strip() for text in overrides]
         fixed = map(loc_of, (*values, *overridden))
         moving = [loc_of(path) for axis in axes for path in axis.values]
-        if any(_meet(one, other) for one in fixed for other in moving):
+        if any(disturb(one, other) for one in fixed for other in moving):
             return cls(Variants(document), values, overrides, told)
         return cls(Variants(document.changed(values, sweep.name, overrides)), {}, (), told)
-
-
-def _meet(one: Loc, other: Loc) -> bool:
-    """Return whether one place is the other or lies in it."""
-    shorter = min(len(one), len(other))
-    return one[:shorter] == other[:shorter]
 
 
 @dataclass(frozen=True)
@@ -194,6 +189,8 @@ def load(name: str | Path, overrides: Iterable[str] = ()) -> LoadedSweep:
 
 def _loaded(document: Document, overrides: tuple[str, ...]) -> LoadedSweep:
     sweep = document.validate(Sweep)
+    name, description = titles.of_many(sweep.name, sweep.description, overrides)
+    sweep = sweep.model_copy(update={"name": name, "description": description})
     _check_points(sweep, document)
     points: list[Point] = []
     problems: list[str] = []

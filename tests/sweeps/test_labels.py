@@ -71,7 +71,7 @@ def test_entries_with_families_of_their_own_have_the_columns_of_their_axes_alone
     text = FAMILY.replace(", routing: null", "")
     for number in range(4):
         text = text.replace(
-            "family: AFD\n" if number < 2 else "family: EP\n", f"family: {number}\n", 1
+            "family: AFD\n" if number < 2 else "family: EP\n", f"family: F{number}\n", 1
         )
     found = rows_of(tmp_path / "s.yaml", text)
     names = {name for each in found for name in each if name.startswith("set.")}

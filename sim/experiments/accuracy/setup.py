@@ -20,6 +20,7 @@ from sim.foundation.errors import ScenarioError
 from sim.foundation.printable import printable
 from sim.inputs import cards
 from sim.inputs.documents.document import Document
+from sim.inputs.lengths import Fixed, prompt_under
 from sim.inputs.scenario import Scenario, from_document
 
 # A row was measured, so its memory sufficed: the shape is refused only if weights and KV exceed
@@ -174,11 +175,11 @@ def _software(
 
 
 def _lengths(point: OperatingPoint, context: float) -> dict[str, Any]:
-    """Return fixed lengths whose mean context in flight, P + (D − 1)/2, is the row's."""
+    """Return fixed lengths whose mean context in flight is the row's."""
     output = words.tokens(point.osl) or _OUTPUT_TOKENS
     output = round(output * words.mean_length(point.uncertainty_note))
     output = max(2, min(output, round(context) - 1))
-    prompt = max(1, round(context - (output - 1) / 2))
+    prompt = max(1, prompt_under(context, Fixed(kind="fixed", tokens=output)))
     fixed = {"prompt": prompt, "output": output}
     law = {side: {"kind": "fixed", "tokens": tokens} for side, tokens in fixed.items()}
     return {"kind": "drawn", **law}

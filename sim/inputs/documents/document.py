@@ -7,7 +7,6 @@ pydantic model and reports *all* mistakes of the file at once.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,20 +20,17 @@ from sim.foundation.reading import read_text
 from sim.inputs.documents import limits
 from sim.inputs.documents.kinds import other_kind
 from sim.inputs.documents.mistakes import expected, in_words
+from sim.inputs.documents.places import SHORT, loc_of, replaced_by
+from sim.inputs.documents.places import Loc as Loc
 from sim.inputs.documents.scalars import Loader, how_to_write
 
 Model = TypeVar("Model", bound=BaseModel)
-Loc = tuple[str | int, ...]
 
 MOST_BYTES = 2 << 20
 
 _TOO_DEEP = "the YAML is nested too deep or refers to itself"
 # What PyYAML raises for a scalar that is not what its tag says: !!float x, !!bool x, !!int ''.
 _BAD_SCALARS = (ValueError, LookupError, AttributeError)
-_SHORT: Mapping[Loc, str] = {("software",): "profile"}
-"""Mappings that may be written as the value of one of their keys."""
-# Digits of other scripts are no places, and no list is longer.
-_PLACE_IN_LIST = re.compile("[0-9]{1,9}")
 
 
 class Document:
@@ -109,8 +105,8 @@ class Document:
             else:
                 where = _dotted(loc[: depth + 1])
                 raise ScenarioError(f"{origin}: there is no {where} to set")
-            if not last and isinstance(child, str) and loc[: depth + 1] in _SHORT:
-                child = node[part] = {_SHORT[loc[: depth + 1]]: child}
+            if not last and isinstance(child, str) and loc[: depth + 1] in SHORT:
+                child = node[part] = {SHORT[loc[: depth + 1]]: child}
             if not last and child is None:
                 child = node[part] = {}
                 made.append(loc[: depth + 1])
@@ -122,6 +118,19 @@ class Document:
             }
         self._places |= dict.fromkeys([*made, loc], origin)
         self._overwritten[loc] = origin
+        for this, other in replaced_by(loc):
+            if self.get(this) is not None:
+                self._leave_out(other)
+
+    def _leave_out(self, loc: Loc) -> None:
+        """Leave out the value at `loc`, if there is one, of this document alone."""
+        if self.get(loc) is None:
+            return
+        node = self.data = copy.copy(self.data)
+        for part in loc[:-1]:
+            node[part] = copy.copy(node[part])
+            node = node[part]
+        del node[loc[-1]]
 
     def changed(
         self, settings: Mapping[str, Any], origin: str, overrides: Iterable[str] = ()
@@ -196,11 +205,6 @@ class Document:
 
 def _dotted(loc: Loc) -> str:
     return ".".join(excerpt(str(part)) for part in loc)
-
-
-def loc_of(path: str) -> Loc:
-    """Return the place that a dotted path names; a part of digits is a place in a list."""
-    return tuple(int(part) if _PLACE_IN_LIST.fullmatch(part) else part for part in path.split("."))
 
 
 def read(path: Path) -> Document:

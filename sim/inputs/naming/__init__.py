@@ -13,7 +13,7 @@ from pydantic import AfterValidator
 
 from sim.foundation.printable import excerpt, printable
 
-_MOST = 200
+MOST_CHARACTERS = 200
 # File systems take 255 bytes; a hash and the name of a temporary neighbour come on top.
 _FOLDER_BYTES = 150
 _NOT_IN_FOLDERS = re.compile(r"[^\w.+-]+")
@@ -21,10 +21,10 @@ _NOT_IN_FOLDERS = re.compile(r"[^\w.+-]+")
 
 def _label(text: str) -> str:
     if not text.strip():
-        raise ValueError(f"is empty (got '{text}'); write 1 to {_MOST} characters")
-    if len(text) > _MOST:
+        raise ValueError(f"is empty (got '{text}'); write 1 to {MOST_CHARACTERS} characters")
+    if len(text) > MOST_CHARACTERS:
         raise ValueError(
-            f"has {len(text):,} characters (got '{excerpt(text)}'); write at most {_MOST}"
+            f"has {len(text):,} characters (got '{excerpt(text)}'); write at most {MOST_CHARACTERS}"
         )
     if printable(text) != text:
         raise ValueError(
