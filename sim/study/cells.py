@@ -11,6 +11,7 @@ from pathlib import Path
 from sim.foundation.errors import ScenarioError, did_you_mean
 from sim.inputs import cards
 from sim.inputs.documents.document import Document, Loc, read
+from sim.inputs.naming import titles
 from sim.inputs.scenario import Scenario, from_document
 from sim.study.schema import Built, OnSide, Settings, Study, Value, is_met
 from sim.sweeps.axes import Axis, combinations
@@ -63,10 +64,12 @@ def load(name: str | Path, overrides: Iterable[str] = (), only: Iterable[str] = 
     `overrides` are `path=value` assignments for all shapes, `only` are `DIMENSION=VALUE`: cells
     with other values of that dimension are left out.
     """
-    document = read(cards.study(str(name)))
+    document, overrides = read(cards.study(str(name))), tuple(overrides)
     study = document.validate(Study)
+    title, description = titles.of_many(study.name, study.description, overrides)
+    study = study.model_copy(update={"name": title, "description": description})
     _check_shapes(study, document)
-    reader = _Reader(document, study, tuple(overrides))
+    reader = _Reader(document, study, overrides)
     problems = list(reader.wrong_names())
     kept, wrong = _kept(study, only)
     if problems or wrong:

@@ -1,0 +1,1 @@
+"""The verbs that list and show what afdsim reads: scenarios and cards."""

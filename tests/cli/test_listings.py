@@ -1,0 +1,187 @@
+"""What the command line lists: scenarios, a hardware card in short, verbs by group, refusals."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from sim.cli import main
+from sim.inputs import cards
+
+SHIPPED = len(list(cards.packaged(cards.SCENARIOS).glob("*.yaml")))
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Said]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Return a function that runs the command line in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def called(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["afdsim", *arguments])
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+        return Said(code, out.getvalue(), err.getvalue())
+
+    return called
+
+
+def listed(call: Call) -> list[dict[str, Any]]:
+    answer = call("scenarios", "--json")
+    assert answer.code == 0
+    rows: list[dict[str, Any]] = json.loads(answer.out)
+    return rows
+
+
+def test_everything_shipped_is_listed_with_model_and_cards(call: Call) -> None:
+    rows = {(row["kind"], row["name"]): row for row in listed(call)}
+    assert not any(row["own"] for row in rows.values())
+    assert sum(kind == "scenario" for kind, _ in rows) == SHIPPED
+    mixed = rows["scenario", "step3-h20-h800"]
+    assert (mixed["models"], mixed["cards"]) == (["step3"], ["h20", "h800"])
+    main_job = rows["sweep", "step3-vs-dsv3"]
+    assert (main_job["models"], main_job["cards"]) == (
+        ["step3", "deepseek-v3"],
+        ["h800", "h100-sxm", "h200-sxm"],
+    )
+    study = rows["study", "afd-vs-ep"]
+    assert {"deepseek-v3", "qwen3-235b-a22b", "step3"} <= set(study["models"])
+    assert {"h20", "h800", "gb200"} <= set(study["cards"])
+    table = call("scenarios").out
+    assert "afd-vs-ep" in table
+    assert len(table.splitlines()) < len(rows) + 8, "a line each"
+    assert " own " not in table
+
+
+def test_files_of_the_working_directory_come_first_and_are_marked(
+    call: Call, tmp_path: Path
+) -> None:
+    assert call("new", "mine", "--from", "dsv3-ep8-h200").code == 0
+    assert call("new", "step3-2a2f", "--from", "qwen3-ep16").code == 0
+    (tmp_path / "scenarios/broken.yaml").write_text("name: [", encoding="utf-8")
+    (tmp_path / "loose.yaml").write_text("kind: sweep\nfamilies: 3\nset: [model]\n")
+    (tmp_path / "compose.yaml").write_text("services: {}\n")
+    (tmp_path / "notes.yaml").write_text("- not\n- a mapping\n")
+    rows = listed(call)
+    own = [row["name"] for row in rows if row["own"]]
+    assert own == [row["name"] for row in rows[: len(own)]]
+    assert own == ["loose.yaml", "broken", "mine", "step3-2a2f"]
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["step3-2a2f"]["models"] == ["qwen3-235b-a22b"]
+    assert by_name["mine"]["cards"] == ["h200-sxm"]
+    assert by_name["broken"]["description"].startswith("cannot be read: ")
+    assert sum(row["name"] == "step3-2a2f" for row in rows) == 1
+    assert " own " in call("scenarios").out
+
+
+def test_hostile_files_are_listed_as_what_they_are(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("kind: study\nsides: {x: 3}\ndimensions: {y: [1]}\n")
+    (tmp_path / "b.yaml").write_text("kind: study\nsides: []\ndimensions: {y: {v: {sides: 4}}}\n")
+    (tmp_path / "c.yaml").write_text("kind: sweep\nfamilies: [{base: ../x, axes: [{model: 1}]}]\n")
+    (tmp_path / "d.yaml").write_text('deployment: 3\nmodel: "[red]m\\e[31m"\n')
+    names = [row["name"] for row in listed(call) if row["own"]]
+    assert names == ["a.yaml", "b.yaml", "c.yaml", "d.yaml"]
+    shown = call("scenarios").out
+    assert "[red]m" in shown
+    assert "\x1b" not in shown
+
+
+def test_a_card_is_shown_in_short_and_whole_on_demand(call: Call) -> None:
+    short = call("hardware", "show", "h800").out
+    assert len(short.splitlines()) < 50
+    for text in ("989 TFLOP/s", "3.35 TB/s", "NICs", "2 USD/h", "gemm", "--op"):
+        assert text in short
+    assert "h7168i2048" not in short
+    whole = call("hardware", "show", "h800", "--all").out
+    assert "h7168i2048" in whole
+    assert "arXiv 2507.19427" in whole
+    assert "not calibrated" in call("hardware", "show", "mi300x").out
+
+
+def test_curves_of_an_op_are_shown_alone(call: Call) -> None:
+    gemm = call("hardware", "show", "h800", "--op", "gemm").out
+    assert "blockwise" in gemm
+    assert "TFLOP/s" not in gemm
+    assert "deepep_ll" not in gemm
+    found = json.loads(call("hardware", "show", "h800", "--op", "gemm", "--json").out)
+    assert {curve["op"] for curve in found["calibration"]} == {"gemm"}
+    every = json.loads(call("hardware", "show", "h800", "--json").out)
+    assert len(every["calibration"]) > len(found["calibration"])
+    wrong = call("hardware", "show", "h800", "--op", "gem")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "did you mean 'gemm'" in " ".join(wrong.err.split())
+
+
+def test_verbs_stand_in_groups(call: Call) -> None:
+    shown = call("--help").out
+    heads = [line for line in shown.splitlines() if line.endswith(":") and line[0] != " "]
+    assert heads == [
+        *("Options:", "One deployment:", "Many deployments:", "Scenarios and cards:"),
+        "Measurements:",
+    ]
+    assert "\n  scenarios " in shown
+
+
+REFUSED = """
+kind: sweep
+name: refused
+families:
+  - family: EP
+    base: dsv3-ep128
+    axes:
+      - deployment.overlap: [none, two_batch]
+      - deployment.gpus: [128]
+      - workload.arrivals.requests_per_gpu: [16, 900, 1000]
+"""
+
+
+def test_a_sweep_tells_each_refusal_once_and_every_axis_that_differs(
+    call: Call, tmp_path: Path
+) -> None:
+    (tmp_path / "s.yaml").write_text(REFUSED)
+    arguments = ("sweep", "s.yaml", "--engine", "bound", "--workers", "1")
+    answer = call(*arguments)
+    told = [line for line in answer.err.splitlines() if " refused: " in line]
+    assert len(told) == 1
+    assert told[0].startswith("4 points refused: KV cache needs … GB per EP GPU, h800 has ")
+    assert "EP128, no overlap, 16 requests/GPU" in answer.out
+    found = json.loads(call(*arguments, "--json").out)
+    assert [group["points"] for group in found["refused"]] == [4]
+    saved = json.loads((tmp_path / "results/runs/refused-bound/run.json").read_text())
+    assert saved["refused"] == found["refused"]
+    assert saved["fronts"] == found["fronts"]
+    assert saved["fronts"]["EP"][0]["described"].startswith("EP128, ")
+    page = (tmp_path / "results/runs/refused-bound/report.html").read_text()
+    assert "4 refused: KV cache needs …" in page
+
+
+def test_a_run_of_another_model_is_not_titled_with_the_old_one(call: Call, tmp_path: Path) -> None:
+    settings = ("--set", "model=qwen3-235b-a22b", "--set", "precision.kv=bf16")
+    load = ("--set", "simulation.engine=bound", "--set", "workload.arrivals.concurrency=512")
+    answer = call("run", "step3-2a2f", *settings, *load)
+    assert answer.code == 0, answer.err
+    assert answer.out.splitlines()[0].strip() == "step3-2a2f with qwen3-235b-a22b"
+    (folder,) = (tmp_path / "results/runs").iterdir()
+    assert folder.name.startswith("step3-2a2f-with-qwen3-235b-a22b-")
+    saved = json.loads((folder / "run.json").read_text())
+    assert saved["scenario"]["description"].startswith("Qwen3-235B-A22B in the shape of")
+    assert "Step-3," not in saved["scenario"]["description"]
