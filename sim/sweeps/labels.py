@@ -11,7 +11,10 @@ from sim.inputs.naming.settings import IN_SHAPE, from_table, leaves, said, short
 from sim.sweeps.points import SETTING, Row, front
 
 _BASE = "base"
-_FIGURES = ("gpus", "requests_in_flight", "tpot_ms_mean", "tgs", "usd_per_1m_tokens", "slo_met")
+_FIGURES = (
+    *("gpus", "requests_in_flight", "tpot_ms_mean", "tpot_ms_p10", "tpot_ms_p90"),
+    *("tgs", "tgs_p10", "tgs_p90", "usd_per_1m_tokens", "slo_met"),
+)
 
 
 def labels(rows: Sequence[Row]) -> list[str]:
