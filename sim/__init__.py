@@ -9,7 +9,7 @@
     sim.draw(result)
 
 What the command line does, these functions do: run (`run`, saved), run_sweep, run_study, plot,
-compare, capacity, coverage, explain_scenario, fit_table, check_tables, judge_points, fit_software;
+compare, capacity, coverage, explain_scenario, launch_file, fit_table, check_tables, judge_points, fit_software;
 load_results reads what they saved. Of a scenario, doubt_of gives its prediction interval, how_sure
 what makes it up, reoptimised the same at the largest batch of each draw, margin_of the doubt in the
 lead of one over another.
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from sim.pictures.draw import draw, plot
     from sim.results.loading import load_results
     from sim.study.folder import run_study
+    from sim.study.launch.launch_file import launch_file
     from sim.sweeps.folder import run_sweep
     from sim.sweeps.sweep import sweep
 
@@ -77,6 +78,7 @@ __all__ = [
     "how_sure",
     "import_model",
     "judge_points",
+    "launch_file",
     "load",
     "load_results",
     "margin_of",
@@ -105,6 +107,7 @@ _HOMES = {
     "read_points": "sim.experiments.accuracy.points",
     "fit_software": "sim.experiments.accuracy.software_fit",
     "judge_points": "sim.experiments.accuracy.verdict",
+    "launch_file": "sim.study.launch.launch_file",
     "capacity": "sim.experiments.capacity",
     "compare": "sim.experiments.comparison",
     "max_batch_under_slo": "sim.experiments.largest_batch",

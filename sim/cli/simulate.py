@@ -1,4 +1,4 @@
-"""The verbs about one scenario: run, timeline, validate, schema, new."""
+"""The verbs about one scenario: run, timeline, validate, launch, schema, new."""
 
 from __future__ import annotations
 
@@ -216,6 +216,40 @@ def validate(
         raise ScenarioError([*problems, *refused])
     if refused:
         raise InfeasibleError("\n".join(refused))
+
+
+def launch(
+    scenario: Annotated[str, typer.Argument(help="Scenario: a name in scenarios/ or a path.")],
+    engine: Annotated[str, typer.Option(help="vllm, sglang, dynamo or afd-plugin.")],
+    setting: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="File to write; default: stdout.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a scenario as flags or YAML of a serving engine, and say what the engine lacks.
+
+    Example: afdsim launch dsv3-ep8-h200 --engine sglang
+    """
+    from sim.deployments import compile_deployment
+    from sim.foundation.errors import did_you_mean
+    from sim.inputs.scenario import load
+    from sim.results.files import replace_file
+    from sim.study.launch.launch_file import ENGINES, launch_file
+
+    if engine not in ENGINES:
+        told = f"unknown {engine!r}; {did_you_mean(engine, ENGINES)}"
+        raise typer.BadParameter(told, param_hint="--engine")
+    written = launch_file(load(scenario, setting or (), compile_deployment), engine)
+    if out is not None:
+        replace_file(out, lambda part: part.write_text(written.text, encoding="utf-8"))
+        say(f"wrote {out}")
+    if as_json:
+        print(json_text.dumps(vars(written), indent=2, ensure_ascii=False))
+    elif out is None:
+        print(written.text, end="")
+    for sentence in written.cannot:
+        say(f"not in the file: {sentence}")
 
 
 def schema(

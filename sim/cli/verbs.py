@@ -54,6 +54,7 @@ for head, verbs in {
     _DEPLOYMENT: (
         *(simulate.run, explain.explain, compare.compare, capacity.capacity, simulate.timeline),
         theory.coverage,
+        simulate.launch,
     ),
     _MANY: (sweeps.sweep, sweeps.plot, studies.study, theory.theory),
     _INPUTS: (scenarios.scenarios, simulate.new, simulate.validate, simulate.schema),

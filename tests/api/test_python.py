@@ -45,6 +45,7 @@ def test_the_public_names() -> None:
             "how_sure",
             "import_model",
             "judge_points",
+            "launch_file",
             "load",
             "load_results",
             "margin_of",

@@ -771,6 +771,7 @@ def test_accuracy_tells_mistakes_and_what_it_cannot_express(afdsim: Afdsim, tmp_
     assert afdsim("accuracy", "--stages", POINTS, "--show", "x").code == 2
 
 
+<<<<<<< HEAD
 def test_run_shows_doubt_without_simulating(afdsim: Afdsim, tmp_path: Path) -> None:
     before = left_behind(tmp_path)
     answer = afdsim("run", "step3-2a2f-hopper", "--show", "doubt", "--json")
@@ -796,3 +797,36 @@ def test_run_reoptimises_each_draw(afdsim: Afdsim) -> None:
     answer = afdsim("run", "poisson-example", "--show", "doubt", "--reoptimise")
     assert answer.code == 2
     assert "closed" in answer.err
+=======
+def test_launch_prints_the_file_and_tells_the_rest(afdsim: Afdsim) -> None:
+    answer = afdsim("launch", "dsv3-ep8-h200", "--engine", "sglang")
+    assert answer.code == 0
+    assert answer.out.startswith("#!/usr/bin/env bash\n")
+    assert "--attn-dp-size 8" in answer.out
+    assert "not in the file: prefill" in answer.err
+
+
+def test_launch_writes_a_file_with_settings(afdsim: Afdsim, tmp_path: Path) -> None:
+    settings = ("memory.max_running_requests=80",)
+    words = ("launch", "dsv3-ep8-h200", "--engine", "vllm", "--out", "serve.sh")
+    answer = afdsim(*words, settings=settings)
+    assert (answer.code, answer.out) == (0, "")
+    assert "--max-num-seqs 80 " in (tmp_path / "serve.sh").read_text("utf-8")
+    told = json.loads(afdsim("launch", "dsv3-ep8-h200", "--engine", "dynamo", "--json").out)
+    assert told["name"] == "dsv3-ep8-h200.dynamo.yaml"
+    assert told["cannot"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "engine", "code", "told"),
+    [
+        ("dsv3-ep8-h200", "vlm", 2, "did you mean 'vllm'"),
+        ("dsv3-ep9-h200", "vllm", 3, "did you mean"),
+        ("step3-2a2f", "vllm", 4, "take afd-plugin"),
+    ],
+)
+def test_launch_refuses(afdsim: Afdsim, scenario: str, engine: str, code: int, told: str) -> None:
+    answer = afdsim("launch", scenario, "--engine", engine)
+    assert (answer.code, answer.out) == (code, "")
+    assert told in answer.err
+>>>>>>> de84bd4 (Launch files: a scenario as vLLM, SGLang, Dynamo and afd-plugin take it)

@@ -1,0 +1,1 @@
+"""Launch: a scenario as serving engines take it, in flags of a script or a graph deployment."""
