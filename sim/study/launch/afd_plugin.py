@@ -130,8 +130,8 @@ def _left_out(needs: Needs, afd: Afd, npu: bool) -> list[str]:
         ),
         (
             ffn.parallelism != "ep",
-            f"deployment.ffn.parallelism {ffn.parallelism}: vLLM has no option to slice experts "
-            "over some FFN GPUs; whole experts are spread over all",
+            f"deployment.ffn.parallelism {ffn.parallelism}: no recipe of afd-plugin slices "
+            "experts; whole experts are spread over all FFN GPUs",
         ),
         (
             not ffn.routes,

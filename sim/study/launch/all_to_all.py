@@ -6,8 +6,8 @@ from typing import Literal
 
 from sim.inputs import cards
 from sim.inputs.deployment import Ep
-from sim.inputs.scenario import Scenario
 from sim.kernels import ops, served
+from sim.study.launch.needs import Needs
 
 Family = Literal["none", "gather", "fused", "deepep", "one_sided", "two_sided", "mc2"]
 
@@ -21,16 +21,18 @@ _FAMILIES: dict[str, Family] = {
 }
 
 
-def all_to_all(scenario: Scenario, ep: Ep) -> tuple[Family, str]:
+def all_to_all(needs: Needs, ep: Ep) -> tuple[Family, str]:
     """Return the family that the scenario is timed with, and the keys that it comes from."""
     if ep.gpus == 1:
         return "none", "deployment.gpus"
+    if not needs.experts():
+        return "none", "model"
     if ep.moe_kernel == served.FUSED_EP:
         return "fused", "deployment.moe_kernel"
     if ep.exchange == "gather":
         return "gather", "deployment.exchange"
     masked = ep.moe_kernel == served.MASKED
-    kernels = scenario.software.kernels.get("a2a", {}).get(ep.dispatch_dtype, [])
+    kernels = needs.scenario.software.kernels.get("a2a", {}).get(ep.dispatch_dtype, [])
     named = next((name for name in kernels if name.startswith("deepep") == masked), "")
     domain = cards.accelerator(ep.accelerator).node.scale_up_domain_gpus
     source = "deployment.moe_kernel" + (", software.kernels.a2a" if named else "")

@@ -20,7 +20,6 @@ VERSION = "0.5.23"
 _PORT = 20000
 
 _BACKENDS: dict[Family, str] = {
-    "none": "none",
     "gather": "none",
     "fused": "megamoe",
     "deepep": "deepep",
@@ -98,8 +97,10 @@ def _lm_head(needs: Needs, ep: Ep, cannot: list[str]) -> list[Option]:
 
 
 def _experts(needs: Needs, ep: Ep, cannot: list[str], exports: list[Option]) -> list[Option]:
-    family, source = all_to_all(needs.scenario, ep)
+    family, source = all_to_all(needs, ep)
     options = list[Option]()
+    if family == "none":
+        return []
     if family in _BACKENDS:
         options.append(Option("--moe-a2a-backend", _BACKENDS[family], source))
     else:

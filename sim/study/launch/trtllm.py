@@ -52,13 +52,15 @@ def _parallel(needs: Needs, ep: Ep, group: RankGroup, cannot: list[str]) -> list
 
 
 def _experts(needs: Needs, ep: Ep, cannot: list[str]) -> list[Option]:
-    family, source = all_to_all(needs.scenario, ep)
+    family, source = all_to_all(needs, ep)
     options = list[Option]()
+    if family == "none":
+        return []
     if family == "fused":
         options.append(Option("--trtllm.moe_config.backend", "MEGAMOE_DEEPGEMM", source))
-    elif family not in ("none", "one_sided"):
+    elif family != "one_sided":
         cannot.append(f"{source}: TensorRT-LLM chooses its all-to-all itself")
-    if family not in ("none", "fused"):
+    if family != "fused":
         cannot.append(
             f"deployment.dispatch_dtype {ep.dispatch_dtype}, combine_dtype {ep.combine_dtype}: "
             "TensorRT-LLM's kernels of experts decide on the formats of an exchange"

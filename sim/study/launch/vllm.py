@@ -118,15 +118,17 @@ def split_ranks(group: RankGroup) -> list[str]:
 
 
 def _experts(needs: Needs, ep: Ep, cannot: list[str]) -> list[Option]:
-    family, source = all_to_all(needs.scenario, ep)
+    family, source = all_to_all(needs, ep)
     backend, options = _BACKENDS.get(family), list[Option]()
+    if family == "none":
+        return []
     if backend is not None:
         options.append(Option("--all2all-backend", backend, source))
     if family == "fused":
         options.append(Option("--moe-backend", "deep_gemm_mega_moe", source))
     elif ep.moe_kernel == "masked" and needs.scenario.precision.of("experts") == "fp8":
         options.append(Option("--moe-backend", "deep_gemm", "deployment.moe_kernel"))
-    if family not in ("none", "fused"):
+    if family != "fused":
         cannot.append(
             f"deployment.dispatch_dtype {ep.dispatch_dtype}, combine_dtype {ep.combine_dtype}: "
             "vLLM's kernels of experts decide on the formats of an exchange"
