@@ -771,7 +771,6 @@ def test_accuracy_tells_mistakes_and_what_it_cannot_express(afdsim: Afdsim, tmp_
     assert afdsim("accuracy", "--stages", POINTS, "--show", "x").code == 2
 
 
-<<<<<<< HEAD
 def test_run_shows_doubt_without_simulating(afdsim: Afdsim, tmp_path: Path) -> None:
     before = left_behind(tmp_path)
     answer = afdsim("run", "step3-2a2f-hopper", "--show", "doubt", "--json")
@@ -797,7 +796,8 @@ def test_run_reoptimises_each_draw(afdsim: Afdsim) -> None:
     answer = afdsim("run", "poisson-example", "--show", "doubt", "--reoptimise")
     assert answer.code == 2
     assert "closed" in answer.err
-=======
+
+
 def test_launch_prints_the_file_and_tells_the_rest(afdsim: Afdsim) -> None:
     answer = afdsim("launch", "dsv3-ep8-h200", "--engine", "sglang")
     assert answer.code == 0
@@ -829,4 +829,3 @@ def test_launch_refuses(afdsim: Afdsim, scenario: str, engine: str, code: int, t
     answer = afdsim("launch", scenario, "--engine", engine)
     assert (answer.code, answer.out) == (code, "")
     assert told in answer.err
->>>>>>> de84bd4 (Launch files: a scenario as vLLM, SGLang, Dynamo and afd-plugin take it)
