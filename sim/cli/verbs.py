@@ -14,6 +14,7 @@ from sim.cli import (
     compare,
     explain,
     measure,
+    recommend,
     simulate,
     studies,
     sweeps,
@@ -47,10 +48,12 @@ app = typer.Typer(
     "parallelism (EP).\n\nExample: afdsim run step3-2a2f",
 )
 
+_QUESTION = "What to run"
 _DEPLOYMENT, _MANY = "One deployment", "Many deployments"
 _INPUTS, _TRUTH = "Scenarios and cards", "Measurements"
 
 for head, verbs in {
+    _QUESTION: (recommend.recommend,),
     _DEPLOYMENT: (
         *(simulate.run, explain.explain, compare.compare, capacity.capacity, simulate.timeline),
         theory.coverage,
