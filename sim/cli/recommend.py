@@ -13,19 +13,41 @@ from sim.foundation import json_text
 
 if TYPE_CHECKING:
     from sim.study.question import Question
-    from sim.study.recommendation import Found, Recommendation
+    from sim.study.recommendation import Recommendation
+    from sim.study.shape_search import Found
 
 
 def recommend(
     model: Annotated[str, typer.Option(help="Model card.")],
     gpus: Annotated[
-        str, typer.Option(metavar="NxCARD", help="GPUs: 64xh200-sxm, or 32xh20+32xh800.")
-    ],
-    context: Annotated[
-        int, typer.Option(min=2, help="Mean context of a request in flight, tokens.")
+        str,
+        typer.Option(
+            metavar="NxCARD",
+            help="GPUs: 64xh200-sxm, or 32xh20+32xh800; with --rate or --trace at most so many, or "
+            "a card alone.",
+        ),
     ],
     tpot: Annotated[float, typer.Option(min=0.01, help="Target of the time per token, ms.")],
-    output: Annotated[int, typer.Option(min=2, help="Tokens of an output.")] = 1024,
+    context: Annotated[
+        int | None,
+        typer.Option(min=2, help="Mean context of a request in flight, tokens; a trace has it."),
+    ] = None,
+    output: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of an output; default: 1024, or the trace's.")
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="Requests/s to serve: find the fewest GPUs that do."),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Recorded requests to serve, at --rate if that is given."
+        ),
+    ] = None,
+    most: Annotated[
+        int, typer.Option("--max-gpus", min=1, help="Most GPUs, where --gpus is a card alone.")
+    ] = 512,
     p99: Annotated[
         bool, typer.Option("--p99", help="Let 99 % of the requests meet the target, not the mean.")
     ] = False,
@@ -53,14 +75,17 @@ def recommend(
     from sim.inputs import prices
     from sim.parallel import processes
     from sim.study import recommendation
-    from sim.study.question import Question, parse_gpus
+    from sim.study.question import asked, parse_gpus
 
-    question = Question(
+    sizing = rate is not None or trace is not None
+    question = asked(
         model=model,
-        gpus=parse_gpus(gpus),
-        context=context,
+        gpus=parse_gpus(gpus, most if sizing else None),
         tpot_ms=tpot,
+        context=context,
         output=output,
+        rate=rate,
+        trace=None if trace is None else str(trace),
         tpot_of="p99" if p99 else "mean",
         software=software,
         precision=precision,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from sim.foundation.errors import ScenarioError
 from sim.foundation.printable import excerpt
 from sim.inputs import cards
+from sim.inputs.arrivals import Trace
 from sim.inputs.deployment import MOST_GPUS
 from sim.inputs.documents.document import Document
 from sim.inputs.hardware import Accelerator
@@ -19,6 +22,12 @@ from sim.shapes.choices import copies, routed_experts
 from sim.study.schema import Settings
 
 OUTPUT_TOKENS = 1024
+
+# Requests that are simulated to see whether a rate is served.
+REQUESTS = 1500
+
+# What the yield counts for beside the number of GPUs.
+_SECOND = 1e-6
 
 # Prompts lie between these shares of their mean, as in the study: GPUs hold unequal contexts.
 _SHORTEST, _LONGEST = 0.5, 1.5
@@ -100,7 +109,18 @@ class Question:
     """Format of KV; None: as the model card says."""
     prices: Mapping[str, float] = field(default_factory=dict)
     """Rent by card, USD per hour."""
+    rate: float | None = None
+    """Requests per second to serve; then the fewest GPUs are sought, at most `gpus`."""
+    trace: Trace | None = None
+    """A recording to serve, at `rate` or as fast as recorded; its means are context and output."""
     seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the question as plain data."""
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        trace = None if self.trace is None else self.trace.path
+        gpus = [asdict(each) for each in self.gpus]
+        return plain | {"gpus": gpus, "trace": trace, "prices": dict(self.prices)}
 
     @property
     def total(self) -> int:
@@ -109,6 +129,100 @@ class Question:
     def have(self, card: str) -> int:
         """Return how many GPUs of a card there are."""
         return sum(each.count for each in self.gpus if each.card == card)
+
+    def fill(self, scenario: Scenario, tgs: float) -> Fill | None:
+        """Return how often a deployment stands on the GPUs; None if not often enough.
+
+        Without a rate as often as they hold it; else as often as the rate takes, at `tgs` output
+        tokens/s/GPU.
+        """
+        needed: Counter[str] = Counter()
+        for card, gpus in scenario.deployment.gpus_by_card():
+            needed[card] += gpus
+        most = min(self.have(card) // gpus for card, gpus in needed.items())
+        gpus = scenario.gpu_count()
+        if self.rate is None:
+            return Fill(most, most * gpus, self.total) if most else None
+        times = max(1, math.ceil(self.rate * self.output / (tgs * gpus)))
+        return Fill(times, times * gpus, times * gpus) if times <= most else None
+
+    def worth(self, scenario: Scenario, tgs: float) -> float:
+        """Return output tokens/s/GPU over all GPUs: with a rate, those emitted at that rate.
+
+        0 where the deployment does not stand on the GPUs often enough. Of deployments that need as
+        many GPUs, the one that could emit more is worth a little more.
+        """
+        fill = self.fill(scenario, tgs)
+        if fill is None:
+            return 0.0
+        return tgs * fill.share if self.rate is None else self.served_worth(fill, tgs)
+
+    def served_worth(self, fill: Fill, tgs: float) -> float:
+        """Return what a deployment is worth that serves the rate."""
+        assert self.rate is not None
+        return self.rate * self.output / fill.used + tgs * _SECOND
+
+    def arrivals(self, times: int) -> Settings:
+        """Return the arrivals at one of `times` deployments, as YAML holds them."""
+        assert self.rate is not None
+        if self.trace is None:
+            rate = self.rate / times
+            return {"kind": "poisson", "requests_per_s": rate, "requests": REQUESTS}
+        faster = self.rate / (times * self.trace.requests_per_s)
+        recorded = self.trace.model_dump(exclude_none=True)
+        return recorded | {"rate_scale": faster, "requests": REQUESTS}
+
+
+@dataclass(frozen=True)
+class Fill:
+    """How often a deployment stands on the GPUs of a question."""
+
+    times: int
+    used: int
+    """GPUs that are not idle."""
+    total: int
+
+    @property
+    def share(self) -> float:
+        return self.used / self.total
+
+
+def asked(
+    model: str,
+    gpus: tuple[Gpus, ...],
+    tpot_ms: float,
+    context: int | None = None,
+    output: int | None = None,
+    rate: float | None = None,
+    trace: str | None = None,
+    **others: Any,
+) -> Question:
+    """Return a question; a trace brings context, output and rate that are not given.
+
+    `others` are further fields of `Question`. Raises ScenarioError for a trace that cannot be read,
+    and where there is neither a context nor a trace.
+    """
+    recording = None
+    if trace is not None:
+        recording = Trace(kind="trace", path=trace, requests=REQUESTS)
+        recorded = recording.read()
+        lengths, outputs = recorded.prompt + recorded.output / 2, recorded.output
+        # Of requests in flight, those with long outputs are seen the longer.
+        context = context or round(float((outputs * lengths).sum() / outputs.sum()))
+        output = output or max(2, round(float(outputs.mean())))
+        rate = rate or recording.requests_per_s
+    if context is None:
+        raise ScenarioError("no context: give --context TOKENS, or a --trace that brings it")
+    return Question(
+        model=model,
+        gpus=gpus,
+        context=context,
+        tpot_ms=tpot_ms,
+        output=output or OUTPUT_TOKENS,
+        rate=rate,
+        trace=recording,
+        **others,
+    )
 
 
 @dataclass(frozen=True)
@@ -121,18 +235,30 @@ class Side:
     data: Settings
     """The same as YAML holds it."""
 
-    def written(self, settings: Settings, requests: int) -> Settings:
+    def with_arrivals(self, settings: Settings, arrivals: Settings) -> Scenario:
+        """Return a shape at which requests arrive."""
+        written = self.written(settings, arrivals)
+        return from_document(Document(self.first.name, written))
+
+    def written(self, settings: Settings, arrivals: Settings) -> Settings:
         """Return a shape under a load as a scenario file holds it."""
-        closed = {"workload.arrivals": {"kind": "closed", "concurrency": requests}}
-        document = Document(self.first.name, self.data).changed({**settings, **closed}, "shape")
+        workload: Settings = {"workload.arrivals": arrivals}
+        if arrivals["kind"] == "trace":
+            workload = {"workload": {"arrivals": arrivals}}
+        document = Document(self.first.name, self.data).changed({**settings, **workload}, "shape")
         return dict(document.data)
 
 
-def parse_gpus(text: str) -> tuple[Gpus, ...]:
-    """Return the GPUs in `64xh200-sxm` or `32xh20+32xh800`. Raises ScenarioError."""
+def parse_gpus(text: str, most: int | None = None) -> tuple[Gpus, ...]:
+    """Return the GPUs in `64xh200-sxm` or `32xh20+32xh800`; `most` of a card alone if given.
+
+    Raises ScenarioError.
+    """
     found = []
     for part in text.lower().replace("×", "x").split("+"):
-        match = re.fullmatch(r"\s*(\d{1,9})\s*x\s*(\S+)\s*", part)
+        alone = most is not None and re.match(r"\s*\d+\s*x", part) is None
+        told = f"{most}x{part.strip()}" if alone else part
+        match = re.fullmatch(r"\s*(\d{1,9})\s*x\s*(\S+)\s*", told)
         if match is None or not 0 < int(match[1]) <= MOST_GPUS:
             raise ScenarioError(
                 f"GPUs '{excerpt(text)}': write how many of which card, as 64xh200-sxm or "

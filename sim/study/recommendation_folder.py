@@ -10,7 +10,8 @@ import yaml
 from sim.inputs.naming import folder_name
 from sim.results.files import RUNS, fresh_directory, write_json
 from sim.results.provenance import provenance
-from sim.study.recommendation import Found, Recommendation
+from sim.study.recommendation import Recommendation
+from sim.study.shape_search import Found
 
 
 def save(found: Recommendation, out: Path | None = None) -> Path:

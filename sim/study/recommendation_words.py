@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sim.study.question import assumptions
-from sim.study.recommendation import Found, Recommendation
+from sim.study.recommendation import Recommendation
+from sim.study.shape_search import Found
 
 _KIND = {"afd": "AFD", "ep": "EP"}
 

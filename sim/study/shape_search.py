@@ -1,0 +1,301 @@
+"""Shape search: screening, simulating and loading the shapes of a question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from sim.deployments import compile_deployment
+from sim.doubt.interval import Doubt, doubt_of
+from sim.experiments.largest_batch import max_batch_under_slo
+from sim.experiments.replications import Figures, replicated
+from sim.foundation.errors import InfeasibleError, SimError
+from sim.inputs import cards
+from sim.inputs.scenario import Scenario
+from sim.inputs.variants import Variants
+from sim.metrics.steady_summary import steady_summary
+from sim.metrics.summary import usd_per_1m_tokens
+from sim.parallel.processes import Failure, Workers
+from sim.shapes import shapes, with_copies
+from sim.steady.state import steady_states
+from sim.study.best_shapes import Candidate, screened
+from sim.study.question import SCREEN, SCREEN_AGAIN, Fill, Question, Side
+from sim.study.schema import Settings
+from sim.study.verdicts import described_shape
+
+KINDS = ("afd", "ep")
+
+# Shapes of a side that are screened again, with copies of experts.
+_SCREENED_AGAIN = 16
+
+# Deployments that are added, one by one, where a rate is not served.
+_MORE_DEPLOYMENTS = 4
+
+
+@dataclass(frozen=True)
+class Found:
+    """A shape with the batch that was found for it."""
+
+    side: Side
+    settings: Settings
+    requests: int
+    """In flight in one deployment."""
+    figures: Figures
+    fill: Fill
+    worth: float
+    """Output tokens/s/GPU over all GPUs of the question, idle ones too."""
+    arrivals: Settings | None = None
+    """Arrivals at one of its deployments, where a rate was asked for."""
+
+    @property
+    def closed(self) -> Scenario:
+        """Its scenario with a closed loop of its largest batch."""
+        return self.side.first.with_settings(self.settings).with_batch(self.requests)
+
+    @cached_property
+    def doubt(self) -> Doubt:
+        """How sure its figures are."""
+        return doubt_of(self.closed.with_settings(SCREEN_AGAIN), self.in_flight)
+
+    @property
+    def shape(self) -> str:
+        """The shape in words."""
+        name = self.closed.deployment.shape_name()
+        return described_shape({"shape": name, "settings": self.settings})
+
+    @property
+    def in_flight(self) -> float:
+        """Requests in flight in one of its deployments."""
+        return float(self.requests if self.arrivals is None else self.figures["requests_in_flight"])
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Output tokens/s of all its deployments."""
+        return float(self.figures["tgs"] * self.fill.used)
+
+    def usd_per_1m_tokens(self, question: Question) -> float | None:
+        """Return the rent of all GPUs of the question per million tokens; None without prices."""
+        rents = []
+        for name, gpus in self._rented(question):
+            rent = question.prices.get(name, cards.accelerator(name).usd_per_hour)
+            if rent is None:
+                return None
+            rents.append(gpus * float(rent))
+        return usd_per_1m_tokens(sum(rents), self.tokens_per_s)
+
+    def _rented(self, question: Question) -> list[tuple[str, int]]:
+        """Return the GPUs that are paid: all that there are, or those that a rate takes."""
+        if question.rate is None:
+            return [(each.card, each.count) for each in question.gpus]
+        by_card = self.closed.deployment.gpus_by_card()
+        return [(name, gpus * self.fill.times) for name, gpus in by_card]
+
+    def written(self) -> Settings:
+        """Return its scenario as a file holds it."""
+        closed = {"kind": "closed", "concurrency": self.requests}
+        return self.side.written(self.settings, self.arrivals or closed)
+
+    def as_dict(self, question: Question) -> dict[str, Any]:
+        """Return its figures as plain data; throughput is over all GPUs of the question."""
+        share, doubt = self.fill.share, self.doubt.columns(self.figures)
+        gpus = self.closed.gpu_count()
+        return {
+            "deployment": self.side.kind,
+            "shape": self.shape,
+            "software": self.side.first.software.profile,
+            "gpus": gpus,
+            "times": self.fill.times,
+            "idle_gpus": self.fill.total - self.fill.used,
+            "requests_in_flight": self.in_flight,
+            "requests_per_gpu": self.in_flight / gpus,
+            "tpot_ms": self.figures[f"tpot_ms_{question.tpot_of}"],
+            "tpot_ms_p10": doubt["tpot_ms_p10"],
+            "tpot_ms_p90": doubt["tpot_ms_p90"],
+            "tgs": self.figures["tgs"] * share,
+            "tgs_p10": (doubt["tgs_p10"] or 0.0) * share,
+            "tgs_p90": (doubt["tgs_p90"] or 0.0) * share,
+            "tokens_per_s": self.tokens_per_s,
+            "usd_per_1m_tokens": self.usd_per_1m_tokens(question),
+            "calibrated_share": self.figures["calibrated_share"],
+            "settings": self.settings,
+        }
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A shape as the bound engine sees it."""
+
+    side: Side
+    candidate: Candidate
+    worth: float
+    """On all GPUs of the question."""
+
+
+@dataclass(frozen=True)
+class OfKind:
+    """The shapes of a side, or of all sides of a kind of deployment, the best first."""
+
+    kind: str
+    shapes: int
+    candidates: list[Screened]
+    least_ms: float
+    """The least TPOT of any shape."""
+
+    @classmethod
+    def of(cls, several: Sequence[OfKind]) -> OfKind:
+        """Return the shapes of several sides together."""
+        every = [one for each in several for one in each.candidates]
+        every.sort(key=lambda one: -one.worth)
+        least_ms = min((each.least_ms for each in several), default=float("inf"))
+        kind = several[0].kind if several else ""
+        return cls(kind, sum(each.shapes for each in several), every, least_ms)
+
+
+def screen(job: tuple[Question, Side]) -> OfKind:
+    """Return the shapes of a side, screened.
+
+    All at their largest batch under an even load; the best of them with more copies of experts,
+    under the skew that EPLB leaves.
+    """
+    question, side = job
+    variants = Variants(side.first.document())
+    every = [*shapes(side.first, question.total)]
+    rough, _fit, least_ms = screened(side.first, every, SCREEN, False)
+    best = _ranked(question, side, variants, rough)[:_SCREENED_AGAIN]
+    copied = [
+        replace(one.candidate, settings={**one.candidate.settings, **copies})
+        for one in best
+        for copies in with_copies(variants.with_settings(one.candidate.settings))
+    ]
+    fine = _ranked(question, side, variants, _under_skew(side, copied))
+    return OfKind(side.kind, len(every), fine, least_ms)
+
+
+def _under_skew(side: Side, every: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates with what they may yield where EPLB's replicas do not even out all."""
+    variants = Variants(side.first.document())
+    skewed = [variants.with_settings({**each.settings, **SCREEN_AGAIN}) for each in every]
+    states = steady_states(
+        [scenario.with_batch(each.requests) for scenario, each in zip(skewed, every, strict=True)]
+    )
+    found = []
+    for each, state in zip(every, states, strict=True):
+        if not isinstance(state, SimError):
+            figures = steady_summary(state)
+            found.append(replace(each, worth=_likely(figures, side.first.slo.tpot_ms)))
+    return found
+
+
+def _likely(figures: Figures, limit_ms: float) -> float:
+    """Return tokens/s/GPU of a shape at its target, from figures near it.
+
+    Half of a TPOT is taken not to depend on the batch, as in `sim.steady.largest_load`.
+    """
+    return float(figures["tgs"] * (2 - max(figures["tpot_ms_mean"] / limit_ms, 1.0)))
+
+
+def _ranked(
+    question: Question, side: Side, variants: Variants, found: Sequence[Candidate]
+) -> list[Screened]:
+    """Return candidates by what they yield on all GPUs, the best first."""
+    every = []
+    for each in found:
+        worth = question.worth(variants.with_settings(each.settings), each.worth)
+        every += [Screened(side, each, worth)] if worth else []
+    return sorted(every, key=lambda one: -one.worth)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A shape that was simulated once, at the bound's batch."""
+
+    candidate: Screened
+    figures: Figures
+    """Empty if the batch does not fit."""
+    worth: float
+
+
+def probe(job: Screened) -> Probed:
+    """Return what one simulation says of a shape."""
+    scenario = job.side.first.with_settings(job.candidate.settings)
+    try:
+        figures = replicated(scenario.with_batch(job.candidate.requests))
+    except InfeasibleError:
+        return Probed(job, {}, 0.0)
+    kept = _likely(figures, scenario.slo.tpot_ms) / job.candidate.worth
+    return Probed(job, figures, job.worth * kept)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A shape whose largest batch is searched."""
+
+    probed: Probed
+    question: Question
+
+
+def searched(job: Search) -> Found | None:
+    """Return a shape at its largest batch; None if it does not meet the target."""
+    side, candidate = job.probed.candidate.side, job.probed.candidate.candidate
+    scenario, tpot_of = side.first.with_settings(candidate.settings), job.question.tpot_of
+    known = {candidate.requests: job.probed.figures} if job.probed.figures else {}
+    try:
+        figures = max_batch_under_slo(scenario, tpot_of, known)
+    except InfeasibleError:
+        return None
+    fill = job.question.fill(scenario, figures["tgs"])
+    if fill is None or not figures[f"tpot_ms_{tpot_of}"] <= scenario.slo.tpot_ms:
+        return None
+    requests = round(figures["batch"] * compile_deployment(scenario.with_batch(1)).lanes)
+    worth = job.question.worth(scenario, figures["tgs"])
+    return Found(side, candidate.settings, requests, figures, fill, worth)
+
+
+def serving(job: tuple[Question, Found]) -> Found | None:
+    """Return a shape on as many GPUs as serve the rate; None if too few are there.
+
+    Requests arrive at one of its deployments, each of which serves a like share.
+    """
+    question, found = job
+    gpus = found.closed.gpu_count()
+    for times in range(found.fill.times, found.fill.times + _MORE_DEPLOYMENTS):
+        if times * gpus > question.total:
+            return None
+        arrivals = question.arrivals(times)
+        scenario = found.side.with_arrivals(found.settings, arrivals)
+        figures = replicated(scenario)
+        tpot_ms = figures[f"tpot_ms_{question.tpot_of}"]
+        if figures["stable"] and tpot_ms is not None and tpot_ms <= question.tpot_ms:
+            fill = Fill(times, times * gpus, times * gpus)
+            worth = question.served_worth(fill, figures["tgs"])
+            return replace(found, fill=fill, worth=worth, figures=figures, arrivals=arrivals)
+    return None
+
+
+def called(call: Callable[[Any], Any], items: Sequence[Any], workers: Workers | None) -> list[Any]:
+    """Return the results of a call in the order of its items. Raises what a call raises."""
+    if workers is None:
+        return [call(item) for item in items]
+    found: dict[int, Any] = {}
+    for (place, _item), result in workers.run(_Attempt(call), list(enumerate(items))):
+        if isinstance(result, Failure):
+            raise SimError(result.reason)
+        if isinstance(result, SimError):
+            raise result
+        found[place] = result
+    return [found[place] for place in range(len(items))]
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A call that gives back a refusal as what it is, on a worker."""
+
+    call: Callable[[Any], Any]
+
+    def __call__(self, item: tuple[int, Any]) -> Any:
+        try:
+            return self.call(item[1])
+        except SimError as error:
+            return error
