@@ -18,8 +18,8 @@ from sim.inputs.documents.document import Document
 from sim.inputs.hardware import Accelerator
 from sim.inputs.model import ModelCard
 from sim.inputs.scenario import Scenario, TpotOf, from_document
-from sim.shapes.choices import copies, routed_experts
 from sim.study.schema import Settings
+from sim.sweeps.shapes.choices import copies, routed_experts
 
 OUTPUT_TOKENS = 1024
 

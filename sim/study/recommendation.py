@@ -27,7 +27,7 @@ from sim.study.shape_search import (
     probe,
     screen,
     searched,
-    serving,
+    served,
 )
 
 # Shapes of a kind of deployment that are simulated once, and of those whose batch is searched.
@@ -109,8 +109,7 @@ def recommend(
     met = [each for each in called(searched, searches, workers) if each is not None]
     if question.rate is not None:
         tell(f"serving {question.rate:g} requests/s with {len(met)} of them")
-        served = called(serving, [(question, each) for each in met], workers)
-        met = [each for each in served if each is not None]
+        met = served(question, met, workers)
     met.sort(key=lambda each: -each.worth)
     if not met:
         raise InfeasibleError(_nothing(question, by_kind))

@@ -18,12 +18,12 @@ from sim.inputs.variants import Variants
 from sim.metrics.steady_summary import steady_summary
 from sim.metrics.summary import usd_per_1m_tokens
 from sim.parallel.processes import Failure, Workers
-from sim.shapes import shapes, with_copies
-from sim.steady.state import steady_states
+from sim.steady.state import steady_state, steady_states
 from sim.study.best_shapes import Candidate, screened
 from sim.study.question import SCREEN, SCREEN_AGAIN, Fill, Question, Side
 from sim.study.schema import Settings
 from sim.study.verdicts import described_shape
+from sim.sweeps.shapes import shapes, with_copies
 
 KINDS = ("afd", "ep")
 
@@ -256,22 +256,38 @@ def searched(job: Search) -> Found | None:
 def serving(job: tuple[Question, Found]) -> Found | None:
     """Return a shape on as many GPUs as serve the rate; None if too few are there.
 
-    Requests arrive at one of its deployments, each of which serves a like share.
+    Requests arrive at one of its deployments, each of which serves a like share. These runs leave
+    out jitter and drawn loads, which the search has counted: TPOT is taken to be slower by as much
+    as the search was slower than the steady state.
     """
     question, found = job
-    gpus = found.closed.gpu_count()
+    gpus, side = found.closed.gpu_count(), found.side
+    quick = {**found.settings, **SCREEN_AGAIN, "noise": None}
+    steady = steady_summary(
+        steady_state(side.first.with_settings(quick).with_batch(found.requests))
+    )
+    slower = found.figures["tpot_ms_mean"] / steady["tpot_ms_mean"]
     for times in range(found.fill.times, found.fill.times + _MORE_DEPLOYMENTS):
         if times * gpus > question.total:
             return None
         arrivals = question.arrivals(times)
-        scenario = found.side.with_arrivals(found.settings, arrivals)
-        figures = replicated(scenario)
+        figures = replicated(side.with_arrivals(quick, arrivals))
         tpot_ms = figures[f"tpot_ms_{question.tpot_of}"]
-        if figures["stable"] and tpot_ms is not None and tpot_ms <= question.tpot_ms:
+        if figures["stable"] and tpot_ms is not None and tpot_ms * slower <= question.tpot_ms:
             fill = Fill(times, times * gpus, times * gpus)
             worth = question.served_worth(fill, figures["tgs"])
+            figures = figures | {
+                name: figures[name] * slower for name in ("tpot_ms_mean", "tpot_ms_p99")
+            }
             return replace(found, fill=fill, worth=worth, figures=figures, arrivals=arrivals)
     return None
+
+
+def served(question: Question, met: Sequence[Found], workers: Workers | None) -> list[Found]:
+    """Return shapes that serve the rate: the best two of each kind of deployment that do."""
+    ranked = sorted(met, key=lambda each: -each.worth)
+    first = [one for kind in KINDS for one in [f for f in ranked if f.side.kind == kind][:2]]
+    return [each for each in called(serving, [(question, one) for one in first], workers) if each]
 
 
 def called(call: Callable[[Any], Any], items: Sequence[Any], workers: Workers | None) -> list[Any]:
