@@ -13,6 +13,7 @@ from sim.experiments.largest_batch import max_batch_under_slo
 from sim.experiments.replications import Figures, replicated
 from sim.foundation.errors import InfeasibleError, SimError
 from sim.inputs import cards
+from sim.inputs.naming.settings import described
 from sim.inputs.scenario import Scenario
 from sim.inputs.variants import Variants
 from sim.metrics.steady_summary import steady_summary
@@ -22,7 +23,6 @@ from sim.steady.state import steady_state, steady_states
 from sim.study.best_shapes import Candidate, screened
 from sim.study.question import SCREEN, SCREEN_AGAIN, Fill, Question, Side
 from sim.study.schema import Settings
-from sim.study.verdicts import described_shape
 from sim.sweeps.shapes import shapes, with_copies
 
 KINDS = ("afd", "ep")
@@ -62,8 +62,7 @@ class Found:
     @property
     def shape(self) -> str:
         """The shape in words."""
-        name = self.closed.deployment.shape_name()
-        return described_shape({"shape": name, "settings": self.settings})
+        return described(self.closed.deployment.shape_name(), self.settings)
 
     @property
     def in_flight(self) -> float:
