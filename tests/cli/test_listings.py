@@ -133,7 +133,8 @@ def test_verbs_stand_in_groups(call: Call) -> None:
     shown = call("--help").out
     heads = [line for line in shown.splitlines() if line.endswith(":") and line[0] != " "]
     assert heads == [
-        *("Options:", "One deployment:", "Many deployments:", "Scenarios and cards:"),
+        *("Options:", "What to run:", "One deployment:", "Many deployments:"),
+        "Scenarios and cards:",
         "Measurements:",
     ]
     assert "\n  scenarios " in shown
