@@ -226,7 +226,7 @@ def asked(
 
 
 @dataclass(frozen=True)
-class Start:
+class StartingPoint:
     """One way of deployment on some of the cards."""
 
     kind: str
@@ -271,12 +271,12 @@ def parse_gpus(text: str, most: int | None = None) -> tuple[Gpus, ...]:
     return tuple(found)
 
 
-def sides(question: Question) -> list[Start]:
+def sides(question: Question) -> list[StartingPoint]:
     """Return what the shapes of EP and AFD start from, on each card and pair of cards.
 
     Raises ScenarioError with every mistake of the question.
     """
-    found: list[Start] = []
+    found: list[StartingPoint] = []
     for each in question.gpus:
         card = cards.accelerator(each.card)
         for engine in _engines(question, card)[0]:
@@ -321,11 +321,13 @@ def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, name) for name in names] + [(a, b) for a in names for b in names if a != b]
 
 
-def _side(question: Question, deployment: Settings, engine: str, card: Accelerator) -> Start:
+def _side(
+    question: Question, deployment: Settings, engine: str, card: Accelerator
+) -> StartingPoint:
     data = _data(question, deployment, engine, card)
     # A document of its own: reading a scenario writes the figures of its profile into it.
     first = from_document(Document(str(data["name"]), dict(data)))
-    return Start(deployment["kind"], first, data)
+    return StartingPoint(deployment["kind"], first, data)
 
 
 def _data(question: Question, deployment: Settings, engine: str, card: Accelerator) -> Settings:

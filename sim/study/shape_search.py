@@ -21,7 +21,7 @@ from sim.metrics.summary import usd_per_1m_tokens
 from sim.parallel.processes import Failure, Workers
 from sim.steady.state import steady_state, steady_states
 from sim.study.best_shapes import Candidate, screened
-from sim.study.question import SCREEN, SCREEN_AGAIN, Fill, Question, Start
+from sim.study.question import SCREEN, SCREEN_AGAIN, Fill, Question, StartingPoint
 from sim.study.schema import Settings
 from sim.sweeps.shapes import shapes, with_copies
 
@@ -38,7 +38,7 @@ _MORE_DEPLOYMENTS = 4
 class Found:
     """A shape with the batch that was found for it."""
 
-    side: Start
+    side: StartingPoint
     settings: Settings
     requests: int
     """In flight in one deployment."""
@@ -126,7 +126,7 @@ class Found:
 class Screened:
     """A shape as the bound engine sees it."""
 
-    side: Start
+    side: StartingPoint
     candidate: Candidate
     worth: float
     """On all GPUs of the question."""
@@ -152,7 +152,7 @@ class OfKind:
         return cls(kind, sum(each.shapes for each in several), every, least_ms)
 
 
-def screen(job: tuple[Question, Start]) -> OfKind:
+def screen(job: tuple[Question, StartingPoint]) -> OfKind:
     """Return the shapes of a side, screened.
 
     All at their largest batch under an even load; the best of them with more copies of experts,
@@ -172,7 +172,7 @@ def screen(job: tuple[Question, Start]) -> OfKind:
     return OfKind(side.kind, len(every), fine, least_ms)
 
 
-def _under_skew(side: Start, every: Sequence[Candidate]) -> list[Candidate]:
+def _under_skew(side: StartingPoint, every: Sequence[Candidate]) -> list[Candidate]:
     """Return candidates with what they may yield where EPLB's replicas do not even out all."""
     variants = Variants(side.first.document())
     skewed = [variants.with_settings({**each.settings, **SCREEN_AGAIN}) for each in every]
@@ -196,7 +196,7 @@ def _likely(figures: Figures, limit_ms: float) -> float:
 
 
 def _ranked(
-    question: Question, side: Start, variants: Variants, found: Sequence[Candidate]
+    question: Question, side: StartingPoint, variants: Variants, found: Sequence[Candidate]
 ) -> list[Screened]:
     """Return candidates by what they yield on all GPUs, the best first."""
     every = []
