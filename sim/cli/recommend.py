@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +12,15 @@ from sim.cli.text import AsJson, Out, OwnWorkers, Table, number, pool_of, say, s
 from sim.foundation import json_text
 
 if TYPE_CHECKING:
+    from sim.foundation.errors import InfeasibleError
     from sim.study.question import Question
     from sim.study.recommendation import Recommendation
+    from sim.study.recommendation_folder import Emitted
+    from sim.study.rounds import Round
     from sim.study.shape_search import Found
+
+# Lines of progress are at least as far apart, seconds.
+_OFTEN_S = 1.0
 
 
 def recommend(
@@ -46,8 +52,11 @@ def recommend(
         ),
     ] = None,
     most: Annotated[
-        int, typer.Option("--max-gpus", min=1, help="Most GPUs, where --gpus is a card alone.")
-    ] = 512,
+        int | None,
+        typer.Option(
+            "--max-gpus", min=1, help="Most GPUs, where --gpus is a card alone; default: 512."
+        ),
+    ] = None,
     p99: Annotated[
         bool, typer.Option("--p99", help="Let 99 % of the requests meet the target, not the mean.")
     ] = False,
@@ -62,6 +71,13 @@ def recommend(
         list[str] | None,
         typer.Option(metavar="CARD=USD", help="Rent of a GPU, USD per hour; may be repeated."),
     ] = None,
+    emit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENGINE",
+            help="Write its launch file too, for vllm, sglang, dynamo or afd-plugin.",
+        ),
+    ] = None,
     out: Out = None,
     workers: OwnWorkers = None,
     as_json: AsJson = False,
@@ -74,69 +90,120 @@ def recommend(
     """
     from sim.inputs import prices
     from sim.parallel import processes
-    from sim.study import recommendation
-    from sim.study.question import asked, parse_gpus
+    from sim.pictures import recommendation_page
+    from sim.study import recommendation_folder as folders
+    from sim.study.question import asked
+    from sim.study.recommendation import recommended
 
-    sizing = rate is not None or trace is not None
+    _check(emit, most, sizing=rate is not None or trace is not None)
     question = asked(
         model=model,
-        gpus=parse_gpus(gpus, most if sizing else None),
+        gpus=gpus,
         tpot_ms=tpot,
         context=context,
         output=output,
         rate=rate,
         trace=None if trace is None else str(trace),
+        max_gpus=most,
         tpot_of="p99" if p99 else "mean",
         software=software,
         precision=precision,
         kv=kv,
         prices={name: float(usd) for name, usd in prices.read_prices(price or ()).items()},
     )
-    begun_s = time.monotonic()
-
-    def tell(text: str) -> None:
-        say(f"{time.monotonic() - begun_s:3.0f} s: {text}")
-
     with pool_of(workers or processes.cores()) as pool:
-        found = recommendation.recommend(question, pool, tell)
-    folder = _save(found, out)
+        found = recommended(question, pool, _Progress().tell)
+    launch, refused = _emitted(found, emit)
+    folder = folders.save(found, out, launch)
+    page = recommendation_page.draw(found, folder, launch)
     if as_json:
-        print(json_text.dumps(_with_files(found, folder), indent=2, ensure_ascii=False))
-        return
-    _show(question, found)
-    say(f"saved in {folder}; run it: afdsim run {folder / 'answer.yaml'}")
+        told = folders.with_files(found, folder, launch)
+        print(json_text.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        _show(found)
+    if launch is not None:
+        _say_launch(launch, found, folder)
+    say(f"saved in {folder}; run it: afdsim run {folder / 'answer.yaml'}; page: {page}")
+    if refused is not None:
+        raise refused
 
 
-def _save(found: Recommendation, out: Path | None) -> Path:
-    from sim.study.recommendation_folder import save
+def _check(engine: str | None, most: int | None, *, sizing: bool) -> None:
+    """Refuse options that cannot be, before anything is searched."""
+    from sim.foundation.errors import did_you_mean
+    from sim.study.launch.launch_file import ENGINES
 
-    return save(found, out)
+    if engine is not None and engine not in ENGINES:
+        told = f"unknown {engine!r}; {did_you_mean(engine, ENGINES)}"
+        raise typer.BadParameter(told, param_hint="--emit")
+    if most is not None and not sizing:
+        raise typer.BadParameter("goes with --rate or --trace", param_hint="--max-gpus")
 
 
-def _with_files(found: Recommendation, folder: Path) -> dict[str, Any]:
-    from sim.study.recommendation_folder import with_files
+def _emitted(
+    found: Recommendation, engine: str | None
+) -> tuple[Emitted | None, InfeasibleError | None]:
+    """Return the launch file, or why there is none: what was found is shown all the same."""
+    from sim.foundation.errors import InfeasibleError
+    from sim.study.recommendation_folder import emitted
 
-    return with_files(found, folder)
+    if engine is None:
+        return None, None
+    try:
+        return emitted(found, engine), None
+    except InfeasibleError as error:
+        return None, error
 
 
-def _show(question: Question, found: Recommendation) -> None:
+def _say_launch(launch: Emitted, found: Recommendation, folder: Path) -> None:
+    from sim.study.recommendation_folder import roles
+    from sim.study.recommendation_words import KIND
+
+    of = roles(found)[launch.of]
+    other = f", the best {KIND[of.side.kind]}" if launch.of == "other_side" else ""
+    times = f"; start it {of.fill.times} times" if of.fill.times > 1 else ""
+    say(f"launch file of {of.shape}{other}: {folder / launch.file.name}{times}")
+    for sentence in launch.file.cannot:
+        say(f"not in the file: {sentence}")
+
+
+class _Progress:
+    """Lines on stderr: what is done, what came of it, and how long it will take."""
+
+    def __init__(self) -> None:
+        self.begun_s = self.round_s = self.told_s = time.monotonic()
+
+    def tell(self, at: Round) -> None:
+        """Tell a round when it begins, and what its calls found, at most every second."""
+        now_s = time.monotonic()
+        if at.made and (not at.found or now_s - self.told_s < _OFTEN_S):
+            return
+        if not at.made:
+            self.round_s, what = now_s, at.what
+        else:
+            left_s = (now_s - self.round_s) / at.made * (at.of - at.made)
+            to_go = f"; {at.of - at.made} to go, about {left_s:.0f} s" if at.made < at.of else ""
+            what = f"{at.found}{to_go}"
+        self.told_s = now_s
+        say(f"{now_s - self.begun_s:3.0f} s: {what}")
+
+
+def _show(found: Recommendation) -> None:
     from sim.metrics.cautions import SCOPE
-    from sim.study.recommendation_words import assumed, headline, margin_words
+    from sim.study.recommendation_folder import roles
+    from sim.study.recommendation_words import assumed, headline, margin_words, next_words
 
     show(headline(found))
-    rows = [("answer", found.answer), ("other side", found.other_side)]
-    rows.append(("runner-up", found.runner_up))
     shown = Table(
         [
             *("", "deployment", "software", "GPUs", "requests/GPU", "TPOT ms", "80 %"),
             *("tokens/s/GPU", "80 %", "tokens/s", "USD/1M", "calibrated"),
         ]
     )
-    for name, each in rows:
-        if each is not None:
-            shown.add_row(*_row(name, each, question))
+    for role, each in roles(found).items():
+        shown.add_row(*_row(role.replace("_", " "), each, found.question))
     shown.leave_out("USD/1M")
-    show(shown, *margin_words(found), assumed(found), SCOPE)
+    show(shown, *margin_words(found), *next_words(found), assumed(found), SCOPE)
 
 
 def _row(name: str, found: Found, question: Question) -> tuple[str, ...]:

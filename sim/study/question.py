@@ -1,12 +1,12 @@
-"""Questions: what a planner has and wants, and where the shapes of both sides start from."""
+"""Questions: what a planner has and wants."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from sim.foundation.errors import ScenarioError
@@ -14,67 +14,19 @@ from sim.foundation.printable import excerpt
 from sim.inputs import cards
 from sim.inputs.arrivals import Trace
 from sim.inputs.deployment import MOST_GPUS
-from sim.inputs.documents.document import Document
-from sim.inputs.hardware import Accelerator
-from sim.inputs.model import ModelCard
-from sim.inputs.scenario import Scenario, TpotOf, from_document
+from sim.inputs.scenario import Scenario, TpotOf
 from sim.study.schema import Settings
-from sim.sweeps.shapes.choices import copies, routed_experts
 
 OUTPUT_TOKENS = 1024
+
+MOST_WITH_RATE = 512
+"""GPUs among which the fewest are sought, where no one says how many there are."""
 
 # Requests that are simulated to see whether a rate is served.
 REQUESTS = 1500
 
 # What the yield counts for beside the number of GPUs.
 _SECOND = 1e-6
-
-# Prompts lie between these shares of their mean, as in the study: GPUs hold unequal contexts.
-_SHORTEST, _LONGEST = 0.5, 1.5
-
-# Engines that people run, by architecture: of EP the better one counts, shape by shape. AFD is
-# Step-3's on Hopper and FastAFD's on Blackwell: no others are published with figures.
-_ENGINES: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "hopper": (("deepseek", "sglang"), "step3"),
-    "blackwell": (("deepseek", "trtllm"), "fastafd"),
-    "davinci": (("vllm-ascend",), "vllm-ascend"),
-}
-_OTHERS = (("vllm",), "step3")
-
-# Between GPUs of a rack DeepSeek's kernels have no NIC to wait for, hence no hook: beside another
-# micro-batch they keep their SMs.
-_WITHOUT_HOOK = {
-    "exchange": None,
-    "communication_sms": {
-        "value": 24,
-        "source": "taken as FastAFD's, 24 of 152 SMs of a GB200 (github.com/linsj20/FastAFD)",
-    },
-}
-
-_SKEW = {
-    "kind": "power_law",
-    "alpha": 0.6,
-    "per_step": {
-        "placement": {
-            "kind": "eplb",
-            "every_steps": 100_000,
-            "window_steps": 20,
-            "hierarchical": False,
-        }
-    },
-}
-SCREEN: Settings = {"routing": {"kind": "balanced"}}
-"""What stands for drawn loads in the first screen."""
-SCREEN_AGAIN: Settings = {"routing": {"kind": "power_law", "alpha": 0.6, "eplb": True}}
-"""The same in the second."""
-
-_JITTER = {
-    "kind": "lognormal",
-    "cv": {
-        "value": 0.03,
-        "source": "fitted to Step-3's report (arXiv 2507.19427, section 7); docs/study.md",
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -125,6 +77,11 @@ class Question:
     @property
     def total(self) -> int:
         return sum(each.count for each in self.gpus)
+
+    def doubled(self) -> Question:
+        """Return the question with twice the GPUs, and twice the rate where one is asked for."""
+        gpus = tuple(replace(each, count=2 * each.count) for each in self.gpus)
+        return replace(self, gpus=gpus, rate=None if self.rate is None else 2 * self.rate)
 
     def have(self, card: str) -> int:
         """Return how many GPUs of a card there are."""
@@ -189,19 +146,29 @@ class Fill:
 
 def asked(
     model: str,
-    gpus: tuple[Gpus, ...],
+    gpus: str,
     tpot_ms: float,
     context: int | None = None,
     output: int | None = None,
     rate: float | None = None,
     trace: str | None = None,
+    max_gpus: int | None = None,
     **others: Any,
 ) -> Question:
     """Return a question; a trace brings context, output and rate that are not given.
 
-    `others` are further fields of `Question`. Raises ScenarioError for a trace that cannot be read,
-    and where there is neither a context nor a trace.
+    `others` are further fields of `Question`. Raises ScenarioError with every figure that cannot
+    be, for a trace that cannot be read, and where there is neither a context nor a trace.
     """
+    sizing = rate is not None or trace is not None
+    problems = [*_wrong(tpot_ms, context, output, rate)]
+    if max_gpus is not None and not sizing:
+        problems.append("max_gpus goes with a rate or a trace: of given GPUs all are used")
+    if context is None and trace is None:
+        problems.append("no context: give --context TOKENS, or a --trace that brings it")
+    if problems:
+        raise ScenarioError(problems)
+    found = parse_gpus(gpus, (max_gpus or MOST_WITH_RATE) if sizing else None)
     recording = None
     if trace is not None:
         recording = Trace(kind="trace", path=trace, requests=REQUESTS)
@@ -211,11 +178,10 @@ def asked(
         context = context or round(float((outputs * lengths).sum() / outputs.sum()))
         output = output or max(2, round(float(outputs.mean())))
         rate = rate or recording.requests_per_s
-    if context is None:
-        raise ScenarioError("no context: give --context TOKENS, or a --trace that brings it")
+    assert context is not None
     return Question(
         model=model,
-        gpus=gpus,
+        gpus=found,
         context=context,
         tpot_ms=tpot_ms,
         output=output or OUTPUT_TOKENS,
@@ -225,28 +191,16 @@ def asked(
     )
 
 
-@dataclass(frozen=True)
-class StartingPoint:
-    """One way of deployment on some of the cards."""
-
-    kind: str
-    first: Scenario
-    """Its shapes are settings for this scenario."""
-    data: Settings
-    """The same as YAML holds it."""
-
-    def with_arrivals(self, settings: Settings, arrivals: Settings) -> Scenario:
-        """Return a shape at which requests arrive."""
-        written = self.written(settings, arrivals)
-        return from_document(Document(self.first.name, written))
-
-    def written(self, settings: Settings, arrivals: Settings) -> Settings:
-        """Return a shape under a load as a scenario file holds it."""
-        workload: Settings = {"workload.arrivals": arrivals}
-        if arrivals["kind"] == "trace":
-            workload = {"workload": {"arrivals": arrivals}}
-        document = Document(self.first.name, self.data).changed({**settings, **workload}, "shape")
-        return dict(document.data)
+def _wrong(
+    tpot_ms: float, context: int | None, output: int | None, rate: float | None
+) -> Iterator[str]:
+    """Yield what is wrong with the figures of a question."""
+    for name, value in (("TPOT", tpot_ms), ("rate", rate)):
+        if value is not None and not 0 < value < math.inf:
+            yield f"{name} {value:g}: write a number above 0"
+    for name, tokens in (("context", context), ("output", output)):
+        if tokens is not None and tokens < 2:
+            yield f"{name} {tokens}: write at least 2 tokens"
 
 
 def parse_gpus(text: str, most: int | None = None) -> tuple[Gpus, ...]:
@@ -262,176 +216,10 @@ def parse_gpus(text: str, most: int | None = None) -> tuple[Gpus, ...]:
         if match is None or not 0 < int(match[1]) <= MOST_GPUS:
             raise ScenarioError(
                 f"GPUs '{excerpt(text)}': write how many of which card, as 64xh200-sxm or "
-                f"32xh20+32xh800, at most {MOST_GPUS:,}"
+                f"32xh20+32xh800, at most {MOST_GPUS:,}; a card alone goes with a rate or a trace"
             )
         name = cards.accelerator(match[2]).name
         found.append(Gpus(int(match[1]), name))
     if len({each.card for each in found}) < len(found) or len(found) > 2:
         raise ScenarioError(f"GPUs '{excerpt(text)}': name one card, or two different ones")
     return tuple(found)
-
-
-def sides(question: Question) -> list[StartingPoint]:
-    """Return what the shapes of EP and AFD start from, on each card and pair of cards.
-
-    Raises ScenarioError with every mistake of the question.
-    """
-    found: list[StartingPoint] = []
-    for each in question.gpus:
-        card = cards.accelerator(each.card)
-        for engine in _engines(question, card)[0]:
-            found.append(_side(question, _ep(question, card), engine, card))
-    names = [each.card for each in question.gpus]
-    for attention, ffn in _pairs(names):
-        engine = _engines(question, cards.accelerator(ffn))[1]
-        shape = _afd(question, cards.accelerator(attention), cards.accelerator(ffn))
-        found.append(_side(question, shape, engine, cards.accelerator(ffn)))
-    return found
-
-
-def assumptions(question: Question) -> list[str]:
-    """Return what the question left open and what is taken, in words."""
-    told = [
-        f"prompts from {_SHORTEST:g} to {_LONGEST:g} times their mean, outputs of "
-        f"{question.output:,} tokens",
-        "popular experts (power law 0.6) with EPLB's replicas, 3 % jitter on kernels and transfers",
-        "90 % of the memory",
-    ]
-    if question.precision is None:
-        told.append("formats of the checkpoint")
-    if question.software is None:
-        engines = {name for each in question.gpus for name in _named(question, each.card)}
-        told.append(f"engines {', '.join(sorted(engines))}")
-    return told
-
-
-def _named(question: Question, card: str) -> Iterator[str]:
-    ep, afd = _engines(question, cards.accelerator(card))
-    yield from (*ep, afd)
-
-
-def _engines(question: Question, card: Accelerator) -> tuple[tuple[str, ...], str]:
-    if question.software is not None:
-        return (question.software,), question.software
-    return _ENGINES.get(card.architecture, _OTHERS)
-
-
-def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the cards of attention and of FFN GPUs: one for both, or two either way."""
-    return [(name, name) for name in names] + [(a, b) for a in names for b in names if a != b]
-
-
-def _side(
-    question: Question, deployment: Settings, engine: str, card: Accelerator
-) -> StartingPoint:
-    data = _data(question, deployment, engine, card)
-    # A document of its own: reading a scenario writes the figures of its profile into it.
-    first = from_document(Document(str(data["name"]), dict(data)))
-    return StartingPoint(deployment["kind"], first, data)
-
-
-def _data(question: Question, deployment: Settings, engine: str, card: Accelerator) -> Settings:
-    software: Any = engine
-    rack = card.node.scale_up_domain_gpus > card.node.gpus
-    if engine == "deepseek" and rack:
-        software = {"profile": engine, **_WITHOUT_HOOK}
-    prompt = question.context - question.output / 2
-    if prompt < 1:
-        raise ScenarioError(
-            f"context {question.context:,}: a mean context holds half of an output, "
-            f"{question.output / 2:g} tokens; write a longer context or a smaller --output"
-        )
-    low, high = (max(1, round(share * prompt)) for share in (_SHORTEST, _LONGEST))
-    data: Settings = {
-        "name": f"{question.model}-{deployment['kind']}",
-        "description": f"{question.model}, {question.context:,} tokens of context",
-        "model": question.model,
-        "deployment": deployment,
-        "routing": _SKEW,
-        "precision": _precision(question),
-        "software": software,
-        "memory": {"utilisation": 0.9, "activation_reserve_gb": 4.0, "kv_block_tokens": 64},
-        "admission": {"split": "rows"},
-        "workload": {
-            "arrivals": {"kind": "closed", "requests_per_gpu": 1},
-            "lengths": {
-                "kind": "drawn",
-                "prompt": {"kind": "uniform", "low": low, "high": high},
-                "output": {"kind": "fixed", "tokens": question.output},
-            },
-        },
-        "slo": {"tpot_ms": question.tpot_ms},
-        "simulation": {"seed": question.seed},
-        "noise": {"tasks": [{"server": kind, "law": _JITTER} for kind in ("gpu", "nic", "nvlink")]},
-    }
-    if question.prices:
-        data["prices"] = dict(question.prices)
-    return data
-
-
-def _precision(question: Question) -> Settings:
-    model = cards.model(question.model)
-    formats: Settings = {"gemm": "fp8", "kv": "card", "lm_head": "bf16"}
-    if model.checkpoint is not None:
-        formats = dict(model.checkpoint.precision())
-    if question.precision is not None:
-        # Published checkpoints of 4 bits keep their attention in BF16.
-        narrow = question.precision not in ("bf16", "fp8", "fp8_tensor")
-        formats = {
-            "gemm": question.precision,
-            **({"attention": "bf16"} if narrow else {}),
-            "kv": formats["kv"],
-            "lm_head": formats["lm_head"],
-        }
-    return formats | ({} if question.kv is None else {"kv": question.kv})
-
-
-def _wire(question: Question) -> str:
-    """Return the format of activations on the wire: FP8 where the weights are FP8."""
-    return "fp8" if str(_precision(question)["gemm"]).startswith("fp8") else "bf16"
-
-
-def _ep(question: Question, card: Accelerator) -> Settings:
-    return {
-        "kind": "ep",
-        "accelerator": card.name,
-        "gpus": card.node.gpus,
-        "redundant_experts": _filling(cards.model(question.model), card.node.gpus),
-        "moe_kernel": "fused",
-        "overlap": "none",
-        "dispatch_dtype": _wire(question),
-        "combine_dtype": "bf16",
-        "lm_head_tp": 1,
-        "fabric": "rdma",
-    }
-
-
-def _afd(question: Question, attention: Accelerator, ffn: Accelerator) -> Settings:
-    return {
-        "kind": "afd",
-        "attention": {
-            "accelerator": attention.name,
-            "instances": 1,
-            "gpus_per_instance": attention.node.gpus,
-            "o_proj_tp": 1,
-            "lm_head_tp": attention.node.gpus,
-        },
-        "ffn": {
-            "accelerator": ffn.name,
-            "instances": 1,
-            "gpus_per_instance": ffn.node.gpus,
-            "parallelism": "tp_ep",
-            "moe_kernel": "masked",
-        },
-        "micro_batches": 3,
-        "a2f": "routed",
-        "a2f_dtype": _wire(question),
-        "f2a_dtype": "bf16",
-        "duplex": "full",
-        "fabric": "rdma",
-    }
-
-
-def _filling(model: ModelCard, gpus: int) -> int:
-    """Return the copies of experts with which they divide over GPUs."""
-    return copies(routed_experts(model), gpus)[0]

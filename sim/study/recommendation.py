@@ -9,21 +9,27 @@ GPUs are sought that serve it, and requests that arrive at it are simulated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sim.doubt.margin import Margin, margin_of
 from sim.foundation.errors import InfeasibleError
+from sim.inputs.scenario import TpotOf
+from sim.parallel import processes
 from sim.parallel.processes import Workers
+from sim.study.next_gpus import NextGpus, next_gpus
 from sim.study.paired_runs import limits
-from sim.study.question import SCREEN_AGAIN, Question, assumptions, sides
+from sim.study.question import Question, asked
+from sim.study.question_sides import SCREEN_AGAIN, assumptions, sides
+from sim.study.rounds import Tell, called, unheard
 from sim.study.shape_search import (
     KINDS,
     Found,
     OfKind,
+    Probed,
     Search,
-    called,
     probe,
     screen,
     searched,
@@ -32,8 +38,6 @@ from sim.study.shape_search import (
 
 # Shapes of a kind of deployment that are simulated once, and of those whose batch is searched.
 _PROBED, _SEARCHED = 8, 3
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Recommendation:
     """Of the answer over the other side, in tokens/s."""
     limit: str
     """What limits the answer, in words."""
+    next_gpus: NextGpus | None
+    """What twice the GPUs would bring; None if there are none so many."""
     counts: Mapping[str, int]
     """Shapes that were looked at, by how closely."""
 
@@ -66,6 +72,7 @@ class Recommendation:
             **told,
             "margin": None if self.margin is None else self._margin(self.margin),
             "limit": self.limit,
+            "next_gpus": None if self.next_gpus is None else asdict(self.next_gpus),
             "counts": dict(self.counts),
             "assumptions": assumptions(self.question),
         }
@@ -83,20 +90,61 @@ class Recommendation:
 
 
 def recommend(
-    question: Question, workers: Workers | None = None, tell: Tell = lambda text: None
+    *,
+    model: str,
+    gpus: str,
+    tpot_ms: float,
+    context: int | None = None,
+    output: int | None = None,
+    rate: float | None = None,
+    trace: str | None = None,
+    max_gpus: int | None = None,
+    tpot_of: TpotOf = "mean",
+    software: str | None = None,
+    precision: str | None = None,
+    kv: str | None = None,
+    prices: Mapping[str, float] | None = None,
+    seed: int = 0,
+    workers: int = 1,
 ) -> Recommendation:
-    """Return what to run. Raises InfeasibleError if no shape meets the target.
+    """Return what to run of a model on GPUs (`64xh200-sxm`, `32xh20+32xh800`) within a TPOT.
 
-    `tell` hears what is done, in words.
+    With `rate` (requests/s) or `trace`, the fewest GPUs that serve it. What is left open is as the
+    command line takes it. Raises ScenarioError for a question that cannot be asked, InfeasibleError
+    if no shape meets the target.
     """
+    question = asked(
+        model=model,
+        gpus=gpus,
+        tpot_ms=tpot_ms,
+        context=context,
+        output=output,
+        rate=rate,
+        trace=trace,
+        max_gpus=max_gpus,
+        tpot_of=tpot_of,
+        software=software,
+        precision=precision,
+        kv=kv,
+        prices=prices or {},
+        seed=seed,
+    )
+    with processes.local(workers) if workers > 1 else nullcontext() as pool:
+        return recommended(question, pool)
+
+
+def recommended(
+    question: Question, workers: Workers | None = None, tell: Tell = unheard
+) -> Recommendation:
+    """Return what to run. Raises InfeasibleError if no shape meets the target."""
     starts = sides(question)
-    tell(f"screening the shapes of {len(starts)} engines and kinds of deployment")
-    of = called(screen, [(question, side) for side in starts], workers)
+    what = f"screening the shapes of {len(starts)} engines and kinds of deployment"
+    of = called(screen, [(question, side) for side in starts], workers, what, tell)
     by_kind = {kind: OfKind.of([each for each in of if each.kind == kind]) for kind in KINDS}
     counts = {"shapes": sum(each.shapes for each in by_kind.values())}
     jobs = [one for each in by_kind.values() for one in each.candidates[:_PROBED]]
-    tell(f"{counts['shapes']:,} shapes screened; simulating {len(jobs)}")
-    probes = called(probe, jobs, workers)
+    what = f"{counts['shapes']:,} shapes screened; simulating {len(jobs)}"
+    probes = called(probe, jobs, workers, what, tell)
     searches: list[Search] = []
     for kind in KINDS:
         ranked = sorted(
@@ -105,14 +153,15 @@ def recommend(
         )
         searches += [Search(each, question) for each in ranked[:_SEARCHED]]
     counts |= {"simulated": len(jobs), "searched": len(searches)}
-    tell(f"searching the largest batch of the {len(searches)} best")
-    met = [each for each in called(searched, searches, workers) if each is not None]
-    if question.rate is not None:
-        tell(f"serving {question.rate:g} requests/s with {len(met)} of them")
-        met = served(question, met, workers)
+    what = f"searching the largest batch of the {len(searches)} best"
+    bracket = _Bracket(question, max((one.worth for one in jobs), default=0.0))
+    every = called(searched, searches, workers, what, tell, bracket.words)
+    met = [each for each in every if each is not None]
+    if question.rate is not None and met:
+        met = served(question, met, workers, tell)
     met.sort(key=lambda each: -each.worth)
     if not met:
-        raise InfeasibleError(_nothing(question, by_kind))
+        raise InfeasibleError(_nothing(question, by_kind, probes))
     answer = met[0]
     other = next((each for each in met if each.side.kind != answer.side.kind), None)
     return Recommendation(
@@ -122,8 +171,29 @@ def recommend(
         _second(met),
         None if other is None else _margin(answer, other),
         str(limits(answer.closed, SCREEN_AGAIN)["kind"]),
+        next_gpus(question, answer, by_kind[answer.side.kind], workers, tell),
         counts,
     )
+
+
+class _Bracket:
+    """Between which yields the answer lies: the best found so far, and the best bound."""
+
+    def __init__(self, question: Question, most: float) -> None:
+        self.question, self.most, self.best = question, most, 0.0
+
+    def words(self, found: Found | None) -> str:
+        if found is None:
+            return "a shape that misses the target"
+        self.best = max(self.best, found.worth)
+        low, high = self.best, max(self.most, self.best)
+        rate = self.question.rate
+        if rate is None:
+            within = f"{low:,.0f} to {high:,.0f} tokens/s/GPU"
+        else:
+            tokens_per_s = rate * self.question.output
+            within = f"{tokens_per_s / high:.0f} to {tokens_per_s / low:.0f} GPUs"
+        return f"{found.shape}; the answer lies within {within}"
 
 
 def _second(met: Sequence[Found]) -> Found | None:
@@ -142,9 +212,9 @@ def _margin(answer: Found, other: Found) -> Margin:
     return margin_of(answer.worth / other.worth - 1, first, second, in_flight)
 
 
-def _nothing(question: Question, by_kind: Mapping[str, OfKind]) -> str:
+def _nothing(question: Question, by_kind: Mapping[str, OfKind], probes: Sequence[Probed]) -> str:
     least_ms = min(each.least_ms for each in by_kind.values())
-    gpus = " + ".join(map(str, question.gpus))
+    gpus, target = " + ".join(map(str, question.gpus)), f"{question.tpot_ms:g} ms"
     if least_ms == float("inf"):
         return (
             f"{question.model} does not fit on {gpus} in any shape: take more GPUs or other cards"
@@ -152,10 +222,15 @@ def _nothing(question: Question, by_kind: Mapping[str, OfKind]) -> str:
     if question.rate is not None and least_ms <= question.tpot_ms:
         return (
             f"no shape of {question.model} serves {question.rate:g} requests/s within "
-            f"{question.tpot_ms:g} ms on {gpus}: raise --max-gpus or loosen --tpot"
+            f"{target} on {gpus}: raise --max-gpus or loosen --tpot"
         )
+    of = f"tpot_ms_{question.tpot_of}"
+    simulated = [each.figures[of] for each in probes if each.figures]
+    if least_ms <= question.tpot_ms and simulated:
+        least_ms = min(simulated)
+    which = "" if question.tpot_of == "mean" else f" ({question.tpot_of})"
     return (
-        f"no shape of {question.model} on {gpus} meets a TPOT of {question.tpot_ms:g} ms at "
+        f"no shape of {question.model} on {gpus} meets a TPOT{which} of {target} at "
         f"{question.context:,} tokens: the least is {least_ms:.1f} ms; loosen --tpot or take other "
         "cards"
     )

@@ -1,20 +1,65 @@
-"""The directory of a recommendation: a scenario for each answer, its figures and provenance."""
+"""The directory of a recommendation: a scenario for each answer, launch files, figures."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sim.foundation.errors import InfeasibleError
 from sim.inputs.naming import folder_name
 from sim.results.files import RUNS, fresh_directory, write_json
 from sim.results.provenance import provenance
+from sim.study.launch.launch_file import ENGINES, launch_file
+from sim.study.launch.parts import LaunchFile
 from sim.study.recommendation import Recommendation
 from sim.study.shape_search import Found
 
 
-def save(found: Recommendation, out: Path | None = None) -> Path:
+@dataclass(frozen=True)
+class Emitted:
+    """A launch file of one of the answers."""
+
+    engine: str
+    of: str
+    """Whose it is: answer, or other_side where the engine cannot run the answer's kind."""
+    file: LaunchFile
+
+    def as_dict(self) -> dict[str, Any]:
+        file = {"file": self.file.name, "cannot": list(self.file.cannot)}
+        return {"engine": self.engine, "of": self.of} | file
+
+
+def roles(found: Recommendation) -> dict[str, Found]:
+    """Return the shapes that were found, by the name of their scenario file."""
+    every: Mapping[str, Found | None] = {
+        "answer": found.answer,
+        "other_side": found.other_side,
+        "runner_up": found.runner_up,
+    }
+    return {role: each for role, each in every.items() if each is not None}
+
+
+def emitted(found: Recommendation, engine: str) -> Emitted:
+    """Return the launch file of the answer, or of the other side if the engine runs that alone.
+
+    Raises InfeasibleError if the engine runs neither.
+    """
+    reasons = []
+    for role, each in roles(found).items():
+        if role == "runner_up":
+            continue
+        try:
+            return Emitted(engine, role, launch_file(each.closed, engine))
+        except InfeasibleError as error:
+            reasons.append(str(error))
+    raise InfeasibleError(f"no launch file for {ENGINES[engine]}: {'; '.join(reasons)}")
+
+
+def save(found: Recommendation, out: Path | None = None, launch: Emitted | None = None) -> Path:
     """Write the scenarios, which `afdsim run` takes, and recommendation.json; return the directory.
 
     Raises StoreError if it cannot be written.
@@ -24,27 +69,27 @@ def save(found: Recommendation, out: Path | None = None) -> Path:
     name = folder_name(f"recommend-{question.model}-{gpus}")
 
     def fill(folder: Path) -> None:
-        for role, each in _roles(found).items():
-            if each is not None:
-                text = yaml.safe_dump(each.written(), sort_keys=False, allow_unicode=True)
-                (folder / f"{role}.yaml").write_text(text, encoding="utf-8")
-        write_json(folder / "recommendation.json", provenance() | found.as_dict())
+        for role, each in roles(found).items():
+            text = yaml.safe_dump(each.written(), sort_keys=False, allow_unicode=True)
+            (folder / f"{role}.yaml").write_text(text, encoding="utf-8")
+        if launch is not None:
+            (folder / launch.file.name).write_text(launch.file.text, encoding="utf-8")
+        write_json(folder / "recommendation.json", provenance() | found.as_dict() | _of(launch))
 
     return fresh_directory(out or RUNS / name, fill)
 
 
-def with_files(found: Recommendation, folder: Path) -> dict[str, Any]:
-    """Return the recommendation as plain data, with the path of each scenario."""
-    told = found.as_dict()
-    for role, each in _roles(found).items():
-        if each is not None:
-            told[role]["scenario"] = str(folder / f"{role}.yaml")
+def with_files(
+    found: Recommendation, folder: Path, launch: Emitted | None = None
+) -> dict[str, Any]:
+    """Return the recommendation as plain data, with the path of each file."""
+    told = found.as_dict() | _of(launch)
+    for role in roles(found):
+        told[role]["scenario"] = str(folder / f"{role}.yaml")
+    if launch is not None:
+        told["launch"]["file"] = str(folder / launch.file.name)
     return told
 
 
-def _roles(found: Recommendation) -> dict[str, Found | None]:
-    return {
-        "answer": found.answer,
-        "other_side": found.other_side,
-        "runner_up": found.runner_up,
-    }
+def _of(launch: Emitted | None) -> dict[str, Any]:
+    return {} if launch is None else {"launch": launch.as_dict()}

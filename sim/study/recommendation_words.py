@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from sim.study.question import assumptions
-from sim.study.recommendation import Recommendation
-from sim.study.shape_search import Found
+import shlex
+from typing import Any
 
-_KIND = {"afd": "AFD", "ep": "EP"}
+from sim.study.question import Question
+from sim.study.question_sides import assumptions
+from sim.study.recommendation import Recommendation
+
+KIND = {"afd": "AFD", "ep": "EP"}
 
 # A probability from which a lead is called sure enough, as in the study.
 _SURE = 0.8
+
+# The bound is not known so closely.
+_NO_GAIN = 0.005
 
 
 def headline(found: Recommendation) -> str:
@@ -20,9 +26,9 @@ def headline(found: Recommendation) -> str:
     idle = f", {told['idle_gpus']} GPUs idle" if told["idle_gpus"] else ""
     cost = told["usd_per_1m_tokens"]
     money = "" if cost is None else f", {cost:.2f} USD per million tokens"
-    gpus = " + ".join(map(str, question.gpus))
+    gpus = " + ".join(f"{count} × {card}" for card, count in answer.rented(question))
     return (
-        f"Run {told['shape']} of {question.model} ({_KIND[told['deployment']]}, "
+        f"Run {told['shape']} of {question.model} ({KIND[told['deployment']]}, "
         f"{told['software']}) on {gpus}{times}{idle}: "
         f"{told['requests_per_gpu']:.0f} requests a GPU, "
         f"TPOT {told['tpot_ms']:.1f} ms (80 %: {told['tpot_ms_p10']:.1f} to "
@@ -36,12 +42,12 @@ def margin_words(found: Recommendation) -> list[str]:
     margin, other = found.margin, found.other_side
     if margin is None or other is None:
         kind = {"afd": "ep", "ep": "afd"}[found.answer.side.kind]
-        return [f"No shape of {_KIND[kind]} meets the target."]
+        return [f"No shape of {KIND[kind]} meets the target."]
     low, high = margin.interval(80)
     likely = margin.probability(0.0)
     sure = "" if likely >= _SURE else ": open"
     told = [
-        f"It yields {_percent(margin.value)} more than the best of {_KIND[other.side.kind]} (80 %: "
+        f"It yields {100 * margin.value:.1f} % more than the best of {KIND[other.side.kind]} (80 %: "
         f"{_percent(low)} to {_percent(high)}; it leads with a probability of {likely:.0%}{sure})."
     ]
     named = [part for part in margin.parts if part.source][:2]
@@ -51,13 +57,47 @@ def margin_words(found: Recommendation) -> list[str]:
     return told
 
 
+def next_words(found: Recommendation) -> list[str]:
+    """Return what twice the GPUs, or twice the rate, would bring."""
+    more, rate = found.next_gpus, found.question.rate
+    if more is None:
+        return []
+    gain = f"{_percent(more.gain)} tokens/s/GPU"
+    if abs(more.gain) < _NO_GAIN:
+        gain = "no more tokens/s/GPU"
+    if rate is not None:
+        return [
+            f"Twice the rate would take about {more.gpus} GPUs: {gain}, with {more.shape}, by the "
+            "bound."
+        ]
+    return [f"Twice the GPUs ({more.gpus}) would bring {gain}, with {more.shape}, by the bound."]
+
+
+def command(question: Question) -> str:
+    """Return the command that asks a question."""
+    gpus = "+".join(f"{each.count}x{each.card}" for each in question.gpus)
+    options: dict[str, Any] = {
+        "--model": question.model,
+        "--gpus": gpus,
+        "--context": question.context,
+        "--output": question.output,
+        "--tpot": f"{question.tpot_ms:g}",
+        "--rate": None if question.rate is None else f"{question.rate:g}",
+        "--trace": None if question.trace is None else question.trace.path,
+        "--software": question.software,
+        "--precision": question.precision,
+        "--kv": question.kv,
+    }
+    words = [str(word) for each in options.items() if each[1] is not None for word in each]
+    words += ["--p99"] if question.tpot_of == "p99" else []
+    for name, usd in question.prices.items():
+        words += ["--price", f"{name}={usd:g}"]
+    return shlex.join(["afdsim", "recommend", *words])
+
+
 def assumed(found: Recommendation) -> str:
     """Return what was taken that the question left open."""
     return f"Taken: {'; '.join(assumptions(found.question))}."
-
-
-def described(found: Found) -> str:
-    return f"{_KIND[found.side.kind]} {found.shape}"
 
 
 def _percent(share: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,10 +18,12 @@ from sim.inputs.scenario import Scenario
 from sim.inputs.variants import Variants
 from sim.metrics.steady_summary import steady_summary
 from sim.metrics.summary import usd_per_1m_tokens
-from sim.parallel.processes import Failure, Workers
+from sim.parallel.processes import Workers
 from sim.steady.state import steady_state, steady_states
 from sim.study.best_shapes import Candidate, screened
-from sim.study.question import SCREEN, SCREEN_AGAIN, Fill, Question, StartingPoint
+from sim.study.question import Fill, Question
+from sim.study.question_sides import SCREEN, SCREEN_AGAIN, Side
+from sim.study.rounds import Tell, called
 from sim.study.schema import Settings
 from sim.sweeps.shapes import shapes, with_copies
 
@@ -77,24 +79,32 @@ class Found:
     def usd_per_1m_tokens(self, question: Question) -> float | None:
         """Return the rent of all GPUs of the question per million tokens; None without prices."""
         rents = []
-        for name, gpus in self._rented(question):
+        for name, gpus in self.rented(question):
             rent = question.prices.get(name, cards.accelerator(name).usd_per_hour)
             if rent is None:
                 return None
             rents.append(gpus * float(rent))
         return usd_per_1m_tokens(sum(rents), self.tokens_per_s)
 
-    def _rented(self, question: Question) -> list[tuple[str, int]]:
-        """Return the GPUs that are paid: all that there are, or those that a rate takes."""
+    def rented(self, question: Question) -> list[tuple[str, int]]:
+        """Return the GPUs by card that are paid: all that there are, or those a rate takes."""
         if question.rate is None:
             return [(each.card, each.count) for each in question.gpus]
         by_card = self.closed.deployment.gpus_by_card()
         return [(name, gpus * self.fill.times) for name, gpus in by_card]
 
+    @property
+    def scenario(self) -> Scenario:
+        """Its scenario under the load that was simulated: what `afdsim run` gets."""
+        return self.side.with_arrivals(self.settings, self._load)
+
     def written(self) -> Settings:
-        """Return its scenario as a file holds it."""
-        closed = {"kind": "closed", "concurrency": self.requests}
-        return self.side.written(self.settings, self.arrivals or closed)
+        """Return the same as a file holds it."""
+        return self.side.written(self.settings, self._load)
+
+    @property
+    def _load(self) -> Settings:
+        return self.arrivals or {"kind": "closed", "concurrency": self.requests}
 
     def as_dict(self, question: Question) -> dict[str, Any]:
         """Return its figures as plain data; throughput is over all GPUs of the question."""
@@ -282,35 +292,18 @@ def serving(job: tuple[Question, Found]) -> Found | None:
     return None
 
 
-def served(question: Question, met: Sequence[Found], workers: Workers | None) -> list[Found]:
+def served(
+    question: Question, met: Sequence[Found], workers: Workers | None, tell: Tell
+) -> list[Found]:
     """Return shapes that serve the rate: the best two of each kind of deployment that do."""
     ranked = sorted(met, key=lambda each: -each.worth)
     first = [one for kind in KINDS for one in [f for f in ranked if f.side.kind == kind][:2]]
-    return [each for each in called(serving, [(question, one) for one in first], workers) if each]
+    what = f"serving {question.rate:g} requests/s with {len(first)} of them"
+    jobs = [(question, one) for one in first]
+    return [each for each in called(serving, jobs, workers, what, tell, _serves) if each]
 
 
-def called(call: Callable[[Any], Any], items: Sequence[Any], workers: Workers | None) -> list[Any]:
-    """Return the results of a call in the order of its items. Raises what a call raises."""
-    if workers is None:
-        return [call(item) for item in items]
-    found: dict[int, Any] = {}
-    for (place, _item), result in workers.run(_Returned(call), list(enumerate(items))):
-        if isinstance(result, Failure):
-            raise SimError(result.reason)
-        if isinstance(result, SimError):
-            raise result
-        found[place] = result
-    return [found[place] for place in range(len(items))]
-
-
-@dataclass(frozen=True)
-class _Returned:
-    """A call that gives back a refusal as what it is, on a worker."""
-
-    call: Callable[[Any], Any]
-
-    def __call__(self, item: tuple[int, Any]) -> Any:
-        try:
-            return self.call(item[1])
-        except SimError as error:
-            return error
+def _serves(found: Found | None) -> str:
+    if found is None:
+        return "a shape that does not serve it"
+    return f"{found.shape} serves it on {found.fill.used} GPUs"
