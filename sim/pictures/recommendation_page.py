@@ -65,7 +65,7 @@ def _bars(told: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def _sections(found: Recommendation, told: dict[str, dict[str, Any]]) -> Iterator[Section]:
     yield Section(
         "Answer, other side, runner-up",
-        "Each at its largest batch that meets the target in simulation; 80 % intervals in brackets.",
+        "Each at its largest batch that meets the target in simulation. In brackets: 80 %.",
         ["", *told],
         [[name, *(_cell(each, form) for each in told.values())] for name, form in _ROWS.items()],
     )

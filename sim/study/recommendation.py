@@ -143,6 +143,8 @@ def recommended(
     by_kind = {kind: OfKind.of([each for each in of if each.kind == kind]) for kind in KINDS}
     counts = {"shapes": sum(each.shapes for each in by_kind.values())}
     jobs = [one for each in by_kind.values() for one in each.candidates[:_PROBED]]
+    if not jobs:
+        raise InfeasibleError(_nothing(question, by_kind, []))
     what = f"{counts['shapes']:,} shapes screened; simulating {len(jobs)}"
     probes = called(probe, jobs, workers, what, tell)
     searches: list[Search] = []
@@ -154,7 +156,7 @@ def recommended(
         searches += [Search(each, question) for each in ranked[:_SEARCHED]]
     counts |= {"simulated": len(jobs), "searched": len(searches)}
     what = f"searching the largest batch of the {len(searches)} best"
-    bracket = _Bracket(question, max((one.worth for one in jobs), default=0.0))
+    bracket = _Bracket(question, max(one.worth for one in jobs))
     every = called(searched, searches, workers, what, tell, bracket.words)
     met = [each for each in every if each is not None]
     if question.rate is not None and met:

@@ -47,8 +47,8 @@ def margin_words(found: Recommendation) -> list[str]:
     likely = margin.probability(0.0)
     sure = "" if likely >= _SURE else ": open"
     told = [
-        f"It yields {100 * margin.value:.1f} % more than the best of {KIND[other.side.kind]} (80 %: "
-        f"{_percent(low)} to {_percent(high)}; it leads with a probability of {likely:.0%}{sure})."
+        f"It yields {100 * margin.value:.1f} % more than the best of {KIND[other.side.kind]} "
+        f"(80 %: {_percent(low)} to {_percent(high)}; it leads with a probability of {likely:.0%}{sure})."
     ]
     named = [part for part in margin.parts if part.source][:2]
     if named:
