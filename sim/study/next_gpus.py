@@ -31,7 +31,7 @@ def next_gpus(
     Of one kind and engine alone: the bound sees neither jitter nor drawn loads, which cost kinds of
     deployment differently. None if there may not be so many.
     """
-    more = question.doubled()
+    more = question.doubled(answer.rented(question))
     if more.total > MOST_GPUS:
         return None
     side = answer.side

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -75,12 +75,17 @@ class Question:
         return plain | {"gpus": gpus, "trace": trace, "prices": dict(self.prices)}
 
     @property
+    def title(self) -> str:
+        """The name of the model's card, where `model` may be a path."""
+        return cards.model(self.model).name
+
+    @property
     def total(self) -> int:
         return sum(each.count for each in self.gpus)
 
-    def doubled(self) -> Question:
-        """Return the question with twice the GPUs, and twice the rate where one is asked for."""
-        gpus = tuple(replace(each, count=2 * each.count) for each in self.gpus)
+    def doubled(self, used: Iterable[tuple[str, int]]) -> Question:
+        """Return the question with twice the GPUs `used`, by card, and twice the rate, if any."""
+        gpus = tuple(Gpus(2 * count, card) for card, count in used)
         return replace(self, gpus=gpus, rate=None if self.rate is None else 2 * self.rate)
 
     def have(self, card: str) -> int:

@@ -159,8 +159,8 @@ def _data(question: Question, deployment: Settings, engine: str, card: Accelerat
         )
     low, high = (max(1, round(share * prompt)) for share in (_SHORTEST, _LONGEST))
     data: Settings = {
-        "name": f"{question.model}-{deployment['kind']}",
-        "description": f"{question.model}, {question.context:,} tokens of context",
+        "name": f"{question.title}-{deployment['kind']}",
+        "description": f"{question.title}, {question.context:,} tokens of context",
         "model": question.model,
         "deployment": deployment,
         "routing": _SKEW,

@@ -219,11 +219,11 @@ def _nothing(question: Question, by_kind: Mapping[str, OfKind], probes: Sequence
     gpus, target = " + ".join(map(str, question.gpus)), f"{question.tpot_ms:g} ms"
     if least_ms == float("inf"):
         return (
-            f"{question.model} does not fit on {gpus} in any shape: take more GPUs or other cards"
+            f"{question.title} does not fit on {gpus} in any shape: take more GPUs or other cards"
         )
     if question.rate is not None and least_ms <= question.tpot_ms:
         return (
-            f"no shape of {question.model} serves {question.rate:g} requests/s within "
+            f"no shape of {question.title} serves {question.rate:g} requests/s within "
             f"{target} on {gpus}: raise --max-gpus or loosen --tpot"
         )
     of = f"tpot_ms_{question.tpot_of}"
@@ -232,7 +232,7 @@ def _nothing(question: Question, by_kind: Mapping[str, OfKind], probes: Sequence
         least_ms = min(simulated)
     which = "" if question.tpot_of == "mean" else f" ({question.tpot_of})"
     return (
-        f"no shape of {question.model} on {gpus} meets a TPOT{which} of {target} at "
+        f"no shape of {question.title} on {gpus} meets a TPOT{which} of {target} at "
         f"{question.context:,} tokens: the least is {least_ms:.1f} ms; loosen --tpot or take other "
         "cards"
     )

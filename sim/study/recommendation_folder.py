@@ -66,7 +66,7 @@ def save(found: Recommendation, out: Path | None = None, launch: Emitted | None 
     """
     question = found.question
     gpus = "+".join(f"{each.count}x{each.card}" for each in question.gpus)
-    name = folder_name(f"recommend-{question.model}-{gpus}")
+    name = folder_name(f"recommend-{question.title}-{gpus}")
 
     def fill(folder: Path) -> None:
         for role, each in roles(found).items():

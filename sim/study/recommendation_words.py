@@ -28,7 +28,7 @@ def headline(found: Recommendation) -> str:
     money = "" if cost is None else f", {cost:.2f} USD per million tokens"
     gpus = " + ".join(f"{count} × {card}" for card, count in answer.rented(question))
     return (
-        f"Run {told['shape']} of {question.model} ({KIND[told['deployment']]}, "
+        f"Run {told['shape']} of {question.title} ({KIND[told['deployment']]}, "
         f"{told['software']}) on {gpus}{times}{idle}: "
         f"{told['requests_per_gpu']:.0f} requests a GPU, "
         f"TPOT {told['tpot_ms']:.1f} ms (80 %: {told['tpot_ms_p10']:.1f} to "
@@ -46,9 +46,12 @@ def margin_words(found: Recommendation) -> list[str]:
     low, high = margin.interval(80)
     likely = margin.probability(0.0)
     sure = "" if likely >= _SURE else ": open"
+    what = f"It yields {100 * margin.value:.1f} % more than the best of {KIND[other.side.kind]}"
+    if found.question.rate is not None:
+        what += f", which takes {other.fill.used} GPUs"
     told = [
-        f"It yields {100 * margin.value:.1f} % more than the best of {KIND[other.side.kind]} "
-        f"(80 %: {_percent(low)} to {_percent(high)}; it leads with a probability of {likely:.0%}{sure})."
+        f"{what} (80 %: {_percent(low)} to {_percent(high)}; it leads with a probability of "
+        f"{likely:.0%}{sure})."
     ]
     named = [part for part in margin.parts if part.source][:2]
     if named:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -90,8 +91,10 @@ class Found:
         """Return the GPUs by card that are paid: all that there are, or those a rate takes."""
         if question.rate is None:
             return [(each.card, each.count) for each in question.gpus]
-        by_card = self.closed.deployment.gpus_by_card()
-        return [(name, gpus * self.fill.times) for name, gpus in by_card]
+        needed: Counter[str] = Counter()
+        for name, gpus in self.closed.deployment.gpus_by_card():
+            needed[name] += gpus * self.fill.times
+        return [*needed.items()]
 
     @property
     def scenario(self) -> Scenario:
@@ -109,7 +112,8 @@ class Found:
     def as_dict(self, question: Question) -> dict[str, Any]:
         """Return its figures as plain data; throughput is over all GPUs of the question."""
         share, doubt = self.fill.share, self.doubt.columns(self.figures)
-        gpus = self.closed.gpu_count()
+        gpus, of = self.closed.gpu_count(), f"tpot_ms_{question.tpot_of}"
+        to_target = self.figures[of] / self.figures["tpot_ms_mean"]
         return {
             "deployment": self.side.kind,
             "shape": self.shape,
@@ -119,9 +123,9 @@ class Found:
             "idle_gpus": self.fill.total - self.fill.used,
             "requests_in_flight": self.in_flight,
             "requests_per_gpu": self.in_flight / gpus,
-            "tpot_ms": self.figures[f"tpot_ms_{question.tpot_of}"],
-            "tpot_ms_p10": doubt["tpot_ms_p10"],
-            "tpot_ms_p90": doubt["tpot_ms_p90"],
+            "tpot_ms": self.figures[of],
+            "tpot_ms_p10": (doubt["tpot_ms_p10"] or 0.0) * to_target,
+            "tpot_ms_p90": (doubt["tpot_ms_p90"] or 0.0) * to_target,
             "tgs": self.figures["tgs"] * share,
             "tgs_p10": (doubt["tgs_p10"] or 0.0) * share,
             "tgs_p90": (doubt["tgs_p90"] or 0.0) * share,

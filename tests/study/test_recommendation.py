@@ -1,0 +1,319 @@
+"""Recommendations: the best deployment on given GPUs, of both kinds, with figures and files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import sim
+from sim.deployments import compile_deployment
+from sim.foundation.errors import InfeasibleError, ScenarioError
+from sim.inputs.variants import Variants
+from sim.pictures import recommendation_page
+from sim.study import recommendation_folder
+from sim.study.best_shapes import screened
+from sim.study.question import Fill, Question, asked, parse_gpus
+from sim.study.question_sides import SCREEN, sides
+from sim.study.recommendation import Recommendation, recommend, recommended
+from sim.study.recommendation_words import command, headline, margin_words, next_words
+from sim.study.rounds import Round
+from sim.study.shape_search import Found, Probed, Screened, Search, searched
+from sim.sweeps.shapes import shapes, with_copies
+
+PROMISED = {
+    *("deployment", "shape", "gpus", "requests_per_gpu", "tpot_ms", "tgs", "usd_per_1m_tokens"),
+    *("calibrated_share", "scenario"),
+}
+TPOT_MS = 2.0
+
+
+def ask(model: Path, gpus: str = "8xh800", tpot_ms: float = TPOT_MS, **others: object) -> Question:
+    more = {"context": 2000, "output": 200, **others}
+    return asked(model=str(model), gpus=gpus, tpot_ms=tpot_ms, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def rounds() -> list[Round]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def found(loaded_model: Path, rounds: list[Round]) -> Recommendation:
+    return recommended(ask(loaded_model), tell=rounds.append)
+
+
+@pytest.fixture(scope="module")
+def alone(found: Recommendation) -> Recommendation:
+    """Return the same where the other side has no shape and there is no runner-up."""
+    return replace(found, other_side=None, runner_up=None, margin=None, next_gpus=None)
+
+
+def test_it_names_the_better_kind_and_its_margin(found: Recommendation) -> None:
+    answer, other, margin = found.answer, found.other_side, found.margin
+    assert other is not None
+    assert margin is not None
+    assert {answer.side.kind, other.side.kind} == {"afd", "ep"}
+    assert answer.worth >= other.worth
+    assert margin.value == pytest.approx(answer.worth / other.worth - 1)
+    for each in (answer, other):
+        assert each.figures["tpot_ms_mean"] <= TPOT_MS
+        assert each.tokens_per_s == pytest.approx(8 * each.worth)
+
+
+def test_the_runner_up_is_of_the_same_kind_and_another_shape(found: Recommendation) -> None:
+    assert found.runner_up is not None
+    assert found.runner_up.side.kind == found.answer.side.kind
+    assert found.runner_up.shape != found.answer.shape
+    assert found.runner_up.worth <= found.answer.worth
+
+
+def test_one_more_request_in_each_batch_misses_the_target(found: Recommendation) -> None:
+    answer = found.answer
+    more = answer.requests + compile_deployment(answer.closed).lanes
+    slower = sim.summary(sim.simulate(answer.closed.with_batch(more)))
+    assert slower["tpot_ms_mean"] > TPOT_MS
+
+
+def test_its_scenario_gives_its_figures(found: Recommendation, tmp_path: Path) -> None:
+    folder = recommendation_folder.save(found, tmp_path / "out")
+    loaded = sim.load(folder / "answer.yaml")
+    assert sim.summary(sim.simulate(loaded))["tgs"] == found.answer.figures["tgs"]
+    assert loaded.deployment == found.answer.scenario.deployment
+
+
+def test_plain_data_have_the_promised_figures(found: Recommendation, tmp_path: Path) -> None:
+    folder = recommendation_folder.save(found, tmp_path / "out")
+    told = recommendation_folder.with_files(found, folder)
+    for role in ("answer", "other_side", "runner_up"):
+        assert set(told[role]) >= PROMISED
+        assert Path(told[role]["scenario"]).is_file()
+        assert told[role]["tgs_p10"] < told[role]["tgs"] < told[role]["tgs_p90"]
+    assert json.loads((folder / "recommendation.json").read_text())["margin"] == told["margin"]
+
+
+def test_a_side_without_a_shape_is_null(alone: Recommendation, tmp_path: Path) -> None:
+    folder = recommendation_folder.save(alone, tmp_path / "out")
+    told = recommendation_folder.with_files(alone, folder)
+    assert (told["other_side"], told["runner_up"], told["margin"]) == (None, None, None)
+    assert sorted(path.name for path in folder.iterdir()) == ["answer.yaml", "recommendation.json"]
+    kind = {"afd": "EP", "ep": "AFD"}[alone.answer.side.kind]
+    assert margin_words(alone) == [f"No shape of {kind} meets the target."]
+    assert not next_words(alone)
+    assert headline(alone) in page(alone, folder)
+
+
+def page(found: Recommendation, folder: Path) -> str:
+    return recommendation_page.draw(found, folder).read_text()
+
+
+def test_the_page_answers_and_opens_offline(found: Recommendation, tmp_path: Path) -> None:
+    folder = recommendation_folder.save(found, tmp_path / "out")
+    text = page(found, folder)
+    assert headline(found) in text
+    assert found.other_side is not None
+    assert found.other_side.shape in text
+    assert command(found.question) in text
+    assert f"afdsim run {folder / 'answer.yaml'}" in text
+    assert "<script" not in text
+    assert "src=" not in text
+    assert len(text) < 100_000
+
+
+def test_a_launch_file_is_of_the_kind_that_the_engine_runs(
+    found: Recommendation, alone: Recommendation, tmp_path: Path
+) -> None:
+    for engine, kind in (("vllm", "ep"), ("sglang", "ep"), ("dynamo", "ep"), ("afd-plugin", "afd")):
+        role = "answer" if found.answer.side.kind == kind else "other_side"
+        launch = recommendation_folder.emitted(found, engine)
+        assert launch.of == role
+        folder = recommendation_folder.save(found, tmp_path / engine, launch)
+        told = recommendation_folder.with_files(found, folder, launch)["launch"]
+        assert Path(told["file"]).read_text() == launch.file.text
+        if role == "other_side":
+            with pytest.raises(InfeasibleError, match="no launch file for"):
+                recommendation_folder.emitted(alone, engine)
+
+
+def test_progress_has_a_bracket(found: Recommendation, rounds: list[Round]) -> None:
+    told = [each for each in rounds if each.what.startswith("searching")]
+    assert [each.made for each in told] == list(range(len(told)))
+    assert told[-1].of == found.counts["searched"]
+    last = told[-1].found.partition("the answer lies within ")[2].split()
+    assert last[0] == f"{found.answer.worth:,.0f}"
+    assert float(last[2].replace(",", "")) >= float(last[0].replace(",", ""))
+
+
+def test_twice_the_gpus_are_screened(found: Recommendation) -> None:
+    assert found.next_gpus is not None
+    assert found.next_gpus.gpus == 16
+    # What fits once on 8 GPUs fits twice on 16.
+    assert found.next_gpus.gain > -0.01
+
+
+def test_too_tight_a_target_says_the_least(loaded_model: Path) -> None:
+    with pytest.raises(InfeasibleError, match=r"the least is (\d+\.\d) ms") as told:
+        recommended(ask(loaded_model, tpot_ms=0.1))
+    least_ms = float(str(told.value).partition("least is ")[2].split()[0])
+    assert 0.1 < least_ms < TPOT_MS
+
+
+def test_gpus_that_hold_no_shape_are_refused(loaded_model: Path) -> None:
+    with pytest.raises(InfeasibleError, match="does not fit on 1 × h800 in any shape"):
+        recommended(ask(loaded_model, gpus="1xh800"))
+
+
+def test_workers_do_not_change_a_byte(found: Recommendation, tmp_path: Path) -> None:
+    question = found.question
+    again = recommend(
+        model=question.model,
+        gpus="8xh800",
+        tpot_ms=question.tpot_ms,
+        context=question.context,
+        output=question.output,
+        workers=2,
+    )
+    first, second = (
+        recommendation_folder.save(each, tmp_path / "out") / "recommendation.json"
+        for each in (found, again)
+    )
+    assert first != second
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_two_cards_and_prices(loaded_model: Path) -> None:
+    question = ask(loaded_model, gpus="8xh20+4xh800", prices={"h20": 1.0, "h800": 2.0})
+    answer = recommended(question).answer
+    told = answer.as_dict(question)
+    assert told["tgs"] * 12 == pytest.approx(told["tokens_per_s"])
+    usd = (8 * 1.0 + 4 * 2.0) / 3600 / told["tokens_per_s"] * 1e6
+    assert told["usd_per_1m_tokens"] == pytest.approx(usd)
+
+
+def test_a_rate_takes_the_fewest_gpus_that_serve_it(loaded_model: Path, tmp_path: Path) -> None:
+    question = ask(loaded_model, gpus="h800", max_gpus=16, rate=1000.0)
+    found = recommended(question)
+    told = found.answer.as_dict(question)
+    assert told["idle_gpus"] == 0
+    used = told["gpus"] * told["times"]
+    assert used <= 16
+    assert found.other_side is None or used <= found.other_side.fill.used
+    assert told["tokens_per_s"] == pytest.approx(1000 * 200, rel=0.1)
+    folder = recommendation_folder.save(found, tmp_path / "out")
+    arrivals = sim.load(folder / "answer.yaml").workload.arrivals
+    assert arrivals.kind == "poisson"
+    assert arrivals.requests_per_s == pytest.approx(1000 / told["times"])
+    assert f"on {used} × h800" in headline(found)
+
+
+def test_a_trace_brings_context_output_and_rate(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    rows = [f"{0.1 * n:.1f},{1000 + n},100" for n in range(100)]
+    trace.write_text("\n".join(["arrived_at,num_prefill_tokens,num_decode_tokens", *rows]) + "\n")
+    question = asked(model="step3", gpus="h800", tpot_ms=50, trace=str(trace))
+    assert question.context == pytest.approx(1000 + 99 / 2 + 50, abs=1)
+    assert question.output == 100
+    assert question.rate == pytest.approx(100 / 9.9)
+    assert question.total == 512
+    assert asked("step3", "h800", 50, trace=str(trace), rate=3.0).rate == 3.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"model": "step-3"}, "did you mean 'step3'"),
+        ({"gpus": "8xh80"}, "did you mean 'h800'"),
+        ({"gpus": "0xh800"}, "write how many of which card"),
+        ({"gpus": "h800"}, "write how many of which card"),
+        ({"gpus": "8xh800+8xh800"}, "two different ones"),
+        ({"gpus": "8xh800+8xh20+8xh100-sxm"}, "two different ones"),
+        ({"context": 100, "output": 200}, "holds half of an output"),
+        ({"output": 1}, "at least 2 tokens"),
+        ({"tpot_ms": 0.0}, "above 0"),
+        ({"tpot_ms": float("nan")}, "above 0"),
+        ({"rate": float("inf")}, "above 0"),
+        ({"context": None}, "no context"),
+        ({"max_gpus": 64}, "goes with a rate or a trace"),
+        ({"trace": "nowhere.csv"}, "No such file"),
+        ({"software": "vlm"}, "unknown software profile 'vlm'"),
+        ({"precision": "fp7"}, "got 'fp7'"),
+        ({"kv": "fp7"}, "got 'fp7'"),
+    ],
+)
+def test_questions_that_cannot_be_asked(wrong: dict[str, object], told: str) -> None:
+    question: dict[str, object] = {"model": "step3", "gpus": "8xh800", "context": 2000}
+    with pytest.raises(ScenarioError, match=told):
+        recommend(**{"tpot_ms": 50.0, **question, **wrong})  # type: ignore[arg-type]
+
+
+def test_gpus_are_read() -> None:
+    (one,) = parse_gpus("64xh200-sxm")
+    assert (one.count, one.card) == (64, "h200-sxm")
+    assert [str(each) for each in parse_gpus("32xH20 + 16×h800")] == ["32 × h20", "16 × h800"]
+    assert [each.count for each in parse_gpus("h20+8xh800", most=24)] == [24, 8]
+
+
+def test_deployments_stand_as_often_as_gpus_hold_them() -> None:
+    scenario = sim.load("step3-2a2f")  # 32 GPUs
+    question = asked("step3", "80xh800", 50, context=4096)
+    assert question.fill(scenario, 100.0) == Fill(times=2, used=64, total=80)
+    assert question.worth(scenario, 100.0) == 100.0 * 64 / 80
+    assert question.worth(sim.load("dsv3-ep128"), 100.0) == 0.0
+
+
+def test_a_rate_takes_as_many_deployments_as_emit_its_tokens() -> None:
+    scenario = sim.load("step3-2a2f")  # 32 GPUs
+    question = asked("step3", "96xh800", 50, context=4096, output=1000, rate=10.0)
+    assert question.fill(scenario, 200.0) == Fill(times=2, used=64, total=64)
+    assert question.worth(scenario, 200.0) == pytest.approx(10 * 1000 / 64, rel=1e-5)
+    assert question.fill(scenario, 100.0) is None
+
+
+def test_of_as_many_gpus_the_faster_deployment_is_worth_more() -> None:
+    scenario = sim.load("step3-2a2f")
+    question = asked("step3", "96xh800", 50, context=4096, output=1000, rate=10.0)
+    assert question.worth(scenario, 210.0) > question.worth(scenario, 200.0)
+
+
+def test_the_command_asks_the_same_question(found: Recommendation) -> None:
+    words = command(found.question).split()
+    assert words[:2] == ["afdsim", "recommend"]
+    told = dict(zip(words[2::2], words[3::2], strict=True))
+    assert told == {
+        "--model": found.question.model,
+        "--gpus": "8xh800",
+        "--context": "2000",
+        "--output": "200",
+        "--tpot": "2",
+    }
+
+
+def every_shape(question: Question) -> Iterator[Screened]:
+    """Yield each shape of each side with each number of copies, that meets the target by bound."""
+    for side in sides(question):
+        variants = Variants(side.first.document())
+        built = shapes(side.first, question.total)
+        every = [
+            {**settings, **copies}
+            for settings in built
+            for copies in with_copies(variants.with_settings(settings))
+        ]
+        for each in screened(side.first, every, SCREEN, False)[0]:
+            yield Screened(side, each, each.worth)
+
+
+def exhaustive(question: Question) -> Found:
+    """Return the best of all shapes, the largest batch of each searched."""
+    jobs = [Search(Probed(each, {}, 0.0), question) for each in every_shape(question)]
+    return max(filter(None, map(searched, jobs)), key=lambda each: each.worth)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("tpot_ms", [1.4, TPOT_MS, 4.0])
+def test_within_2_percent_of_an_exhaustive_search(tpot_ms: float, loaded_model: Path) -> None:
+    question = ask(loaded_model, tpot_ms=tpot_ms)
+    best = exhaustive(question)
+    assert recommended(question).answer.worth >= 0.98 * best.worth
