@@ -9,7 +9,7 @@
     sim.draw(result)
 
 What the command line does, these functions do: run (`run`, saved), run_sweep, run_study, plot,
-compare, capacity, coverage, explain_scenario, launch_file, fit_table, check_tables, judge_points,
+recommend, compare, capacity, coverage, explain_scenario, launch_file, fit_table, check_tables, judge_points,
 fit_software; load_results reads what they saved. Of a scenario, doubt_of gives its prediction
 interval, how_sure what makes it up, reoptimised the same at the largest batch of each draw,
 margin_of the doubt in the lead of one over another.
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from sim.results.loading import load_results
     from sim.study.folder import run_study
     from sim.study.launch.launch_file import launch_file
+    from sim.study.recommendation import recommend
     from sim.sweeps.folder import run_sweep
     from sim.sweeps.sweep import sweep
 
@@ -86,6 +87,7 @@ __all__ = [
     "pareto_front",
     "plot",
     "read_points",
+    "recommend",
     "reoptimised",
     "run",
     "run_study",
@@ -108,6 +110,7 @@ _HOMES = {
     "fit_software": "sim.experiments.accuracy.software_fit",
     "judge_points": "sim.experiments.accuracy.verdict",
     "launch_file": "sim.study.launch.launch_file",
+    "recommend": "sim.study.recommendation",
     "capacity": "sim.experiments.capacity",
     "compare": "sim.experiments.comparison",
     "max_batch_under_slo": "sim.experiments.largest_batch",

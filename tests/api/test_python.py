@@ -53,6 +53,7 @@ def test_the_public_names() -> None:
             "pareto_front",
             "plot",
             "read_points",
+            "recommend",
             "reoptimised",
             "run",
             "run_study",

@@ -1,0 +1,161 @@
+"""The verb recommend as a user calls it: stdout, stderr, files and exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from sim.cli import main
+from sim.study import recommendation
+from sim.study.question import Question, asked
+from sim.study.recommendation import Recommendation
+from sim.study.rounds import Round, Tell
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Ask = Callable[..., Answer]
+
+
+@pytest.fixture(scope="module")
+def known(loaded_model: Path) -> Recommendation:
+    """Return what is recommended for a small question."""
+    return recommendation.recommended(
+        asked(str(loaded_model), "8xh800", 2.0, context=2000, output=200)
+    )
+
+
+@pytest.fixture
+def recommend(loaded_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Return a function that runs the verb in an empty directory; None leaves an option out."""
+    monkeypatch.chdir(tmp_path)
+    small = {"model": str(loaded_model), "gpus": "8xh800", "context": "2000", "output": "200"}
+    small |= {"tpot": "2", "workers": "1"}
+
+    def call(*more: str, **changed: str | None) -> Answer:
+        given = {name: value for name, value in {**small, **changed}.items() if value is not None}
+        words = [word for name, value in given.items() for word in (f"--{name}", value)]
+        monkeypatch.setattr(sys, "argv", ["afdsim", "recommend", *words, *more])
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with redirect_stdout(out), redirect_stderr(err):
+            try:
+                main()
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+        return Answer(code, out.getvalue(), err.getvalue())
+
+    return call
+
+
+@pytest.fixture
+def answered(recommend: Ask, known: Recommendation, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Return the same where the search is made already."""
+
+    def made(question: Question, workers: object, tell: Tell) -> Recommendation:
+        assert question == known.question
+        tell(Round("searching", 0, 2))
+        return known
+
+    monkeypatch.setattr(recommendation, "recommended", made)
+    return recommend
+
+
+def left_behind(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def kinds(known: Recommendation) -> dict[str, str]:
+    """Return an engine by the role whose kind it runs."""
+    answer = known.answer.side.kind
+    engines = {"afd": "afd-plugin", "ep": "vllm"}
+    return {"answer": engines.pop(answer), "other_side": engines.popitem()[1]}
+
+
+def test_it_prints_the_answer_and_says_where_it_is(answered: Ask, known: Recommendation) -> None:
+    answer = answered()
+    assert answer.code == 0
+    assert answer.out.startswith(f"Run {known.answer.shape} of loaded ")
+    for word in (
+        "answer",
+        "other side",
+        "runner up",
+        "tokens/s/GPU",
+        "It yields",
+        "Twice the GPUs",
+    ):
+        assert word in answer.out
+    assert "prefill is not included" in answer.out
+    assert "searching" in answer.err
+    folder = Path("results/runs/recommend-loaded-8xh800")
+    assert f"afdsim run {folder}/answer.yaml" in answer.err
+    assert left_behind(folder) == [
+        *("answer.yaml", "other_side.yaml", "recommendation.json", "report.html", "runner_up.yaml"),
+    ]
+
+
+def test_json_is_one_object(answered: Ask) -> None:
+    answer = answered("--json", "--out", "here")
+    told: dict[str, Any] = json.loads(answer.out)
+    assert told["answer"]["scenario"] == "here/answer.yaml"
+    assert Path(told["other_side"]["scenario"]).is_file()
+    assert "launch" not in told
+
+
+def test_a_second_answer_leaves_the_first_alone(answered: Ask) -> None:
+    assert "saved in here;" in answered("--out", "here").err
+    assert "saved in here-2;" in answered("--out", "here").err
+
+
+@pytest.mark.parametrize("role", ["answer", "other_side"])
+def test_a_launch_file_lies_beside(role: str, answered: Ask, known: Recommendation) -> None:
+    answer = answered("--emit", kinds(known)[role], "--out", "here", "--json")
+    told = json.loads(answer.out)["launch"]
+    assert told["of"] == role
+    assert Path(told["file"]).read_text()
+    assert ("the best " in answer.err) == (role == "other_side")
+    assert ("not in the file: " in answer.err) == bool(told["cannot"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "told"),
+    [
+        ({"model": "deepsek-v3"}, 3, "did you mean 'deepseek-v3'"),
+        ({"gpus": "8xh80"}, 3, "did you mean 'h800'"),
+        ({"gpus": "0xh800"}, 3, "write how many of which card"),
+        ({"context": "99"}, 3, "a mean context holds half of an output"),
+        ({"context": None}, 3, "no context: give --context"),
+        ({"trace": "nowhere.csv"}, 3, "nowhere.csv: cannot be read"),
+        ({"price": "h80=1"}, 3, "did you mean 'h800'"),
+        ({"gpus": "1xh800"}, 4, "does not fit on 1 × h800 in any shape"),
+        ({"tpot": "0.1"}, 4, "the least is"),
+        ({"output": "1"}, 2, "--output"),
+        ({"tpot": "nan"}, 2, "--tpot"),
+        ({"rate": "0"}, 2, "--rate"),
+        ({"max-gpus": "16"}, 2, "goes with --rate or --trace"),
+        ({"emit": "vlm"}, 2, "did you mean 'vllm'"),
+    ],
+)
+def test_wrong_questions_are_told_and_nothing_is_written(
+    changed: dict[str, str | None],
+    code: int,
+    told: str,
+    recommend: Ask,
+    tmp_path: Path,
+) -> None:
+    answer = recommend(**changed)
+    assert answer.code == code
+    assert told in answer.err
+    assert answer.out == ""
+    assert sum("rror: " in line for line in answer.err.splitlines()) == 1
+    assert left_behind(tmp_path) == []
