@@ -8,11 +8,11 @@
     result = sim.run_sweep("afd-ratio", workers=1)
     sim.draw(result)
 
-What the command line does, these functions do: run (`run`, saved), run_sweep, run_study, plot,
-recommend, compare, capacity, coverage, explain_scenario, launch_file, fit_table, check_tables, judge_points,
-fit_software; load_results reads what they saved. Of a scenario, doubt_of gives its prediction
-interval, how_sure what makes it up, reoptimised the same at the largest batch of each draw,
-margin_of the doubt in the lead of one over another.
+What the command line does, these functions do: recommend, run (`run`, saved), run_sweep, run_study,
+plot, compare, capacity, coverage, explain_scenario, launch_file, fit_table, check_tables,
+judge_points, fit_software; load_results reads what they saved. Of a scenario, doubt_of gives its
+prediction interval, how_sure what makes it up, reoptimised the same at the largest batch of each
+draw, margin_of the doubt in the lead of one over another.
 Names load on first use, so that importing the package stays cheap.
 """
 

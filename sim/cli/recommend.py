@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sim.study.question import Question
     from sim.study.recommendation import Recommendation
     from sim.study.recommendation_folder import Emitted
-    from sim.study.rounds import Round
+    from sim.study.rounds import RoundProgress
     from sim.study.shape_search import Found
 
 # Lines of progress are at least as far apart, seconds.
@@ -112,7 +112,7 @@ def recommend(
         prices={name: float(usd) for name, usd in prices.read_prices(price or ()).items()},
     )
     with pool_of(workers or processes.cores()) as pool:
-        found = recommended(question, pool, _Progress().tell)
+        found = recommended(question, pool, _SearchProgress().tell)
     launch, refused = _emitted(found, emit)
     folder = folders.save(found, out, launch)
     page = recommendation_page.draw(found, folder, launch)
@@ -167,13 +167,13 @@ def _say_launch(launch: Emitted, found: Recommendation, folder: Path) -> None:
         say(f"not in the file: {sentence}")
 
 
-class _Progress:
+class _SearchProgress:
     """Lines on stderr: what is done, what came of it, and how long it will take."""
 
     def __init__(self) -> None:
         self.begun_s = self.round_s = self.told_s = time.monotonic()
 
-    def tell(self, at: Round) -> None:
+    def tell(self, at: RoundProgress) -> None:
         """Tell a round when it begins, and what its calls found, at most every second."""
         now_s = time.monotonic()
         if at.made and (not at.found or now_s - self.told_s < _OFTEN_S):

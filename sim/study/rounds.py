@@ -11,7 +11,7 @@ from sim.parallel.processes import Failure, Workers
 
 
 @dataclass(frozen=True)
-class Round:
+class RoundProgress:
     """How far a round is."""
 
     what: str
@@ -23,11 +23,11 @@ class Round:
     """What the last call found, in words."""
 
 
-Tell = Callable[[Round], None]
+Tell = Callable[[RoundProgress], None]
 """Hears how far a round is: before its first call and after each."""
 
 
-def unheard(_: Round) -> None:
+def unheard(_: RoundProgress) -> None:
     """Hear nothing."""
 
 
@@ -43,11 +43,11 @@ def called(
 
     `words` says what a result is.
     """
-    tell(Round(what, 0, len(items)))
+    tell(RoundProgress(what, 0, len(items)))
     found: dict[int, Any] = {}
     numbered = list(enumerate(items))
     results = (
-        workers.run(_Attempt(call), numbered)
+        workers.run(_Refusable(call), numbered)
         if workers is not None
         else ((item, call(item[1])) for item in numbered)
     )
@@ -57,12 +57,12 @@ def called(
         if isinstance(result, SimError):
             raise result
         found[place] = result
-        tell(Round(what, len(found), len(items), words(result)))
+        tell(RoundProgress(what, len(found), len(items), words(result)))
     return [found[place] for place in range(len(items))]
 
 
 @dataclass(frozen=True)
-class _Attempt:
+class _Refusable:
     """A call that gives back a refusal as what it is, on a worker."""
 
     call: Callable[[Any], Any]

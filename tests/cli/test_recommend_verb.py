@@ -16,7 +16,7 @@ from sim.cli import main
 from sim.study import recommendation
 from sim.study.question import Question, asked
 from sim.study.recommendation import Recommendation
-from sim.study.rounds import Round, Tell
+from sim.study.rounds import RoundProgress, Tell
 
 
 class Answer(NamedTuple):
@@ -64,7 +64,7 @@ def answered(recommend: Ask, known: Recommendation, monkeypatch: pytest.MonkeyPa
 
     def made(question: Question, workers: object, tell: Tell) -> Recommendation:
         assert question == known.question
-        tell(Round("searching", 0, 2))
+        tell(RoundProgress("searching", 0, 2))
         return known
 
     monkeypatch.setattr(recommendation, "recommended", made)

@@ -20,7 +20,7 @@ from sim.study.question import Fill, Question, asked, parse_gpus
 from sim.study.question_sides import SCREEN, sides
 from sim.study.recommendation import Recommendation, recommend, recommended
 from sim.study.recommendation_words import command, headline, margin_words, next_words
-from sim.study.rounds import Round
+from sim.study.rounds import RoundProgress
 from sim.study.shape_search import Found, Probed, Screened, Search, searched
 from sim.sweeps.shapes import shapes, with_copies
 
@@ -37,12 +37,12 @@ def ask(model: Path, gpus: str = "8xh800", tpot_ms: float = TPOT_MS, **others: o
 
 
 @pytest.fixture(scope="module")
-def rounds() -> list[Round]:
+def rounds() -> list[RoundProgress]:
     return []
 
 
 @pytest.fixture(scope="module")
-def found(loaded_model: Path, rounds: list[Round]) -> Recommendation:
+def found(loaded_model: Path, rounds: list[RoundProgress]) -> Recommendation:
     return recommended(ask(loaded_model), tell=rounds.append)
 
 
@@ -138,7 +138,7 @@ def test_a_launch_file_is_of_the_kind_that_the_engine_runs(
                 recommendation_folder.emitted(alone, engine)
 
 
-def test_progress_has_a_bracket(found: Recommendation, rounds: list[Round]) -> None:
+def test_progress_has_a_bracket(found: Recommendation, rounds: list[RoundProgress]) -> None:
     told = [each for each in rounds if each.what.startswith("searching")]
     assert [each.made for each in told] == list(range(len(told)))
     assert told[-1].of == found.counts["searched"]
