@@ -16,8 +16,8 @@ from sim.study.recommendation import Recommendation
 from sim.study.recommendation_folder import Emitted, roles
 from sim.study.recommendation_words import command, headline, margin_words, next_words
 
-# Of the picture's 640 units; the rest is for figures behind the bars.
-_WIDEST = 480
+# Per cent of the picture; the rest is for figures behind the bars.
+_WIDEST = 80
 
 
 def draw(found: Recommendation, folder: Path, launch: Emitted | None = None) -> Path:

@@ -11,6 +11,12 @@ from sim.study.recommendation import Recommendation
 
 KIND = {"afd": "AFD", "ep": "EP"}
 
+# A kind of critical circuit (`sim.explain.bottleneck`), where no server is full.
+_LIMITS = {
+    "loop-bound": "the way of a micro-batch through all layers",
+    "tail-bound": "LM head and host",
+}
+
 # A probability from which a lead is called sure enough, as in the study.
 _SURE = 0.8
 
@@ -33,8 +39,13 @@ def headline(found: Recommendation) -> str:
         f"{told['requests_per_gpu']:.0f} requests a GPU, "
         f"TPOT {told['tpot_ms']:.1f} ms (80 %: {told['tpot_ms_p10']:.1f} to "
         f"{told['tpot_ms_p90']:.1f}), {told['tgs']:,.0f} tokens/s/GPU, "
-        f"{told['tokens_per_s']:,.0f} tokens/s in all{money}. It is {found.limit}."
+        f"{told['tokens_per_s']:,.0f} tokens/s in all{money}. {_limited(found.limit)}"
     )
+
+
+def _limited(kind: str) -> str:
+    by = _LIMITS.get(kind, kind.removesuffix("-bound"))
+    return f"It is limited by {by} ({kind})."
 
 
 def margin_words(found: Recommendation) -> list[str]:
