@@ -11,10 +11,10 @@ from sim.metrics.cautions import SCOPE
 from sim.pictures import page as pages
 from sim.pictures.sections import Section
 from sim.results.files import replace_file
-from sim.study.question_sides import assumptions
 from sim.study.recommendation import Recommendation
 from sim.study.recommendation_folder import Emitted, roles
 from sim.study.recommendation_words import command, headline, margin_words, next_words
+from sim.study.starting_points import assumptions
 
 # Per cent of the picture; the rest is for figures behind the bars.
 _WIDEST = 80

@@ -22,7 +22,6 @@ from sim.parallel.processes import Workers
 from sim.study.next_gpus import NextGpus, next_gpus
 from sim.study.paired_runs import limits
 from sim.study.question import Question, asked
-from sim.study.question_sides import SCREEN_AGAIN, assumptions, sides
 from sim.study.rounds import Tell, called, unheard
 from sim.study.shape_search import (
     KINDS,
@@ -35,6 +34,7 @@ from sim.study.shape_search import (
     searched,
     served,
 )
+from sim.study.starting_points import SCREEN_AGAIN, assumptions, sides
 
 # Shapes of a kind of deployment that are simulated once, and of those whose batch is searched.
 _PROBED, _SEARCHED = 8, 3

@@ -6,8 +6,8 @@ import shlex
 from typing import Any
 
 from sim.study.question import Question
-from sim.study.question_sides import assumptions
 from sim.study.recommendation import Recommendation
+from sim.study.starting_points import assumptions
 
 KIND = {"afd": "AFD", "ep": "EP"}
 

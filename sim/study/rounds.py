@@ -47,7 +47,7 @@ def called(
     found: dict[int, Any] = {}
     numbered = list(enumerate(items))
     results = (
-        workers.run(_Refusable(call), numbered)
+        workers.run(_Returned(call), numbered)
         if workers is not None
         else ((item, call(item[1])) for item in numbered)
     )
@@ -62,7 +62,7 @@ def called(
 
 
 @dataclass(frozen=True)
-class _Refusable:
+class _Returned:
     """A call that gives back a refusal as what it is, on a worker."""
 
     call: Callable[[Any], Any]

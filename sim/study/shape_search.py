@@ -23,9 +23,9 @@ from sim.parallel.processes import Workers
 from sim.steady.state import steady_state, steady_states
 from sim.study.best_shapes import Candidate, screened
 from sim.study.question import Fill, Question
-from sim.study.question_sides import SCREEN, SCREEN_AGAIN, QuestionSide
 from sim.study.rounds import Tell, called
 from sim.study.schema import Settings
+from sim.study.starting_points import SCREEN, SCREEN_AGAIN, StartingPoint
 from sim.sweeps.shapes import shapes, with_copies
 
 KINDS = ("afd", "ep")
@@ -41,7 +41,7 @@ _MORE_DEPLOYMENTS = 4
 class Found:
     """A shape with the batch that was found for it."""
 
-    side: QuestionSide
+    side: StartingPoint
     settings: Settings
     requests: int
     """In flight in one deployment."""
@@ -140,7 +140,7 @@ class Found:
 class Screened:
     """A shape as the bound engine sees it."""
 
-    side: QuestionSide
+    side: StartingPoint
     candidate: Candidate
     worth: float
     """On all GPUs of the question."""
@@ -166,7 +166,7 @@ class OfKind:
         return cls(kind, sum(each.shapes for each in several), every, least_ms)
 
 
-def screen(job: tuple[Question, QuestionSide]) -> OfKind:
+def screen(job: tuple[Question, StartingPoint]) -> OfKind:
     """Return the shapes of a side, screened.
 
     All at their largest batch under an even load; the best of them with more copies of experts,
@@ -186,7 +186,7 @@ def screen(job: tuple[Question, QuestionSide]) -> OfKind:
     return OfKind(side.kind, len(every), fine, least_ms)
 
 
-def _under_skew(side: QuestionSide, every: Sequence[Candidate]) -> list[Candidate]:
+def _under_skew(side: StartingPoint, every: Sequence[Candidate]) -> list[Candidate]:
     """Return candidates with what they may yield where EPLB's replicas do not even out all."""
     variants = Variants(side.first.document())
     skewed = [variants.with_settings({**each.settings, **SCREEN_AGAIN}) for each in every]
@@ -210,7 +210,7 @@ def _likely(figures: Figures, limit_ms: float) -> float:
 
 
 def _ranked(
-    question: Question, side: QuestionSide, variants: Variants, found: Sequence[Candidate]
+    question: Question, side: StartingPoint, variants: Variants, found: Sequence[Candidate]
 ) -> list[Screened]:
     """Return candidates by what they yield on all GPUs, the best first."""
     every = []

@@ -17,11 +17,11 @@ from sim.pictures import recommendation_page
 from sim.study import recommendation_folder
 from sim.study.best_shapes import screened
 from sim.study.question import Fill, Question, asked, parse_gpus
-from sim.study.question_sides import SCREEN, sides
 from sim.study.recommendation import Recommendation, recommend, recommended
 from sim.study.recommendation_words import command, headline, margin_words, next_words
 from sim.study.rounds import RoundProgress
 from sim.study.shape_search import Found, Probed, Screened, Search, searched
+from sim.study.starting_points import SCREEN, sides
 from sim.sweeps.shapes import shapes, with_copies
 
 PROMISED = {

@@ -1,4 +1,4 @@
-"""Question sides: what the shapes of both kinds of deployment start from, for a question."""
+"""Starting points: what the shapes of both kinds of deployment start from, for a question."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _JITTER = {
 
 
 @dataclass(frozen=True)
-class QuestionSide:
+class StartingPoint:
     """One way of deployment on some of the cards."""
 
     kind: str
@@ -88,12 +88,12 @@ class QuestionSide:
         return dict(document.data)
 
 
-def sides(question: Question) -> list[QuestionSide]:
+def sides(question: Question) -> list[StartingPoint]:
     """Return what the shapes of EP and AFD start from, on each card and pair of cards.
 
     Raises ScenarioError with every mistake of the question.
     """
-    found: list[QuestionSide] = []
+    found: list[StartingPoint] = []
     for each in question.gpus:
         card = cards.accelerator(each.card)
         for engine in _engines(question, card)[0]:
@@ -139,11 +139,13 @@ def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, name) for name in names] + [(a, b) for a in names for b in names if a != b]
 
 
-def _side(question: Question, deployment: Settings, engine: str, card: Accelerator) -> QuestionSide:
+def _side(
+    question: Question, deployment: Settings, engine: str, card: Accelerator
+) -> StartingPoint:
     data = _data(question, deployment, engine, card)
     # A document of its own: reading a scenario writes the figures of its profile into it.
     first = from_document(Document(str(data["name"]), dict(data)))
-    return QuestionSide(deployment["kind"], first, data)
+    return StartingPoint(deployment["kind"], first, data)
 
 
 def _data(question: Question, deployment: Settings, engine: str, card: Accelerator) -> Settings:
