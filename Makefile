@@ -4,6 +4,7 @@
 # make test     run all tests
 # make nightly  run the tests that try many more examples, and 20,000 changed input files
 # make newest   run all tests with the newest releases that pyproject.toml allows
+# make docs     make a site of README.md and docs/ in site/, which opens offline
 # make lint     ruff, formatting, types
 # make bench    print what each job costs, beside its limit (ROWS='run or schema' chooses rows)
 # make cluster  install Dask beside afdsim, for the workers of a cluster
@@ -11,7 +12,8 @@
 #
 # The lock, .lock/*.txt, names one release of each package for Python 3.11 and later on every
 # platform, with the hashes of all of its files; where they come from is pip's configuration.
-# run.txt is what afdsim needs, cluster.txt adds Dask, dev.txt what the tests need.
+# run.txt is what afdsim needs, cluster.txt adds Dask, docs.txt what the site is made with, dev.txt
+# what the tests need.
 
 # The first Python that is new enough and can make environments, or PYTHON=... of your own.
 PYTHON ?= $(firstword $(foreach each,python3.11 python3.12 python3.13 python3 python,$(shell \
@@ -20,7 +22,7 @@ PYTHON ?= $(firstword $(foreach each,python3.11 python3.12 python3.13 python3 py
 BIN := .venv/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: pareto study accuracy test nightly newest lint bench cluster lock clean python
+.PHONY: pareto study accuracy test nightly newest lint bench docs cluster lock clean python
 
 pareto: .venv/installed
 	$(BIN)/afdsim sweep step3-vs-dsv3 --out results/runs/pareto
@@ -56,6 +58,10 @@ lint: .venv/installed-dev
 bench: .venv/installed-dev
 	$(BIN)/python -m pytest -m bench -k '$(ROWS)' tests/bench
 
+# A site needs nothing but its own files; no banner tells of releases to come.
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 cluster: .venv/installed
 	$(BIN)/python $(PIP) --require-hashes -r .lock/cluster.txt
 
@@ -70,6 +76,10 @@ cluster: .venv/installed
 	$(BIN)/python $(PIP) --require-hashes -r .lock/dev.txt
 	touch $@
 
+.venv/installed-docs: .venv/installed .lock/docs.txt
+	$(BIN)/python $(PIP) --require-hashes -r .lock/docs.txt
+	touch $@
+
 # dev.txt holds all packages; the others take their releases from it.
 LOCK := .venv-lock/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 \
 	--fork-strategy fewest --generate-hashes --no-annotate --custom-compile-command 'make lock' \
@@ -80,9 +90,10 @@ lock: | python
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python $(PIP) uv
 	mkdir -p .lock
-	$(LOCK) --extra dev --extra cluster -o .lock/dev.txt
+	$(LOCK) --extra dev --extra cluster --extra docs -o .lock/dev.txt
 	$(LOCK) -c .lock/dev.txt -o .lock/run.txt
 	$(LOCK) -c .lock/dev.txt --extra cluster -o .lock/cluster.txt
+	$(LOCK) -c .lock/dev.txt --extra docs -o .lock/docs.txt
 
 python:
 	@test -n "$(PYTHON)" || { echo 'afdsim needs Python 3.11 or later, with venv; name one: make PYTHON=/path/to/python3' >&2; exit 1; }

@@ -67,8 +67,8 @@ def run_sweep(
     """Run the points of a sweep that its directory does not hold, and write its tables there.
 
     `out` is results/runs/NAME by default, `workers` one process per core. Call it again to resume.
-    Raises ScenarioError for a wrong sweep, StoreError if the directory cannot be used. With more
-    than one worker call it under `if __name__ == "__main__":`.
+    Raises ScenarioError for a wrong sweep, StoreError if the directory cannot be used. A script
+    calls it under `if __name__ == "__main__":`, since the workers import the script.
     """
     loaded = sweep.load(name, overrides)
     with processes.local(workers or processes.cores()) as pool:

@@ -33,7 +33,7 @@ def locked(name: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["run", "dev", "cluster"])
+@pytest.mark.parametrize("name", ["run", "dev", "cluster", "docs"])
 def test_a_lock_names_one_release_of_all_that_is_required(name: str) -> None:
     required = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]]
     required += EXTRAS.get(name, [])
@@ -42,4 +42,5 @@ def test_a_lock_names_one_release_of_all_that_is_required(name: str) -> None:
 
 def test_the_locks_agree() -> None:
     every = locked("dev")
-    assert locked("run").items() <= locked("cluster").items() <= every.items()
+    for more in ("cluster", "docs"):
+        assert locked("run").items() <= locked(more).items() <= every.items()

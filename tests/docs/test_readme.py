@@ -1,9 +1,11 @@
-"""What the README shows is run as it stands, and what it links to is there."""
+"""What the README and the walks of docs/ show is run as in a fresh clone; links lead somewhere."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +13,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+WALKS = ("README.md", "docs/tour.md", "docs/sweeps.md", "docs/bring-your-measurements.md")
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in WALKS}
+README = TEXTS["README.md"]
 BIN = Path(sys.executable).parent
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    fence = re.compile(rf"^```{language}\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+    return [block for text in TEXTS.values() for block in fence.findall(text)]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """Return a folder with the files of a fresh clone that the pages name."""
+    shutil.copytree(ROOT / "scenarios/samples", tmp_path / "scenarios/samples")
+    shutil.copytree(ROOT / "hardware/measured", tmp_path / "hardware/measured")
+    return tmp_path
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -33,8 +46,8 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("block", blocks("sh"))
-def test_shell_blocks_run(block: str, tmp_path: Path) -> None:
-    done = run(["sh", "-ec", block], tmp_path)
+def test_shell_blocks_run(block: str, clone: Path) -> None:
+    done = run(["sh", "-ec", block], clone)
     assert done.returncode == 0, done.stderr
     assert done.stdout or "wrote" in done.stderr
 
@@ -47,8 +60,20 @@ def test_python_blocks_run(block: str, tmp_path: Path) -> None:
 
 
 def test_blocks_that_only_sweep_name_things_that_exist() -> None:
-    for name in re.findall(r"afdsim sweep ([\w-]+)", README):
+    for name in re.findall(r"afdsim sweep ([\w-]+)", "\n".join(TEXTS.values())):
         assert (ROOT / f"scenarios/sweeps/{name}.yaml").is_file()
+
+
+def test_the_first_run_meets_its_target(clone: Path) -> None:
+    first = re.search(r"^afdsim run .*$", README, flags=re.MULTILINE)
+    assert first
+    done = run([*first[0].split(), "--json"], clone)
+    figures = json.loads(done.stdout)
+    assert figures["slo_met"] is True
+    assert (
+        f"{figures['tgs']:,.0f} tokens/s/GPU at a TPOT of {figures['tpot_ms_mean']:.1f} ms"
+        in README
+    )
 
 
 def test_make_targets_exist() -> None:
