@@ -71,7 +71,7 @@ for difference in sim.compare(afd, ep, most=10).differences:
 # %% [markdown]
 # ## A run that is saved
 #
-# `run` writes what `afdsim run` writes; `load_results` reads tables and provenance of what is saved.
+# `run` writes what `afdsim run` writes; `load_results` reads tables and provenance of any result.
 
 # %%
 saved = sim.run(scenario, Path("results/runs/from-python"))
