@@ -1,11 +1,11 @@
-"""afdsim from Python, in cells that editors run one by one; as a script it takes 10 s."""
+"""afdsim from Python, in cells that editors run one by one; as a script it takes 20 s."""
 
 # %% [markdown]
 # # From Python
 #
 # What the command line does, `sim` does in one call each; every name has a docstring. Results are
 # written below `results/runs`. This page is the script `docs/python_api.py`: open it in an editor
-# that runs cells, or run it with `.venv/bin/python docs/python_api.py` (10 s).
+# that runs cells, or run it with `.venv/bin/python docs/python_api.py` (20 s).
 #
 # ## A scenario
 #
@@ -45,6 +45,18 @@ sure = sim.how_sure(scenario)
 print(f"80 %: {sure.tpot_ms_p10:.1f} to {sure.tpot_ms_p90:.1f} ms")
 for source in sure.sources[:3]:
     print(f"  {source.share:.0%} {source.name}")
+
+# %% [markdown]
+# ## What to run
+#
+# `recommend` finds the best deployment of a model on GPUs, and the best of the other kind
+# ([how](recommend.md)). A small model takes seconds, DeepSeek-V3 on 64 GPUs half a minute.
+
+# %%
+found = sim.recommend(model="deepseek-v2-lite", gpus="8xh200-sxm", context=8192, tpot_ms=20)
+print(f"{found.answer.shape}: {found.answer.tokens_per_s:,.0f} tokens/s")
+if found.margin is not None:
+    print(f"leads with a probability of {found.margin.probability(0.0):.0%}")
 
 # %% [markdown]
 # ## The largest batch within a target
@@ -106,8 +118,8 @@ print(table[["shape", "tpot_ms_mean", "tgs", "tgs_p10", "tgs_p90"]].head(3).to_s
 # %% [markdown]
 # ## Measured points
 #
-# `judge_points` predicts every row of a file of operating points (docs/accuracy.md). The times of
-# the sample are invented.
+# `judge_points` predicts every row of a file of operating points ([columns](accuracy.md)). The
+# times of the sample are invented.
 
 # %%
 for row in sim.judge_points("scenarios/samples/points.csv"):
@@ -143,5 +155,5 @@ for row in sim.judge_points("scenarios/samples/points.csv"):
 #     print(f"open {sim.draw(result)}")
 # ```
 #
-# `sim` also has `recommend`, `capacity`, `coverage`, `plot`, `import_model`, `launch_file`,
+# `sim` also has `capacity`, `coverage`, `plot`, `import_model`, `launch_file`,
 # `fit_table`, `check_tables` and `fit_software`.

@@ -41,6 +41,7 @@ def test_the_script_prints_what_it_says(ran: tuple[Path, str]) -> None:
         r"^\d+ tokens/s/GPU at TPOT \d+\.\d ms$",
         r"^--set .* should be greater than 0",
         r"^80 %: \d+\.\d to \d+\.\d ms$",
+        r"^\S.*: [\d,]+ tokens/s$",
         r"^\d+ requests a GPU within 50 ms",
         r"^A serves more per GPU by ",
         r"^ *2A1F ",
