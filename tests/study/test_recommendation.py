@@ -184,6 +184,24 @@ def test_workers_do_not_change_a_byte(found: Recommendation, tmp_path: Path) -> 
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_the_rent_is_of_all_gpus(found: Recommendation) -> None:
+    question = replace(found.question, prices={"h800": 2.0})
+    usd = 8 * 2.0 / 3600 / found.answer.tokens_per_s * 1e6
+    assert found.answer.usd_per_1m_tokens(question) == pytest.approx(usd)
+
+
+def test_two_cards_serve_either_side(loaded_model: Path) -> None:
+    starts = sides(ask(loaded_model, gpus="8xh20+4xh800"))
+    cards = {
+        tuple(card for card, _gpus in each.first.deployment.gpus_by_card())
+        for each in starts
+        if each.kind == "afd"
+    }
+    assert cards == {("h20", "h20"), ("h800", "h800"), ("h20", "h800"), ("h800", "h20")}
+    assert {each.first.deployment.accelerators()[0] for each in starts} == {"h20", "h800"}
+
+
+@pytest.mark.nightly
 def test_two_cards_and_prices(loaded_model: Path) -> None:
     question = ask(loaded_model, gpus="8xh20+4xh800", prices={"h20": 1.0, "h800": 2.0})
     answer = recommended(question).answer
