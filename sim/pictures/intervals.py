@@ -130,6 +130,13 @@ def told(low: float, high: float) -> str:
     return f"{LEVEL}: {_rounded(low)} to {_rounded(high)}"
 
 
+def ends(row: Row) -> str:
+    """Return the interval of a point's throughput in words; «–» if it has none."""
+    if not known(row):
+        return "–"
+    return " to ".join(_rounded(row[name]) for name in ENDS["tgs"])
+
+
 def _rounded(value: float) -> str:
     exact = float(f"{value:.3g}")
     return f"{exact:,.0f}" if abs(exact) >= 100 else f"{exact:#.3g}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Okabe and Ito's palette, distinct for colour-blind readers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8B4513", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#A0522D", "#000000")
 
 # None of what is drawn beside families: dots of SLOs and of the front over all, crosses of
 # measurements, a ring around the chosen point.

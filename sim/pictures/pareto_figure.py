@@ -1,4 +1,8 @@
-"""Plots: throughput and cost of many points as Plotly figures. Draws rows, computes nothing."""
+"""Plots: throughput and cost of many points as Plotly figures. Draws rows, computes nothing.
+
+A page shows other figures than throughput, and other rents, in the same traces
+(`templates/fronts.js`): `meta` says what each trace is, and whose.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,22 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from sim.foundation import json_text
 from sim.foundation.pareto import pareto_front
 from sim.pictures import intervals
 from sim.pictures.looks import faint, look
-from sim.sweeps.points import SETTING, Row, front
+from sim.sweeps.points import Row, front
 from sim.sweeps.sweep import Published
 
 _LABEL_WIDTH = 64
 
 CHOSEN = "chosen point"
 """Name of the trace that rings the chosen point; the page moves it."""
+
+PINNED = "pinned points"
+"""Name of the trace of the points that a reader compares."""
+
+# Costs beyond this many times the lowest are those of batches that no one runs.
+_DEAREST = 12
 
 
 class Shown(NamedTuple):
@@ -32,7 +41,7 @@ class Shown(NamedTuple):
     unit: str = ""
 
 
-# What a point is told apart by, in hover labels and tables.
+# What a point is told apart by in tables.
 FIGURES = (
     Shown("gpus", "GPUs"),
     Shown("requests_in_flight", "in flight"),
@@ -99,7 +108,9 @@ def cost_figure(rows: Sequence[Row]) -> go.Figure:
     for slo_ms in sorted({row["slo_tpot_ms"] for row in drawn}):
         _add_slo(figure, slo_ms, slo_ms)
     # Small batches cost a hundred times as much as large ones.
-    figure.update_yaxes(type="log", rangemode="normal")
+    costs = [row["usd_per_1m_tokens"] for row in drawn]
+    ends = [0.8 * min(costs), min(1.25 * max(costs), _DEAREST * min(costs))]
+    figure.update_yaxes(type="log", range=np.log10(ends).tolist())
     return figure
 
 
@@ -120,9 +131,6 @@ def _points(rows: Sequence[Row], drawn: Sequence[Row], view: View) -> go.Figure:
     figure = go.Figure()
     for number, family in enumerate(families(rows)):
         mine = [row for row in drawn if row["family"] == family]
-        settings = [
-            name for name in _settings(mine) if any(row.get(name) is not None for row in mine)
-        ]
         figure.add_scatter(
             **_xy(mine, view),
             mode="markers",
@@ -130,9 +138,20 @@ def _points(rows: Sequence[Row], drawn: Sequence[Row], view: View) -> go.Figure:
             legendgroup=family,
             showlegend=False,
             marker={**look(number)[0], "size": 7, "opacity": 0.3},
-            customdata=_table([place[id(row)], *_hover_values(row, settings)] for row in mine),
-            hovertemplate=_hover_template(family, settings),
+            meta={"role": "points", "family": family},
+            customdata=_table([place[id(row)], html.escape(row["shape"])] for row in mine),
+            hoverinfo="text",
         )
+    figure.add_scatter(
+        x=[],
+        y=[],
+        mode="markers+text",
+        name=PINNED,
+        hoverinfo="skip",
+        showlegend=False,
+        textposition="top center",
+        marker={"color": "#000000", "size": 18, "symbol": "square-open", "line": {"width": 2}},
+    )
     figure.add_scatter(
         x=[],
         y=[],
@@ -143,8 +162,8 @@ def _points(rows: Sequence[Row], drawn: Sequence[Row], view: View) -> go.Figure:
         marker={"color": "#000000", "size": 16, "symbol": "circle-open", "line": {"width": 2.5}},
     )
     figure.update_layout(
-        xaxis={"title": view.x.label, "rangemode": "tozero"},
-        yaxis={"title": view.y.label, "rangemode": "tozero"},
+        xaxis={"title": view.x.label},
+        yaxis={"title": view.y.label},
         template="plotly_white",
         hovermode="closest",
         hoverlabel={"align": "left", "font": {"size": 11}},
@@ -178,6 +197,7 @@ def _add_fronts(
                 legendgroup=family,
                 line={"color": marker["color"], "dash": dash, "shape": step, "width": 2},
                 marker={**marker, "size": 8},
+                meta={"role": "front", "family": family},
                 hoverinfo="skip",
             )
     if len(fronts) > 1:
@@ -185,6 +205,7 @@ def _add_fronts(
             **_xy(overall, view),
             mode="lines",
             name="front over all",
+            meta={"role": "overall"},
             line={"color": "#000000", "shape": step, "width": 1.5, "dash": "dot"},
             hoverinfo="skip",
         )
@@ -244,6 +265,7 @@ def _add_published(
             line={"color": colour, "width": 2.5},
             marker={"symbol": ["line-ew", "circle", "line-ew"], "size": [12, 8, 12],
                     "color": colour, "line": {"color": colour, "width": 2.5}},
+            meta={"role": "foreseen", "family": point.family},
             text=told,
             hoverinfo="text",
         )  # fmt: skip
@@ -252,6 +274,7 @@ def _add_published(
         y=[point.tgs for point in published],
         mode="markers",
         name="published",
+        meta={"role": "published", "families": [point.family for point in published]},
         marker={"symbol": "x", "size": 10, "color": "#000000"},
         customdata=[
             [
@@ -295,39 +318,3 @@ def _xy(rows: Sequence[Row], view: View) -> dict[str, list[float]]:
     return {
         axis: [row[shown.column] for row in rows] for axis, shown in zip("xy", view, strict=True)
     }
-
-
-def _settings(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row if name.startswith(SETTING)))
-
-
-def _hover_values(row: Row, settings: Sequence[str]) -> list[str]:
-    others = [_text(row.get(name)) for name in settings]
-    told = [_text(row.get("shape")), *(_figure(row, shown) for shown in FIGURES), *others]
-    return [html.escape(text) for text in told]
-
-
-def _figure(row: Row, shown: Shown) -> str:
-    """Return a figure with its unit and, where there is one, its interval."""
-    text = f"{_text(row.get(shown.column))} {shown.unit}".rstrip()
-    if shown.column in intervals.ENDS and intervals.known(row):
-        low, high = (row[name] for name in intervals.ENDS[shown.column])
-        return f"{text} ({intervals.told(low, high)})"
-    return text
-
-
-def _hover_template(family: str, settings: Sequence[str]) -> str:
-    lines = [f"<b>{html.escape(family)} %{{customdata[1]}}</b>"]
-    for number, shown in enumerate(FIGURES, start=2):
-        lines.append(f"{shown.label}: %{{customdata[{number}]}}")
-    for number, name in enumerate(settings, start=2 + len(FIGURES)):
-        lines.append(f"{html.escape(name.removeprefix(SETTING))}: %{{customdata[{number}]}}")
-    return "<br>".join(lines) + "<extra></extra>"
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return json_text.dumps(value) if isinstance(value, dict | list) else str(value)

@@ -1,7 +1,7 @@
 """Report: one HTML page about one or more sweeps, which opens offline.
 
-The page holds the rows once, as JSON, and the figures; a small script (`templates/report.js`) fills
-in the table and the chosen point.
+The page holds the rows once, as JSON, and the figures; small scripts (`templates/*.js`) fill in the
+fronts, the chosen point and the table.
 """
 
 from __future__ import annotations
@@ -18,33 +18,22 @@ from sim.deployments import compile_deployment
 from sim.explain.how_sure import how_sure
 from sim.foundation import json_text
 from sim.inputs.scenario import Scenario
-from sim.metrics.catalogue import METRICS
 from sim.metrics.cautions import SCOPE
-from sim.pictures import gantt, intervals, pareto_figure
+from sim.pictures import gantt, intervals, pareto_figure, sweep_data
 from sim.pictures import page as pages
 from sim.results.files import replace_files
 from sim.sweeps import saved
 from sim.sweeps.folder import SweepResult
 from sim.sweeps.labels import labels
 from sim.sweeps.pipelines import DoubtShare, Kept, read_pipelines, write_pipelines
-from sim.sweeps.points import SETTING, Row, best, best_rows
-from sim.sweeps.refusals import refusals
+from sim.sweeps.points import Row, best, best_rows
 from sim.sweeps.sweep import Published
 
 Described = dict[str, Any]
 """What run.json says of a sweep."""
 
 
-# Stage times and intervals are for one point at a time, not for a table.
-_ONLY_IN_PANEL = (
-    *("t_a_layer_us", "t_a2f_layer_us", "t_f_layer_us", "t_f2a_layer_us"),
-    "tpot_ci95_ms",
-)
 _MOST_PARTS = 4
-_ENDS = [
-    pareto_figure.Shown(column, f"{intervals.LEVEL} {word}")
-    for column, word in zip(intervals.ENDS["tgs"], ("from", "to"), strict=True)
-]
 
 
 class Source(NamedTuple):
@@ -54,6 +43,21 @@ class Source(NamedTuple):
     described: Described
     pipelines: dict[str, Kept]
     """By family."""
+
+
+class Best(NamedTuple):
+    """The best point of a family, as a page begins with it."""
+
+    point: int
+    """Its place in the rows."""
+    context: str
+    family: str
+    policy: str
+    row: Row
+    against_first: str
+    """Its throughput against the first of the same context, in words."""
+    interval: str
+    """Of its throughput, in words."""
 
 
 class Pipeline(NamedTuple):
@@ -117,18 +121,12 @@ def write(path: Path, sources: Sequence[Source]) -> None:
     """Write the page about `sources`. Families of several sweeps are told apart by their names."""
     rows, published = _together(sources)
     chosen = best(rows)
-    data = {
-        "columns": _columns(rows),
-        "rows": [list(row) for row in zip(*_values(rows), strict=True)],
-        "table": _table_columns(rows),
-        "metrics": [[metric.name, metric.unit, metric.definition] for metric in METRICS],
-        "chosen": None if chosen is None else rows.index(chosen),
-        "labels": labels(rows),
-        "refused": refusals(rows),
-        "ring": pareto_figure.CHOSEN,
-        "intervals": intervals.ENDS,
-        "level": intervals.LEVEL,
+    common = {
+        _family(source, family, len(sources) > 1): settings
+        for source in sources
+        for family, settings in sweep_data.common(source.described).items()
     }
+    data = sweep_data.data(rows, common, None if chosen is None else rows.index(chosen))
     shown = [each for source in sources for each in _pipelines(source, prefix=len(sources) > 1)]
     figures = {"pareto": pareto_figure.pareto_figure(rows, published)}
     if any(row.get("usd_per_1m_tokens") is not None for row in rows):
@@ -138,11 +136,14 @@ def write(path: Path, sources: Sequence[Source]) -> None:
             figures[f"pipeline-{number}"] = pipeline.figure
     page = pages.rendered(
         "report.html",
+        bundle="basic",
         title=", ".join(source.name for source in sources),
         descriptions=[s.described.get("sweep", {}).get("description", "") for s in sources],
         scope=SCOPE,
         warnings=_warnings(sources),
-        counts=Counter(_state(row) for row in rows),
+        counts=Counter(sweep_data.state(row) for row in rows),
+        best=_best(rows, data),
+        contexts=list(dict.fromkeys(data["contexts"])),
         bands=intervals.choices(rows, published),
         sure=list(intervals.sentences(rows, published)),
         families=pareto_figure.families(rows),
@@ -155,6 +156,33 @@ def write(path: Path, sources: Sequence[Source]) -> None:
         ],
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _best(rows: Sequence[Row], data: Mapping[str, Any]) -> list[Best]:
+    """Return the best points of the families, by context and yield."""
+    places = {id(row): place for place, row in enumerate(rows)}
+    order = list(dict.fromkeys(data["contexts"]))
+    found = [(data["contexts"][places[id(row)]], row) for row in best_rows(rows).values()]
+    found.sort(key=lambda each: (order.index(each[0]), not each[1]["slo_met"], -each[1]["tgs"]))
+    first: dict[str, float] = {}
+    return [
+        Best(
+            places[id(row)],
+            context,
+            row["family"],
+            data["policies"][places[id(row)]],
+            row,
+            _against(row["tgs"], first.setdefault(context, row["tgs"])),
+            intervals.ends(row),
+        )
+        for context, row in found
+    ]
+
+
+def _against(tgs: float, first: float) -> str:
+    if tgs == first or not first:
+        return "–"
+    return f"{100 * (tgs / first - 1):+.0f} %".replace("-", "−")
 
 
 def _warnings(sources: Sequence[Source]) -> list[str]:
@@ -184,46 +212,6 @@ def _together(sources: Sequence[Source]) -> tuple[list[Row], list[Published]]:
 
 def _family(source: Source, family: str, prefix: bool) -> str:
     return f"{source.name}: {family}" if prefix else family
-
-
-def _state(row: Row) -> str:
-    if row["status"] != "ok":
-        return str(row["status"])
-    if row.get("stable") is False:
-        return "unstable"
-    return "SLO met" if row["slo_met"] else "SLO missed"
-
-
-def _columns(rows: Sequence[Row]) -> list[str]:
-    return ["state", *dict.fromkeys(name for row in rows for name in row)]
-
-
-def _values(rows: Sequence[Row]) -> list[list[Any]]:
-    names = _columns(rows)[1:]
-    return [[_state(row) for row in rows], *([row.get(name) for row in rows] for name in names)]
-
-
-def _table_columns(rows: Sequence[Row]) -> list[dict[str, str]]:
-    """Return what the table shows: which column under which head, and what it means."""
-    meaning = {metric.name: metric.definition for metric in METRICS}
-    heads = [pareto_figure.Shown(name, name) for name in ("family", "shape", "state")]
-    for shown in pareto_figure.FIGURES:
-        if shown.column not in _ONLY_IN_PANEL:
-            heads.append(shown)
-        if shown.column == "tgs":
-            heads += _ENDS
-    heads += [
-        pareto_figure.Shown(name, ".".join(name.split(".")[-2:]).removeprefix(SETTING))
-        for name in _columns(rows)
-        if name.startswith(SETTING)
-    ]
-    heads.append(pareto_figure.Shown("reason", "reason"))
-    known = set(_columns(rows))
-    return [
-        shown._asdict() | {"title": meaning.get(shown.column, shown.column)}
-        for shown in heads
-        if shown.column in known
-    ]
 
 
 def _pipelines(source: Source, *, prefix: bool) -> Iterator[Pipeline]:

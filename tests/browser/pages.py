@@ -14,7 +14,7 @@ from sim.sweeps.sweep import Published
 ODD = "<b>odd</b> & 'quoted'</script>"
 
 _POOLS = ("attention", "attention.nic_out", "attention.nic_in", "ffn.nic_in", "ffn.nvlink", "ffn")
-_FAMILIES = ("Step-3 AFD", "Step-3 EP", "DeepSeek-V3 AFD", "DeepSeek-V3 EP")
+FAMILIES = ("Step-3 AFD", "Step-3 EP", "DeepSeek-V3 AFD", "DeepSeek-V3 EP")
 
 
 def small_sweep(model: Path) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def small_sweep(model: Path) -> dict[str, Any]:
 def large_source(points: int) -> Source:
     """Return a made-up sweep as large as people make them, with all columns of a real one."""
     rows = [_row(index) for index in range(points)]
-    family = _FAMILIES[0]
+    family = FAMILIES[0]
     measured = Published(label="measured", tpot_ms=50, tgs=2000, source="nowhere", family=family)
     return Source("large", rows, [measured], {"sweep": {"description": "made up"}}, {})
 
@@ -75,7 +75,7 @@ def _row(index: int) -> Row:
     figures = {metric.name: 1 + (index * 31 % 997) / 7 for metric in METRICS}
     return {
         "point": index,
-        "family": _FAMILIES[index % len(_FAMILIES)],
+        "family": FAMILIES[index % len(FAMILIES)],
         "base": "step3-2a2f",
         "shape": f"{1 + index % 16}A{1 + index % 4}F",
         "status": "ok",

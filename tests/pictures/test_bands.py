@@ -132,11 +132,10 @@ def test_sentences_say_how_sure_the_page_is_and_where_measurements_lie() -> None
     assert list(intervals.sentences([row(0, 20, 1000), REFUSED], [])) == []
 
 
-def test_hover_and_page_have_intervals(tmp_path: Path) -> None:
+def test_picture_and_page_have_intervals(tmp_path: Path) -> None:
     figure = pareto_figure.pareto_figure(ROWS, [published(1400, 25, family="one")])
-    (points,) = (one for one in figure.data if one.name == "one: points")
-    assert "2,000 (80 %: 1,600 to 4,000)" in points.customdata[1]
-    assert "25 ms (80 %: 12.5 to 31.2)" in points.customdata[1]
+    assert intervals.ends(ROWS[1]) == "1,600 to 4,000"
+    assert intervals.ends({**ROWS[1], "status": "refused"}) == "–"
     (bar,) = (one for one in figure.data if (one.name or "").startswith("predicted for there"))
     assert list(bar.y) == pytest.approx([1200, 1500, 2625])
     source = sweep_page.Source("s", ROWS, [published(1400, 25, family="one")], {}, {})
@@ -144,6 +143,7 @@ def test_hover_and_page_have_intervals(tmp_path: Path) -> None:
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "there: measured 1,400 tokens/s/GPU" in text
     assert '"80 % from"' in text
+    assert ">1,600 to 4,000<" in text
     # Two sweeps on one page: families carry the names of their sweeps, measurements with them.
     sweep_page.write(tmp_path / "page.html", [source, source._replace(name="t")])
     assert "there: measured 1,400" in (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sim.inputs.scenario import Scenario
-from sim.pictures import pareto_figure, sweep_page
+from sim.pictures import pareto_figure, sweep_data, sweep_page
 from sim.sweeps import points
 from sim.sweeps.pipelines import Kept, read_pipelines, write_pipelines
 from sim.sweeps.points import Row
@@ -67,9 +68,33 @@ def test_throughput_and_interactivity_are_both_better_when_larger() -> None:
     assert trace(figure, "one") == [(1e3 / 60, 3000), (25, 2000), (1e3 / 30, 1000)]
     (points,) = (one for one in figure.data if one.name == "one: points")
     assert [point[0] for point in points.customdata] == [0, 1, 2, 3, 4]
-    # Label lines: the name, the figures that matter, and what the sweep sets.
-    assert points.hovertemplate.count("<br>") == len(pareto_figure.FIGURES) + 1
-    assert [point[-1] for point in points.customdata] == ["–", "–", "step3", "–", "–"]
+
+
+def test_the_page_compares_the_best_points_of_one_context(tmp_path: Path) -> None:
+    long = {"family": "long", "set.workload.context": 32768}
+    rows = [*ROWS, row(5, 45, 1000, family="two"), row(6, 40, 400, **long)]
+    made = page(tmp_path, rows)
+    body = made[made.index('<table id="best">') : made.index("</table>")]
+    lines = re.findall(r'data-point="(\d+)".*?</tr>', body, flags=re.DOTALL)
+    assert lines == ["1", "6", "7"]  # places in the rows: both families of one context, then long
+    assert "−50 %" in body
+    assert "−80 %" not in body
+    assert "<option>as in the scenario</option>" in made
+    assert "<option>context 32,768</option>" in made
+
+
+def test_what_a_sweep_sets_is_part_of_the_command_of_each_point(tmp_path: Path) -> None:
+    described = {
+        "sweep": {
+            "set": {"slo.tpot_ms": 50},
+            "families": [{"family": "one", "base": "here", "set": {"routing": {"kind": "zipf"}}}],
+        }
+    }
+    found = sweep_data.common(described)
+    assert found == {"one": {"here": {"slo.tpot_ms": 50, "routing": {"kind": "zipf"}}}}
+    # What comes from anyone may be anything.
+    for odd in ({}, {"sweep": 1}, {"sweep": {"families": [3, {}], "set": []}}):
+        assert not any(any(bases.values()) for bases in sweep_data.common(odd).values())
 
 
 def page(tmp_path: Path, rows: list[Row], pipelines: dict[str, Kept] | None = None) -> str:
