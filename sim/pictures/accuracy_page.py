@@ -46,8 +46,10 @@ def write_page(path: Path, rows: Sequence[Judged], name: str) -> None:
         title=f"Accuracy: {name}",
         summary=summary(rows),
         inside=inside(rows),
-        scatter=json.loads(_scatter(rows).to_json()),
-        groups=json.loads(groups.to_json()),
+        figures={
+            "scatter": json.loads(_scatter(rows).to_json()),
+            "groups": json.loads(groups.to_json()),
+        },
         height=groups.layout.height,
         sections=list(sections(rows)),
     )

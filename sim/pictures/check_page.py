@@ -3,63 +3,88 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from sim.calibration.check import TableCheck
 from sim.kernels.ops import Floats
+from sim.pictures import page as pages
+from sim.pictures.looks import look
 
 _BAND = 0.10
-_HEIGHT = 420
+_HEIGHT = 460
 
 
 def write(comparisons: Sequence[TableCheck], path: Path) -> None:
-    """Write one self-contained page: a row per card and operation, that opens offline.
+    """Write one self-contained page: two pictures per card and operation, that opens offline.
 
-    Left: modelled against measured time in log-log with a ±10 % band. Right: measured time
+    One is modelled against measured time in log-log with a ±10 % band, the other measured time
     against the time at the card's physical peak; the diagonal is the roofline.
     """
     known = [one for one in comparisons if one.mape is not None]
-    rows = sorted({(one.gpu, one.op) for one in known})
-    titles = [
-        html.escape(f"{gpu} {op}: {what}")
-        for gpu, op in rows
-        for what in ("modelled, measured", "roofline")
-    ]
-    figure = make_subplots(
-        rows=len(rows),
-        cols=2,
-        subplot_titles=titles,
-        vertical_spacing=0.3 / max(len(rows), 1),
-    )
-    for number, place in enumerate(rows, start=1):
+    figures: dict[str, Any] = {}
+    places = []
+    for number, place in enumerate(sorted({(one.gpu, one.op) for one in known}), start=1):
         members = [one for one in known if (one.gpu, one.op) == place]
-        _measured_and_modelled(figure, number, members)
-        _roofline(figure, number, members)
-    figure.update_xaxes(type="log", exponentformat="power")
-    figure.update_yaxes(type="log", exponentformat="power")
-    figure.update_layout(
-        height=_HEIGHT * max(len(rows), 1),
-        template="plotly_white",
-        showlegend=False,
+        drawn = {f"fit-{number}": _fit(members), f"roofline-{number}": _roofline(members)}
+        figures |= {name: json.loads(figure.to_json()) for name, figure in drawn.items()}
+        places.append({"title": " ".join(place), "figures": list(drawn)})
+    page = pages.rendered(
+        "check.html",
+        bundle="basic",
         title="Calibration: tables against measurements",
+        summary=f"{len(known)} of {len(comparisons)} tables have measurements beside them.",
+        places=places,
+        height=_HEIGHT,
+        figures=figures,
     )
-    # Without the button that uploads the figure.
-    figure.write_html(path, include_plotlyjs=True, config={"showSendToCloud": False})
+    path.write_text(page, encoding="utf-8")
+
+
+def _fit(members: Sequence[TableCheck]) -> go.Figure:
+    figure = go.Figure()
+    for number, one in enumerate(members):
+        figure.add_trace(_points(one.measured_us, one.modelled_us, _label(one), number))
+    ends = _ends([one.measured_us for one in members])
+    for factor, dash in ((1.0, "solid"), (1 + _BAND, "dot"), (1 - _BAND, "dot")):
+        figure.add_trace(_line(ends, factor, dash))
+    return _laid_out(figure, "modelled against measured", "measured, µs", "modelled, µs")
+
+
+def _roofline(members: Sequence[TableCheck]) -> go.Figure:
+    figure = go.Figure()
+    for number, one in enumerate(members):
+        figure.add_trace(_points(one.peak_us, one.measured_us, _label(one), number))
+    figure.add_trace(_line(_ends([one.peak_us for one in members]), 1.0, "solid"))
+    return _laid_out(figure, "roofline", "at physical peak, µs", "measured, µs")
+
+
+def _laid_out(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
+    figure.update_xaxes(type="log", exponentformat="power", title=x)
+    figure.update_yaxes(type="log", exponentformat="power", title=y)
+    return figure.update_layout(
+        title={"text": title, "font": {"size": 14}},
+        template="plotly_white",
+        showlegend=True,
+        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+        modebar={"orientation": "v"},  # beside the plot, or it would cover the title
+        margin={"l": 60, "r": 40, "t": 40, "b": 40},
+    )
 
 
 def _label(one: TableCheck) -> str:
-    return html.escape(" ".join(part for part in (one.dtype, one.kernel, one.regime) if part))
+    told = " ".join(part for part in (one.dtype, one.kernel, one.regime) if part)
+    return html.escape(told or one.op)
 
 
-def _points(x: Floats, y: Floats, name: str) -> go.Scattergl:
-    return go.Scattergl(
-        x=x, y=y, mode="markers", name=name, marker={"size": 4, "opacity": 0.6}, text=name
-    )
+def _points(x: Floats, y: Floats, name: str, number: int) -> go.Scatter:
+    marker = {**look(number)[0], "size": 5, "opacity": 0.6}
+    return go.Scatter(x=x, y=y, mode="markers", name=name, marker=marker, text=name)
 
 
 def _line(x: Floats, factor: float, dash: str) -> go.Scatter:
@@ -68,27 +93,9 @@ def _line(x: Floats, factor: float, dash: str) -> go.Scatter:
         y=x * factor,
         mode="lines",
         hoverinfo="skip",
+        showlegend=False,
         line={"color": "grey", "width": 1, "dash": dash},
     )
-
-
-def _measured_and_modelled(figure: go.Figure, row: int, members: Sequence[TableCheck]) -> None:
-    for one in members:
-        figure.add_trace(_points(one.measured_us, one.modelled_us, _label(one)), row=row, col=1)
-    ends = _ends([one.measured_us for one in members])
-    for factor, dash in ((1.0, "solid"), (1 + _BAND, "dot"), (1 - _BAND, "dot")):
-        figure.add_trace(_line(ends, factor, dash), row=row, col=1)
-    figure.update_xaxes(title="measured, µs", row=row, col=1)
-    figure.update_yaxes(title="modelled, µs", row=row, col=1)
-
-
-def _roofline(figure: go.Figure, row: int, members: Sequence[TableCheck]) -> None:
-    for one in members:
-        figure.add_trace(_points(one.peak_us, one.measured_us, _label(one)), row=row, col=2)
-    ends = _ends([one.peak_us for one in members])
-    figure.add_trace(_line(ends, 1.0, "solid"), row=row, col=2)
-    figure.update_xaxes(title="at physical peak, µs", row=row, col=2)
-    figure.update_yaxes(title="measured, µs", row=row, col=2)
 
 
 def _ends(parts: Sequence[Floats]) -> Floats:

@@ -7,7 +7,7 @@ so the pipeline is steady after a few steps and a long run is not needed to see 
 from __future__ import annotations
 
 import html
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import plotly.graph_objects as go
@@ -31,6 +31,8 @@ _ALL_ROWS = 16
 _ROW_PX = 24
 _FRAME_PX = 130
 _PALE = 0.3
+_CHARACTER_PX = 7
+_USUAL_WIDTH_PX = 900
 _OUTLINE = {
     "name": "critical circuit",
     "marker": {"color": "rgba(0,0,0,0)", "line": {"color": "#000000", "width": 3}},
@@ -103,27 +105,24 @@ def steady_picture(site: Deployment) -> Picture:
     layers = middle_layers(program)
     few = sum(pool.servers for pool in program.pools) <= _ALL_ROWS
     records = steady_records(site, layers) if few else first_records(site, layers)
-    return picture(program, records, layers)
-
-
-def pipeline_figure(
-    program: Program, records: Sequence[Record], layers: range, marked: Marked = frozenset()
-) -> go.Figure:
-    """Return the Plotly figure of `records`, which is that of their `picture`."""
-    return figure_of(picture(program, records, layers, marked))
+    return picture(program, records, layers, site.server_name)
 
 
 def picture(
-    program: Program, records: Sequence[Record], layers: range, marked: Marked = frozenset()
+    program: Program,
+    records: Sequence[Record],
+    layers: range,
+    name: Callable[[int, int], str],
+    marked: Marked = frozenset(),
 ) -> Picture:
-    """Return what the picture of `records` shows.
+    """Return what the picture of `records` shows; `name` names a server by pool and number.
 
     Of many servers, server 0 of each pool and those with `marked` tasks have a row. `marked` tasks,
     such as those of the critical circuit, are outlined.
     """
     rows = {row: number for number, row in enumerate(_rows(program, marked))}
     return Picture(
-        rows=[_label(program, row) for row in rows],
+        rows=[name(row.pool, row.server) for row in rows],
         servers=sum(pool.servers for pool in program.pools),
         layers=list(layers),
         micro_batches=program.micro_batches,
@@ -158,10 +157,17 @@ def figure_of(shown: Picture) -> go.Figure:
     inside = [task for task in shown.tasks if task.layer in layers]
     begin_ns = min(task.start_ns for task in inside)
     end_ns = max(task.end_ns for task in inside)
+    # Stages stand in all bars or in none: what has no name would look like something else.
+    roomy = all(
+        _CHARACTER_PX * len(task.stage) * (end_ns - begin_ns)
+        <= _USUAL_WIDTH_PX * (task.end_ns - task.start_ns)
+        for task in inside
+    )
     figure = go.Figure()
     for micro_batch in range(shown.micro_batches):
         mine = [task for task in shown.tasks if task.micro_batch == micro_batch]
-        figure.add_bar(**_bars(shown, mine, begin_ns, micro_batch), name=str(micro_batch))
+        bars = _bars(shown, mine, begin_ns, micro_batch, roomy=roomy)
+        figure.add_bar(**bars, name=str(micro_batch))
     outlined = [task for task in shown.tasks if task.is_marked]
     if outlined:
         figure.add_bar(**_places(shown, outlined, begin_ns), **_OUTLINE)
@@ -175,7 +181,6 @@ def figure_of(shown: Picture) -> go.Figure:
         margin={"l": 10, "r": 10, "t": 70, "b": 40},
         legend={"title": "micro-batch", "orientation": "h", "y": 1.0, "yanchor": "bottom"},
         hoverlabel={"align": "left"},
-        uniformtext={"minsize": 9, "mode": "hide"},
     )
     labels = [html.escape(row) for row in rows]
     figure.update_yaxes(
@@ -198,11 +203,6 @@ def _row(program: Program, record: Record) -> Row:
     return Row(program.stages[program.nodes[record.node].stage].pool, record.server)
 
 
-def _label(program: Program, row: Row) -> str:
-    pool = program.pools[row.pool]
-    return pool.name if pool.servers == 1 else f"{pool.name} {row.server}"
-
-
 def _places(shown: Picture, tasks: Sequence[Bar], begin_ns: int) -> dict[str, object]:
     return {
         "orientation": "h",
@@ -213,13 +213,13 @@ def _places(shown: Picture, tasks: Sequence[Bar], begin_ns: int) -> dict[str, ob
 
 
 def _bars(
-    shown: Picture, tasks: Sequence[Bar], begin_ns: int, micro_batch: int
+    shown: Picture, tasks: Sequence[Bar], begin_ns: int, micro_batch: int, *, roomy: bool
 ) -> dict[str, object]:
     names = [html.escape(task.stage) for task in tasks]
     inside = [task.layer in shown.layers for task in tasks]
     return {
         **_places(shown, tasks, begin_ns),
-        "text": names,
+        "text": names if roomy else None,
         "textposition": "inside",
         "insidetextanchor": "middle",
         "textangle": 0,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jinja2
 import plotly.offline
 
-Bundle = Literal["basic", "full"]
+Bundle = Literal["none", "basic", "full"]
 
 _BASIC = Path(__file__).parent / "vendor/plotly-basic.min.js"
 
@@ -16,7 +16,8 @@ _BASIC = Path(__file__).parent / "vendor/plotly-basic.min.js"
 def rendered(template: str, bundle: Bundle = "full", **values: Any) -> str:
     """Return a page. Raises jinja2's UndefinedError for a missing value.
 
-    `basic` draws lines, points and bars, and is a quarter as large as Plotly in full.
+    A page with `figures` needs a bundle: `basic` draws lines, points and bars, and is a quarter as
+    large as Plotly in full.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("sim.pictures"),
@@ -25,6 +26,12 @@ def rendered(template: str, bundle: Bundle = "full", **values: Any) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    basic = bundle == "basic"
-    script = _BASIC.read_text(encoding="utf-8") if basic else plotly.offline.get_plotlyjs()
-    return environment.get_template(template).render(plotly=script, **values)
+    return environment.get_template(template).render(plotly=_script(bundle), **values)
+
+
+def _script(bundle: Bundle) -> str:
+    if bundle == "none":
+        return ""
+    if bundle == "basic":
+        return _BASIC.read_text(encoding="utf-8")
+    return str(plotly.offline.get_plotlyjs())

@@ -40,6 +40,7 @@ def _page(found: Recommendation, folder: Path, launch: Emitted | None) -> str:
     which = "" if question.tpot_of == "mean" else f" ({question.tpot_of})"
     return pages.rendered(
         "recommendation.html",
+        bundle="none",
         title=f"{question.title} on {gpus}",
         summary=(
             f"{question.context:,} tokens of context, outputs of {question.output:,}, TPOT{which} "

@@ -41,14 +41,13 @@ def write(
     """Write report.md and report.html into `folder`."""
     found = list(sections(study, cells))
     (folder / "report.md").write_text(markdown(study, cells, found), encoding="utf-8")
-    figure = verdict_map(study, cells)
+    maps = {"map": verdict_map(study, cells), "map-narrow": verdict_map(study, cells, columns=1)}
     page = pages.rendered(
         "study.html",
         title=study.name,
         description=study.description,
         summary=summary(study, cells),
-        figure=json.loads(figure.to_json()),
-        height=figure.layout.height,
+        figures={name: json.loads(figure.to_json()) for name, figure in maps.items()},
         sections=found,
         provenance=json_text.dumps(described, indent=2, ensure_ascii=False),
     )
@@ -213,17 +212,24 @@ def _verdicts(study: Study, cells: Sequence[JudgedCell]) -> Iterator[Section]:
     *front, down, across = study.dimensions
     by_place = {tuple(each.cell.place.values()): each for each in cells}
     fronts = dict.fromkeys(tuple(place[: len(front)]) for place in by_place)
+    text = (
+        f"Who yields more, by how much ({first} over the other side), and the 80 % interval of "
+        f"what is not known. A side leads where it yields {100 * study.indifference:g} % more "
+        f"with a probability of {study.certainty:.0%}; elsewhere the cell is open. The yield "
+        "is tokens per USD where all cards have a price, tokens/s/GPU elsewhere."
+    )
+    if len(fronts) == len(by_place) > 1:
+        # A table of one cell each would be headings and little else.
+        head = [*front, down, across, "which side leads"]
+        yield Section(
+            "Verdicts", text, head, [[*place, told(each)] for place, each in by_place.items()]
+        )
+        return
     for number, chosen in enumerate(fronts):
         mine = {p[len(front) :]: each for p, each in by_place.items() if p[: len(front)] == chosen}
         had = {place[-1] for place in mine}
         columns = [value for value in study.dimensions[across] if value in had]
         lines = list(dict.fromkeys(place[:-1] for place in mine))
-        text = (
-            f"Who yields more, by how much ({first} over the other side), and the 80 % interval of "
-            f"what is not known. A side leads where it yields {100 * study.indifference:g} % more "
-            f"with a probability of {study.certainty:.0%}; elsewhere the cell is open. The yield "
-            "is tokens per USD where all cards have a price, tokens/s/GPU elsewhere."
-        )
         yield Section(
             ", ".join(chosen) or study.name,
             text if number == 0 else "",

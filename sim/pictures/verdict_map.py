@@ -9,27 +9,38 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sim.inputs.naming.settings import described
-from sim.pictures.looks import COLOURS
 from sim.study import published
 from sim.study.schema import Study
 from sim.study.verdicts import JudgedCell, percent, told
 
 # Margins beyond this share have the full colour.
 _FULL = 0.5
+# Pale enough for dark text, and told apart by colour-blind readers.
+_FIRST, _SECOND = "#5fb0dd", "#f0955a"
+_GREY = "#b8bec4"
+_TEXT = {"color": "#1f2933"}
 
 
-def verdict_map(study: Study, cells: Sequence[JudgedCell]) -> go.Figure:
-    """Return the map: a panel for each value of the first dimension, coloured by margin."""
+def verdict_map(study: Study, cells: Sequence[JudgedCell], *, columns: int = 2) -> go.Figure:
+    """Return the map: a panel for each value of the first dimension, coloured by margin.
+
+    Cells without a margin are grey and say why.
+    """
     first, second = study.sides
     names = list(study.dimensions)
     across, down = names[-1], names[-2]
     panels = list(dict.fromkeys(tuple(each.cell.place.values())[:-2] for each in cells))
-    columns = min(len(panels), 2)
-    lines = -(-len(panels) // columns)
+    columns = min(len(panels), columns)
+    lines = -(-len(panels) // columns) if panels else 0
     titles = [html.escape(", ".join(panel)) for panel in panels]
     figure = make_subplots(
-        lines, columns, subplot_titles=titles, horizontal_spacing=0.12, vertical_spacing=0.14
+        max(lines, 1),
+        max(columns, 1),
+        subplot_titles=titles,
+        horizontal_spacing=0.12,
+        vertical_spacing=0.28 / max(lines, 2),
     )
+    greys = []
     for number, panel in enumerate(panels):
         mine = [each for each in cells if tuple(each.cell.place.values())[:-2] == panel]
         xs, ys = (_values(study, name, mine) for name in (across, down))
@@ -43,10 +54,11 @@ def verdict_map(study: Study, cells: Sequence[JudgedCell]) -> go.Figure:
                 text=[[_short(study, each) for each in line] for line in grid],
                 hovertext=[[_hover(study, each) for each in line] for line in grid],
                 texttemplate="%{text}",
+                textfont=_TEXT,
                 hoverinfo="text",
                 zmin=-_FULL,
                 zmax=_FULL,
-                colorscale=[[0, COLOURS[1]], [0.5, "#f7f7f7"], [1, COLOURS[0]]],
+                colorscale=[[0, _SECOND], [0.5, "#f7f7f7"], [1, _FIRST]],
                 showscale=number == 0,
                 colorbar={
                     "title": html.escape(f"{first} over {second}"),
@@ -59,6 +71,26 @@ def verdict_map(study: Study, cells: Sequence[JudgedCell]) -> go.Figure:
             row=number // columns + 1,
             col=number % columns + 1,
         )
+        unknown = [[each is not None and _colour(study, each) is None for each in line]
+                   for line in grid]  # fmt: skip
+        if any(map(any, unknown)):
+            grey = go.Heatmap(
+                x=[html.escape(x) for x in xs],
+                y=[html.escape(y) for y in ys],
+                z=[[0 if each else None for each in line] for line in unknown],
+                text=[[_short(study, each) for each in line] for line in grid],
+                hovertext=[[_hover(study, each) for each in line] for line in grid],
+                texttemplate="%{text}",
+                textfont=_TEXT,
+                hoverinfo="text",
+                colorscale=[[0, _GREY], [1, _GREY]],
+                showscale=False,
+                xgap=3,
+                ygap=3,
+            )
+            greys.append((grey, number // columns + 1, number % columns + 1))
+    for grey, line, column in greys:
+        figure.add_trace(grey, row=line, col=column)
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_xaxes(type="category")
     figure.update_layout(
@@ -89,7 +121,7 @@ def _short(study: Study, judged: JudgedCell | None) -> str:
     """Return what stands in a cell; what was measured of a place stands below."""
     if judged is None:
         return ""
-    told = "–" if judged.verdict is None else html.escape(judged.verdict)
+    told = "not finished" if judged.verdict is None else html.escape(judged.verdict)
     if judged.margin is not None:
         told += f"<br>{percent(judged.margin)}"
     measured = [each.margin for each in published.at(study, judged)]

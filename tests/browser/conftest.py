@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
 from sim.pictures import sweep_page
-from tests.browser import pages
+from tests.browser import other_pages, pages
 
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -57,3 +58,21 @@ def large_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("large") / "report.html"
     sweep_page.write(path, [pages.large_source(2000)])
     return path
+
+
+@pytest.fixture(scope="session")
+def every_page(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, small_page: Path, large_page: Path
+) -> dict[str, Path]:
+    """Return a page of each kind by name."""
+    others = other_pages.write(tmp_path_factory.mktemp("others"), tiny_model)
+    return {"sweep": small_page, "large sweep": large_page, **others}
+
+
+@pytest.fixture(scope="session")
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where pictures of the pages go: the directory SCREENSHOTS, or one that is lost."""
+    named = os.environ.get("SCREENSHOTS")
+    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

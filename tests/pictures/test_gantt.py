@@ -13,6 +13,7 @@ from sim.deployments import compile_deployment
 from sim.engines.bound import BoundEngine
 from sim.inputs import scenario
 from sim.pictures import gantt
+from sim.sweeps.pipelines import Bar, Picture
 from tests import tiny
 
 BASES = ("step3-2a2f", "dsv3-ep128")
@@ -41,7 +42,7 @@ def test_every_bar_is_a_task_of_the_nominal_step(base: str, tiny_model: Path) ->
     site = compile_deployment(tiny.load(tiny_model, base, *FEW[base]))
     program = site.program
     records = gantt.steady_records(site, range(1, 3))
-    drawn = bars(gantt.pipeline_figure(program, records, range(1, 3)))
+    drawn = bars(gantt.figure_of(gantt.picture(program, records, range(1, 3), site.server_name)))
     times = site.times(site.expected.batch())
     inside = [r for r in records if program.nodes[r.node].layer in (1, 2)]
     begin_ns = min(r.start_ns for r in inside if r.end_ns > r.start_ns)
@@ -50,8 +51,7 @@ def test_every_bar_is_a_task_of_the_nominal_step(base: str, tiny_model: Path) ->
         node = program.nodes[record.node]
         assert record.step == FILL_STEPS
         assert record.end_ns - record.start_ns == times.rows[node.slot][record.server]
-        pool = program.pools[program.stages[node.stage].pool]
-        row = pool.name if pool.servers == 1 else f"{pool.name} {record.server}"
+        row = site.server_name(program.stages[node.stage].pool, record.server)
         if record.end_ns > record.start_ns:
             span = ((record.start_ns - begin_ns) / 1e3, (record.end_ns - begin_ns) / 1e3)
             expected[row, program.stages[node.stage].name, node.layer, node.micro_batch] = span
@@ -86,16 +86,16 @@ def test_many_servers_are_represented_by_the_first_and_the_marked() -> None:
         for index, node in enumerate(site.program.nodes)
         if (site.program.stages[node.stage].name, node.layer, node.micro_batch) == ("a2f", 30, 1)
     )
-    plain = gantt.pipeline_figure(site.program, records, layers)
-    marked = gantt.pipeline_figure(site.program, records, layers, {(node, 5)})
-    assert {row for row, *_ in bars(marked)} - {row for row, *_ in bars(plain)} == {
-        "attention.nic_out 5"
-    }
-    assert {row.rpartition(" ")[2] for row, *_ in bars(plain)} == {"0"}
+    plain, marked = (
+        gantt.figure_of(gantt.picture(site.program, records, layers, site.server_name, tasks))
+        for tasks in (frozenset(), {(node, 5)})
+    )
+    assert {row for row, *_ in bars(marked)} - {row for row, *_ in bars(plain)} == {"NIC out a0.g5"}
+    assert {row.rpartition(" ")[2] for row, *_ in bars(plain)} <= {"a0.g0", "f0", "f0.g0"}
     assert "8 of 58 servers" in plain.layout.title.text
     outline = marked.data[-1]
     (record,) = (r for r in records if (r.node, r.server) == (node, 5))
-    assert list(outline.y) == ["attention.nic_out 5"]
+    assert list(outline.y) == ["NIC out a0.g5"]
     assert outline.x[0] == pytest.approx((record.end_ns - record.start_ns) / 1e3)
     assert len(plain.data) == len(marked.data) - 1 == 3
 
@@ -114,7 +114,9 @@ def test_a_program_of_first_servers_draws_the_picture_of_all(shape: tuple[str, .
     layers = gantt.middle_layers(site.program)
     records = gantt.steady_records(site, layers)
     assert {record.server for record in gantt.first_records(site, layers)} == {0}
-    assert gantt.steady_picture(site) == gantt.picture(site.program, records, layers)
+    assert gantt.steady_picture(site) == gantt.picture(
+        site.program, records, layers, site.server_name
+    )
 
 
 def test_where_the_first_server_is_not_the_slowest_all_of_them_run() -> None:
@@ -126,3 +128,16 @@ def test_where_the_first_server_is_not_the_slowest_all_of_them_run() -> None:
     with patch.object(site, "durations", lambda _batch: durations._replace(rows=turned)):
         found = gantt.first_records(site, layers)
     assert found == [record for record in all_of_them if record.server == 0]
+
+
+@pytest.mark.parametrize(("ends", "named"), [((1000, 2000), True), ((1000, 1010), False)])
+def test_stages_stand_in_all_bars_or_in_none(ends: tuple[int, int], named: bool) -> None:
+    task = {"row": 0, "stage": "experts", "layer": 3, "step": 0}
+    tasks = [
+        Bar(**task, micro_batch=0, start_ns=0, end_ns=ends[0]),
+        Bar(**task, micro_batch=1, start_ns=ends[0], end_ns=ends[1]),
+    ]
+    figure = gantt.figure_of(
+        Picture(rows=["f0"], servers=1, layers=[3], micro_batches=2, tasks=tasks)
+    )
+    assert [trace.text is not None for trace in figure.data] == [named, named]

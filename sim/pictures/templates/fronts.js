@@ -80,8 +80,8 @@ function stretchesOf(front) {
   return found;
 }
 
-const CHARACTER_PX = 6.6;
-const LINE_PX = 15;
+const CHARACTER_PX = 7;
+const LINE_PX = 19;
 const MARKER_PX = 4;
 
 // Return annotations of the stretches that have room: at the middle of each, beside no other.
@@ -179,6 +179,48 @@ function follow(trace, families) {
   trace.y = trace.throughputs.map((tgs, index) => (tgs === null ? null : asChosen(families[index] ?? families[0], tgs)));
 }
 
+// Fit the axes to what is drawn. Plotly would fit them to names too, which need no room of their own.
+function fitAxes() {
+  const { xaxis, yaxis } = pareto.layout;
+  const shownTraces = pareto.data.filter(({ visible, meta }) => (visible ?? true) === true && meta);
+  const pairs = shownTraces.flatMap(({ x, y }) => x.map((one, index) => [one, y[index]]));
+  const known = pairs.filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y) && x > 0 && y > 0);
+  yaxis.title = { ...yaxis.title, text: titleOfY[view.y] };
+  for (const [axis, at] of [[xaxis, 0], [yaxis, 1]]) {
+    const values = known.map((pair) => pair[at]);
+    axis.type = view.log ? "log" : "linear";
+    axis.range = values.length ? rangeOf(Math.min(...values), Math.max(...values), at === 1) : [0, 1];
+    axis.autorange = false;
+  }
+  if (zoom.log !== view.log) return;
+  if (zoom.x) xaxis.range = zoom.x;
+  if (zoom.y && zoom.of === view.y) yaxis.range = zoom.y;
+}
+
+// A zoom along x survives another figure on y.
+let zoom = {};
+
+function keepZoom(changed) {
+  const [x, y] = ["x", "y"].map((axis) =>
+    `${axis}axis.range[0]` in changed ? [0, 1].map((end) => changed[`${axis}axis.range[${end}]`]) : null,
+  );
+  if (x) zoom = { ...zoom, x, log: view.log };
+  if (y) zoom = { ...zoom, y, of: view.y, log: view.log };
+  if (changed["xaxis.autorange"] || changed["yaxis.autorange"]) zoom = {};
+}
+
+function rangeOf(low, most, isY) {
+  // Small batches cost a hundred times as much as large ones.
+  const high = isY && view.y === "usd" ? Math.min(most, (view.log ? 12 : 6) * low) : most;
+  if (view.log) {
+    const margin = 0.04 * Math.log10(high / low) + 0.01;
+    return [Math.log10(low) - margin, Math.log10(high) + margin];
+  }
+  const margin = 0.05 * (high - low) || 0.05 * high;
+  // A zero helps where the points reach down to it.
+  return [low < 0.3 * high ? 0 : low - margin, high + margin];
+}
+
 function refresh() {
   const off = switchedOff();
   const points = everyPoint.filter(inPicture);
@@ -202,35 +244,21 @@ function refresh() {
       follow(trace, trace.meta.families);
     }
   }
-  const { xaxis, yaxis } = pareto.layout;
-  const ys = points.map(yOf);
-  const [low, high] = [Math.min(...ys), Math.max(...ys)];
-  yaxis.title = { ...yaxis.title, text: titleOfY[view.y] };
-  yaxis.type = xaxis.type = view.log ? "log" : "linear";
-  // A zero helps where the points reach down to it.
-  yaxis.rangemode = xaxis.rangemode = "normal";
-  if (!view.log && low < 0.3 * high) yaxis.rangemode = "tozero";
-  // Small batches cost a hundred times as much as large ones.
-  delete yaxis.range;
-  yaxis.autorange = true;
-  if (view.y === "usd" && high > 6 * low) {
-    yaxis.range = view.log ? [Math.log10(0.8 * low), Math.log10(12 * low)] : [0, 6 * low];
-    yaxis.autorange = false;
-  }
-  // Zoom along x survives another figure on y.
-  Object.assign(xaxis, { uirevision: String(view.log) });
-  Object.assign(yaxis, { uirevision: `${view.y} ${view.log} ${JSON.stringify([usd, watts])}` });
-  listFronts(fronts);
   if (bandsOf) setBands();
+  fitAxes();
+  listFronts(fronts);
   ringPoints();
   if (!drawn.has("pareto")) return;
   paint(pareto);
   Plotly.react("pareto", pareto.data, pareto.layout, CONFIG);
-  nameStretches(fronts);
+  shownFronts = fronts;
+  nameStretches();
 }
 
-function nameStretches(fronts) {
-  const on = fronts.filter(([family]) => !switchedOff().has(family));
+let shownFronts = [];
+
+function nameStretches() {
+  const on = shownFronts.filter(([family]) => !switchedOff().has(family));
   const fixed = notesOfFigure.filter((note) => note.yref?.endsWith("domain") || view.y === "tgs");
   const at = (raw) => (view.log ? Math.log10(raw) : raw);
   const moved = fixed.map((note) => ({

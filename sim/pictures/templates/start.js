@@ -24,7 +24,7 @@ function remember() {
 function recall() {
   const said = new URLSearchParams(location.hash.slice(1));
   const point = (text) => (/^\d+$/.test(text ?? "") && Number(text) < data.rows.length ? Number(text) : null);
-  if (said.get("y") in titleOfY) view.y = said.get("y");
+  if (Object.hasOwn(titleOfY, said.get("y"))) view.y = said.get("y");
   view.log = said.has("log");
   view.all = said.has("all");
   if (data.contexts.includes(said.get("context"))) view.context = said.get("context");
@@ -105,7 +105,13 @@ afterDrawing.pareto = (target) => {
   target.on("plotly_legenddoubleclick", (event) => !isKeyOfBands(event));
   // After a zoom, names have other room.
   target.on("plotly_relayout", (changed) => {
-    if (!("annotations" in changed)) refresh();
+    if ("annotations" in changed) return;
+    keepZoom(changed);
+    nameStretches();
+  });
+  target.on("plotly_doubleclick", () => {
+    zoom = {};
+    refresh();
   });
 };
 for (const trace of figures.cost?.data ?? []) {
