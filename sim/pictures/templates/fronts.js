@@ -83,17 +83,19 @@ function stretchesOf(front) {
 const CHARACTER_PX = 7;
 const LINE_PX = 19;
 const MARKER_PX = 4;
+const GAP_PX = 6;
 
 // Return annotations of the stretches that have room: at the middle of each, beside no other.
 function namesAlong(fronts) {
-  const { xaxis, yaxis } = document.getElementById("pareto")._fullLayout;
+  const { xaxis, yaxis } = pareto.layout;
+  const [across, up] = ["xaxis", "yaxis"].map((axis) => document.getElementById("pareto")._fullLayout[axis]._length);
   const notes = [];
   const atX = (x) => ((xaxis.type === "log" ? Math.log10(x) : x) - xaxis.range[0]) / (xaxis.range[1] - xaxis.range[0]);
   const atY = (y) => ((yaxis.type === "log" ? Math.log10(y) : y) - yaxis.range[0]) / (yaxis.range[1] - yaxis.range[0]);
   const free = (box) =>
-    box.left >= 0 && box.right <= xaxis._length && box.bottom >= 0 && box.top <= yaxis._length &&
+    box.left >= 0 && box.right <= across && box.bottom >= 0 && box.top <= up &&
     taken.every((other) => box.right < other.left || box.left > other.right || box.top < other.bottom || box.bottom > other.top);
-  const centre = (point) => [atX(xOf(point)) * xaxis._length, atY(yOf(point)) * yaxis._length];
+  const centre = (point) => [atX(xOf(point)) * across, atY(yOf(point)) * up];
   // No name lies over a marker.
   const taken = fronts.flatMap(([, front]) => front.map(centre)).map(([x, y]) => (
     { left: x - MARKER_PX, right: x + MARKER_PX, bottom: y - MARKER_PX, top: y + MARKER_PX }
@@ -102,7 +104,7 @@ function namesAlong(fronts) {
     for (const { policy, points } of stretchesOf(front)) {
       const point = points[Math.floor(points.length / 2)];
       const [x, y] = centre(point);
-      const width = CHARACTER_PX * policy.length;
+      const width = CHARACTER_PX * policy.length + GAP_PX;
       // Above and to the right of a front is nothing of its own.
       for (const [dx, dy, xanchor] of [[8, 12, "left"], [0, 17, "center"], [-8, -14, "right"]]) {
         const left = x + dx - { left: 0, center: width / 2, right: width }[xanchor];
@@ -230,7 +232,7 @@ function refresh() {
     const mine = points.filter((point) => value(point, "family") === family);
     const hidden = off.has(family) ? "legendonly" : true;
     if (role === "points") {
-      fill(trace, mine);
+      if (view.all) fill(trace, mine);
       trace.visible = view.all && hidden;
     } else if (role === "front") {
       fill(trace, frontOf(mine));
@@ -248,16 +250,17 @@ function refresh() {
   fitAxes();
   listFronts(fronts);
   ringPoints();
+  shownFronts = fronts;
   if (!drawn.has("pareto")) return;
+  pareto.layout.annotations = notes();
   paint(pareto);
   Plotly.react("pareto", pareto.data, pareto.layout, CONFIG);
-  shownFronts = fronts;
-  nameStretches();
 }
 
 let shownFronts = [];
 
-function nameStretches() {
+// Return the notes of the figure, and the names along what is shown of its fronts.
+function notes() {
   const on = shownFronts.filter(([family]) => !switchedOff().has(family));
   const fixed = notesOfFigure.filter((note) => note.yref?.endsWith("domain") || view.y === "tgs");
   const at = (raw) => (view.log ? Math.log10(raw) : raw);
@@ -266,7 +269,7 @@ function nameStretches() {
     x: at(note.x),
     y: note.yref?.endsWith("domain") ? note.y : at(note.y),
   }));
-  Plotly.relayout("pareto", { annotations: [...moved, ...namesAlong(on)] });
+  return [...moved, ...namesAlong(on)];
 }
 
 // ---- bands of prediction intervals

@@ -107,7 +107,7 @@ afterDrawing.pareto = (target) => {
   target.on("plotly_relayout", (changed) => {
     if ("annotations" in changed) return;
     keepZoom(changed);
-    nameStretches();
+    Plotly.relayout(target, { annotations: notes() });
   });
   target.on("plotly_doubleclick", () => {
     zoom = {};
