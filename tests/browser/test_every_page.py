@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -35,19 +35,20 @@ def screen(browser: Chrome, width: int, scheme: str = "light") -> Iterator[None]
 
 def opened(browser: Chrome, path: Path) -> list[Any]:
     """Open a page, scroll to its figures until all are drawn, and return those that are seen."""
-    complaints = partial(browser.get_log, "browser")
-    complaints()  # type: ignore[no-untyped-call]
+    browser.get_log("browser")  # type: ignore[no-untyped-call]
     browser.get("about:blank")
     browser.get(path.as_uri())
     figures = [each for each in browser.find_elements(By.CSS_SELECTOR, ".figure")
                if each.is_displayed()]  # fmt: skip
     for figure in figures:
         browser.execute_script("arguments[0].scrollIntoView()", figure)
-        WebDriverWait(browser, PATIENCE_S).until(
-            lambda _browser, one=figure: one.find_elements(By.CSS_SELECTOR, ".plot-container")
-        )
-    assert complaints() == []  # type: ignore[no-untyped-call]
+        _wait_for(partial(figure.find_elements, By.CSS_SELECTOR, ".plot-container"), browser)
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
     return figures
+
+
+def _wait_for(met: Callable[[], object], browser: Chrome) -> None:
+    WebDriverWait(browser, PATIENCE_S).until(lambda _browser: met())
 
 
 def keep(browser: Chrome, path: Path) -> None:

@@ -88,7 +88,7 @@ def test_many_servers_are_represented_by_the_first_and_the_marked() -> None:
     )
     plain, marked = (
         gantt.figure_of(gantt.picture(site.program, records, layers, site.server_name, tasks))
-        for tasks in (frozenset(), {(node, 5)})
+        for tasks in (set[tuple[int, int]](), {(node, 5)})
     )
     assert {row for row, *_ in bars(marked)} - {row for row, *_ in bars(plain)} == {"NIC out a0.g5"}
     assert {row.rpartition(" ")[2] for row, *_ in bars(plain)} <= {"a0.g0", "f0", "f0.g0"}
@@ -132,10 +132,9 @@ def test_where_the_first_server_is_not_the_slowest_all_of_them_run() -> None:
 
 @pytest.mark.parametrize(("ends", "named"), [((1000, 2000), True), ((1000, 1010), False)])
 def test_stages_stand_in_all_bars_or_in_none(ends: tuple[int, int], named: bool) -> None:
-    task = {"row": 0, "stage": "experts", "layer": 3, "step": 0}
     tasks = [
-        Bar(**task, micro_batch=0, start_ns=0, end_ns=ends[0]),
-        Bar(**task, micro_batch=1, start_ns=ends[0], end_ns=ends[1]),
+        Bar(0, "experts", layer=3, micro_batch=0, step=0, start_ns=0, end_ns=ends[0]),
+        Bar(0, "experts", layer=3, micro_batch=1, step=0, start_ns=ends[0], end_ns=ends[1]),
     ]
     figure = gantt.figure_of(
         Picture(rows=["f0"], servers=1, layers=[3], micro_batches=2, tasks=tasks)
