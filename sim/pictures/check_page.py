@@ -83,7 +83,7 @@ def _label(one: TableCheck) -> str:
 
 
 def _points(x: Floats, y: Floats, name: str, number: int) -> go.Scatter:
-    marker = {**look(number)[0], "size": 5, "opacity": 0.6}
+    marker = {**look(number)[0], "size": 5, "opacity": 0.8}
     return go.Scatter(x=x, y=y, mode="markers", name=name, marker=marker, text=name)
 
 
