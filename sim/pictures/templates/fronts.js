@@ -84,6 +84,7 @@ const CHARACTER_PX = 7;
 const LINE_PX = 19;
 const MARKER_PX = 4;
 const GAP_PX = 6;
+const PUBLISHED_PX = 7.5; // a character of a measurement's name
 
 // Return annotations of the stretches that have room: at the middle of each, beside no other.
 function namesAlong(fronts) {
@@ -264,11 +265,16 @@ function notes() {
   const on = shownFronts.filter(([family]) => !switchedOff().has(family));
   const fixed = notesOfFigure.filter((note) => note.yref?.endsWith("domain") || view.y === "tgs");
   const at = (raw) => (view.log ? Math.log10(raw) : raw);
-  const moved = fixed.map((note) => ({
-    ...note,
-    x: at(note.x),
-    y: note.yref?.endsWith("domain") ? note.y : at(note.y),
-  }));
+  const { range } = pareto.layout.xaxis;
+  const across = document.getElementById("pareto")._fullLayout.xaxis._length;
+  const moved = fixed.map((note) => {
+    const upright = note.yref?.endsWith("domain");
+    const left = ((at(note.x) - range[0]) / (range[1] - range[0])) * across;
+    // A measurement's name ends above its cross; where there is no room, it begins at the axis.
+    const isLong = !upright && left < PUBLISHED_PX * note.text.length;
+    const moved = isLong ? { x: range[0], xanchor: "left", xshift: 2, yshift: 8 } : { x: at(note.x) };
+    return { ...note, y: upright ? note.y : at(note.y), ...moved };
+  });
   return [...moved, ...namesAlong(on)];
 }
 

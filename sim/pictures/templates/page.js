@@ -40,7 +40,7 @@ function paint({ data: traces, layout }) {
     layout[name] = { ...layout[name], gridcolor: line, zerolinecolor: line, linecolor: faint };
   }
   for (const note of layout.annotations ?? []) {
-    if (note.bgcolor) note.bgcolor = paper;
+    if (note.bgcolor) note.bgcolor = `${paper}c0`; // lets what is behind through
   }
 }
 
