@@ -22,8 +22,12 @@ OUTPUT_TOKENS = 1024
 MOST_WITH_RATE = 512
 """GPUs among which the fewest are sought, where no one says how many there are."""
 
-# Requests that are simulated to see whether a rate is served.
-REQUESTS = 1500
+# Rows of a trace that are read.
+ROWS = 1500
+
+# Requests that are simulated to see whether a rate is served: at least so many, and so many for
+# each one in flight, so that the batch fills and stays full.
+_LEAST_REQUESTS, _EACH_IN_FLIGHT = 100, 3
 
 # What the yield counts for beside the number of GPUs.
 _SECOND = 1e-6
@@ -129,10 +133,12 @@ class Question:
         assert self.rate is not None
         if self.trace is None:
             rate = self.rate / times
-            return {"kind": "poisson", "requests_per_s": rate, "requests": REQUESTS}
+            in_flight = rate * self.output * self.tpot_ms / 1e3
+            requests = max(_LEAST_REQUESTS, math.ceil(_EACH_IN_FLIGHT * in_flight))
+            return {"kind": "poisson", "requests_per_s": rate, "requests": requests}
         faster = self.rate / (times * self.trace.requests_per_s)
         recorded = self.trace.model_dump(exclude_none=True)
-        return recorded | {"rate_scale": faster, "requests": REQUESTS}
+        return recorded | {"rate_scale": faster}
 
 
 @dataclass(frozen=True)
@@ -176,8 +182,10 @@ def asked(
     found = parse_gpus(gpus, (max_gpus or MOST_WITH_RATE) if sizing else None)
     recording = None
     if trace is not None:
-        recording = Trace(kind="trace", path=trace, requests=REQUESTS)
+        recording = Trace(kind="trace", path=trace, requests=ROWS)
         recorded = recording.read()
+        if recorded.output.max() < 2:
+            raise ScenarioError(f"{trace}: outputs of one token have no TPOT")
         lengths, outputs = recorded.prompt + recorded.output / 2, recorded.output
         # Of requests in flight, those with long outputs are seen the longer.
         context = context or round(float((outputs * lengths).sum() / outputs.sum()))

@@ -36,7 +36,7 @@ def headline(found: Recommendation) -> str:
     return (
         f"Run {told['shape']} of {question.title} ({KIND[told['deployment']]}, "
         f"{told['software']}) on {gpus}{times}{idle}: "
-        f"{told['requests_per_gpu']:.0f} requests a GPU, "
+        f"{_few(told['requests_per_gpu'])} requests a GPU, "
         f"TPOT {told['tpot_ms']:.1f} ms (80 %: {told['tpot_ms_p10']:.1f} to "
         f"{told['tpot_ms_p90']:.1f}), {told['tgs']:,.0f} tokens/s/GPU, "
         f"{told['tokens_per_s']:,.0f} tokens/s in all{money}. {_limited(found.limit)}"
@@ -112,6 +112,10 @@ def command(question: Question) -> str:
 def assumed(found: Recommendation) -> str:
     """Return what was taken that the question left open."""
     return f"Taken: {'; '.join(assumptions(found.question))}."
+
+
+def _few(requests: float) -> str:
+    return f"{requests:,.0f}" if requests >= 10 else f"{requests:.2g}"
 
 
 def _percent(share: float) -> str:

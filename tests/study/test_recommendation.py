@@ -20,7 +20,7 @@ from sim.study.question import Fill, Question, asked, parse_gpus
 from sim.study.recommendation import Recommendation, recommend, recommended
 from sim.study.recommendation_words import command, headline, margin_words, next_words
 from sim.study.rounds import RoundProgress
-from sim.study.shape_search import Found, Probed, Screened, Search, searched
+from sim.study.shape_search import Probed, Screened, Search, searched
 from sim.study.starting_points import SCREEN, sides
 from sim.sweeps.shapes import shapes, with_copies
 
@@ -239,6 +239,19 @@ def test_a_trace_brings_context_output_and_rate(tmp_path: Path) -> None:
     assert asked("step3", "h800", 50, trace=str(trace), rate=3.0).rate == 3.0
 
 
+def test_outputs_of_one_token_have_no_tpot(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,100,1\n1,100,1\n")
+    with pytest.raises(ScenarioError, match="outputs of one token have no TPOT"):
+        asked("step3", "h800", 50, trace=str(trace))
+
+
+@pytest.mark.parametrize(("rate", "requests"), [(0.01, 100), (10.0, 1500), (100.0, 15000)])
+def test_as_many_requests_arrive_as_fill_the_batch(rate: float, requests: int) -> None:
+    question = asked("step3", "h800", 50, context=4096, output=1000, rate=rate)
+    assert question.arrivals(1)["requests"] == requests
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
@@ -313,25 +326,32 @@ def every_shape(question: Question) -> Iterator[Screened]:
     """Yield each shape of each side with each number of copies, that meets the target by bound."""
     for side in sides(question):
         variants = Variants(side.first.document())
-        built = shapes(side.first, question.total)
         every = [
             {**settings, **copies}
-            for settings in built
+            for settings in shapes(side.first, question.total)
             for copies in with_copies(variants.with_settings(settings))
         ]
         for each in screened(side.first, every, SCREEN, False)[0]:
-            yield Screened(side, each, each.worth)
+            worth = question.worth(variants.with_settings(each.settings), each.worth)
+            yield Screened(side, each, worth)
 
 
-def exhaustive(question: Question) -> Found:
-    """Return the best of all shapes, the largest batch of each searched."""
-    jobs = [Search(Probed(each, {}, 0.0), question) for each in every_shape(question)]
-    return max(filter(None, map(searched, jobs)), key=lambda each: each.worth)
+def exhaustive(question: Question) -> float:
+    """Return what the best of all shapes is worth, the largest batch of each searched.
+
+    Shapes whose bound, an even load without jitter, is 3 % below the best so far cannot win.
+    """
+    best = 0.0
+    for each in sorted(every_shape(question), key=lambda one: -one.worth):
+        if each.worth < 0.97 * best:
+            break
+        found = searched(Search(Probed(each, {}, 0.0), question))
+        best = max(best, 0.0 if found is None else found.worth)
+    return best
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("tpot_ms", [1.4, TPOT_MS, 4.0])
 def test_within_2_percent_of_an_exhaustive_search(tpot_ms: float, loaded_model: Path) -> None:
     question = ask(loaded_model, tpot_ms=tpot_ms)
-    best = exhaustive(question)
-    assert recommended(question).answer.worth >= 0.98 * best.worth
+    assert recommended(question).answer.worth >= 0.98 * exhaustive(question)
