@@ -15,18 +15,16 @@ import numpy as np
 
 from sim.doubt.interval import Doubt
 from sim.doubt.margin import DoubtPart, Margin, in_doubt
-from sim.foundation.reading import file_sha256
-from sim.inputs import cards
 from sim.results.provenance import sha256
 from sim.results.sources import digest
 from sim.study.jobs import PairedRunsJob, StudyJobs
 from sim.study.paired_runs import at_its_batch
 from sim.study.schema import Study
+from sim.sweeps.doubts import error_tables
 from sim.sweeps.inputs import Inputs
 from sim.sweeps.points import Outcome
 from sim.sweeps.runner import Runner
 
-_TABLES = ("kernel-errors.csv", "residuals.csv")
 _CODE = ("sim.study.doubts",)
 
 
@@ -46,13 +44,9 @@ class DoubtJob:
 
     def inputs(self) -> Inputs:
         """Return the key of the paired runs, the tables of doubt, and the code that reads them."""
-        tables = {name: cards.doubt(name) for name in _TABLES}
-        hashes = {
-            name: None if path is None else file_sha256(path) for name, path in tables.items()
-        }
         return {
             "paired": sha256(self.paired.inputs()),
-            "files": hashes,
+            "files": error_tables(),
             "afdsim": {"sha256": digest(_CODE)},
         }
 

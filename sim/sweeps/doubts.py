@@ -39,7 +39,7 @@ class PointDoubt:
         return self.point.settings
 
     def inputs(self) -> Inputs:
-        doubt = {"requests": self.requests, "seed": self.seed, "tables": _tables()}
+        doubt = {"requests": self.requests, "seed": self.seed, "tables": error_tables()}
         return {"point": self.key, "doubt": doubt, **beside(self.point.scenario)}
 
     def outcome(self) -> Outcome:
@@ -102,6 +102,7 @@ def _ok(interval: tuple[float, float]) -> Outcome:
 
 
 @asked_once
-def _tables() -> dict[str, str | None]:
+def error_tables() -> dict[str, str | None]:
+    """Return the hashes of the files that say how far figures may be off."""
     paths = {name: cards.doubt(name) for name in _TABLES}
     return {name: file_sha256(path) if path else None for name, path in paths.items()}
