@@ -154,7 +154,8 @@ def test_plot_draws_one_page_that_opens_offline(files: list[Path], tmp_path: Pat
     code, _, _ = run("plot", files[0], "--out", page)
     text = page.read_text(encoding="utf-8")
     assert code == 0
-    assert "h100_sxm gemm: modelled, measured" in text
+    assert "h100_sxm gemm</h2>" in text
+    assert "modelled against measured" in text
     assert "<script src=" not in text
 
 

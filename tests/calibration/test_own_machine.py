@@ -157,16 +157,17 @@ def test_what_is_measured_is_asked_for(tmp_path: Path) -> None:
             assert served.is_served(row.op, row.kernel, row.dtype), case
 
 
-def test_the_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"```\n(afdsim measure .*?)```", readme, flags=re.DOTALL)
+def test_the_commands_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs" / "bring-your-measurements.md"
+    text = page.read_text(encoding="utf-8")
+    block = re.search(r"```\n(afdsim measure [^`]*?--out .*?)```", text, flags=re.DOTALL)
     assert block is not None
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         measure, "_backend", lambda device, name, seed, warm: FakeGpu(name, "h200-sxm")
     )
     for line in block[1].splitlines():
-        _, *words = line.split()
+        _, *words = line.partition("#")[0].split()
         files = [str(path) for path in sorted(Path("measured").glob("*.csv"))]
         run(*(each for word in words for each in (files if word == "measured/*.csv" else [word])))
     (saved,) = Path("results/runs").glob("*/run.json")

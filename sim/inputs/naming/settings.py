@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sim.foundation import json_text
 from sim.foundation.printable import excerpt
 
 _LONGEST = 40
@@ -123,7 +122,7 @@ def in_text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | float):
         return f"{value:,.6g}"
-    return excerpt(value if isinstance(value, str) else json_text.dumps(value), _LONGEST)
+    return excerpt(value if isinstance(value, str) else json.dumps(value, default=str), _LONGEST)
 
 
 def leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
