@@ -95,6 +95,10 @@ class Margin:
         law = NormalDist(0, sd)
         return float(np.mean([law.cdf(float(each)) for each in above]))
 
+    def leading(self, least: float) -> tuple[float, float]:
+        """Return the probabilities that the first yields `least` more, and that the second does."""
+        return self.probability(least), 1 - self.probability(1 / (1 + least) - 1)
+
 
 class InDoubt(NamedTuple):
     """A margin, and how sure the figures of both sides are."""
@@ -172,11 +176,8 @@ def verdict(margin: Margin, names: tuple[str, str], indifference: float, certain
 
     `open` if neither does.
     """
-    if margin.probability(indifference) >= certainty:
-        return names[0]
-    if 1 - margin.probability(1 / (1 + indifference) - 1) >= certainty:
-        return names[1]
-    return OPEN
+    surely = [p >= certainty for p in margin.leading(indifference)]
+    return names[surely.index(True)] if any(surely) else OPEN
 
 
 def _parts(

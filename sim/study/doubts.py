@@ -19,7 +19,6 @@ from sim.results.provenance import sha256
 from sim.results.sources import digest
 from sim.study.jobs import PairedRunsJob, StudyJobs
 from sim.study.paired_runs import at_its_batch
-from sim.study.schema import Study
 from sim.sweeps.doubts import error_tables
 from sim.sweeps.inputs import Inputs
 from sim.sweeps.points import Outcome
@@ -89,12 +88,6 @@ def margin_of_plain(plain: dict[str, Any], value: float | None = None) -> Margin
         log_sd=plain["log_sd"],
         parts=tuple(DoubtPart(**part) for part in plain["parts"]),
     )
-
-
-def leading(margin: Margin, study: Study) -> tuple[float, float]:
-    """Return the probabilities that the first side, and the second, leads by the indifference."""
-    least = study.indifference
-    return margin.probability(least), 1 - margin.probability(1 / (1 + least) - 1)
 
 
 def _plain(margin: Margin) -> dict[str, Any]:

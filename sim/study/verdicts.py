@@ -10,7 +10,7 @@ from typing import Any
 from sim.doubt.margin import OPEN, DoubtPart, Margin, verdict
 from sim.foundation import json_text
 from sim.study.cells import Cell, SideShapes
-from sim.study.doubts import leading, margin_of_plain
+from sim.study.doubts import margin_of_plain
 from sim.study.jobs import CellResult
 from sim.study.schema import Study
 from sim.sweeps.points import Outcome, Row
@@ -122,7 +122,7 @@ def judge(study: Study, result: CellResult, doubt: Outcome | None) -> JudgedCell
         margin,
         half_width,
         known,
-        None if known is None else leading(known, study),
+        None if known is None else known.leading(study.indifference),
         None if doubt is None else (tuple(doubt["tpot"][0]), tuple(doubt["tpot"][1])),
         (entries[0], entries[1]),
         (limits[0], limits[1]),

@@ -129,3 +129,10 @@ def test_kernels_are_one_unknown_for_every_deployment_on_a_card() -> None:
     shapes = "step3-2a2f", "step3-4a2f-8k", "step3-3a2f-bf16"
     gemm = [{key for key in keys(name) if "gemm" in key and "fp8" in key} for name in shapes]
     assert gemm[0] == gemm[1] == gemm[2]
+
+
+@pytest.mark.parametrize("fabric", cards.names(cards.FABRICS))
+def test_no_network_is_taken_as_known(fabric: str) -> None:
+    """AFD's transfers have no kernel table: what a fabric states is all that is known of them."""
+    stated = {path[-1] for path, _ in sources.ranges(cards.fabric(fabric))}
+    assert stated == {"latency_us", "goodput"}
