@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from sim.cli import main
 from tests import small_study, tiny
+from tests.command_line import Call, call
 
 NAME = "x [/fp8] [bold red]y[/bold red] :smile: <b>z</b>"
 FORMULA = "=cmd|'/C calc'!A0"
@@ -30,17 +25,8 @@ SMALL = (
 )
 
 
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Afdsim = Callable[..., Answer]
-
-
 @pytest.fixture
-def afdsim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Afdsim:
+def afdsim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     """Return the command line in a directory with cards and a sweep of hostile names."""
     monkeypatch.chdir(tmp_path)
     card = tiny.write_model(tmp_path)
@@ -49,17 +35,6 @@ def afdsim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Afdsim:
     for folder in ("scenarios/models", "results"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "scenarios/models/hostile.yaml").write_text(card.read_text())
-
-    def call(*arguments: str, settings: tuple[str, ...] = ()) -> Answer:
-        pairs = [word for setting in settings for word in ("--set", setting)]
-        monkeypatch.setattr(sys, "argv", ["afdsim", *arguments, *pairs])
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        with redirect_stdout(out), redirect_stderr(err):
-            try:
-                main()
-            except SystemExit as ended:
-                code = int(ended.code or 0)
-        return Answer(code, out.getvalue(), err.getvalue())
 
     return call
 
@@ -77,14 +52,14 @@ def one_line(text: str) -> str:
     ],
 )
 def test_verbs_of_a_scenario_print_its_name_as_written(
-    afdsim: Afdsim, arguments: tuple[str, ...], code: int
+    afdsim: Call, arguments: tuple[str, ...], code: int
 ) -> None:
     answer = afdsim(*arguments, settings=(*SMALL, f"name={json.dumps(NAME)}"))
     assert answer.code == code, answer.err
     assert NAME in one_line(answer.out)
 
 
-def test_capacity_prints_the_name_as_written(afdsim: Afdsim) -> None:
+def test_capacity_prints_the_name_as_written(afdsim: Call) -> None:
     answer = afdsim(
         *("capacity", "poisson-example", "--precision", "0.5", "--replications", "2"),
         settings=(
@@ -98,7 +73,7 @@ def test_capacity_prints_the_name_as_written(afdsim: Afdsim) -> None:
     assert NAME in one_line(answer.out)
 
 
-def test_cards_are_listed_with_their_titles_as_written(afdsim: Afdsim) -> None:
+def test_cards_are_listed_with_their_titles_as_written(afdsim: Call) -> None:
     assert NAME in one_line(afdsim("models").out)
     assert NAME in one_line(afdsim("theory", "hostile").out)
     assert any(row["title"] == NAME for row in json.loads(afdsim("models", "--json").out))
@@ -123,9 +98,7 @@ published:
 """
 
 
-def test_a_sweep_keeps_families_as_written_and_its_csv_inert(
-    afdsim: Afdsim, tmp_path: Path
-) -> None:
+def test_a_sweep_keeps_families_as_written_and_its_csv_inert(afdsim: Call, tmp_path: Path) -> None:
     (tmp_path / "hostile.yaml").write_text(SWEEP)
     answer = afdsim("sweep", "hostile.yaml", "--workers", "1", "--explain")
     assert answer.code == 0, answer.err
@@ -145,7 +118,7 @@ def test_a_sweep_keeps_families_as_written_and_its_csv_inert(
     assert "<b>z</b>" not in (tmp_path / "both.html").read_text()
 
 
-def test_a_study_shows_its_sides_and_values_as_written(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_a_study_shows_its_sides_and_values_as_written(afdsim: Call, tmp_path: Path) -> None:
     hostile = json.dumps(NAME)
     path = small_study.write(tmp_path, ("    slow:", f"    {hostile}:"), ("[slow]", f"[{hostile}]"))
     path.write_text(path.read_text().replace("name: small", f"name: {hostile}"))
@@ -161,7 +134,7 @@ def test_a_study_shows_its_sides_and_values_as_written(afdsim: Afdsim, tmp_path:
     "arguments",
     [("run", NAME), ("validate", NAME), ("models", "show", NAME), ("sweep", NAME), ("study", NAME)],
 )
-def test_unknown_names_are_told_as_written(afdsim: Afdsim, arguments: tuple[str, ...]) -> None:
+def test_unknown_names_are_told_as_written(afdsim: Call, arguments: tuple[str, ...]) -> None:
     answer = afdsim(*arguments)
     assert answer.code == 3
     assert NAME in answer.err
@@ -169,7 +142,7 @@ def test_unknown_names_are_told_as_written(afdsim: Afdsim, arguments: tuple[str,
 
 
 @pytest.mark.parametrize("verb", ["run", "validate", "plot", "explain", "theory"])
-def test_escapes_in_arguments_never_reach_the_terminal(afdsim: Afdsim, verb: str) -> None:
+def test_escapes_in_arguments_never_reach_the_terminal(afdsim: Call, verb: str) -> None:
     answer = afdsim(verb, "\x1b[31mred\x9b")
     assert answer.code == 3
     assert "\\x1b[31mred\\x9b" in answer.err
@@ -180,7 +153,7 @@ def test_escapes_in_arguments_never_reach_the_terminal(afdsim: Afdsim, verb: str
     "name",
     ["../x", "/abs", ".", "..", "", ".hidden", "-x", "a/b", "a b", "a\nb", "a\0b", "n" * 300],
 )
-def test_new_takes_names_of_files_alone(afdsim: Afdsim, tmp_path: Path, name: str) -> None:
+def test_new_takes_names_of_files_alone(afdsim: Call, tmp_path: Path, name: str) -> None:
     before = sorted(tmp_path.rglob("*"))
     answer = afdsim("new", "--", name)
     assert answer.code == 3
@@ -189,13 +162,13 @@ def test_new_takes_names_of_files_alone(afdsim: Afdsim, tmp_path: Path, name: st
 
 
 @pytest.mark.parametrize("name", ["yes", "123", "null", "1e3"])
-def test_a_new_name_that_yaml_would_read_otherwise_stays_a_name(afdsim: Afdsim, name: str) -> None:
+def test_a_new_name_that_yaml_would_read_otherwise_stays_a_name(afdsim: Call, name: str) -> None:
     assert afdsim("new", name).code == 0
     assert afdsim("validate", name).code == 0
 
 
 @pytest.mark.parametrize("long", ["a" * 300, "a" * 300 + ".yaml", "b/" + "a" * 5000])
-def test_paths_that_no_file_system_takes(afdsim: Afdsim, long: str) -> None:
+def test_paths_that_no_file_system_takes(afdsim: Call, long: str) -> None:
     refused: tuple[tuple[str, ...], ...] = (
         *(("run", long), ("validate", long), ("sweep", long), ("study", long), ("plot", long)),
         *(("explain", long), ("models", "show", long), ("hardware", "show", long)),
@@ -218,7 +191,7 @@ def test_paths_that_no_file_system_takes(afdsim: Afdsim, long: str) -> None:
         assert answer.code == 6, (arguments[:2], answer.err)
 
 
-def test_a_card_that_is_shown_cannot_steer_the_terminal(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_a_card_that_is_shown_cannot_steer_the_terminal(afdsim: Call, tmp_path: Path) -> None:
     path = tmp_path / "scenarios/models/coloured.yaml"
     path.write_text("kind: model # \x1b[31mred\n")
     answer = afdsim("models", "show", "coloured")

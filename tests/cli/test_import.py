@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.cli.test_verbs import Afdsim, afdsim, left_behind
+from tests.command_line import Call, left_behind
 from tests.huggingface_configs import FAMILIES
-
-__all__ = ["afdsim"]
 
 LITE = "deepseek-ai/DeepSeek-V2-Lite"
 
@@ -21,7 +19,7 @@ def config(folder: Path, **keys: Any) -> str:
     return str(path)
 
 
-def test_import_writes_a_card_that_models_lists(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_import_writes_a_card_that_models_lists(afdsim: Call, tmp_path: Path) -> None:
     answer = afdsim("models", "import", config(tmp_path))
     assert answer.code == 0
     assert "15.71 B" in answer.out
@@ -30,7 +28,7 @@ def test_import_writes_a_card_that_models_lists(afdsim: Afdsim, tmp_path: Path) 
     assert "kv_lora: 512 # kv_lora_rank" in shown.out
 
 
-def test_import_prints_one_json_object(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_import_prints_one_json_object(afdsim: Call, tmp_path: Path) -> None:
     answer = afdsim("models", "import", config(tmp_path), "--json", "--name", "lite")
     told = json.loads(answer.out)
     assert {"name", "parameters", "active_parameters", "kv_bytes_per_token"} <= set(told)
@@ -41,7 +39,7 @@ def test_import_prints_one_json_object(afdsim: Afdsim, tmp_path: Path) -> None:
     assert told["file"] == "scenarios/models/lite.yaml"
 
 
-def test_a_card_is_never_overwritten(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_a_card_is_never_overwritten(afdsim: Call, tmp_path: Path) -> None:
     given = config(tmp_path)
     assert afdsim("models", "import", given).code == 0
     again = json.loads(afdsim("models", "import", given, "--json").out)
@@ -58,7 +56,7 @@ def test_a_card_is_never_overwritten(afdsim: Afdsim, tmp_path: Path) -> None:
     ]
 
 
-def test_what_a_card_cannot_express_needs_lossy(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_what_a_card_cannot_express_needs_lossy(afdsim: Call, tmp_path: Path) -> None:
     given = config(tmp_path, num_kv_shared_layers=3)
     answer = afdsim("models", "import", given, "--json")
     assert answer.code == 4
@@ -72,7 +70,7 @@ def test_what_a_card_cannot_express_needs_lossy(afdsim: Afdsim, tmp_path: Path) 
     assert "left out: num_kv_shared_layers" in answer.err
 
 
-def test_import_refuses_what_is_no_config(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_import_refuses_what_is_no_config(afdsim: Call, tmp_path: Path) -> None:
     answer = afdsim("models", "import", str(tmp_path))
     assert (answer.code, answer.out) == (3, "")
     assert "config.json" in answer.err
@@ -80,7 +78,7 @@ def test_import_refuses_what_is_no_config(afdsim: Afdsim, tmp_path: Path) -> Non
     assert not (tmp_path.parent / "x.yaml").exists()
 
 
-def test_the_context_over_which_windows_are_shared(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_the_context_over_which_windows_are_shared(afdsim: Call, tmp_path: Path) -> None:
     given = tmp_path / "google--gemma-3-27b-it.json"
     given.write_text(json.dumps(FAMILIES["google/gemma-3-27b-it"].config), encoding="utf-8")
     found = [
@@ -92,7 +90,7 @@ def test_the_context_over_which_windows_are_shared(afdsim: Afdsim, tmp_path: Pat
     assert found[1]["kv_bytes_per_token"] == (10 + 52 / 32) * token
 
 
-def test_new_puts_a_model_into_a_scenario(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_new_puts_a_model_into_a_scenario(afdsim: Call, tmp_path: Path) -> None:
     quantization = {"quant_method": "fp8", "weight_block_size": [128, 128]}
     given = config(tmp_path, quantization_config=quantization)
     assert afdsim("models", "import", given, "--name", "lite-fp8").code == 0

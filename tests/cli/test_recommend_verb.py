@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from sim.cli import main
 from sim.study import recommendation
 from sim.study.question import Question, asked
 from sim.study.recommendation import Recommendation
 from sim.study.rounds import RoundProgress, Tell
+from tests.command_line import Ended, call, left_behind
 
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Ask = Callable[..., Answer]
+Ask = Callable[..., Ended]
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +33,12 @@ def recommend(loaded_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     small = {"model": str(loaded_model), "gpus": "8xh800", "context": "2000", "output": "200"}
     small |= {"tpot": "2", "workers": "1"}
 
-    def call(*more: str, **changed: str | None) -> Answer:
+    def ask(*more: str, **changed: str | None) -> Ended:
         given = {name: value for name, value in {**small, **changed}.items() if value is not None}
         words = [word for name, value in given.items() for word in (f"--{name}", value)]
-        monkeypatch.setattr(sys, "argv", ["afdsim", "recommend", *words, *more])
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        with redirect_stdout(out), redirect_stderr(err):
-            try:
-                main()
-            except SystemExit as ended:
-                code = int(ended.code or 0)
-        return Answer(code, out.getvalue(), err.getvalue())
+        return call("recommend", *words, *more)
 
-    return call
+    return ask
 
 
 @pytest.fixture
@@ -69,10 +52,6 @@ def answered(recommend: Ask, known: Recommendation, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(recommendation, "recommended", made)
     return recommend
-
-
-def left_behind(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def kinds(known: Recommendation) -> dict[str, str]:

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
 import re
-import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from sim.cli import main
 from sim.inputs import cards, scenario
+from tests.command_line import Call, left_behind
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,47 +25,11 @@ SMALL = (
 )
 
 
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Afdsim = Callable[..., Answer]
-
-
-@pytest.fixture
-def afdsim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Afdsim:
-    """Return a function that runs the command line in an empty directory.
-
-    It runs in this process, which has imported all of it; tests/docs and tests/faults start it
-    anew.
-    """
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str, settings: tuple[str, ...] = ()) -> Answer:
-        pairs = [word for setting in settings for word in ("--set", setting)]
-        monkeypatch.setattr(sys, "argv", ["afdsim", *arguments, *pairs])
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        with redirect_stdout(out), redirect_stderr(err):
-            try:
-                main()
-            except SystemExit as ended:
-                code = int(ended.code or 0)
-        return Answer(code, out.getvalue(), err.getvalue())
-
-    return call
-
-
-def left_behind(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
 def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-def test_run_prints_one_json_object_with_the_promised_figures(afdsim: Afdsim) -> None:
+def test_run_prints_one_json_object_with_the_promised_figures(afdsim: Call) -> None:
     answer = afdsim("run", "step3-2a2f", "--json", settings=SMALL)
     assert answer.code == 0
     figures = json.loads(answer.out)
@@ -94,7 +53,7 @@ def test_run_prints_one_json_object_with_the_promised_figures(afdsim: Afdsim) ->
 
 
 def test_run_saves_tables_with_provenance_and_never_overwrites(
-    afdsim: Afdsim, tmp_path: Path
+    afdsim: Call, tmp_path: Path
 ) -> None:
     for _ in range(2):
         assert afdsim("run", "step3-2a2f", "--out", "here", settings=SMALL).code == 0
@@ -110,7 +69,7 @@ def test_run_saves_tables_with_provenance_and_never_overwrites(
     assert run["calibration"].keys() == {"h800"}
 
 
-def test_run_gives_the_figures_of_all_replications(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_run_gives_the_figures_of_all_replications(afdsim: Call, tmp_path: Path) -> None:
     settings = (*SMALL, "simulation.replications=3", "workload.arrivals.concurrency=250")
     call = ("run", "step3-2a2f", "--json", "--out")
     one = afdsim(*call, "one", settings=settings)
@@ -126,7 +85,7 @@ def test_run_gives_the_figures_of_all_replications(afdsim: Afdsim, tmp_path: Pat
     assert figures["tpot_ms_mean"] == pytest.approx(sum(tpot) / 3)
 
 
-def test_compare_tells_which_is_faster_and_how_surely(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_compare_tells_which_is_faster_and_how_surely(afdsim: Call, tmp_path: Path) -> None:
     narrow = ("--set-b", "workload.arrivals.concurrency=128")
     answer = afdsim("compare", "step3-2a2f", "step3-2a2f", *narrow, settings=SMALL)
     assert answer.code == 0
@@ -146,7 +105,7 @@ def test_compare_tells_which_is_faster_and_how_surely(afdsim: Afdsim, tmp_path: 
     assert left_behind(tmp_path) == []
 
 
-def test_capacity_prints_the_limit_and_what_was_tried(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_capacity_prints_the_limit_and_what_was_tried(afdsim: Call, tmp_path: Path) -> None:
     settings = (
         "workload.arrivals.requests=60",
         "workload.lengths.output={kind: fixed, tokens: 20}",
@@ -167,7 +126,7 @@ def test_capacity_prints_the_limit_and_what_was_tried(afdsim: Afdsim, tmp_path: 
 
 
 def test_coverage_prints_what_is_measured_before_anything_runs(
-    afdsim: Afdsim, tmp_path: Path
+    afdsim: Call, tmp_path: Path
 ) -> None:
     call = ("coverage", "deepseek-v3", "h200-sxm", "--software", "sglang", "--batch", "32")
     answer = afdsim(*call)
@@ -188,7 +147,7 @@ def test_coverage_prints_what_is_measured_before_anything_runs(
     assert left_behind(tmp_path) == []
 
 
-def test_run_says_in_one_line_what_is_measured(afdsim: Afdsim) -> None:
+def test_run_says_in_one_line_what_is_measured(afdsim: Call) -> None:
     bound = ("simulation.engine=bound",)
     told = afdsim("run", "step3-2a2f", settings=bound).err.splitlines()
     sentence = json.loads(afdsim("coverage", "step3-2a2f", "--json", settings=bound).out)[
@@ -200,7 +159,7 @@ def test_run_says_in_one_line_what_is_measured(afdsim: Afdsim) -> None:
     assert "kernels was measured on mi300x" in ran.err
 
 
-def test_costs_appear_where_all_gpus_have_a_price(afdsim: Afdsim) -> None:
+def test_costs_appear_where_all_gpus_have_a_price(afdsim: Call) -> None:
     call = ("explain", "dsv3-ep8-h200")
     assert "USD" not in afdsim(*call).out
     found = afdsim(*call, "--price", "h200-sxm=2.5", "--json")
@@ -221,7 +180,7 @@ def test_costs_appear_where_all_gpus_have_a_price(afdsim: Afdsim) -> None:
     assert {row["afd_attention_accelerator"] for row in rows} == {"b200"}
 
 
-def test_capacity_prices_the_tokens_at_the_limit(afdsim: Afdsim) -> None:
+def test_capacity_prices_the_tokens_at_the_limit(afdsim: Call) -> None:
     settings = (
         "workload.arrivals.requests=60",
         "workload.lengths.output={kind: fixed, tokens: 20}",
@@ -235,7 +194,7 @@ def test_capacity_prices_the_tokens_at_the_limit(afdsim: Afdsim) -> None:
     assert found["usd_per_1m_tokens"] == pytest.approx(expected)
 
 
-def test_run_records_a_timeline_of_chosen_layers(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_run_records_a_timeline_of_chosen_layers(afdsim: Call, tmp_path: Path) -> None:
     answer = afdsim("run", "step3-2a2f", "--timeline", "4:5", "--out", "t", settings=SMALL)
     assert answer.code == 0
     rows = table(tmp_path / "t/timeline.csv")
@@ -244,7 +203,7 @@ def test_run_records_a_timeline_of_chosen_layers(afdsim: Afdsim, tmp_path: Path)
     assert all(int(row["start_ns"]) <= int(row["end_ns"]) for row in rows)
 
 
-def test_timeline_writes_a_trace_and_nothing_else(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_timeline_writes_a_trace_and_nothing_else(afdsim: Call, tmp_path: Path) -> None:
     answer = afdsim("timeline", "step3-2a2f", "--steps", "2:2", "--layers", "4:5", settings=SMALL)
     assert answer.code == 0, answer.err
     assert answer.out == ""
@@ -254,7 +213,7 @@ def test_timeline_writes_a_trace_and_nothing_else(afdsim: Afdsim, tmp_path: Path
     assert {e["args"]["layer"] for e in trace["traceEvents"] if e["ph"] == "X"} == {4, 5}
 
 
-def test_explain_prints_sentences_and_tables(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_explain_prints_sentences_and_tables(afdsim: Call, tmp_path: Path) -> None:
     answer = afdsim("explain", "step3-2a2f", settings=SMALL)
     assert (answer.code, answer.err) == (0, "")
     first = answer.out.splitlines()[0]
@@ -267,7 +226,7 @@ def test_explain_prints_sentences_and_tables(afdsim: Afdsim, tmp_path: Path) -> 
     assert left_behind(tmp_path) == []
 
 
-def test_explain_says_which_balanced_shape_cannot_run(afdsim: Afdsim) -> None:
+def test_explain_says_which_balanced_shape_cannot_run(afdsim: Call) -> None:
     sides = ("deployment.attention.instances=4", "deployment.ffn.instances=2")
     load = "workload.arrivals.concurrency=1728"
     answer = afdsim("explain", "dsv3-afd", settings=(*sides, load))
@@ -275,7 +234,7 @@ def test_explain_says_which_balanced_shape_cannot_run(afdsim: Afdsim) -> None:
     assert "refused: KV cache needs" in answer.out
 
 
-def test_explain_prints_one_json_object(afdsim: Afdsim) -> None:
+def test_explain_prints_one_json_object(afdsim: Call) -> None:
     for name, settings in (("step3-2a2f", SMALL), ("qwen3-ep16", ())):
         found = json.loads(afdsim("explain", name, "--json", settings=settings).out)
         promised = (
@@ -293,7 +252,7 @@ def test_explain_prints_one_json_object(afdsim: Afdsim) -> None:
         assert {own, "ideal_micro_batches", "shapes"} <= found["balance"].keys()
 
 
-def test_explain_finds_the_ratio_for_contexts_that_differ(afdsim: Afdsim) -> None:
+def test_explain_finds_the_ratio_for_contexts_that_differ(afdsim: Call) -> None:
     prompts = "workload.lengths.prompt={kind: lognormal, mean: 3000, cv: 1.0, max_tokens: 50000}"
     call = ("explain", "step3-2a2f", "--stochastic")
     shown = afdsim(*call, settings=(prompts,))
@@ -309,7 +268,7 @@ def test_explain_finds_the_ratio_for_contexts_that_differ(afdsim: Afdsim) -> Non
     assert "only AFD has a ratio" in answer.err
 
 
-def test_explain_draws_the_pipeline_on_one_page(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_explain_draws_the_pipeline_on_one_page(afdsim: Call, tmp_path: Path) -> None:
     for _ in range(2):
         answer = afdsim("explain", "step3-2a2f", "--picture", "new/p.html", settings=SMALL)
         assert (answer.code, answer.err) == (0, "wrote new/p.html\n")
@@ -327,13 +286,13 @@ def test_explain_draws_the_pipeline_on_one_page(afdsim: Afdsim, tmp_path: Path) 
     assert left_behind(tmp_path) == ["new/p.html"]
 
 
-def test_validate_checks_studies(afdsim: Afdsim) -> None:
+def test_validate_checks_studies(afdsim: Call) -> None:
     answer = afdsim("validate", str(cards.study("afd-vs-ep")))
     assert answer.code == 0
     assert "39 cells, all well formed" in answer.err
 
 
-def test_validate_reports_all_mistakes_at_once(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_validate_reports_all_mistakes_at_once(afdsim: Call, tmp_path: Path) -> None:
     assert afdsim("new", "mine").code == 0
     path = tmp_path / "scenarios/mine.yaml"
     text = path.read_text().replace("model: step3", "model: step4")
@@ -349,7 +308,7 @@ def test_validate_reports_all_mistakes_at_once(afdsim: Afdsim, tmp_path: Path) -
     assert all("scenarios/mine.yaml:" in line for line in lines)
 
 
-def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
+def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Call) -> None:
     scenarios = [path.stem for path in (ROOT / "scenarios").glob("*.yaml")]
     sweeps = [path.stem for path in (ROOT / "scenarios/sweeps").glob("*.yaml")]
     assert len(scenarios) >= 10
@@ -426,7 +385,7 @@ def test_every_shipped_scenario_and_sweep_is_valid(afdsim: Afdsim) -> None:
     ],
 )
 def test_bad_input_has_its_exit_code_and_leaves_nothing(
-    afdsim: Afdsim,
+    afdsim: Call,
     tmp_path: Path,
     arguments: tuple[str, ...],
     settings: tuple[str, ...],
@@ -461,7 +420,7 @@ published:
 """
 
 
-def test_sweep_is_the_same_with_one_and_two_workers(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_sweep_is_the_same_with_one_and_two_workers(afdsim: Call, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(SWEEP.format(slo=70))
     for workers in ("1", "2"):
         answer = afdsim("sweep", "tiny.yaml", "--workers", workers, "--out", f"w{workers}")
@@ -479,7 +438,7 @@ def test_sweep_is_the_same_with_one_and_two_workers(afdsim: Afdsim, tmp_path: Pa
 
 
 def test_a_sweep_goes_on_in_its_directory_and_says_why_points_run(
-    afdsim: Afdsim, tmp_path: Path
+    afdsim: Call, tmp_path: Path
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(SWEEP.format(slo=70))
     folder = tmp_path / "results/runs/tiny"
@@ -505,7 +464,7 @@ def test_a_sweep_goes_on_in_its_directory_and_says_why_points_run(
     assert left_behind(tmp_path / "results/runs") == [f"tiny/{name}" for name in sorted(before)]
 
 
-def test_sweep_into_a_directory_of_something_else_exits_6(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_sweep_into_a_directory_of_something_else_exits_6(afdsim: Call, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(SWEEP.format(slo=70))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes").write_text("years of work")
@@ -516,7 +475,7 @@ def test_sweep_into_a_directory_of_something_else_exits_6(afdsim: Afdsim, tmp_pa
     assert left_behind(tmp_path) == ["mine/notes", "tiny.yaml"]
 
 
-def test_sweep_without_a_point_that_meets_the_slo_exits_4(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_sweep_without_a_point_that_meets_the_slo_exits_4(afdsim: Call, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(SWEEP.format(slo=1))
     answer = afdsim("sweep", "tiny.yaml", "--workers", "1", "--out", "s")
     assert answer.code == 4
@@ -525,7 +484,7 @@ def test_sweep_without_a_point_that_meets_the_slo_exits_4(afdsim: Afdsim, tmp_pa
     assert "exceeds 1 ms" in rows[0]["reason"]
 
 
-def test_sweep_mistakes_are_reported_before_anything_runs(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_sweep_mistakes_are_reported_before_anything_runs(afdsim: Call, tmp_path: Path) -> None:
     text = SWEEP.format(slo=70).replace("instances: [1, 2]", "instances: [1, -2, 3]")
     text = text.replace("base: step3-2a2f\n    set", "base: step3-2a2g\n    set")
     (tmp_path / "tiny.yaml").write_text(text)
@@ -540,7 +499,7 @@ def test_sweep_mistakes_are_reported_before_anything_runs(afdsim: Afdsim, tmp_pa
     assert left_behind(tmp_path) == ["tiny.yaml"]
 
 
-def test_plot_overlays_sweeps_offline(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_plot_overlays_sweeps_offline(afdsim: Call, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(SWEEP.format(slo=70))
     for name in ("a", "b"):
         afdsim("sweep", "tiny.yaml", "--workers", "1", "--out", name)
@@ -551,7 +510,7 @@ def test_plot_overlays_sweeps_offline(afdsim: Afdsim, tmp_path: Path) -> None:
     assert 'src="http' not in page
 
 
-def test_theory_json_and_csv_have_the_promised_fields(afdsim: Afdsim) -> None:
+def test_theory_json_and_csv_have_the_promised_fields(afdsim: Call) -> None:
     rows = json.loads(afdsim("theory", "step3", "qwen3-32b", "--json").out)
     fields = (
         "model context kv_bytes attention_flops linear_flops ffn_flops total_params active_params "
@@ -570,7 +529,7 @@ def test_theory_json_and_csv_have_the_promised_fields(afdsim: Afdsim) -> None:
     assert "attention_usd_per_1m.h20" in lines[0]
 
 
-def test_cards_and_schema_are_shown(afdsim: Afdsim) -> None:
+def test_cards_and_schema_are_shown(afdsim: Call) -> None:
     models = json.loads(afdsim("models", "--json").out)
     assert [each["model"] for each in models] == cards.names(cards.MODELS)
     assert "kind: model" in afdsim("models", "show", "step3").out
@@ -584,14 +543,14 @@ def test_cards_and_schema_are_shown(afdsim: Afdsim) -> None:
     assert schema["$defs"]["Afd"]["properties"]["micro_batches"]["description"]
 
 
-def test_new_scenario_runs_and_an_existing_one_is_kept(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_new_scenario_runs_and_an_existing_one_is_kept(afdsim: Call, tmp_path: Path) -> None:
     assert afdsim("new", "mine", "--from", "dsv3-ep128").code == 0
     assert afdsim("validate", "mine").code == 0
     assert afdsim("new", "mine").code == 2
     assert (tmp_path / "scenarios/mine.yaml").read_text().count("name: mine") == 1
 
 
-def test_run_with_the_bound_engine_gives_the_steady_state(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_run_with_the_bound_engine_gives_the_steady_state(afdsim: Call, tmp_path: Path) -> None:
     answer = afdsim(
         "run",
         "step3-2a2f",
@@ -610,7 +569,7 @@ def test_run_with_the_bound_engine_gives_the_steady_state(afdsim: Afdsim, tmp_pa
     assert json.loads((tmp_path / "steady" / "run.json").read_text())["engine"] == "bound"
 
 
-def test_the_bound_engine_refuses_what_it_cannot_do(afdsim: Afdsim) -> None:
+def test_the_bound_engine_refuses_what_it_cannot_do(afdsim: Call) -> None:
     answer = afdsim("run", "poisson-example", settings=("simulation.engine=bound",))
     assert answer.code == 3
     assert "workload.arrivals of kind closed" in answer.err
@@ -635,7 +594,7 @@ families:
 """
 
 
-def test_a_refined_sweep_goes_on_where_it_ended(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_a_refined_sweep_goes_on_where_it_ended(afdsim: Call, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(REFINED)
     first = afdsim("sweep", "tiny.yaml", "--workers", "2")
     assert first.code == 0, first.err
@@ -650,7 +609,7 @@ def test_a_refined_sweep_goes_on_where_it_ended(afdsim: Afdsim, tmp_path: Path) 
     assert (folder / "sweep.csv").read_bytes() == before
 
 
-def test_sweep_with_the_bound_engine_finds_batches(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_sweep_with_the_bound_engine_finds_batches(afdsim: Call, tmp_path: Path) -> None:
     text = REFINED.replace("refine: {pareto: 0.2}\n", "")
     text = text.replace("base: step3-2a2f\n", "base: step3-2a2f\n    max_batch_under_slo: mean\n")
     (tmp_path / "tiny.yaml").write_text(text)
@@ -673,7 +632,7 @@ OVERLOAD = (
 SCOPE = "decoding only; prefill is not included"
 
 
-def test_an_overloaded_run_warns_once_and_misses(afdsim: Afdsim) -> None:
+def test_an_overloaded_run_warns_once_and_misses(afdsim: Call) -> None:
     ran = afdsim("run", "poisson-example", "--json", settings=OVERLOAD)
     figures = json.loads(ran.out)
     assert ran.code == 0
@@ -690,7 +649,7 @@ def test_an_overloaded_run_warns_once_and_misses(afdsim: Afdsim) -> None:
     assert "unstable" not in shown.out
 
 
-def test_a_sweep_says_for_how_many_points_a_warning_holds(afdsim: Afdsim) -> None:
+def test_a_sweep_says_for_how_many_points_a_warning_holds(afdsim: Call) -> None:
     Path("s.yaml").write_text(
         "kind: sweep\nname: s\ndescription: two loads\nfamilies:\n"
         "  - {family: a, base: poisson-example, axes: [{workload.arrivals.requests_per_s: "
@@ -711,7 +670,7 @@ def test_a_sweep_says_for_how_many_points_a_warning_holds(afdsim: Afdsim) -> Non
     assert afdsim("sweep", "./s.yaml", "--workers", "1").out.count(SCOPE) == 1
 
 
-def test_a_comparison_warns_of_the_side_that_it_means(afdsim: Afdsim) -> None:
+def test_a_comparison_warns_of_the_side_that_it_means(afdsim: Call) -> None:
     b = ("--set-b", "workload.arrivals.requests_per_s=150")
     few = ("workload.arrivals.requests=40", *OVERLOAD[2:])
     ran = afdsim("compare", "poisson-example", "poisson-example", *b, "--most", "10", settings=few)
@@ -721,7 +680,7 @@ def test_a_comparison_warns_of_the_side_that_it_means(afdsim: Afdsim) -> None:
     assert ran.out.count(SCOPE) == 1
 
 
-def test_capacity_tells_its_progress_and_the_overload(afdsim: Afdsim) -> None:
+def test_capacity_tells_its_progress_and_the_overload(afdsim: Call) -> None:
     options = ("--replications", "2", "--precision", "1")
     few = ("workload.arrivals.requests=40",)
     ran = afdsim("capacity", "poisson-example", *options, settings=few)
@@ -732,7 +691,7 @@ def test_capacity_tells_its_progress_and_the_overload(afdsim: Afdsim) -> None:
     assert ran.out.count(SCOPE) == 1
 
 
-def test_an_output_without_a_name_is_refused_before_the_run(afdsim: Afdsim) -> None:
+def test_an_output_without_a_name_is_refused_before_the_run(afdsim: Call) -> None:
     answer = afdsim("run", "step3-2a2f", "--out", "")
     assert answer.code == 2
     assert "name the directory to create" in " ".join(answer.err.split())
@@ -741,14 +700,14 @@ def test_an_output_without_a_name_is_refused_before_the_run(afdsim: Afdsim) -> N
 POINTS = str(ROOT / "results" / "accuracy" / "points.csv")
 
 
-def test_accuracy_shows_the_scenario_of_a_row_and_runs_it(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_accuracy_shows_the_scenario_of_a_row_and_runs_it(afdsim: Call, tmp_path: Path) -> None:
     shown = afdsim("accuracy", POINTS, "--show", "step3-2a2f-peak")
     assert shown.code == 0
     (tmp_path / "row.yaml").write_text(shown.out, encoding="utf-8")
     assert afdsim("run", "./row.yaml", "--json").code == 0
 
 
-def test_accuracy_tells_mistakes_and_what_it_cannot_express(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_accuracy_tells_mistakes_and_what_it_cannot_express(afdsim: Call, tmp_path: Path) -> None:
     path = tmp_path / "few.csv"
     lines = Path(POINTS).read_text(encoding="utf-8").splitlines()
     wide = next(line.split(",")[0] for line in lines if "h100_sxm_trtllm_fp8" in line)
@@ -771,7 +730,7 @@ def test_accuracy_tells_mistakes_and_what_it_cannot_express(afdsim: Afdsim, tmp_
     assert afdsim("accuracy", "--stages", POINTS, "--show", "x").code == 2
 
 
-def test_run_shows_doubt_without_simulating(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_run_shows_doubt_without_simulating(afdsim: Call, tmp_path: Path) -> None:
     before = left_behind(tmp_path)
     answer = afdsim("run", "step3-2a2f-hopper", "--show", "doubt", "--json")
     assert answer.code == 0
@@ -788,7 +747,7 @@ def test_run_shows_doubt_without_simulating(afdsim: Afdsim, tmp_path: Path) -> N
     assert "what no source declares" in table
 
 
-def test_run_reoptimises_each_draw(afdsim: Afdsim) -> None:
+def test_run_reoptimises_each_draw(afdsim: Call) -> None:
     shown = ("run", "dsv3-ep8-h200", "--show", "doubt", "--reoptimise", "--set", "slo.tpot_ms=40")
     again = json.loads(afdsim(*shown, "--json").out)["reoptimised"]
     assert again["batch_p10"] <= again["batch"] <= again["batch_p90"]
@@ -798,7 +757,7 @@ def test_run_reoptimises_each_draw(afdsim: Afdsim) -> None:
     assert "closed" in answer.err
 
 
-def test_launch_prints_the_file_and_tells_the_rest(afdsim: Afdsim) -> None:
+def test_launch_prints_the_file_and_tells_the_rest(afdsim: Call) -> None:
     answer = afdsim("launch", "dsv3-ep8-h200", "--engine", "sglang")
     assert answer.code == 0
     assert answer.out.startswith("#!/usr/bin/env bash\n")
@@ -806,7 +765,7 @@ def test_launch_prints_the_file_and_tells_the_rest(afdsim: Afdsim) -> None:
     assert "not in the file: prefill" in answer.err
 
 
-def test_launch_writes_a_file_with_settings(afdsim: Afdsim, tmp_path: Path) -> None:
+def test_launch_writes_a_file_with_settings(afdsim: Call, tmp_path: Path) -> None:
     settings = ("memory.max_running_requests=80",)
     words = ("launch", "dsv3-ep8-h200", "--engine", "vllm", "--out", "serve.sh")
     answer = afdsim(*words, settings=settings)
@@ -825,7 +784,7 @@ def test_launch_writes_a_file_with_settings(afdsim: Afdsim, tmp_path: Path) -> N
         ("step3-2a2f", "vllm", 4, "take afd-plugin"),
     ],
 )
-def test_launch_refuses(afdsim: Afdsim, scenario: str, engine: str, code: int, told: str) -> None:
+def test_launch_refuses(afdsim: Call, scenario: str, engine: str, code: int, told: str) -> None:
     answer = afdsim("launch", scenario, "--engine", engine)
     assert (answer.code, answer.out) == (code, "")
     assert told in answer.err

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import resource
 import signal
-import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from sim import cli
+from tests.command_line import Ended, call
 from tests.mutations.mutants import SHORT, Mutant, mutant, written
 
 MOST_S = 10
@@ -25,27 +23,8 @@ CODES = {0, 2, 3, 4}
 CHUNK = 25
 
 
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 class TooLongError(BaseException):
     """Not an Exception, so that no verb takes it for a failure of its own."""
-
-
-def call(words: list[str]) -> Ended:
-    """Return how the command line ends."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["afdsim", *words])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    return Ended(code, out.getvalue(), err.getvalue())
 
 
 @contextmanager
@@ -73,7 +52,7 @@ def wrong_with(words: list[str]) -> tuple[str, Ended | None]:
     before = peak_bytes()
     try:
         with limited():
-            ended = call(words)
+            ended = call(*words)
     except TooLongError:
         return f"more than {MOST_S} s of CPU", None
     except BaseException:
@@ -144,7 +123,7 @@ def _compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("compiled"))
         for name in ("qwen3-ep16", "step3-2a2f-jitter", "poisson-example"):
-            call(["run", name, *SHORT])
+            call("run", name, *SHORT)
 
 
 @pytest.mark.parametrize("first", range(0, 200, CHUNK))
