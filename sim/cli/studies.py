@@ -85,7 +85,7 @@ def _print(study: Study, found: list[JudgedCell]) -> None:
     columns = [*study.dimensions, "verdict", f"{first} over {second}", "80 %", first, second]
     shown = Table(columns, study.description)
     for each in found:
-        margin = "–" if each.margin is None else f"{100 * each.margin:+.1f} %".replace("-", "−")
+        margin = "–" if each.margin is None else percent(each.margin)
         ends = [] if each.doubt is None else [percent(end) for end in each.doubt.interval(80)]
         doubt = " to ".join(ends) or "–"
         shapes = [described(entry["shape"], entry["settings"]) if entry else why or "–"

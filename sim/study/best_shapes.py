@@ -201,19 +201,23 @@ def bound_worth(scenario: Scenario, *, priced: bool, free: Collection[str] = ())
 
 
 def probe(first: Scenario, candidate: Candidate, priced: bool) -> Probe:
-    """Simulate a shape once, at the batch that the bound found.
-
-    Where the simulation is slower than the bound, the batch has to shrink: half of a TPOT is taken
-    to be there without the batch, as in `sim.steady.largest_load.largest`.
-    """
+    """Simulate a shape once, at the batch that the bound found."""
     scenario = first.with_settings(candidate.settings)
     try:
         figures = replicated(scenario.with_batch(candidate.requests))
     except InfeasibleError:
         return Probe(candidate, 0.0, {})
-    over = figures["tpot_ms_mean"] / scenario.slo.tpot_ms
-    likely = worth(figures, priced) * candidate.gain * float(2 - max(over, 1.0))
+    likely = worth(figures, priced) * candidate.gain * kept_within(scenario.slo.tpot_ms, figures)
     return Probe(candidate, likely, figures)
+
+
+def kept_within(limit_ms: float, figures: Figures) -> float:
+    """Return the share of its yield that a shape keeps when its batch shrinks to meet a TPOT.
+
+    The guess assumes that half of TPOT does not depend on the batch, as
+    `sim.steady.largest_load.largest` does.
+    """
+    return float(2 - max(figures["tpot_ms_mean"] / limit_ms, 1.0))
 
 
 def entry(

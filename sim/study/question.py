@@ -92,9 +92,10 @@ class Question:
         gpus = tuple(Gpus(2 * count, card) for card, count in used)
         return replace(self, gpus=gpus, rate=None if self.rate is None else 2 * self.rate)
 
-    def have(self, card: str) -> int:
-        """Return how many GPUs of a card there are."""
-        return sum(each.count for each in self.gpus if each.card == card)
+    def most(self, scenario: Scenario) -> int:
+        """Return how often a deployment fits on the GPUs, card by card."""
+        have = {each.card: each.count for each in self.gpus}
+        return min(have.get(card, 0) // gpus for card, gpus in needed(scenario).items())
 
     def fill(self, scenario: Scenario, tgs: float) -> Fill | None:
         """Return how often a deployment stands on the GPUs; None if not often enough.
@@ -102,11 +103,7 @@ class Question:
         Without a rate as often as they hold it; else as often as the rate takes, at `tgs` output
         tokens/s/GPU.
         """
-        needed: Counter[str] = Counter()
-        for card, gpus in scenario.deployment.gpus_by_card():
-            needed[card] += gpus
-        most = min(self.have(card) // gpus for card, gpus in needed.items())
-        gpus = scenario.gpu_count()
+        most, gpus = self.most(scenario), scenario.gpu_count()
         if self.rate is None:
             return Fill(most, most * gpus, self.total) if most else None
         times = max(1, math.ceil(self.rate * self.output / (tgs * gpus)))
@@ -153,6 +150,14 @@ class Fill:
     @property
     def share(self) -> float:
         return self.used / self.total
+
+
+def needed(scenario: Scenario) -> Counter[str]:
+    """Return the GPUs of a deployment by card."""
+    found: Counter[str] = Counter()
+    for card, gpus in scenario.deployment.gpus_by_card():
+        found[card] += gpus
+    return found
 
 
 def asked(

@@ -8,6 +8,7 @@ from typing import Any
 from sim.study.question import Question
 from sim.study.recommendation import Recommendation
 from sim.study.starting_points import assumptions
+from sim.study.verdicts import percent
 
 KIND = {"afd": "AFD", "ep": "EP"}
 
@@ -61,7 +62,7 @@ def margin_words(found: Recommendation) -> list[str]:
     if found.question.rate is not None:
         what += f", which takes {other.fill.used} GPUs"
     told = [
-        f"{what} (80 %: {_percent(low)} to {_percent(high)}; it leads with a probability of "
+        f"{what} (80 %: {percent(low)} to {percent(high)}; it leads with a probability of "
         f"{likely:.0%}{sure})."
     ]
     named = [part for part in margin.parts if part.source][:2]
@@ -76,7 +77,7 @@ def next_words(found: Recommendation) -> list[str]:
     more, rate = found.next_gpus, found.question.rate
     if more is None:
         return []
-    gain = f"{_percent(more.gain)} tokens/s/GPU"
+    gain = f"{percent(more.gain)} tokens/s/GPU"
     if abs(more.gain) < _NO_GAIN:
         gain = "no more tokens/s/GPU"
     if rate is not None:
@@ -116,7 +117,3 @@ def assumed(found: Recommendation) -> str:
 
 def _few(requests: float) -> str:
     return f"{requests:,.0f}" if requests >= 10 else f"{requests:.2g}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:+.1f} %".replace("-", "−")

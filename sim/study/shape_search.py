@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,8 +20,9 @@ from sim.metrics.steady_summary import steady_summary
 from sim.metrics.summary import usd_per_1m_tokens
 from sim.parallel.processes import Workers
 from sim.steady.state import steady_state, steady_states
-from sim.study.best_shapes import Candidate, screened
-from sim.study.question import Fill, Question
+from sim.study import best_shapes
+from sim.study.best_shapes import Candidate, kept_within, screened
+from sim.study.question import Fill, Question, needed
 from sim.study.rounds import Tell, called
 from sim.study.schema import Settings
 from sim.study.starting_points import SCREEN, SCREEN_AGAIN, StartingPoint
@@ -91,10 +91,7 @@ class Found:
         """Return the GPUs by card that are paid: all that there are, or those a rate takes."""
         if question.rate is None:
             return [(each.card, each.count) for each in question.gpus]
-        needed: Counter[str] = Counter()
-        for name, gpus in self.closed.deployment.gpus_by_card():
-            needed[name] += gpus * self.fill.times
-        return [*needed.items()]
+        return [(card, gpus * self.fill.times) for card, gpus in needed(self.closed).items()]
 
     @property
     def scenario(self) -> Scenario:
@@ -197,16 +194,9 @@ def _under_skew(side: StartingPoint, every: Sequence[Candidate]) -> list[Candida
     for each, state in zip(every, states, strict=True):
         if not isinstance(state, SimError):
             figures = steady_summary(state)
-            found.append(replace(each, worth=_likely(figures, side.first.slo.tpot_ms)))
+            tgs = figures["tgs"] * kept_within(side.first.slo.tpot_ms, figures)
+            found.append(replace(each, worth=tgs))
     return found
-
-
-def _likely(figures: Figures, limit_ms: float) -> float:
-    """Return tokens/s/GPU of a shape at its target, from figures near it.
-
-    Half of a TPOT is taken not to depend on the batch, as in `sim.steady.largest_load`.
-    """
-    return float(figures["tgs"] * (2 - max(figures["tpot_ms_mean"] / limit_ms, 1.0)))
 
 
 def _ranked(
@@ -232,13 +222,8 @@ class Probed:
 
 def probe(job: Screened) -> Probed:
     """Return what one simulation says of a shape."""
-    scenario = job.side.first.with_settings(job.candidate.settings)
-    try:
-        figures = replicated(scenario.with_batch(job.candidate.requests))
-    except InfeasibleError:
-        return Probed(job, {}, 0.0)
-    kept = _likely(figures, scenario.slo.tpot_ms) / job.candidate.worth
-    return Probed(job, figures, job.worth * kept)
+    found = best_shapes.probe(job.side.first, job.candidate, priced=False)
+    return Probed(job, found.figures, job.worth * (found.worth / job.candidate.worth))
 
 
 @dataclass(frozen=True)
@@ -280,9 +265,8 @@ def serving(job: tuple[Question, Found]) -> Found | None:
         steady_state(side.first.with_settings(quick).with_batch(found.requests))
     )
     slower = found.figures["tpot_ms_mean"] / steady["tpot_ms_mean"]
-    for times in range(found.fill.times, found.fill.times + _MORE_DEPLOYMENTS):
-        if times * gpus > question.total:
-            return None
+    most = min(found.fill.times + _MORE_DEPLOYMENTS - 1, question.most(found.closed))
+    for times in range(found.fill.times, most + 1):
         arrivals = question.arrivals(times)
         figures = replicated(side.with_arrivals(quick, arrivals))
         tpot_ms = figures[f"tpot_ms_{question.tpot_of}"]

@@ -11,16 +11,17 @@ import pytest
 
 import sim
 from sim.deployments import compile_deployment
+from sim.experiments.replications import Figures
 from sim.foundation.errors import InfeasibleError, ScenarioError
 from sim.inputs.variants import Variants
 from sim.pictures import recommendation_page
-from sim.study import recommendation_folder
+from sim.study import recommendation_folder, shape_search
 from sim.study.best_shapes import screened
 from sim.study.question import Fill, Question, asked, parse_gpus
 from sim.study.recommendation import Recommendation, recommend, recommended
 from sim.study.recommendation_words import command, headline, margin_words, next_words
 from sim.study.rounds import RoundProgress
-from sim.study.shape_search import Probed, Screened, Search, searched
+from sim.study.shape_search import Probed, Screened, Search, searched, serving
 from sim.study.starting_points import SCREEN, sides
 from sim.sweeps.shapes import shapes, with_copies
 
@@ -301,6 +302,25 @@ def test_a_rate_takes_as_many_deployments_as_emit_its_tokens() -> None:
     assert question.fill(scenario, 200.0) == Fill(times=2, used=64, total=64)
     assert question.worth(scenario, 200.0) == pytest.approx(10 * 1000 / 64, rel=1e-5)
     assert question.fill(scenario, 100.0) is None
+
+
+def test_a_rate_takes_no_more_of_a_card_than_there_are(
+    found: Recommendation, loaded_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def overloaded(scenario: sim.Scenario) -> Figures:
+        arrivals = scenario.workload.arrivals
+        assert arrivals.kind == "poisson"
+        tried.append(arrivals.requests_per_s)
+        return {"stable": False, "tpot_ms_mean": TPOT_MS}
+
+    monkeypatch.setattr(shape_search, "replicated", overloaded)
+    gpus = found.answer.closed.gpu_count()
+    question = ask(loaded_model, gpus=f"{2 * gpus}xh800+{8 * gpus}xh20", rate=6.0)
+    once = replace(found.answer, fill=Fill(1, gpus, gpus))
+    assert serving((question, once)) is None
+    assert tried == [6.0, 3.0]
 
 
 def test_of_as_many_gpus_the_faster_deployment_is_worth_more() -> None:
