@@ -6,31 +6,30 @@ The docstring under a field is its help in `afdsim schema`, in editors and in do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from sim.foundation.errors import ScenarioError, SimError, did_you_mean
+from sim.foundation.errors import ScenarioError, SimError
 from sim.foundation.units import DType, WeightFormat
-from sim.inputs import cards, prices
+from sim.inputs import cards
 from sim.inputs.admission import Admission
-from sim.inputs.arrivals import ClosedLoop, Trace
+from sim.inputs.arrivals import ClosedLoop
 from sim.inputs.base import Strict
 from sim.inputs.deployment import UNDIVIDED, DeploymentShape
 from sim.inputs.documents.document import Document, Loc, read
 from sim.inputs.documents.places import loc_of
-from sim.inputs.lengths import CsvLengths
 from sim.inputs.naming import Name, titles
-from sim.inputs.noise import EmpiricalNoise, Noise, read_factors
+from sim.inputs.noise import EmpiricalNoise, Noise
 from sim.inputs.prices import Price
-from sim.inputs.routing import MeasuredRouting, Routing, read_profiles
+from sim.inputs.references import bad_references
+from sim.inputs.routing import MeasuredRouting, Routing
 from sim.inputs.software import Software
 from sim.inputs.software.figures import or_profile
 from sim.inputs.software.resolution import stated, write_out
 from sim.inputs.sourced import Unsettled
-from sim.inputs.speculation import RecordedAcceptance, Speculation, read_accepted
+from sim.inputs.speculation import RecordedAcceptance, Speculation
 from sim.inputs.workload import Workload
 
 Positive = Annotated[float, Field(gt=0)]
@@ -311,9 +310,9 @@ def from_document(
         scenario = document.validate(Scenario, known)
     except ScenarioError as error:
         problems += error.problems
-    bad_references = _bad_references(document)
-    problems += bad_references
-    if scenario is None and not bad_references and fits is not None:
+    misnamed = bad_references(document)
+    problems += misnamed
+    if scenario is None and not misnamed and fits is not None:
         problems += _misfits(document, fits)
     if scenario is not None and not problems:
         problems += _bad_possibilities(scenario, document)
@@ -353,87 +352,3 @@ def _misfits(document: Document, fits: Fits) -> list[str]:
         lines = str(error).splitlines()
         return [document.problem_together(("deployment",), line) for line in lines]
     return []
-
-
-_REFERENCES: dict[Loc, tuple[str, str]] = {
-    ("model",): (cards.MODELS, "model"),
-    ("software", "measured_on"): (cards.MODELS, "model"),
-    ("deployment", "accelerator"): (cards.ACCELERATORS, "accelerator"),
-    ("deployment", "attention", "accelerator"): (cards.ACCELERATORS, "accelerator"),
-    ("deployment", "ffn", "accelerator"): (cards.ACCELERATORS, "accelerator"),
-    ("deployment", "fabric"): (cards.FABRICS, "fabric"),
-}
-
-
-def _bad_references(document: Document) -> list[str]:
-    """Return a problem for every card or file that is named and missing or wrong."""
-    problems = []
-    for loc, (folder, what) in _REFERENCES.items():
-        name = document.get(loc)
-        if isinstance(name, str):
-            try:
-                cards.check(folder, name, what)
-            except SimError as error:
-                problems += [document.problem(loc, line) for line in str(error).splitlines()]
-    used = [document.get(loc) for loc, of in _REFERENCES.items() if of[1] == "accelerator"]
-    problems += prices.wrong_names(document, [name for name in used if isinstance(name, str)])
-    tables: list[tuple[Loc, Callable[[str], object]]] = [(("routing", "path"), read_profiles)]
-    tasks = document.get(("noise", "tasks"))
-    for number in range(len(tasks) if isinstance(tasks, list) else 0):
-        tables.append((("noise", "tasks", number, "law", "path"), read_factors))
-    drafts = document.get(("speculation", "drafts"))
-    if isinstance(drafts, int):
-        recorded = partial(read_accepted, drafts=drafts)
-        tables.append((("speculation", "acceptance", "path"), recorded))
-    problems += _bad_tables(document, tables)
-    problems += _bad_draft_layer(document)
-    return problems + _bad_recordings(document)
-
-
-def _bad_draft_layer(document: Document) -> list[str]:
-    """Return a problem for each name of the drafting layer that the model card does not have."""
-    if document.get(("speculation", "draft_layer")) is None:
-        return []
-    try:
-        model = cards.model(str(document.get(("model",))))
-    except SimError:
-        return []  # told already
-    known: dict[str, Iterable[str]] = {"attention": model.attention, "ffn": model.ffn}
-    problems = []
-    for part, names in known.items():
-        loc = ("speculation", "draft_layer", part)
-        name = document.get(loc)
-        if isinstance(name, str) and name not in names:
-            remedy = did_you_mean(name, names)
-            problems.append(document.problem(loc, f"{model.name} has no such {part}: {remedy}"))
-    return problems
-
-
-def _bad_tables(
-    document: Document, tables: Iterable[tuple[Loc, Callable[[str], object]]]
-) -> list[str]:
-    """Return a problem for every bad line of the files that are named, each with its reader."""
-    problems = []
-    for loc, read_table in tables:
-        path = document.get(loc)
-        if isinstance(path, str):
-            try:
-                read_table(path)
-            except ScenarioError as error:
-                problems += [document.problem(loc, problem) for problem in error.problems]
-    return problems
-
-
-def _bad_recordings(document: Document) -> list[str]:
-    """Return a problem for every bad line of the lengths or trace that are named."""
-    problems = []
-    for loc, kind in (("workload", "lengths"), CsvLengths), (("workload", "arrivals"), Trace):
-        described = document.get(loc)
-        if isinstance(described, dict) and isinstance(described.get("path"), str):
-            try:
-                kind.model_validate(described).read()
-            except ValidationError:
-                continue  # told by the schema
-            except ScenarioError as error:
-                problems += [document.problem((*loc, "path"), p) for p in error.problems]
-    return problems

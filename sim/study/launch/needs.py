@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from sim.inputs.arrivals import ClosedLoop
 from sim.inputs.model import MoeFfn
 from sim.inputs.routing import EplbPlacement, Popularities
 from sim.inputs.scenario import Part, Scenario
+from sim.study.launch.parts import Option
 
 _PARTS: tuple[Part, ...] = ("attention", "o_proj", "dense", "experts")
 
@@ -67,14 +69,38 @@ class Needs:
         key = "lengths" if workload.lengths is not None else "arrivals"
         return Sized(workload.law.longest_context(), f"workload.{key}: prompt + output")
 
-    def kv_formats(self) -> list[str]:
+    def kv_option(
+        self, name: str, known: Mapping[str, str], engine: str, cannot: list[str]
+    ) -> list[Option]:
+        """Return the option of an engine that states the format of KV.
+
+        `known` are the engine's words by format. Of other formats, or several, `cannot` is told.
+        """
+        formats = self._kv_formats()
+        if len(formats) == 1 and formats[0] in known:
+            return [Option(name, known[formats[0]], self._kv_source)]
+        if formats:
+            told = f"{engine} has no option for KV in {' and '.join(formats)}"
+            cannot.append(f"{self._kv_source}: {told}")
+        return []
+
+    @property
+    def kv_tokens(self) -> Sized | None:
+        """KV of an attention GPU, tokens; None if the scenario states none."""
+        memory = self.scenario.memory
+        tokens = memory.stated_kv_tokens()
+        if tokens is None:
+            return None
+        return Sized(tokens, f"memory.{'kv_blocks' if memory.kv_tokens is None else 'kv_tokens'}")
+
+    def _kv_formats(self) -> list[str]:
         """Return the formats of what attention keeps per token, each once."""
         model, kv = cards.model(self.scenario.model), self.scenario.precision.kv
         kinds = (model.attention[layer.attention] for layer in model.layer_counts)
         return sorted({kind.cache_dtype(kv) for kind in kinds if kind.kept_elements()})
 
     @property
-    def kv_source(self) -> str:
+    def _kv_source(self) -> str:
         if self.scenario.precision.kv == "card":
             return f"precision.kv: kv_dtype of {self.scenario.model}"
         return "precision.kv"

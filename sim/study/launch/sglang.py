@@ -164,16 +164,10 @@ def _memory(needs: Needs, cannot: list[str]) -> list[Option]:
     static = float(stated.utilisation) - needs.reserved_share()
     reserve = "memory.utilisation less activation_reserve_gb and graphs"
     options = [Option("--mem-fraction-static", int(static * 1000) / 1000, reserve)]
-    formats = needs.kv_formats()
-    if len(formats) == 1 and formats[0] in _KV:
-        options.append(Option("--kv-cache-dtype", _KV[formats[0]], needs.kv_source))
-    elif formats:
-        cannot.append(f"{needs.kv_source}: SGLang has no option for KV in {' and '.join(formats)}")
+    options += needs.kv_option("--kv-cache-dtype", _KV, "SGLang", cannot)
     options.append(Option("--page-size", stated.kv_block_tokens, "memory.kv_block_tokens"))
-    tokens = stated.stated_kv_tokens()
-    if tokens is not None:
-        key = "memory.kv_tokens" if stated.kv_tokens is not None else "memory.kv_blocks"
-        options.append(Option("--max-total-tokens", tokens, key))
+    if needs.kv_tokens is not None:
+        options.append(Option("--max-total-tokens", *needs.kv_tokens))
     claims = needs.scenario.admission.kv
     told = f"watermark {claims.share:g}" if isinstance(claims, Watermark) else "reserve"
     cannot.append(

@@ -104,20 +104,11 @@ def _memory(needs: Needs, cannot: list[str]) -> list[Option]:
     source = "memory.utilisation: KV as a share of what weights and buffers leave"
     fraction = int(float(share) * 1000) / 1000
     options = [Option("--free-gpu-memory-fraction", fraction, source)]
-    formats = needs.kv_formats()
-    if len(formats) == 1 and formats[0] in _KV:
-        name = "--trtllm.kv_cache_config.dtype"
-        options.append(Option(name, _KV[formats[0]], needs.kv_source))
-    elif formats:
-        cannot.append(
-            f"{needs.kv_source}: TensorRT-LLM has no option for KV in {' and '.join(formats)}"
-        )
+    options += needs.kv_option("--trtllm.kv_cache_config.dtype", _KV, "TensorRT-LLM", cannot)
     for name in ("--kv-block-size", "--trtllm.kv_cache_config.tokens_per_block"):
         options.append(Option(name, stated.kv_block_tokens, "memory.kv_block_tokens"))
-    tokens = stated.stated_kv_tokens()
-    if tokens is not None:
-        key = "memory.kv_tokens" if stated.kv_tokens is not None else "memory.kv_blocks"
-        options.append(Option("--trtllm.kv_cache_config.max_tokens", tokens, key))
+    if needs.kv_tokens is not None:
+        options.append(Option("--trtllm.kv_cache_config.max_tokens", *needs.kv_tokens))
     grows = isinstance(needs.scenario.admission.kv, Watermark)
     policy = "MAX_UTILIZATION" if grows else "GUARANTEED_NO_EVICT"
     name = "--trtllm.scheduler_config.capacity_scheduler_policy"

@@ -202,15 +202,10 @@ def memory(needs: Needs, cannot: list[str]) -> list[Option]:
     stated = scenario.memory
     utilisation = float(stated.utilisation)
     options.append(Option("--gpu-memory-utilization", utilisation, "memory.utilisation"))
-    formats = needs.kv_formats()
-    if len(formats) == 1 and formats[0] in _KV:
-        options.append(Option("--kv-cache-dtype", _KV[formats[0]], needs.kv_source))
-    elif formats:
-        cannot.append(f"{needs.kv_source}: vLLM has no option for KV in {' and '.join(formats)}")
+    options += needs.kv_option("--kv-cache-dtype", _KV, "vLLM", cannot)
     options.append(Option("--block-size", stated.kv_block_tokens, "memory.kv_block_tokens"))
-    tokens = stated.stated_kv_tokens()
-    if tokens is not None:
-        key = "memory.kv_tokens" if stated.kv_tokens is not None else "memory.kv_blocks"
+    if needs.kv_tokens is not None:
+        tokens, key = needs.kv_tokens
         blocks = tokens // stated.kv_block_tokens
         options.append(Option("--num-gpu-blocks-override", blocks, key))
     claims = scenario.admission.kv
