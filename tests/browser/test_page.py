@@ -177,7 +177,7 @@ def test_a_click_chooses_a_point(page: Page) -> None:
         assert page.text("#chosen-point strong").startswith(f"AFD {shape}")
     for part in ("Busy and bubble", "attention.nic_out", "One layer", "Where kernel times"):
         assert part in chosen[-1]
-    assert len(page.all("#points tr.chosen")) == 1
+    assert len(page.all("#points [aria-current]")) == 1
     for row, said in ((8, "EP EP4"), (SMALL - 1, pages.ODD)):
         page.one(f"#points [data-point='{row}']").click()
         assert page.text("#chosen-point strong").startswith(said)
@@ -211,10 +211,10 @@ def test_the_keyboard_alone_reaches_every_point(page: Page) -> None:
     keys = ActionChains(page.browser)
     keys.send_keys(Keys.ARROW_DOWN, Keys.ARROW_DOWN, Keys.ARROW_UP, Keys.ENTER).perform()
     assert page.run("return document.activeElement === arguments[0]", rows[1])
-    assert page.one("#points tr.chosen") == rows[1]
+    assert page.one("#points [aria-current]") == rows[1]
     keys = ActionChains(page.browser)
     keys.send_keys(Keys.TAB, Keys.SPACE).perform()
-    assert page.one("#points tr.chosen") == rows[2]
+    assert page.one("#points [aria-current]") == rows[2]
 
 
 def test_a_small_screen_shows_all_of_it(browser: Chrome, small_page: Path) -> None:

@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import plotly
+import plotly.offline
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,3 +46,12 @@ def test_the_locks_agree() -> None:
     every = locked("dev")
     for more in ("cluster", "docs"):
         assert locked("run").items() <= locked(more).items() <= every.items()
+
+
+def test_the_basic_bundle_is_of_the_plotly_js_that_the_locked_plotly_brings() -> None:
+    if plotly.__version__ != locked("run")["plotly"]:
+        pytest.skip("another plotly than the lock's is installed")
+    basic = (ROOT / "sim/pictures/vendor/plotly-basic.min.js").read_text(encoding="utf-8")
+    version = re.compile(r"plotly\.js .*?v([\d.]+)")
+    texts = (basic, plotly.offline.get_plotlyjs())
+    assert len({version.findall(text[:200])[0] for text in texts}) == 1

@@ -143,9 +143,10 @@ function choose(point) {
     panel.append(heading("Where kernel times come from"), shares(point));
     panel.append(element("details", {}, element("summary", { textContent: "All figures" }), listed(everyFigure(point))));
   }
-  for (const row of document.querySelectorAll("tr.chosen")) row.classList.remove("chosen");
-  tableRow(point).classList.add("chosen");
-  document.querySelector(`#best tr[data-point="${point}"]`)?.classList.add("chosen");
+  for (const row of document.querySelectorAll("tr[aria-current]")) row.removeAttribute("aria-current");
+  for (const row of [tableRow(point), document.querySelector(`#best tr[data-point="${point}"]`)]) {
+    row?.setAttribute("aria-current", "true");
+  }
   compare();
   ringPoints();
   if (drawn.has("pareto")) Plotly.redraw("pareto");
@@ -170,7 +171,7 @@ function compare() {
   section.replaceChildren(
     element("p", {}, element("strong", { textContent: "A " }), nameOf(one)),
     element("p", {}, element("strong", { textContent: "B " }), nameOf(other)),
-    element("p", { textContent: `B has ${said.join(", ") || "the same figures"} than A.`.replace("figures than A", "figures as A") }),
+    element("p", { textContent: said.length ? `B has ${said.join(", ")} than A.` : "B has the same figures as A." }),
     element("p", { textContent: overlap(one, other) }),
   );
 }
@@ -178,7 +179,7 @@ function compare() {
 function change(one, other, column, more, less) {
   const [a, b] = [value(one, column), value(other, column)];
   if (!a || b === null || Math.abs(b / a - 1) < 5e-4) return "";
-  return `${Math.abs(100 * (b / a - 1)).toFixed(1)} % ${b > a ? more : less} (${shown(b)} after ${shown(a)})`.replace("after", "against");
+  return `${Math.abs(100 * (b / a - 1)).toFixed(1)} % ${b > a ? more : less} (${shown(b)} against ${shown(a)})`;
 }
 
 function overlap(one, other) {
@@ -191,13 +192,12 @@ function overlap(one, other) {
 // ---- rings around chosen and pinned points
 
 function ringPoints() {
-  const compared = pinned.length === 2 ? pinned : [...pinned];
   ring("pareto", data.ring, [chosen].filter((point) => point !== null && inPicture(point)), xOf, yOf);
-  ring("pareto", data.pinned, compared.filter(inPicture), xOf, yOf);
+  ring("pareto", data.pinned, pinned.filter(inPicture), xOf, yOf);
   const [x, y] = ["tpot_ms_mean", "usd_per_1m_tokens"].map((column) => (point) => value(point, column));
   const priced = (point) => point !== null && x(point) !== null && y(point) !== null;
   ring("cost", data.ring, [chosen].filter(priced), x, y);
-  ring("cost", data.pinned, compared.filter(priced), x, y);
+  ring("cost", data.pinned, pinned.filter(priced), x, y);
 }
 
 function ring(id, name, points, x, y) {

@@ -272,8 +272,8 @@ function notes() {
     const left = ((at(note.x) - range[0]) / (range[1] - range[0])) * across;
     // A measurement's name ends above its cross; where there is no room, it begins at the axis.
     const isLong = !upright && left < PUBLISHED_PX * note.text.length;
-    const moved = isLong ? { x: range[0], xanchor: "left", xshift: 2, yshift: 8 } : { x: at(note.x) };
-    return { ...note, y: upright ? note.y : at(note.y), ...moved };
+    const put = isLong ? { x: range[0], xanchor: "left", xshift: 2, yshift: 8 } : { x: at(note.x) };
+    return { ...note, y: upright ? note.y : at(note.y), ...put };
   });
   return [...moved, ...namesAlong(on)];
 }

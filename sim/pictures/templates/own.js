@@ -6,7 +6,7 @@ const OWN = "own measurements";
 // Return the rows of a CSV file as objects.
 function rowsOfCsv(text) {
   const cells = (line) =>
-    [...line.matchAll(/(?:^|,)(?:"((?:[^"]|"")*)"|([^,]*))/g)].map(([, quoted, plain]) => quoted?.replaceAll('""', '"') ?? plain);
+    [...`,${line}`.matchAll(/,(?:"((?:[^"]|"")*)"|([^,]*))/g)].map(([, quoted, plain]) => quoted?.replaceAll('""', '"') ?? plain);
   const [head, ...lines] = text.replace(/^\ufeff/, "").split(/\r?\n/).filter(Boolean);
   const names = cells(head ?? "");
   return lines.map((line) => Object.fromEntries(cells(line).map((cell, index) => [names[index], cell])));
