@@ -99,4 +99,4 @@ python:
 	@test -n "$(PYTHON)" || { echo 'afdsim needs Python 3.11 or later, with venv; name one: make PYTHON=/path/to/python3' >&2; exit 1; }
 
 clean:
-	rm -rf .venv .venv-newest .venv-lock dist
+	rm -rf .venv .venv-newest .venv-lock dist site

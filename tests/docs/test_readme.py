@@ -10,7 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
+
+from sim.pictures import intervals
+from sim.sweeps.sweep import Published
 
 ROOT = Path(__file__).resolve().parents[2]
 WALKS = ("README.md", "docs/tour.md", "docs/sweeps.md", "docs/bring-your-measurements.md")
@@ -74,6 +78,29 @@ def test_the_first_run_meets_its_target(clone: Path) -> None:
         f"{figures['tgs']:,.0f} tokens/s/GPU at a TPOT of {figures['tpot_ms_mean']:.1f} ms"
         in README
     )
+
+
+def test_the_intervals_beside_the_main_picture_are_those_of_its_table() -> None:
+    folder = ROOT / "results/step3-vs-dsv3"
+    sweep = json.loads((folder / "run.json").read_text(encoding="utf-8"))["sweep"]
+    table = pandas.read_csv(folder / "sweep.csv", low_memory=False)
+    rows = [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+    for measured in map(Published.model_validate, sweep["published"]):
+        found = intervals.held(measured, rows)
+        assert found
+        assert f"({intervals.told(found.low, found.high).removeprefix('80 %: ')})" in README
+
+
+def test_the_example_of_doubt_is_what_its_command_prints(tmp_path: Path) -> None:
+    page = (ROOT / "docs/doubt.md").read_text(encoding="utf-8")
+    command = re.search(r"^ +(afdsim run \S+ --show doubt)$", page, flags=re.MULTILINE)
+    assert command
+    printed = run(command[1].split(), tmp_path).stdout
+    stated, *ends = re.findall(r"^([\d,]+) tokens/s/GPU, from (.*) in 80 .*, from (.*) in 90",
+                               printed, flags=re.MULTILINE)[0]  # fmt: skip
+    assert f"| as stated (H800) | {stated} |" in page
+    for level, interval in zip((80, 90), ends, strict=True):
+        assert f"| {level} % interval | {interval} |" in page
 
 
 def test_make_targets_exist() -> None:
