@@ -132,7 +132,8 @@ def test_names_along_the_fronts_lie_apart(page: Page) -> None:
 
 
 def test_own_measurements_are_crosses_and_sentences(page: Page, tmp_path: Path) -> None:
-    head, rows = "id,requests_per_gpu,measured_tpot_ms,measured_tgs", '"a, b",80,40,\nc,,,\n,1,50,1500\n'
+    head = "id,requests_per_gpu,measured_tpot_ms,measured_tgs"
+    rows = '"a, b",80,40,\nc,,,\n,1,50,1500\n'
     (tmp_path / "own.csv").write_text(f"{head}\n{rows}")
     page.one("#measurements").send_keys(str(tmp_path / "own.csv"))
     said = page.wait(lambda: page.text("#own"))
