@@ -62,8 +62,10 @@ class _Cluster:
                 f"a cluster needs Dask ({error}); install it: pip install 'afdsim[cluster]'"
             ) from None
         self.address = address
-        # A lost scheduler is told by an error of ours; the client would log a traceback as well.
-        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+        # A lost scheduler is told by an error of ours; the client and its loop would log tracebacks
+        # as well.
+        for logger in ("distributed.client", "tornado.application"):
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
         try:
             connect: Any = distributed.Client
             self._client = connect(address, timeout=_CONNECT_S, set_as_default=False)

@@ -53,3 +53,11 @@ def test_copies_begin_with_the_fewest(ranks: int) -> None:
     assert found[0] == math.ceil(256 / ranks) * ranks - 256
     assert found == sorted(set(found))
     assert all((256 + each) % ranks == 0 for each in found)
+
+
+@pytest.mark.parametrize("name", ["dsv3-afd", "dsv3-ep128"])
+@pytest.mark.parametrize("gpus", [16, 40, 80, 88, 1000])
+def test_some_shapes_of_either_kind_take_all_gpus(name: str, gpus: int) -> None:
+    base = scenario.load(name)
+    variants = Variants(base.document())
+    assert gpus == max(variants.with_settings(each).gpu_count() for each in shapes(base, gpus))

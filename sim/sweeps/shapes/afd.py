@@ -66,7 +66,7 @@ class _Layout(NamedTuple):
         for ffn in counts(gpus // self.ffn_gpus):
             left = min(gpus - ffn * self.ffn_gpus, ffn * self.ffn_gpus * _MOST_RATIO)
             most = left // self.attention_gpus
-            for attention in dict.fromkeys((*counts(most), *([most] if most else ()))):
+            for attention in counts(most):
                 yield attention, ffn
 
 

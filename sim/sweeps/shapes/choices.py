@@ -21,8 +21,9 @@ _SHARE_LATENT = (1, 4)
 
 
 def counts(most: int) -> list[int]:
-    """Return the numbers of instances or nodes that are tried, up to `most`."""
-    return [count for count in _COUNTS if count <= most]
+    """Return the numbers of instances or nodes that are tried: some up to `most`, and `most`."""
+    tried = [count for count in _COUNTS if count <= most]
+    return [*tried, most] if most > 0 and most not in tried else tried
 
 
 def copies(experts: int, ranks: int, most: float = 1.0) -> list[int]:

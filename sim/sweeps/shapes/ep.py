@@ -23,12 +23,11 @@ def shapes(scenario: Scenario, gpus: int) -> Iterator[dict[str, Any]]:
     card, model = cards.accelerator(name), cards.model(scenario.model)
     experts, node = routed_experts(model), card.node.gpus
     kernels = [*_kernels(scenario, card)]
-    for nodes in counts(gpus // node):
+    domain = card.node.scale_up_domain_gpus
+    for nodes in counts((min(gpus, domain) if domain > node else gpus) // node):
         width = nodes * node
-        if width > card.node.scale_up_domain_gpus > node:
-            continue
         for overlap, tp, kernel in product(("none", "two_batch"), sharing(model, node), kernels):
-            if not (kernel == served.FUSED_EP and width > card.node.scale_up_domain_gpus):
+            if not (kernel == served.FUSED_EP and width > domain):
                 yield {
                     "deployment.gpus": width,
                     "deployment.redundant_experts": copies(experts, width)[0],
