@@ -67,6 +67,14 @@ def recommend(
         str | None, typer.Option(help="Format of the experts; default: the checkpoint's.")
     ] = None,
     kv: Annotated[str | None, typer.Option(help="Format of KV; default: the model card's.")] = None,
+    acceptance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="Try drafts, too, by the model's own module (MTP): the probability that one is "
+            "accepted if those before it are, of your requests.",
+        ),
+    ] = None,
     price: Annotated[
         list[str] | None,
         typer.Option(metavar="CARD=USD", help="Rent of a GPU, USD per hour; may be repeated."),
@@ -96,6 +104,7 @@ def recommend(
     from sim.study.recommendation import recommended
 
     _check(emit, most, sizing=rate is not None or trace is not None)
+    _check_acceptance(model, acceptance)
     question = asked(
         model=model,
         gpus=gpus,
@@ -109,6 +118,7 @@ def recommend(
         software=software,
         precision=precision,
         kv=kv,
+        acceptance=acceptance,
         prices={name: float(usd) for name, usd in prices.read_prices(price or ()).items()},
     )
     with pool_of(workers or processes.cores()) as pool:
@@ -138,6 +148,13 @@ def _check(engine: str | None, most: int | None, *, sizing: bool) -> None:
         raise typer.BadParameter(told, param_hint="--emit")
     if most is not None and not sizing:
         raise typer.BadParameter("goes with --rate or --trace", param_hint="--max-gpus")
+
+
+def _check_acceptance(model: str, acceptance: float | None) -> None:
+    from sim.study.question import wrong_acceptance
+
+    for problem in () if acceptance is None else wrong_acceptance(model, acceptance):
+        raise typer.BadParameter(problem, param_hint="--acceptance")
 
 
 def _emitted(

@@ -93,11 +93,14 @@ class ImportedModel:
         return {HEAD: layers + head, WITHOUT: layers, WITH: both}
 
     def draft_parameters(self) -> int:
-        """Return weights of the drafting layers, each taken as the last layer and a projection."""
-        last, hidden = self.card.layer_sequence[-1], self.card.hidden
-        ffn = self.card.found_ffn(last)
+        """Return weights of the drafting layers, a layer and a projection each.
+
+        Each is taken as the last layer where the card has none that drafts.
+        """
+        layer, hidden = self.card.draft_layer or self.card.layer_sequence[-1], self.card.hidden
+        ffn = self.card.found_ffn(layer)
         router = ffn.router_weights(hidden) if isinstance(ffn, MoeFfn) else 0
-        weights = self.card.attention[last.attention].weights(hidden) + router
+        weights = self.card.attention[layer.attention].weights(hidden) + router
         weights += 0 if ffn is None else ffn.weights(hidden)
         return self.read.draft_layers * (weights + 2 * hidden**2)
 

@@ -129,6 +129,13 @@ class Layer(Strict):
     """Absent: the next layer's attention follows at once (Nemotron)."""
 
 
+class DraftLayer(Layer):
+    """The layer of a multi-token prediction (MTP) module, which drafts tokens."""
+
+    source: str
+    """Where it was read that the model has one."""
+
+
 # Published models have up to some 130; every layer is a part of every step.
 MOST_LAYERS = 1_000
 
@@ -160,6 +167,9 @@ class ModelCard(Strict):
     """Kinds of FFN, each under a name that layers use."""
     layers: Annotated[list[LayerGroup], Field(min_length=1)]
     """The layers from first to last."""
+    draft_layer: DraftLayer | None = None
+    """The layer with which it drafts, by a multi-token prediction (MTP) module; absent: none, or none
+    that is published. A scenario's `speculation` says whether it does."""
     max_context_tokens: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Longest context that the model is published for; a run beyond it says so."""
     tied: bool = False
@@ -185,13 +195,18 @@ class ModelCard(Strict):
     def _check(self) -> ModelCard:
         for group in self.layers:
             for layer in group.pattern:
-                if layer.attention not in self.attention:
-                    remedy = did_you_mean(layer.attention, self.attention)
-                    raise ValueError(f"layers name attention {layer.attention!r}: {remedy}")
-                if layer.ffn is not None and layer.ffn not in self.ffn:
-                    remedy = did_you_mean(layer.ffn, self.ffn)
-                    raise ValueError(f"layers name ffn {layer.ffn!r}: {remedy}")
+                self._check_names(layer, "layers name")
+        if self.draft_layer is not None:
+            self._check_names(self.draft_layer, "draft_layer names")
         return self
+
+    def _check_names(self, layer: Layer, who: str) -> None:
+        if layer.attention not in self.attention:
+            remedy = did_you_mean(layer.attention, self.attention)
+            raise ValueError(f"{who} attention {layer.attention!r}: {remedy}")
+        if layer.ffn is not None and layer.ffn not in self.ffn:
+            remedy = did_you_mean(layer.ffn, self.ffn)
+            raise ValueError(f"{who} ffn {layer.ffn!r}: {remedy}")
 
     def with_layer(self, layer: Layer) -> ModelCard:
         """Return the card with another layer after its last."""

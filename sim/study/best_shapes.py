@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from sim.deployments import compile_deployment
@@ -29,7 +30,7 @@ from sim.study.cells import SideShapes, meets
 from sim.study.schema import Settings, Study
 from sim.sweeps.axes import crossed
 from sim.sweeps.shapes import shapes as built_shapes
-from sim.sweeps.shapes import with_copies
+from sim.sweeps.shapes import with_copies, with_drafts
 
 
 def worth(figures: Figures, priced: bool) -> float:
@@ -85,7 +86,7 @@ def best_shapes(shapes: SideShapes, study: Study, priced: bool) -> dict[str, Any
     counts["shapes"], counts["screened"] = len(every), len(rough)
     best = [each.settings for each in rough[: shortlist.reconsider]]
     if shapes.built is not None:
-        best = [*_copied(shapes.first, best)]
+        best = [*_with_more(shapes.first, best)]
     found, *_ = screened(shapes.first, best, screen, priced, between=True)
     probed = found[: shortlist.probe]
     kept, searched = contended(shapes.first, probed, shortlist.search, screen, priced)
@@ -148,12 +149,13 @@ def _all(shapes: SideShapes, variants: Variants) -> Iterator[Settings]:
             yield settings | shape
 
 
-def _copied(first: Scenario, every: Iterable[Settings]) -> Iterator[Settings]:
-    """Yield shapes with each number of copies of experts that they may have."""
+def _with_more(first: Scenario, every: Iterable[Settings]) -> Iterator[Settings]:
+    """Yield shapes with each number of copies of experts and of drafts that they may have."""
     variants = Variants(first.document())
     for settings in every:
-        for copies in with_copies(variants.with_settings(settings)):
-            yield settings | copies
+        scenario = variants.with_settings(settings)
+        for copies, drafts in product(with_copies(scenario), [{}, *with_drafts(scenario)]):
+            yield settings | copies | drafts
 
 
 def screened(

@@ -63,6 +63,8 @@ class Question:
     """Format of the experts; None: that of the checkpoint."""
     kv: str | None = None
     """Format of KV; None: as the model card says."""
+    acceptance: float | None = None
+    """Probability that a draft is accepted if those before it are; None: nothing is drafted."""
     prices: Mapping[str, float] = field(default_factory=dict)
     """Rent by card, USD per hour."""
     rate: float | None = None
@@ -169,6 +171,7 @@ def asked(
     rate: float | None = None,
     trace: str | None = None,
     max_gpus: int | None = None,
+    acceptance: float | None = None,
     **others: Any,
 ) -> Question:
     """Return a question; a trace brings context, output and rate that are not given.
@@ -178,6 +181,8 @@ def asked(
     """
     sizing = rate is not None or trace is not None
     problems = [*_wrong(tpot_ms, context, output, rate)]
+    if acceptance is not None:
+        problems += wrong_acceptance(model, acceptance)
     if max_gpus is not None and not sizing:
         problems.append("max_gpus goes with a rate or a trace: of given GPUs all are used")
     if context is None and trace is None:
@@ -205,6 +210,7 @@ def asked(
         output=output or OUTPUT_TOKENS,
         rate=rate,
         trace=recording,
+        acceptance=acceptance,
         **others,
     )
 
@@ -219,6 +225,21 @@ def _wrong(
     for name, tokens in (("context", context), ("output", output)):
         if tokens is not None and tokens < 2:
             yield f"{name} {tokens}: write at least 2 tokens"
+
+
+def wrong_acceptance(model: str, acceptance: float) -> Iterator[str]:
+    """Yield what is wrong with an acceptance: the figure, or a model that cannot draft.
+
+    Raises ScenarioError for an unknown model.
+    """
+    if not 0 < acceptance < 1:
+        yield f"acceptance {acceptance:g}: write a probability between 0 and 1, as 0.8"
+    card = cards.model(model)
+    if card.draft_layer is None:
+        yield (
+            f"the card of {card.name} has no draft_layer, the layer of a multi-token prediction "
+            "module: leave --acceptance out, or state the layer in a card of your own"
+        )
 
 
 def parse_gpus(text: str, most: int | None = None) -> tuple[Gpus, ...]:

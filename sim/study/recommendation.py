@@ -103,13 +103,15 @@ def recommend(
     software: str | None = None,
     precision: str | None = None,
     kv: str | None = None,
+    acceptance: float | None = None,
     prices: Mapping[str, float] | None = None,
     seed: int = 0,
     workers: int = 1,
 ) -> Recommendation:
     """Return what to run of a model on GPUs (`64xh200-sxm`, `32xh20+32xh800`) within a TPOT.
 
-    With `rate` (requests/s) or `trace`, the fewest GPUs that serve it. What is left open is as the
+    With `rate` (requests/s) or `trace`, the fewest GPUs that serve it. With `acceptance`, drafts are
+    tried: the probability that one is accepted if those before it are. What is left open is as the
     command line takes it. Raises ScenarioError for a question that cannot be asked, InfeasibleError
     if no shape meets the target.
     """
@@ -126,6 +128,7 @@ def recommend(
         software=software,
         precision=precision,
         kv=kv,
+        acceptance=acceptance,
         prices=prices or {},
         seed=seed,
     )

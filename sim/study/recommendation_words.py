@@ -102,6 +102,7 @@ def command(question: Question) -> str:
         "--software": question.software,
         "--precision": question.precision,
         "--kv": question.kv,
+        "--acceptance": None if question.acceptance is None else f"{question.acceptance:g}",
     }
     words = [str(word) for each in options.items() if each[1] is not None for word in each]
     words += ["--p99"] if question.tpot_of == "p99" else []

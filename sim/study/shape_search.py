@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,7 @@ from sim.study.question import Fill, Question, needed
 from sim.study.rounds import Tell, called
 from sim.study.schema import Settings
 from sim.study.starting_points import SCREEN, SCREEN_AGAIN, StartingPoint
-from sim.sweeps.shapes import shapes, with_copies
+from sim.sweeps.shapes import shapes, with_copies, with_drafts
 
 KINDS = ("afd", "ep")
 
@@ -166,21 +166,45 @@ class OfKind:
 def screen(job: tuple[Question, StartingPoint]) -> OfKind:
     """Return the shapes of a side, screened.
 
-    All at their largest batch under an even load; the best of them with more copies of experts,
-    under the skew that EPLB leaves.
+    All at their largest batch under an even load, the best of them with more drafts, too; then with
+    more copies of experts, under the skew that EPLB leaves.
     """
     question, side = job
     variants = Variants(side.first.document())
     every = [*shapes(side.first, question.total)]
     rough, _fit, least_ms = screened(side.first, every, SCREEN, False)
-    best = _ranked(question, side, variants, rough)[:_SCREENED_AGAIN]
+    best = _once(_ranked(question, side, variants, rough))[:_SCREENED_AGAIN]
+    more = [*_with_more_drafts(variants, best)]
+    if more:
+        further, _fit, least_drafting_ms = screened(side.first, more, SCREEN, False)
+        drafted = [*best, *_ranked(question, side, variants, further)]
+        best = _once(sorted(drafted, key=lambda one: -one.worth))
+        least_ms = min(least_ms, least_drafting_ms)
     copied = [
         replace(one.candidate, settings={**one.candidate.settings, **copies})
         for one in best
         for copies in with_copies(variants.with_settings(one.candidate.settings))
     ]
     fine = _ranked(question, side, variants, _under_skew(side, copied))
-    return OfKind(side.kind, len(every), fine, least_ms)
+    return OfKind(side.kind, len(every) + len(more), fine, least_ms)
+
+
+def _with_more_drafts(variants: Variants, best: Sequence[Screened]) -> Iterator[Settings]:
+    for one in best:
+        settings = _without_drafts(one.candidate.settings)
+        yield from (settings | more for more in with_drafts(variants.with_settings(settings)))
+
+
+def _once(ranked: Sequence[Screened]) -> list[Screened]:
+    """Return each shape once, with the drafts that are best for it."""
+    kept: dict[str, Screened] = {}
+    for one in ranked:
+        kept.setdefault(str(_without_drafts(one.candidate.settings)), one)
+    return [*kept.values()]
+
+
+def _without_drafts(settings: Settings) -> Settings:
+    return {path: value for path, value in settings.items() if "speculation" not in path}
 
 
 def _under_skew(side: StartingPoint, every: Sequence[Candidate]) -> list[Candidate]:

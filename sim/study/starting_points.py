@@ -113,7 +113,7 @@ def assumptions(question: Question) -> list[str]:
         f"{question.output:,} tokens",
         "popular experts (power law 0.6) with EPLB's replicas, 3 % jitter on kernels and transfers",
         "90 % of the memory",
-        "no drafts: how many are accepted depends on the requests",
+        _drafted(question),
     ]
     if question.precision is None:
         told.append("formats of the checkpoint")
@@ -121,6 +121,17 @@ def assumptions(question: Question) -> list[str]:
         engines = {name for each in question.gpus for name in _named(question, each.card)}
         told.append(f"engines {', '.join(sorted(engines))}")
     return told
+
+
+def _drafted(question: Question) -> str:
+    if question.acceptance is not None:
+        return (
+            f"a draft is accepted with a probability of {question.acceptance:g} if those before it "
+            "are, whichever it is"
+        )
+    if cards.model(question.model).draft_layer is None:
+        return "no drafts: the model card has no layer that drafts"
+    return "no drafts: how many are accepted depends on the requests; --acceptance states it"
 
 
 def _named(question: Question, card: str) -> Iterator[str]:
@@ -182,9 +193,22 @@ def _data(question: Question, deployment: Settings, engine: str, card: Accelerat
         "simulation": {"seed": question.seed},
         "noise": {"tasks": [{"server": kind, "law": _JITTER} for kind in ("gpu", "nic", "nvlink")]},
     }
+    if question.acceptance is not None:
+        data["speculation"] = _speculation(question.model, question.acceptance)
     if question.prices:
         data["prices"] = dict(question.prices)
     return data
+
+
+def _speculation(model: str, acceptance: float) -> Settings:
+    layer = cards.model(model).draft_layer
+    assert layer is not None
+    p = {"value": acceptance, "source": "stated with --acceptance"}
+    return {
+        "drafts": 1,
+        "draft_layer": {"attention": layer.attention, "ffn": layer.ffn},
+        "acceptance": {"kind": "constant", "p": p},
+    }
 
 
 def _precision(question: Question) -> Settings:

@@ -217,12 +217,24 @@ def _compressed_layers(config: ConfigFile, layers: int) -> tuple[list[str], dict
     if not all(isinstance(each, int) and not isinstance(each, bool) for each in ratios):
         config.problem(key, "should hold whole numbers")
         ratios = [0] * layers
-    names = {ratio: _ratio_name(ratio) for ratio in dict.fromkeys(ratios)}
+    drafting = drafting_ratio(config, layers)
+    further = [] if drafting is None else [drafting]
+    names = {ratio: ratio_name(ratio) for ratio in dict.fromkeys([*ratios, *further])}
     parts = {name: _compressed(config, ratio) for ratio, name in names.items()}
     return [names[ratio] for ratio in ratios], parts
 
 
-def _ratio_name(ratio: int) -> str:
+def drafting_ratio(config: ConfigFile, layers: int) -> int | None:
+    """Return the ratio that `compress_ratios` states behind the last layer; None without one."""
+    ratios = config.get("compress_ratios")
+    if not isinstance(ratios, list) or len(ratios) <= layers:
+        return None
+    ratio = ratios[layers]
+    return ratio if isinstance(ratio, int) and not isinstance(ratio, bool) else None
+
+
+def ratio_name(ratio: int) -> str:
+    """Return what attention of so many tokens an entry is called."""
     if ratio <= 0:
         return "window"
     return "csa" if ratio == _OVERLAPPED else "hca" if ratio == 128 else f"hca_{ratio}"

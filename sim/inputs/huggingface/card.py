@@ -11,6 +11,7 @@ from typing import Any
 from sim.foundation.errors import InexpressibleError, ScenarioError
 from sim.inputs.documents.document import parse
 from sim.inputs.huggingface import text
+from sim.inputs.huggingface.drafts import draft_layer, draft_layers
 from sim.inputs.huggingface.encoders import encoders
 from sim.inputs.huggingface.file import ConfigFile, Fields, Keyed, open_config
 from sim.inputs.huggingface.formats import StoredFormats, stored_formats
@@ -21,10 +22,6 @@ from sim.inputs.model import ModelCard
 _CONTEXT = (
     *("max_position_embeddings", "max_sequence_length", "model_max_length", "seq_length"),
     *("n_positions", "max_seq_len"),
-)
-_DRAFTS = (
-    *("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "num_mtp_modules"),
-    "mtp_num_layers",
 )
 # Families whose LM head is the embedding unless their config says otherwise.
 _TIED = re.compile("gemma|cohere|command")
@@ -87,7 +84,8 @@ def _read(config: ConfigFile, repository: str, name: str) -> ReadCard:
     streams = config.whole("hc_mult")
     if streams is not None and streams.value > 1:
         head["hyper_connections"] = streams
-    drafts = _drafts(config)
+    drafts = draft_layers(config)
+    drafting = draft_layer(config, layers, drafts)
     seen = encoders(config, str(_plain_dtype(formats)))
     named = config.document.get(("architectures",))
     if not seen and isinstance(named, list) and "ConditionalGeneration" in str(named):
@@ -102,6 +100,7 @@ def _read(config: ConfigFile, repository: str, name: str) -> ReadCard:
         *_parts("attention", layers.attention, origin),
         *_parts("ffn", layers.ffn, origin),
         *text.layers(layers.order),
+        *_drafting(drafting, origin, drafts),
         *_parts("encoders", seen, origin),
         *_checkpoint(formats, origin),
     ]
@@ -139,6 +138,13 @@ def _parts(field: str, parts: dict[str, Fields], origin: str) -> Iterator[str]:
         yield f"  {name}:"
         yield from text.mapping(fields, 4)
         yield f"    source: {text.written(text.source(origin, fields))}"
+
+
+def _drafting(layer: Fields | None, origin: str, count: Keyed | None) -> Iterator[str]:
+    if layer is not None:
+        yield "draft_layer:"
+        yield from text.mapping(layer, 2)
+        yield f"  source: {text.written(text.source(origin, {'count': count} | layer))}"
 
 
 def _checkpoint(formats: StoredFormats, origin: str) -> Iterator[str]:
@@ -183,12 +189,6 @@ def _tied(config: ConfigFile) -> Fields:
     if tied is None and _TIED.search(config.model_type):
         return {"tied": Keyed(value=True, origin=f"default of {config.model_type}")}
     return {"tied": tied} if tied is not None and tied.value else {}
-
-
-def _drafts(config: ConfigFile) -> Keyed | None:
-    used = config.flag("use_mtp")
-    found = config.whole(*_DRAFTS, least=0)
-    return None if used is not None and not used.value else found
 
 
 def _ngram_parameters(config: ConfigFile, hidden: int, vocab: int) -> int:
