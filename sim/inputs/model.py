@@ -168,8 +168,8 @@ class ModelCard(Strict):
     layers: Annotated[list[LayerGroup], Field(min_length=1)]
     """The layers from first to last."""
     draft_layer: DraftLayer | None = None
-    """The layer with which it drafts, by a multi-token prediction (MTP) module; absent: none, or none
-    that is published. A scenario's `speculation` says whether it does."""
+    """The layer with which it can draft, of a multi-token prediction (MTP) module; absent: none, or
+    none that is published. Whether it drafts, `speculation` of a scenario says."""
     max_context_tokens: Annotated[int, Field(ge=1, le=10**9)] | None = None
     """Longest context that the model is published for; a run beyond it says so."""
     tied: bool = False

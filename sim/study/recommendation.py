@@ -9,10 +9,11 @@ GPUs are sought that serve it, and requests that arrive at it are simulated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import product
+from typing import Any, TypeVar
 
 from sim.doubt.margin import Margin, margin_of
 from sim.foundation.errors import InfeasibleError
@@ -28,16 +29,20 @@ from sim.study.shape_search import (
     Found,
     OfKind,
     Probed,
+    Screened,
     Search,
     probe,
     screen,
     searched,
     served,
 )
-from sim.study.starting_points import SCREEN_AGAIN, assumptions, sides
+from sim.study.starting_points import SCREEN_AGAIN, StartingPoint, assumptions, sides
 
-# Shapes of a kind of deployment that are simulated once, and of those whose batch is searched.
+# Shapes of a kind of deployment, without drafts and with them, that are simulated once, and of
+# those whose batch is searched.
 _PROBED, _SEARCHED = 8, 3
+
+_Ranked = TypeVar("_Ranked", Screened, Probed)
 
 
 @dataclass(frozen=True)
@@ -110,10 +115,10 @@ def recommend(
 ) -> Recommendation:
     """Return what to run of a model on GPUs (`64xh200-sxm`, `32xh20+32xh800`) within a TPOT.
 
-    With `rate` (requests/s) or `trace`, the fewest GPUs that serve it. With `acceptance`, drafts are
-    tried: the probability that one is accepted if those before it are. What is left open is as the
-    command line takes it. Raises ScenarioError for a question that cannot be asked, InfeasibleError
-    if no shape meets the target.
+    With `rate` (requests/s) or `trace`, the fewest GPUs that serve it. With `acceptance`, the
+    probability that a draft is accepted if those before it are, drafts are tried. What is left open
+    is as the command line takes it. Raises ScenarioError for a question that cannot be asked,
+    InfeasibleError if no shape meets the target.
     """
     question = asked(
         model=model,
@@ -145,18 +150,14 @@ def recommended(
     of = called(screen, [(question, side) for side in starts], workers, what, tell)
     by_kind = {kind: OfKind.of([each for each in of if each.kind == kind]) for kind in KINDS}
     counts = {"shapes": sum(each.shapes for each in by_kind.values())}
-    jobs = [one for each in by_kind.values() for one in each.candidates[:_PROBED]]
+    candidates = [one for each in by_kind.values() for one in each.candidates]
+    jobs = _foremost(candidates, lambda one: one.side, _PROBED)
     if not jobs:
         raise InfeasibleError(_nothing(question, by_kind, []))
     what = f"{counts['shapes']:,} shapes screened; simulating {len(jobs)}"
     probes = called(probe, jobs, workers, what, tell)
-    searches: list[Search] = []
-    for kind in KINDS:
-        ranked = sorted(
-            (each for each in probes if each.candidate.side.kind == kind),
-            key=lambda each: -each.worth,
-        )
-        searches += [Search(each, question) for each in ranked[:_SEARCHED]]
+    best = _foremost(probes, lambda one: one.candidate.side, _SEARCHED)
+    searches = [Search(each, question) for each in best]
     counts |= {"simulated": len(jobs), "searched": len(searches)}
     what = f"searching the largest batch of the {len(searches)} best"
     bracket = _Bracket(question, max(one.worth for one in jobs))
@@ -179,6 +180,21 @@ def recommended(
         next_gpus(question, answer, by_kind[answer.side.kind], workers, tell),
         counts,
     )
+
+
+def _foremost(
+    every: Iterable[_Ranked], side_of: Callable[[_Ranked], StartingPoint], most: int
+) -> list[_Ranked]:
+    """Return the best of each kind of deployment, `most` without drafts and as many with them.
+
+    Apart, since drafts shall not displace a shape by its bound alone.
+    """
+    ranked = sorted(every, key=lambda one: -one.worth)
+    found: list[_Ranked] = []
+    for kind, drafts in product(KINDS, (False, True)):
+        of = [one for one in ranked if (side_of(one).kind, side_of(one).drafts) == (kind, drafts)]
+        found += of[:most]
+    return found
 
 
 class _Bracket:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -173,12 +173,11 @@ def screen(job: tuple[Question, StartingPoint]) -> OfKind:
     variants = Variants(side.first.document())
     every = [*shapes(side.first, question.total)]
     rough, _fit, least_ms = screened(side.first, every, SCREEN, False)
-    best = _once(_ranked(question, side, variants, rough))[:_SCREENED_AGAIN]
-    more = [*_with_more_drafts(variants, best)]
+    best = _ranked(question, side, variants, rough)[:_SCREENED_AGAIN]
+    more = [one.candidate.settings | drafts for one in best for drafts in with_drafts(side.first)]
     if more:
         further, _fit, least_drafting_ms = screened(side.first, more, SCREEN, False)
-        drafted = [*best, *_ranked(question, side, variants, further)]
-        best = _once(sorted(drafted, key=lambda one: -one.worth))
+        best = _once([*best, *_ranked(question, side, variants, further)])
         least_ms = min(least_ms, least_drafting_ms)
     copied = [
         replace(one.candidate, settings={**one.candidate.settings, **copies})
@@ -189,22 +188,12 @@ def screen(job: tuple[Question, StartingPoint]) -> OfKind:
     return OfKind(side.kind, len(every) + len(more), fine, least_ms)
 
 
-def _with_more_drafts(variants: Variants, best: Sequence[Screened]) -> Iterator[Settings]:
-    for one in best:
-        settings = _without_drafts(one.candidate.settings)
-        yield from (settings | more for more in with_drafts(variants.with_settings(settings)))
-
-
-def _once(ranked: Sequence[Screened]) -> list[Screened]:
-    """Return each shape once, with the drafts that are best for it."""
+def _once(every: Sequence[Screened]) -> list[Screened]:
+    """Return each shape once, with the drafts that are best for it; the best shape first."""
     kept: dict[str, Screened] = {}
-    for one in ranked:
-        kept.setdefault(str(_without_drafts(one.candidate.settings)), one)
+    for one in sorted(every, key=lambda one: -one.worth):
+        kept.setdefault(str(one.candidate.settings | {"speculation.drafts": None}), one)
     return [*kept.values()]
-
-
-def _without_drafts(settings: Settings) -> Settings:
-    return {path: value for path, value in settings.items() if "speculation" not in path}
 
 
 def _under_skew(side: StartingPoint, every: Sequence[Candidate]) -> list[Candidate]:

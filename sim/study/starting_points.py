@@ -74,6 +74,10 @@ class StartingPoint:
     data: Settings
     """The same as YAML holds it."""
 
+    @property
+    def drafts(self) -> bool:
+        return self.first.speculation is not None
+
     def with_arrivals(self, settings: Settings, arrivals: Settings) -> Scenario:
         """Return a shape at which requests arrive."""
         written = self.written(settings, arrivals)
@@ -91,18 +95,19 @@ class StartingPoint:
 def sides(question: Question) -> list[StartingPoint]:
     """Return what the shapes of EP and AFD start from, on each card and pair of cards.
 
-    Raises ScenarioError with every mistake of the question.
+    With an acceptance each comes without drafts and with them. Raises ScenarioError with every
+    mistake of the question.
     """
     found: list[StartingPoint] = []
     for each in question.gpus:
         card = cards.accelerator(each.card)
         for engine in _engines(question, card)[0]:
-            found.append(_side(question, _ep(question, card), engine, card))
+            found += _sides(question, _ep(question, card), engine, card)
     names = [each.card for each in question.gpus]
     for attention, ffn in _pairs(names):
         engine = _engines(question, cards.accelerator(ffn))[1]
         shape = _afd(question, cards.accelerator(attention), cards.accelerator(ffn))
-        found.append(_side(question, shape, engine, cards.accelerator(ffn)))
+        found += _sides(question, shape, engine, cards.accelerator(ffn))
     return found
 
 
@@ -150,13 +155,17 @@ def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, name) for name in names] + [(a, b) for a in names for b in names if a != b]
 
 
-def _side(
+def _sides(
     question: Question, deployment: Settings, engine: str, card: Accelerator
-) -> StartingPoint:
-    data = _data(question, deployment, engine, card)
-    # A document of its own: reading a scenario writes the figures of its profile into it.
-    first = from_document(Document(str(data["name"]), dict(data)))
-    return StartingPoint(deployment["kind"], first, data)
+) -> Iterator[StartingPoint]:
+    plain = _data(question, deployment, engine, card)
+    several = [plain]
+    if question.acceptance is not None:
+        several += [plain | {"speculation": _speculation(question.model, question.acceptance)}]
+    for data in several:
+        # A document of its own: reading a scenario writes the figures of its profile into it.
+        first = from_document(Document(str(data["name"]), dict(data)))
+        yield StartingPoint(deployment["kind"], first, data)
 
 
 def _data(question: Question, deployment: Settings, engine: str, card: Accelerator) -> Settings:
@@ -193,8 +202,6 @@ def _data(question: Question, deployment: Settings, engine: str, card: Accelerat
         "simulation": {"seed": question.seed},
         "noise": {"tasks": [{"server": kind, "law": _JITTER} for kind in ("gpu", "nic", "nvlink")]},
     }
-    if question.acceptance is not None:
-        data["speculation"] = _speculation(question.model, question.acceptance)
     if question.prices:
         data["prices"] = dict(question.prices)
     return data

@@ -122,6 +122,11 @@ def test_a_launch_file_lies_beside(role: str, answered: Ask, known: Recommendati
         ({"tpot": "nan"}, 2, "--tpot"),
         ({"rate": "0"}, 2, "--rate"),
         ({"max-gpus": "16"}, 2, "goes with --rate or --trace"),
+        ({"acceptance": "0"}, 2, "--acceptance"),
+        ({"acceptance": "nan"}, 2, "between 0 and 1"),
+        ({"acceptance": "often"}, 2, "--acceptance"),
+        ({"acceptance": "0.8"}, 2, "has no draft_layer"),
+        ({"acceptance": "0.8", "model": "deepsek-v3"}, 3, "did you mean 'deepseek-v3'"),
         ({"emit": "vlm"}, 2, "did you mean 'vllm'"),
     ],
 )

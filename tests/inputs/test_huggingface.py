@@ -33,6 +33,7 @@ SMALL: dict[str, Any] = {
     "intermediate_size": 512,
     "vocab_size": 1000,
 }
+COUNT = "num_nextn_predict_layers"
 EXPERTS: dict[str, Any] = {
     "num_experts": 16,
     "num_experts_per_tok": 2,
@@ -100,6 +101,55 @@ def test_kinds_of_attention(tmp_path: Path) -> None:
     assert (mimo["sliding"].window, mimo["sliding"].value_dim) == (128, 128)
     step = kinds("stepfun-ai/Step-3.5-Flash")
     assert (step["full"].query_heads, step["sliding"].query_heads) == (64, 96)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("deepseek-ai/DeepSeek-V3", ("mla", "moe")),
+        ("Qwen/Qwen3-Next-80B-A3B-Instruct", ("full", "moe")),
+        ("stepfun-ai/Step-3.5-Flash", ("sliding", "dense")),
+        ("baidu/ERNIE-4.5-300B-A47B-PT", ("full", "dense")),
+        ("google/gemma-3-27b-it", ("full", "dense")),
+    ],
+)
+def test_the_layer_that_drafts(name: str, layer: tuple[str, str], tmp_path: Path) -> None:
+    config = FAMILIES[name].config
+    without = sim.import_model(written(tmp_path, config | {COUNT: 0}), lossy=True)
+    assert without.card.draft_layer is None
+    found = sim.import_model(written(tmp_path, config | {COUNT: 1}), lossy=True)
+    drafts = found.card.draft_layer
+    assert drafts is not None
+    assert (drafts.attention, drafts.ffn) == layer
+    assert parse(found.text, "card").validate(ModelCard) == found.card
+
+
+def test_a_list_of_layers_may_name_the_one_that_drafts(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {
+        "num_attention_heads": 8,
+        "q_lora_rank": 64,
+        "head_dim": 64,
+        "qk_rope_head_dim": 32,
+    }
+    keys |= {"o_groups": 2, "o_lora_rank": 64, "sliding_window": 32, COUNT: 1}
+    keys |= {"index_n_heads": 4, "index_head_dim": 32, "index_topk": 16}
+    card = imported(tmp_path, **keys, compress_ratios=[4, 128, 4, 128, 0]).card
+    assert attention_of(card) == ["csa", "hca", "csa", "hca"]
+    assert card.draft_layer is not None
+    assert card.draft_layer.attention == "window"
+
+
+def test_modules_without_weights_do_not_draft(tmp_path: Path) -> None:
+    found = imported(tmp_path, model_type="minimax_m2", num_mtp_modules=3, **EXPERTS)
+    assert found.card.draft_layer is None
+    assert any("weights are not published" in note for note in found.notes)
+
+
+def test_a_model_without_such_a_layer_does_not_draft(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {COUNT: 3}
+    found = imported(tmp_path, model_type="step3p5", **keys)
+    assert found.card.draft_layer is None
+    assert any("no layer is like those that draft" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

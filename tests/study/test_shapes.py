@@ -9,7 +9,7 @@ import pytest
 
 from sim.inputs import scenario
 from sim.inputs.variants import Variants
-from sim.sweeps.shapes import shapes, with_copies
+from sim.sweeps.shapes import shapes, with_copies, with_drafts
 from sim.sweeps.shapes.choices import copies
 
 # Deployments that were published, by what tells their shape.
@@ -45,6 +45,29 @@ def test_copies_fill_the_slots_of_all_ranks(name: str) -> None:
     every: list[Any] = [*with_copies(base)]
     assert len(every) > 1
     assert all(base.with_settings(each).gpu_count() == base.gpu_count() for each in every)
+
+
+def test_shapes_begin_with_the_fewest_drafts() -> None:
+    base = scenario.load("dsv3-ep16-h200-mtp")
+    assert {shape["speculation.drafts"] for shape in shapes(base, 16)} == {1}
+    assert [*with_drafts(base)] == [{"speculation.drafts": 2}, {"speculation.drafts": 3}]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("speculation", None),
+        ("speculation.draft_layer", None),
+        (
+            "speculation.acceptance",
+            {"kind": "by_position", "p": [{"value": p, "source": "test"} for p in (0.8, 0.6)]},
+        ),
+    ],
+)
+def test_drafts_stay_where_one_probability_is_not_all(path: str, value: Any) -> None:
+    base = scenario.load("dsv3-ep16-h200-mtp").with_settings({path: value})
+    assert not any("speculation" in each for shape in shapes(base, 16) for each in shape)
+    assert [*with_drafts(base)] == []
 
 
 @pytest.mark.parametrize("ranks", [1, 7, 24, 144, 300])

@@ -1,7 +1,7 @@
 """The layer that drafts: a multi-token prediction (MTP) module, which configs count at most.
 
-What attention and FFN it has is the code's of engines: full attention and the FFN of the last layer,
-as DeepSeek-V3's (technical report, section 2.2), but for the families below.
+Its attention and FFN are as engines build them: full attention and the FFN of the last layer, as
+DeepSeek-V3's (technical report, section 2.2), but for the families below.
 """
 
 from __future__ import annotations

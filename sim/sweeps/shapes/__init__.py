@@ -3,8 +3,8 @@
 One definition for all who choose among shapes. A scenario gives the model, the cards, the formats
 and the engine; every shape is settings by dotted path for this scenario. What a shape does not name
 (formats of transfers, admission) stays as the scenario has it. Shapes that the memory, the experts
-or a link refuse are among them: compiling them says why. Where the scenario drafts, shapes draft a
-different number of tokens, or none.
+or a link refuse are among them: compiling them says why. A scenario that drafts leaves open how
+many tokens, not whether.
 """
 
 from __future__ import annotations
@@ -26,21 +26,20 @@ _COPIED = {
 }
 
 
-# Tokens that engines are published to draft with a module: 1 (DeepSeek-V3's technical report, section
-# 5.4.3), 2 and 3 (SGLang, lmsys.org/blog/2025-07-17-mtp).
+# Tokens that engines are published to draft with a module: 1 (DeepSeek-V3's technical report,
+# section 5.4.3), 2 and 3 (SGLang, lmsys.org/blog/2025-07-17-mtp).
 _DRAFTS = (1, 2, 3)
 
 
 def shapes(scenario: Scenario, gpus: int) -> Iterator[Settings]:
     """Yield the shapes of the scenario's kind of deployment on at most `gpus` GPUs.
 
-    Each has as few copies of experts as its ranks need; `with_copies` adds more. Where the number
-    of drafts is free, each comes with none and with the fewest; `with_drafts` adds more.
+    Each has as few copies of experts as its ranks need, and drafts as few tokens as may be:
+    `with_copies` and `with_drafts` add more.
     """
-    free = _drafts_are_free(scenario)
-    drafts: list[Settings] = [{"speculation": None}, _drafting(_DRAFTS[0])] if free else [{}]
+    fewest = _drafting(_DRAFTS[0]) if _drafts_are_free(scenario) else {}
     for shape in _BUILT[scenario.deployment.kind](scenario, gpus):
-        yield from (shape | each for each in drafts)
+        yield shape | fewest
 
 
 def with_copies(scenario: Scenario) -> Iterator[Settings]:
@@ -50,7 +49,7 @@ def with_copies(scenario: Scenario) -> Iterator[Settings]:
 
 
 def with_drafts(scenario: Scenario) -> Iterator[Settings]:
-    """Yield the drafts that a scenario's shape may have beyond those that `shapes` gives it."""
+    """Yield the drafts that a scenario's shape may have beyond the fewest."""
     if _drafts_are_free(scenario):
         yield from (_drafting(count) for count in _DRAFTS[1:])
 
