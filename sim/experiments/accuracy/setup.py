@@ -260,10 +260,11 @@ def _routing(point: OperatingPoint, profile: str, notes: Notes) -> dict[str, Any
 
 
 def _speculation(model: str, drafts: words.Drafts) -> dict[str, Any]:
-    last = cards.model(model).layer_sequence[-1]
+    card = cards.model(model)
+    layer = card.draft_layer or card.layer_sequence[-1]
     p = {"value": drafts.p, "source": "the operating point"}
     return {
         "drafts": drafts.count,
-        "draft_layer": {"attention": last.attention, "ffn": last.ffn},
+        "draft_layer": {"attention": layer.attention, "ffn": layer.ffn},
         "acceptance": {"kind": "constant", "p": p},
     }
