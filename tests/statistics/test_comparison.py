@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sim.decoding.run import simulate
+from sim.doubt.margin import margin_of
 from sim.experiments import comparison
 from sim.experiments.comparison import PILOT, Difference, DoubtOfDifference, compare
 from sim.experiments.replications import replication
@@ -95,6 +96,8 @@ def test_the_interval_holds_the_truth_at_its_rate(
 
     monkeypatch.setattr(comparison, "run_all", draws)
     monkeypatch.setattr(comparison, "_warnings", lambda _a, _b, _pairs: ())
+    doubt = margin_of(0, scenario, scenario)  # the same of all 600: it does not draw
+    monkeypatch.setattr(comparison, "margin_of", lambda *_: doubt)
     held, counts = 0, []
     for _ in range(600):
         found = compare(scenario, scenario, precision, 1000)
