@@ -23,6 +23,9 @@ def main() -> None:
     # and again at the exit, would take a third of a short command.
     gc.set_threshold(10_000, 20, 20)
     atexit.register(gc.freeze)
+    # Matrices are small here. Threads of BLAS would spin while they wait for each other, several
+    # times what they compute where CPUs are busy, and sums could depend on their number.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with output.prepared():
         try:
             with signals.heard():

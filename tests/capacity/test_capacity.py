@@ -85,6 +85,7 @@ def test_the_interval_holds_the_limit_at_its_rate(
 ) -> None:
     monkeypatch.setattr(search, "run_all", Saturating(1000.0, 0.02).run_all)
     monkeypatch.setattr(search, "offered_load", lambda _scenario: 0.0)
+    monkeypatch.setattr(search, "_doubt", lambda _scenario: (1.0, 1.0))  # chance alone is tried
     held = 0
     for seed in range(300):
         found = capacity(loaded(loaded_model, f"simulation.seed={seed}"), 0.9, 0.002, 5)
