@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -47,6 +48,23 @@ app = typer.Typer(
     help="Simulate LLM decoding: attention-FFN disaggregation (AFD) against wide expert "
     "parallelism (EP).\n\nExample: afdsim run step3-2a2f",
 )
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"afdsim {metadata.version('afdsim')}")
+        raise typer.Exit
+
+
+@app.callback()
+def afdsim(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_tell_version, help="Say which it is."),
+    ] = False,
+) -> None:
+    pass
+
 
 _QUESTION = "What to run"
 _DEPLOYMENT, _MANY = "One deployment", "Many deployments"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,11 @@ def test_curves_of_an_op_are_shown_alone(afdsim: Call) -> None:
     wrong = afdsim("hardware", "show", "h800", "--op", "gem")
     assert (wrong.code, wrong.out) == (2, "")
     assert "did you mean 'gemm'" in " ".join(wrong.err.split())
+
+
+def test_the_version_is_that_of_the_project(afdsim: Call) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert afdsim("--version") == (0, f"afdsim {project['version']}\n", "")
 
 
 def test_verbs_stand_in_groups(afdsim: Call) -> None:
