@@ -1,5 +1,5 @@
 # make pareto   run the main sweep and draw its Pareto front
-# make study    run the central study, AFD against EP (about 25 minutes on 2 cores)
+# make study    run the central study, AFD against EP (about 20 minutes on 2 cores)
 # make accuracy compare predictions with measured points and write docs/validation.md's tables
 # make test     run all tests
 # make nightly  run the tests that try many more examples, and 20,000 changed input files
