@@ -25,6 +25,9 @@ COLUMNS = ("group", "rows", "log_sd", "shared", "factor_80", "factor_90")
 WIDEST = "any"
 """The group of profiles without enough measured points."""
 
+# More than a factor of ten is known of nothing; wider intervals reach past what a float holds.
+_MOST_LOG_SD, _MOST_FACTOR = math.log(10), 100.0
+
 Level = Literal[80, 90]
 LEVELS: tuple[Level, ...] = (80, 90)
 
@@ -73,8 +76,12 @@ def _table(path: Path, _changed_ns: int, _size: int) -> Mapping[str, LeftOver]:
     found: dict[str, LeftOver] = {}
     for place, row in csv_columns.rows(str(path), COLUMNS, problems):
         figures = [csv_columns.number(row[name]) for name in COLUMNS[1:]]
-        if not all(math.isfinite(each) and each >= 0 for each in figures) or figures[2] > 1:
-            problems.append(f"{place}: should hold numbers from 0 on, shared at most 1")
+        most = (math.inf, _MOST_LOG_SD, 1.0, _MOST_FACTOR, _MOST_FACTOR)
+        if not all(0 <= each <= limit for each, limit in zip(figures, most, strict=True)):
+            problems.append(
+                f"{place}: should hold numbers from 0 on, log_sd at most {_MOST_LOG_SD:.1f}, "
+                f"shared at most 1, factors at most {_MOST_FACTOR:g}"
+            )
             continue
         rows, *others = figures
         found[row["group"]] = LeftOver(row["group"], int(rows), *others)

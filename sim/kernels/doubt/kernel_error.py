@@ -51,6 +51,8 @@ WORK = "work"
 SD_OF_MEAN_ERROR = math.sqrt(math.pi / 2)
 # No doubt is larger than a factor of ten: nothing could be told from a figure that may be off more.
 _MOST = math.log(10)
+# Their squares are added.
+_MOST_VALUE = 1e6
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -162,8 +164,10 @@ def _laws(path: Path, _changed_ns: int, _size: int) -> Mapping[str, ErrorLaw]:
     slopes: dict[str, dict[str, float]] = {ANY: {}}
     for place, row in csv_columns.rows(str(path), COLUMNS, problems):
         value, op, kind = csv_columns.number(row["value"]), row["op"], row["kind"]
-        if kind not in (*KINDS, BEYOND) or not value >= 0:
-            problems.append(f"{place}: should have a kind of {', '.join(KINDS)} and a value")
+        if kind not in (*KINDS, BEYOND) or not 0 <= value <= _MOST_VALUE:
+            kinds = ", ".join((*KINDS, BEYOND))
+            told = f"should have a kind of {kinds} and a value from 0 to {_MOST_VALUE:,.0f}"
+            problems.append(f"{place}: {told}")
         if kind == BEYOND:
             slopes.setdefault(op, {})[row["axis"]] = value
         else:
