@@ -47,15 +47,18 @@ class Workload(Strict):
     @model_validator(mode="before")
     @classmethod
     def _write_out(cls, data: Any) -> Any:
-        """Put the lengths in the place of a context; of wrong values nothing is made."""
+        """Put the lengths in the place of a context; a wrong context is told, no missing prompt."""
         if not isinstance(data, dict) or data.get("context") is None:
             return data
         context, lengths = data["context"], data.get("lengths") or {}
         arrivals = data.get("arrivals")
         if isinstance(arrivals, dict) and arrivals.get("kind") == "trace":
             raise ValueError("a trace brings its own lengths: leave context out")
-        if not (isinstance(lengths, dict) and type(context) is int and 0 < context <= MOST_TOKENS):
+        if not isinstance(lengths, dict):
             return data
+        if not (type(context) is int and 0 < context <= MOST_TOKENS):
+            told = {"prompt": {"kind": "fixed", "tokens": 1}, **lengths}
+            return data | {"lengths": told} if lengths else data
         if lengths.get("kind") == "csv":
             raise ValueError("a file of lengths brings the prompts: leave context out")
         if "prompt" in lengths:

@@ -118,6 +118,14 @@ def test_mistakes_are_told_where_they_stand(tmp_path: Path, workload: str, said:
     assert all(problem.startswith(f"{path}:{line}:") for problem in caught.value.problems)
 
 
+@pytest.mark.parametrize("context", ["nan", "-1", "1.0e+99", "[1]", "{a: 1}"])
+def test_a_wrong_context_is_one_mistake_where_it_takes_the_place_of_a_prompt(context: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        load(BASE, [f"workload.context={context}"])
+    (problem,) = caught.value.problems
+    assert problem.startswith("--set workload.context: ")
+
+
 def test_a_trace_has_no_context() -> None:
     settings = ["workload.arrivals={kind: trace, path: x.csv}", "workload.context=4096"]
     with pytest.raises(ScenarioError, match="leave context out"):

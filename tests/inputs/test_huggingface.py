@@ -534,6 +534,7 @@ def test_missing_keys_are_told_with_what_no_card_has(tmp_path: Path) -> None:
         ({"num_key_value_heads": 16}, "num_key_value_heads: should divide the 8"),
         ({"num_attention_heads": 10}, "num_attention_heads: should divide the 256"),
         (EXPERTS | {"num_experts": -16}, "num_experts: should be from 1"),
+        (EXPERTS | {"first_k_dense_replace": 5}, "first_k_dense_replace: is 5, more than the 4"),
     ],
 )
 def test_counts_that_do_not_fit_are_mistakes(

@@ -27,6 +27,8 @@ _EXPECTED = {
     "dict_type": "should be a mapping of keys to values",
     "model_type": "should be a mapping of keys to values",
     "model_attributes_type": "should be a mapping of keys to values",
+    "string_too_short": "should have at least {min_length} character(s)",
+    "string_too_long": "should have at most {max_length} character(s)",
     "too_short": "should have at least {min_length} item(s)",
     "too_long": "should have at most {max_length} item(s)",
     "literal_error": "should be {expected}",

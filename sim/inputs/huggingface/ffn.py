@@ -194,6 +194,8 @@ def _by_period(config: ConfigFile, layers: int) -> list[bool]:
     """Read periods, first and last layers."""
     first = config.whole(*_FIRST_DENSE, "moe_layer_start_index", least=0)
     begin = 0 if first is None else first.value
+    if first is not None and begin > layers:
+        config.problem(first.origin, f"is {begin}, more than the {layers} layers")
     last = config.whole("moe_layer_end_index", least=-1)
     end = layers - 1 if last is None or last.value < 0 else last.value
     ends_dense = config.whole("last_k_dense_replace", least=0)
