@@ -34,7 +34,7 @@ from sim.results.files import replace_file
 _BAND = 0.10
 _SYMBOLS = {"device": "circle-open", "wall": "square", "served TPOT": "circle"}
 _HEIGHT_OF_GROUP = 22
-_TICKS_MS = [figure * 10**power for power in range(-1, 5) for figure in (1, 2, 3, 5)]
+_TICKS_MS = [figure * 10**power for power in range(-1, 5) for figure in (1, 1.5, 2, 3, 5, 7)]
 _MOST_MARKDOWN = 8 << 20
 
 

@@ -29,7 +29,10 @@ Marked = Collection[tuple[int, int]]
 _ALL_ROWS = 16
 
 _ROW_PX = 24
-_FRAME_PX = 130
+_FRAME_PX = 160
+# The title stands under the tool bar, over a legend of two lines: so many it takes on a phone.
+_TITLE = {"font": {"size": 14}, "y": 1.0, "yref": "container", "yanchor": "top", "pad": {"t": 26}}
+_TOP_PX = 100
 _PALE = 0.3
 _CHARACTER_PX = 7
 _USUAL_WIDTH_PX = 900
@@ -174,11 +177,11 @@ def figure_of(shown: Picture) -> go.Figure:
     left_out = f": {len(rows)} of {shown.servers} servers" if len(rows) < shown.servers else ""
     named = f"layers {layers[0]} and {layers[-1]}" if len(layers) > 1 else f"layer {layers[0]}"
     figure.update_layout(
-        title={"text": f"Pipeline, {named}{left_out}", "font": {"size": 14}},
+        title={"text": f"Pipeline, {named}{left_out}", **_TITLE},
         template="plotly_white",
         barmode="overlay",
         height=_FRAME_PX + _ROW_PX * len(rows),
-        margin={"l": 10, "r": 10, "t": 70, "b": 40},
+        margin={"l": 10, "r": 10, "t": _TOP_PX, "b": 40},
         legend={"title": "micro-batch", "orientation": "h", "y": 1.0, "yanchor": "bottom"},
         hoverlabel={"align": "left"},
     )

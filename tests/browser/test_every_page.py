@@ -93,6 +93,18 @@ def test_a_page_fits_its_screen_in_both_colour_schemes(
             assert (shown > 0.5) == (scheme == "light")
 
 
+@pytest.mark.parametrize("width", [1400, 390])
+def test_a_pipeline_has_its_title_over_its_legend(
+    browser: Chrome, every_page: dict[str, Path], width: int
+) -> None:
+    with screen(browser, width):
+        (figure,) = opened(browser, every_page["explain"])
+        title, legend = (
+            figure.find_element(By.CSS_SELECTOR, part).rect for part in (".gtitle", ".legend .bg")
+        )
+        assert title["y"] + title["height"] <= legend["y"]
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_paper_is_white_and_complete(
     browser: Chrome, every_page: dict[str, Path], screenshots: Path, name: str
