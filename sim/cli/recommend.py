@@ -99,6 +99,7 @@ def recommend(
     from sim.inputs import prices
     from sim.parallel import processes
     from sim.pictures import recommendation_page
+    from sim.results import files
     from sim.study import recommendation_folder as folders
     from sim.study.question import asked
     from sim.study.recommendation import recommended
@@ -121,6 +122,7 @@ def recommend(
         acceptance=acceptance,
         prices={name: float(usd) for name, usd in prices.read_prices(price or ()).items()},
     )
+    files.check_directory(out or files.RUNS)
     with pool_of(workers or processes.cores()) as pool:
         found = recommended(question, pool, _SearchProgress().tell)
     launch, refused = _emitted(found, emit)
@@ -151,9 +153,14 @@ def _check(engine: str | None, most: int | None, *, sizing: bool) -> None:
 
 
 def _check_acceptance(model: str, acceptance: float | None) -> None:
+    from sim.foundation.errors import ScenarioError
     from sim.study.question import wrong_acceptance
 
-    for problem in () if acceptance is None else wrong_acceptance(model, acceptance):
+    try:
+        problems = () if acceptance is None else tuple(wrong_acceptance(model, acceptance))
+    except ScenarioError:
+        return  # an unknown model is told with what else is wrong
+    for problem in problems:
         raise typer.BadParameter(problem, param_hint="--acceptance")
 
 
@@ -224,10 +231,16 @@ def _show(found: Recommendation) -> None:
 
 
 def _row(name: str, found: Found, question: Question) -> tuple[str, ...]:
+    from sim.study.recommendation_words import idle_words
+
     told = found.as_dict(question)
-    times = f"{told['times']} × {told['gpus']}" if told["times"] > 1 else str(told["gpus"])
+    gpus = f"{told['times']} × {told['gpus']}" if told["times"] > 1 else str(told["gpus"])
+    if len(question.gpus) > 1:
+        gpus = told["on"]
+    if told["idle_gpus"]:
+        gpus += f", {idle_words(told)}"
     return (
-        *(name, told["shape"], told["software"] or "–", times),
+        *(name, told["shape"], told["software"] or "–", gpus),
         number(told["requests_per_gpu"]),
         f"{told['tpot_ms']:.2f}",
         f"{told['tpot_ms_p10']:.1f} to {told['tpot_ms_p90']:.1f}",

@@ -88,6 +88,7 @@ _ROWS = {
     "deployment": "{deployment}",
     "shape": "{shape}",
     "software": "{software}",
+    "on": "{on}",
     "GPUs of a deployment": "{gpus}",
     "deployments": "{times}",
     "idle GPUs": "{idle_gpus}",

@@ -38,6 +38,15 @@ def fresh_directory(wanted: Path, fill: Callable[[Path], None]) -> Path:
             raise
 
 
+def check_directory(wanted: Path) -> None:
+    """Raise StoreError if `fresh_directory` could not create it: for verbs that take a while."""
+    with _told(wanted):
+        if wanted.is_file():
+            raise StoreError(f"{wanted}: is a file; choose another --out")
+        there = next(folder for folder in wanted.absolute().parents if folder.exists())
+        Path(tempfile.mkdtemp(prefix=f".{wanted.name}-", dir=there)).rmdir()
+
+
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Put at `path` the file that `write` writes, when it is complete.
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar, get_args
 
-from sim.foundation.errors import ScenarioError
+from sim.foundation.errors import ScenarioError, did_you_mean
 from sim.foundation.printable import excerpt
+from sim.foundation.units import WeightFormat
 from sim.inputs import cards
 from sim.inputs.arrivals import Trace
 from sim.inputs.deployment import MOST_GPUS
-from sim.inputs.scenario import Scenario, TpotOf
+from sim.inputs.scenario import Precision, Scenario, TpotOf
 from sim.study.schema import Settings
+
+_T = TypeVar("_T")
 
 OUTPUT_TOKENS = 1024
 
@@ -181,15 +184,20 @@ def asked(
     """
     sizing = rate is not None or trace is not None
     problems = [*_wrong(tpot_ms, context, output, rate)]
-    if acceptance is not None:
+    most = (max_gpus or MOST_WITH_RATE) if sizing else None
+    found = _kept(lambda: parse_gpus(gpus, most), problems)
+    if _kept(lambda: cards.model(model), problems) and acceptance is not None:
         problems += wrong_acceptance(model, acceptance)
+    software = others.get("software")
+    if software is not None:
+        _kept(lambda: cards.software(software), problems)
+    problems += _unknown_formats(others)
     if max_gpus is not None and not sizing:
         problems.append("max_gpus goes with a rate or a trace: of given GPUs all are used")
     if context is None and trace is None:
         problems.append("no context: give --context TOKENS, or a --trace that brings it")
-    if problems:
+    if problems or found is None:
         raise ScenarioError(problems)
-    found = parse_gpus(gpus, (max_gpus or MOST_WITH_RATE) if sizing else None)
     recording = None
     if trace is not None:
         recording = Trace(kind="trace", path=trace, requests=ROWS)
@@ -213,6 +221,26 @@ def asked(
         acceptance=acceptance,
         **others,
     )
+
+
+def _kept(read: Callable[[], _T], problems: list[str]) -> _T | None:
+    """Return what is read; None where it is wrong, with its mistakes among `problems`."""
+    try:
+        return read()
+    except ScenarioError as error:
+        problems += error.problems
+        return None
+
+
+def _unknown_formats(others: Mapping[str, Any]) -> Iterator[str]:
+    known = {
+        "precision": get_args(WeightFormat),
+        "kv": get_args(Precision.model_fields["kv"].annotation),
+    }
+    for name, names in known.items():
+        value = others.get(name)
+        if value is not None and value not in names:
+            yield f"{name}: unknown format; {did_you_mean(value, names)} (got '{excerpt(value)}')"
 
 
 def _wrong(

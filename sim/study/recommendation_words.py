@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from sim.study.question import Question
@@ -30,18 +31,23 @@ def headline(found: Recommendation) -> str:
     question, answer = found.question, found.answer
     told = answer.as_dict(question)
     times = f", {told['times']} deployments" if told["times"] > 1 else ""
-    idle = f", {told['idle_gpus']} GPUs idle" if told["idle_gpus"] else ""
+    idle = f", {idle_words(told)}" if told["idle_gpus"] else ""
     cost = told["usd_per_1m_tokens"]
     money = "" if cost is None else f", {cost:.2f} USD per million tokens"
-    gpus = " + ".join(f"{count} × {card}" for card, count in answer.rented(question))
     return (
         f"Run {told['shape']} of {question.title} ({KIND[told['deployment']]}, "
-        f"{told['software']}) on {gpus}{times}{idle}: "
+        f"{told['software']}) on {told['on']}{times}{idle}: "
         f"{_few(told['requests_per_gpu'])} requests a GPU, "
         f"TPOT {told['tpot_ms']:.1f} ms (80 %: {told['tpot_ms_p10']:.1f} to "
         f"{told['tpot_ms_p90']:.1f}), {told['tgs']:,.0f} tokens/s/GPU, "
         f"{told['tokens_per_s']:,.0f} tokens/s in all{money}. {_limited(found.limit)}"
     )
+
+
+def idle_words(told: Mapping[str, Any]) -> str:
+    """Return how many GPUs a shape, as plain data, leaves idle."""
+    idle = told["idle_gpus"]
+    return "1 GPU idle" if idle == 1 else f"{idle} GPUs idle"
 
 
 def _limited(kind: str) -> str:
@@ -61,6 +67,8 @@ def margin_words(found: Recommendation) -> list[str]:
     what = f"It yields {100 * margin.value:.1f} % more than the best of {KIND[other.side.kind]}"
     if found.question.rate is not None:
         what += f", which takes {other.fill.used} GPUs"
+    elif other.fill.used < other.fill.total:
+        what += f", which leaves {idle_words(other.as_dict(found.question))}"
     told = [
         f"{what} (80 %: {percent(low)} to {percent(high)}; it leads with a probability of "
         f"{likely:.0%}{sure})."

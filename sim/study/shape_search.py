@@ -22,7 +22,7 @@ from sim.parallel.processes import Workers
 from sim.steady.state import steady_state, steady_states
 from sim.study import best_shapes
 from sim.study.best_shapes import Candidate, kept_within, screened
-from sim.study.question import Fill, Question, needed
+from sim.study.question import Fill, Gpus, Question, needed
 from sim.study.rounds import Tell, called
 from sim.study.schema import Settings
 from sim.study.starting_points import SCREEN, SCREEN_AGAIN, StartingPoint
@@ -94,6 +94,16 @@ class Found:
         return [(card, gpus * self.fill.times) for card, gpus in needed(self.closed).items()]
 
     @property
+    def where(self) -> str:
+        """The GPUs that it stands on, in words; of two cards, which side has which."""
+        by_card = self.closed.deployment.gpus_by_card()
+        sides = [Gpus(gpus * self.fill.times, card) for card, gpus in by_card]
+        if len({each.card for each in sides}) == 1:
+            return str(replace(sides[0], count=self.fill.used))
+        attention, ffn = sides
+        return f"{attention} for attention and {ffn} for FFN"
+
+    @property
     def scenario(self) -> Scenario:
         """Its scenario under the load that was simulated: what `afdsim run` gets."""
         return self.side.with_arrivals(self.settings, self._load)
@@ -115,6 +125,7 @@ class Found:
             "deployment": self.side.kind,
             "shape": self.shape,
             "software": self.side.first.software.profile,
+            "on": self.where,
             "gpus": gpus,
             "times": self.fill.times,
             "idle_gpus": self.fill.total - self.fill.used,

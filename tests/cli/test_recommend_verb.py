@@ -128,6 +128,9 @@ def test_a_launch_file_lies_beside(role: str, answered: Ask, known: Recommendati
         ({"acceptance": "0.8"}, 2, "has no draft_layer"),
         ({"acceptance": "0.8", "model": "deepsek-v3"}, 3, "did you mean 'deepseek-v3'"),
         ({"emit": "vlm"}, 2, "did you mean 'vllm'"),
+        ({"software": "vlm"}, 3, "did you mean 'vllm'"),
+        ({"precision": "fp9"}, 3, "precision: unknown format; did you mean 'fp8'"),
+        ({"kv": "int3"}, 3, "kv: unknown format; did you mean 'int8'"),
     ],
 )
 def test_wrong_questions_are_told_and_nothing_is_written(
@@ -143,3 +146,26 @@ def test_wrong_questions_are_told_and_nothing_is_written(
     assert answer.out == ""
     assert sum("rror: " in line for line in answer.err.splitlines()) == 1
     assert left_behind(tmp_path) == []
+
+
+def test_all_mistakes_of_a_question_are_told_at_once(recommend: Ask) -> None:
+    wrong = {"model": "deepsek-v3", "gpus": "8xh80", "software": "vlm", "precision": "fp9"}
+    answer = recommend(**wrong, tpot="inf", acceptance="0.8", kv="int3")
+    assert answer.code == 3
+    problems = [line for line in answer.err.splitlines() if line.startswith("error: ")]
+    for name in ("TPOT inf", "'deepsek-v3'", "'h80'", "'vlm'", "'fp9'", "'int3'"):
+        assert sum(name in problem for problem in problems) == 1, name
+    assert len(problems) == 6
+
+
+def test_a_directory_that_cannot_be_is_told_before_the_search(
+    recommend: Ask, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/below", "/proc/none"):
+        answer = recommend("--out", out)
+        assert answer.code == 6
+        assert answer.out == ""
+        assert answer.err.startswith(f"error: {out}: ")
+        assert "choose another --out" in answer.err
+    assert left_behind(tmp_path) == ["file"]

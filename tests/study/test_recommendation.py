@@ -202,6 +202,20 @@ def test_two_cards_serve_either_side(loaded_model: Path) -> None:
     assert {each.first.deployment.accelerators()[0] for each in starts} == {"h20", "h800"}
 
 
+def test_of_two_cards_it_is_told_which_side_has_which(loaded_model: Path) -> None:
+    told = set()
+    for side in sides(ask(loaded_model, gpus="16xh20+16xh800")):
+        deployment = side.first.deployment
+        gpus, cards_of = side.first.gpu_count(), deployment.accelerators()
+        found = shape_search.Found(side, {}, 64, {}, Fill(1, gpus, 32), 1.0)
+        told.add((side.kind, len(set(cards_of)), found.where))
+    assert {each for kind, cards, each in told if cards == 2} == {
+        "8 × h20 for attention and 8 × h800 for FFN",
+        "8 × h800 for attention and 8 × h20 for FFN",
+    }
+    assert {each for kind, cards, each in told if cards == 1} >= {"16 × h20", "16 × h800"}
+
+
 @pytest.mark.nightly
 def test_two_cards_and_prices(loaded_model: Path) -> None:
     question = ask(loaded_model, gpus="8xh20+4xh800", prices={"h20": 1.0, "h800": 2.0})
