@@ -76,6 +76,9 @@ def run(
         problem = "needs workload.arrivals of kind closed"
         raise typer.BadParameter(problem, param_hint="--reoptimise")
     if instead == "doubt":
+        for option, given in (("--out", out), ("--timeline", timeline)):
+            if given is not None:
+                raise typer.BadParameter("--show simulates and saves nothing", param_hint=option)
         show_doubt(loaded, reoptimise, as_json)
         return
     if loaded.simulation.engine == "bound" and timeline is not None:

@@ -159,3 +159,18 @@ def test_a_run_of_another_model_is_not_titled_with_the_old_one(
     saved = json.loads((folder / "run.json").read_text())
     assert saved["scenario"]["description"].startswith("Qwen3-235B-A22B in the shape of")
     assert "Step-3," not in saved["scenario"]["description"]
+
+
+def test_lists_of_cards_tell_the_mistakes_of_all_cards(afdsim: Call, tmp_path: Path) -> None:
+    for verb, folder in (
+        ("models", cards.MODELS),
+        ("hardware", cards.ACCELERATORS),
+        ("software", cards.SOFTWARE),
+    ):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for name, text in (("broken", "name: ["), ("empty", "")):
+            (tmp_path / folder / f"{name}.yaml").write_text(text)
+        answer = afdsim(verb)
+        assert (answer.code, answer.out) == (3, "")
+        for name in ("broken", "empty"):
+            assert f"{folder}/{name}.yaml:" in answer.err

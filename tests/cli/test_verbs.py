@@ -745,6 +745,11 @@ def test_run_shows_doubt_without_simulating(afdsim: Call, tmp_path: Path) -> Non
     table = afdsim("run", "step3-2a2f-hopper", "--show", "doubt").out
     assert "glue of a layer" in table
     assert "what no source declares" in table
+    for option in (("--out", "there"), ("--timeline", "0:2")):
+        refused = afdsim("run", "step3-2a2f-hopper", "--show", "doubt", *option)
+        assert (refused.code, refused.out) == (2, "")
+        assert option[0] in refused.err
+    assert left_behind(tmp_path) == before
 
 
 def test_run_reoptimises_each_draw(afdsim: Call) -> None:

@@ -508,3 +508,12 @@ def test_what_is_told_stands_in_the_file() -> None:
         file = launch_file(load(name), engine)
         assert all(f"# - {sentence}\n" in file.text for sentence in file.cannot)
         assert json.loads(json.dumps(vars(file)))["name"] == file.name
+
+
+def test_afd_plugin_knows_a_model_by_the_name_of_its_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(cards.packaged(cards.MODELS) / "deepseek-v3.yaml", "mine.yaml")
+    scenario = load("dsv3-afd").with_settings({"model": "./mine.yaml"})
+    assert not any("wrappers" in told for told in launch_file(scenario, "afd-plugin").cannot)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import typer
 
 from sim.cli.output import plain
 from sim.cli.text import AsJson, Table, number, show
 from sim.foundation import json_text
+
+Card = TypeVar("Card")
 
 models_app = typer.Typer(help="Show the model cards.", rich_markup_mode=None)
 software_app = typer.Typer(help="Show the software profiles.", rich_markup_mode=None)
@@ -26,8 +29,7 @@ def models(context: typer.Context, as_json: AsJson = False) -> None:
     from sim.inputs import cards
 
     rows = []
-    for name in cards.names(cards.MODELS):
-        card = cards.model(name)
+    for name, card in every(cards.MODELS, cards.model):
         rows.append(
             {
                 "model": name,
@@ -67,8 +69,7 @@ def software(context: typer.Context, as_json: AsJson = False) -> None:
     from sim.inputs import cards
 
     rows = []
-    for name in cards.names(cards.SOFTWARE):
-        card = cards.software(name)
+    for name, card in every(cards.SOFTWARE, cards.software):
         figures = ("glue_us_per_layer", "host_gap_us_per_step", "overlap_slowdown")
         known = {figure: float(getattr(card, figure)) for figure in figures}
         rows.append({"profile": name} | known | {"description": card.description})
@@ -109,6 +110,25 @@ def figures(card: Any, prefix: str = "") -> list[tuple[str, Any]]:
             found += figures(((str(key), part) for key, part in parts), f"{prefix}{name}.")
         elif isinstance(value, Strict):
             found += figures(value, f"{prefix}{name}.")
+    return found
+
+
+def every(folder: str, read: Callable[[str], Card]) -> list[tuple[str, Card]]:
+    """Return the cards of a folder with their names.
+
+    Raises ScenarioError with the mistakes of all of them.
+    """
+    from sim.foundation.errors import ScenarioError
+    from sim.inputs import cards
+
+    found, problems = [], list[str]()
+    for name in cards.names(folder):
+        try:
+            found.append((name, read(name)))
+        except ScenarioError as error:
+            problems += error.problems
+    if problems:
+        raise ScenarioError(problems)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sim.cli.inputs.cards import figures, print_rows
+from sim.cli.inputs.cards import every, figures, print_rows
 from sim.cli.text import AsJson, Table, number, show
 from sim.foundation import json_text
 from sim.foundation.errors import did_you_mean
@@ -32,8 +32,7 @@ def hardware(context: typer.Context, as_json: AsJson = False) -> None:
     from sim.inputs import cards
 
     rows = []
-    for name in cards.names(cards.ACCELERATORS):
-        card = cards.accelerator(name)
+    for name, card in every(cards.ACCELERATORS, cards.accelerator):
         nic = card.node.nic_bytes_per_s_per_gpu()
         rows.append(
             {

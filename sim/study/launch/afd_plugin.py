@@ -104,15 +104,16 @@ def _plugin(role: str, afd: Afd, attention: RankGroup, ffn: RankGroup, npu: bool
 def _refused(needs: Needs, afd: Afd, attention: RankGroup, ffn: RankGroup, npu: bool) -> list[str]:
     """Return why the plugin would not start this shape."""
     told = []
-    if not needs.scenario.model.startswith(_MODELS):
+    model = cards.model(needs.scenario.model).name
+    if not model.startswith(_MODELS):
         told.append(
-            f"model {needs.scenario.model}: afd-plugin has wrappers of DeepSeek-V2, V3 and V3.2 "
+            f"model {model}: afd-plugin has wrappers of DeepSeek-V2, V3 and V3.2 "
             "alone, and would not start"
         )
     if not npu and attention.gpus % ffn.gpus:
         told.append(
-            f"deployment: {attention.gpus} attention ranks are no multiple of {ffn.gpus} FFN "
-            "ranks; P2pNcclAFDConnector would not start"
+            f"deployment: attention ranks ({attention.gpus}) are no multiple of FFN ranks "
+            f"({ffn.gpus}); P2pNcclAFDConnector would not start"
         )
     if afd.attention.accelerator != afd.ffn.accelerator:
         told.append("deployment: sides of different accelerators were not tried by afd-plugin")
