@@ -9,7 +9,7 @@ from sim.inputs.naming.settings import described
 from sim.parallel.processes import Workers
 from sim.study.question import Question
 from sim.study.rounds import Tell, called
-from sim.study.shape_search import Found, OfKind, screen
+from sim.study.shape_search import Found, OfKind, Screened, screen
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class NextGpus:
 
     gpus: int
     """GPUs that there would be; with a rate, those that twice the rate would take."""
+    now: int
+    """GPUs now; with a rate, those that the bound takes, fewer than a simulation at times."""
     shape: str
     gain: float
     """In tokens/s/GPU over all GPUs, as a share of what the bound gives now."""
@@ -37,15 +39,23 @@ def next_gpus(
     side = answer.side
     what = f"looking at {more.total} GPUs"
     (then,) = called(screen, [(more, side)], workers, what, tell)
-    before = [one.worth for one in now.candidates if one.side.data == side.data]
+    before = [one for one in now.candidates if one.side.data == side.data]
     if not (then.candidates and before):
         return None
     best = then.candidates[0]
-    scenario = side.first.with_settings(best.candidate.settings)
-    fill = more.fill(scenario, best.candidate.worth)
-    assert fill is not None
+    shape = side.first.with_settings(best.candidate.settings).deployment.shape_name()
     return NextGpus(
-        more.total if question.rate is None else fill.used,
-        described(scenario.deployment.shape_name(), best.candidate.settings),
-        best.worth / before[0] - 1,
+        _taken(more, best),
+        _taken(question, before[0]),
+        described(shape, best.candidate.settings),
+        best.worth / before[0].worth - 1,
     )
+
+
+def _taken(question: Question, one: Screened) -> int:
+    """Return all GPUs, or those that a rate takes."""
+    if question.rate is None:
+        return question.total
+    fill = question.fill(one.side.first.with_settings(one.candidate.settings), one.candidate.worth)
+    assert fill is not None
+    return fill.used

@@ -64,8 +64,11 @@ def margin_words(found: Recommendation) -> list[str]:
     low, high = margin.interval(80)
     likely = margin.probability(0.0)
     sure = "" if likely >= _SURE else ": open"
-    what = f"It yields {100 * margin.value:.1f} % more than the best of {KIND[other.side.kind]}"
+    best = f"the best of {KIND[other.side.kind]}"
+    what = f"It yields {100 * margin.value:.1f} % more than {best}"
     if found.question.rate is not None:
+        if other.fill.used == found.answer.fill.used:
+            what = f"It yields as much as {best}"
         what += f", which takes {other.fill.used} GPUs"
     elif other.fill.used < other.fill.total:
         what += f", which leaves {idle_words(other.as_dict(found.question))}"
@@ -90,8 +93,8 @@ def next_words(found: Recommendation) -> list[str]:
         gain = "no more tokens/s/GPU"
     if rate is not None:
         return [
-            f"Twice the rate would take about {more.gpus} GPUs: {gain}, with {more.shape}, by the "
-            "bound."
+            f"By the bound, twice the rate would take {more.gpus} GPUs where the rate takes "
+            f"{more.now}: {gain}, with {more.shape}."
         ]
     return [f"Twice the GPUs ({more.gpus}) would bring {gain}, with {more.shape}, by the bound."]
 

@@ -296,7 +296,8 @@ def serving(job: tuple[Question, Found]) -> Found | None:
         tpot_ms = figures[f"tpot_ms_{question.tpot_of}"]
         if figures["stable"] and tpot_ms is not None and tpot_ms * slower <= question.tpot_ms:
             fill = Fill(times, times * gpus, times * gpus)
-            worth = question.served_worth(fill, figures["tgs"])
+            # What arrives is emitted, by chance more or less; what it could emit tells them apart.
+            worth = question.served_worth(fill, found.figures["tgs"])
             figures = figures | {
                 name: figures[name] * slower for name in ("tpot_ms_mean", "tpot_ms_p99")
             }

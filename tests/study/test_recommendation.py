@@ -17,6 +17,7 @@ from sim.inputs.variants import Variants
 from sim.pictures import recommendation_page
 from sim.study import recommendation_folder, shape_search
 from sim.study.best_shapes import screened
+from sim.study.next_gpus import NextGpus
 from sim.study.question import Fill, Question, asked, parse_gpus
 from sim.study.recommendation import Recommendation, recommend, recommended
 from sim.study.recommendation_words import command, headline, margin_words, next_words
@@ -316,6 +317,32 @@ def test_a_rate_takes_as_many_deployments_as_emit_its_tokens() -> None:
     assert question.fill(scenario, 200.0) == Fill(times=2, used=64, total=64)
     assert question.worth(scenario, 200.0) == pytest.approx(10 * 1000 / 64, rel=1e-5)
     assert question.fill(scenario, 100.0) is None
+
+
+def test_a_tie_goes_to_what_could_emit_more_not_to_what_happened_to_arrive(
+    found: Recommendation, loaded_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = ask(loaded_model, gpus="64xh800", rate=6.0)
+    worth = []
+    for arrived in (90.0, 110.0):
+        figures = {"stable": True, "tpot_ms_mean": 0.1, "tpot_ms_p99": 0.1, "tgs": arrived}
+        monkeypatch.setattr(shape_search, "replicated", lambda _, figures=figures: figures)
+        one = serving((question, found.answer))
+        assert one is not None
+        worth.append(one.worth)
+    assert worth[0] == worth[1]
+
+
+def test_twice_a_rate_is_told_beside_what_the_bound_takes_now(found: Recommendation) -> None:
+    asked_for = replace(found.question, rate=20.0)
+    sized = replace(found, question=asked_for, next_gpus=NextGpus(32, 16, "EP32", 0.0))
+    (told,) = next_words(sized)
+    assert "would take 32 GPUs where the rate takes 16: no more tokens/s/GPU, with EP32" in told
+    assert found.next_gpus is not None
+    assert (found.next_gpus.now, found.next_gpus.gpus) == (8, 16)
+    assert found.other_side is not None
+    if found.other_side.fill.used == found.answer.fill.used:
+        assert margin_words(sized)[0].startswith("It yields as much as the best of ")
 
 
 def test_a_rate_takes_no_more_of_a_card_than_there_are(
