@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Protocol
 
-from sim.foundation.errors import CalibrationError, did_you_mean
+from sim.foundation.errors import CalibrationError, StoreError, did_you_mean
 from sim.foundation.spreadsheets import inert
 from sim.kernels import served
 
@@ -209,7 +209,7 @@ def texts(backend: Backend, times: Sequence[tuple[Case, float]]) -> dict[str, st
 def write(files: Mapping[str, str], folder: Path) -> list[Path]:
     """Write measurement files to `folder`, each only when it is complete; return their paths.
 
-    Raises CalibrationError if one cannot be written.
+    Raises StoreError if one cannot be written.
     """
     paths = []
     for name, text in files.items():
@@ -219,7 +219,8 @@ def write(files: Mapping[str, str], folder: Path) -> list[Path]:
             partial.write_text(text, encoding="utf-8")
             partial.replace(path)
         except OSError as error:
-            raise CalibrationError(f"{path}: cannot be written: {error}") from None
+            why = f"cannot be written: {error.strerror}; make room or choose another --out"
+            raise StoreError(f"{path}: {why}") from None
         paths.append(path)
     return paths
 

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.foundation.errors import CalibrationError
+from sim.foundation.errors import CalibrationError, StoreError
 from sim.foundation.printable import excerpt
 from sim.foundation.reading import MOST_TABLE_BYTES, asked_once, check_regular, lines_of, read_bytes
 from sim.foundation.spreadsheets import inert
@@ -78,7 +78,7 @@ def dump(curves: Iterable[Curve]) -> str:
 def write(curves: Iterable[Curve], path: Path) -> None:
     """Write `curves` to `path`; a file that is there is replaced only by a complete one.
 
-    Raises CalibrationError if it cannot be written.
+    Raises StoreError if it cannot be written.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -89,7 +89,8 @@ def write(curves: Iterable[Curve], path: Path) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise CalibrationError(f"{path}: cannot be written: {error}") from None
+        why = f"cannot be written: {error.strerror}; make room or choose another --out"
+        raise StoreError(f"{path}: {why}") from None
 
 
 @asked_once

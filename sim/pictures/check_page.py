@@ -15,6 +15,7 @@ from sim.calibration.check import TableCheck
 from sim.kernels.ops import Floats
 from sim.pictures import page as pages
 from sim.pictures.looks import look
+from sim.results.files import replace_file
 
 _BAND = 0.10
 _HEIGHT = 460
@@ -24,7 +25,8 @@ def write(comparisons: Sequence[TableCheck], path: Path) -> None:
     """Write one self-contained page: two pictures per card and operation, that opens offline.
 
     One is modelled against measured time in log-log with a ±10 % band, the other measured time
-    against the time at the card's physical peak; the diagonal is the roofline.
+    against the time at the card's physical peak; the diagonal is the roofline. Raises StoreError
+    if it cannot be written.
     """
     known = [one for one in comparisons if one.mape is not None]
     figures: dict[str, Any] = {}
@@ -43,13 +45,13 @@ def write(comparisons: Sequence[TableCheck], path: Path) -> None:
         height=_HEIGHT,
         figures=figures,
     )
-    path.write_text(page, encoding="utf-8")
+    replace_file(path, lambda part: part.write_text(page, encoding="utf-8"))
 
 
 def _fit(members: Sequence[TableCheck]) -> go.Figure:
     figure = go.Figure()
-    for number, one in enumerate(members):
-        figure.add_trace(_points(one.measured_us, one.modelled_us, _label(one), number))
+    for number, (one, name) in enumerate(zip(members, _labels(members), strict=True)):
+        figure.add_trace(_points(one.measured_us, one.modelled_us, name, number))
     ends = _ends([one.measured_us for one in members])
     for factor, dash in ((1.0, "solid"), (1 + _BAND, "dot"), (1 - _BAND, "dot")):
         figure.add_trace(_line(ends, factor, dash))
@@ -58,15 +60,16 @@ def _fit(members: Sequence[TableCheck]) -> go.Figure:
 
 def _roofline(members: Sequence[TableCheck]) -> go.Figure:
     figure = go.Figure()
-    for number, one in enumerate(members):
-        figure.add_trace(_points(one.peak_us, one.measured_us, _label(one), number))
+    for number, (one, name) in enumerate(zip(members, _labels(members), strict=True)):
+        figure.add_trace(_points(one.peak_us, one.measured_us, name, number))
     figure.add_trace(_line(_ends([one.peak_us for one in members]), 1.0, "solid"))
     return _laid_out(figure, "roofline", "at physical peak, µs", "measured, µs")
 
 
 def _laid_out(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
-    figure.update_xaxes(type="log", exponentformat="power", title=x)
-    figure.update_yaxes(type="log", exponentformat="power", title=y)
+    # Ticks at 1, 2 and 5: all nine digits of a decade would lie over each other.
+    figure.update_xaxes(type="log", dtick="D2", exponentformat="power", title=x)
+    figure.update_yaxes(type="log", dtick="D2", exponentformat="power", title=y)
     return figure.update_layout(
         title={"text": title, "font": {"size": 14}},
         template="plotly_white",
@@ -77,9 +80,15 @@ def _laid_out(figure: go.Figure, title: str, x: str, y: str) -> go.Figure:
     )
 
 
-def _label(one: TableCheck) -> str:
-    told = " ".join(part for part in (one.dtype, one.kernel, one.regime) if part)
-    return html.escape(told or one.op)
+def _labels(members: Sequence[TableCheck]) -> list[str]:
+    """Return what each is called in a legend, with its file where another is called the same."""
+    told = [
+        " ".join(filter(None, (one.dtype, one.kernel, one.regime))) or one.op for one in members
+    ]
+    return [
+        html.escape(f"{name} ({one.file})" if told.count(name) > 1 else name)
+        for one, name in zip(members, told, strict=True)
+    ]
 
 
 def _points(x: Floats, y: Floats, name: str, number: int) -> go.Scatter:

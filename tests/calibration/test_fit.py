@@ -16,7 +16,7 @@ from sim.calibration.measurement_files import read_all
 from sim.calibration.measurements import Measurement
 from sim.calibration.regression import fit_constants, rising, roofline_us
 from sim.cli.calibrate import app
-from sim.foundation.errors import CalibrationError
+from sim.foundation.errors import CalibrationError, StoreError
 from sim.inputs import cards
 from sim.kernels.kernel_table import KernelTable
 from sim.kernels.table_file import dump, read
@@ -199,3 +199,27 @@ def test_impossible_points_can_be_left_out(files: list[Path], tmp_path: Path) ->
     assert code == 0
     assert "left out" in error
     assert table.is_file()
+
+
+def test_a_file_that_cannot_be_written_is_told_with_the_exit_code_of_that(
+    files: list[Path], tmp_path: Path
+) -> None:
+    fit = ("fit", *files, "--accelerator", "h100-sxm")
+    for command in (("plot", files[0]), fit):
+        (tmp_path / "file").write_text("")
+        words = [str(word) for word in (*command, "--out", tmp_path / "file/below.csv")]
+        error = CliRunner().invoke(app, words).exception
+        assert isinstance(error, StoreError)
+        assert "below.csv: cannot be written: " in str(error)
+        assert str(error).endswith("; make room or choose another --out")
+
+
+def test_two_files_of_one_kernel_are_told_apart_in_the_legend(
+    files: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "again").mkdir()
+    again = tmp_path / "again" / f"second-{files[0].name}"
+    again.write_text(files[0].read_text(encoding="utf-8"), encoding="utf-8")
+    page = tmp_path / "page.html"
+    assert run("plot", files[0], again, "--out", page)[0] == 0
+    assert f"({again.name})" in page.read_text(encoding="utf-8")
