@@ -122,6 +122,7 @@ def recommend(
         acceptance=acceptance,
         prices={name: float(usd) for name, usd in prices.read_prices(price or ()).items()},
     )
+    _check_prices(question)
     files.check_directory(out or files.RUNS)
     with pool_of(workers or processes.cores()) as pool:
         found = recommended(question, pool, _SearchProgress().tell)
@@ -162,6 +163,15 @@ def _check_acceptance(model: str, acceptance: float | None) -> None:
         return  # an unknown model is told with what else is wrong
     for problem in problems:
         raise typer.BadParameter(problem, param_hint="--acceptance")
+
+
+def _check_prices(question: Question) -> None:
+    """Refuse the rent of a card that is not asked for: it would change nothing."""
+    asked_for = [each.card for each in question.gpus]
+    for name in question.prices:
+        if name not in asked_for:
+            told = f"no GPU of the question is a {name}; give the price of {', '.join(asked_for)}"
+            raise typer.BadParameter(told, param_hint="--price")
 
 
 def _emitted(

@@ -116,6 +116,7 @@ def test_a_launch_file_lies_beside(role: str, answered: Ask, known: Recommendati
         ({"context": None}, 3, "no context: give --context"),
         ({"trace": "nowhere.csv"}, 3, "nowhere.csv: cannot be read"),
         ({"price": "h80=1"}, 3, "did you mean 'h800'"),
+        ({"price": "h20=1"}, 2, "no GPU of the question is a h20; give the price of h800"),
         ({"gpus": "1xh800"}, 4, "does not fit on 1 × h800 in any shape"),
         ({"tpot": "0.1"}, 4, "the least is"),
         ({"output": "1"}, 2, "--output"),
