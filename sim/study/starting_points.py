@@ -116,7 +116,7 @@ def assumptions(question: Question) -> list[str]:
     told = [
         f"prompts from {_SHORTEST:g} to {_LONGEST:g} times their mean, outputs of "
         f"{question.output:,} tokens",
-        "popular experts (power law 0.6) with EPLB's replicas, 3 % jitter on kernels and transfers",
+        f"{_experts(question)}3 % jitter on kernels and transfers",
         "90 % of the memory",
         _drafted(question),
     ]
@@ -126,6 +126,12 @@ def assumptions(question: Question) -> list[str]:
         engines = {name for each in question.gpus for name in _named(question, each.card)}
         told.append(f"engines {', '.join(sorted(engines))}")
     return told
+
+
+def _experts(question: Question) -> str:
+    if not routed_experts(cards.model(question.model)):
+        return ""
+    return "popular experts (power law 0.6) with EPLB's replicas, "
 
 
 def _drafted(question: Question) -> str:

@@ -23,7 +23,7 @@ from sim.study.recommendation import Recommendation, recommend, recommended
 from sim.study.recommendation_words import command, headline, margin_words, next_words
 from sim.study.rounds import RoundProgress
 from sim.study.shape_search import Probed, Screened, Search, searched, serving
-from sim.study.starting_points import SCREEN, sides
+from sim.study.starting_points import SCREEN, assumptions, sides
 from sim.sweeps.shapes import shapes, with_copies
 
 PROMISED = {
@@ -201,6 +201,16 @@ def test_two_cards_serve_either_side(loaded_model: Path) -> None:
     }
     assert cards == {("h20", "h20"), ("h800", "h800"), ("h20", "h800"), ("h800", "h20")}
     assert {each.first.deployment.accelerators()[0] for each in starts} == {"h20", "h800"}
+
+
+def test_of_a_model_without_experts_nothing_is_assumed_of_them() -> None:
+    told = {
+        model: "; ".join(assumptions(asked(model, "8xh200-sxm", 50, context=4096)))
+        for model in ("qwen3-32b", "deepseek-v3")
+    }
+    assert "popular experts" in told["deepseek-v3"]
+    assert "expert" not in told["qwen3-32b"]
+    assert all("3 % jitter" in each for each in told.values())
 
 
 def test_of_two_cards_it_is_told_which_side_has_which(loaded_model: Path) -> None:
