@@ -199,6 +199,9 @@ def _say_launch(launch: Emitted, found: Recommendation, folder: Path) -> None:
     say(f"launch file of {of.shape}{other}: {folder / launch.file.name}{times}")
     for sentence in launch.file.cannot:
         say(f"not in the file: {sentence}")
+    if of.beside is not None:
+        beside = folder / f"{launch.of}_beside.yaml"
+        say(f"for {of.beside.shape} beside it: afdsim launch {beside} --engine {launch.engine}")
 
 
 class _SearchProgress:
@@ -241,7 +244,7 @@ def _show(found: Recommendation) -> None:
 
 
 def _row(name: str, found: Found, question: Question) -> tuple[str, ...]:
-    from sim.study.recommendation_words import idle_words
+    from sim.study.recommendation_words import idle_words, in_turn
 
     told = found.as_dict(question)
     gpus = f"{told['times']} × {told['gpus']}" if told["times"] > 1 else str(told["gpus"])
@@ -250,13 +253,13 @@ def _row(name: str, found: Found, question: Question) -> tuple[str, ...]:
     if told["idle_gpus"]:
         gpus += f", {idle_words(told)}"
     return (
-        *(name, told["shape"], told["software"] or "–", gpus),
-        number(told["requests_per_gpu"]),
-        f"{told['tpot_ms']:.2f}",
-        f"{told['tpot_ms_p10']:.1f} to {told['tpot_ms_p90']:.1f}",
+        *(name, told["shape"], in_turn(told, lambda part: part["software"] or "–"), gpus),
+        in_turn(told, lambda part: number(part["requests_per_gpu"])),
+        in_turn(told, "{tpot_ms:.2f}".format_map),
+        in_turn(told, "{tpot_ms_p10:.1f} to {tpot_ms_p90:.1f}".format_map),
         f"{told['tgs']:,.0f}",
         f"{told['tgs_p10']:,.0f} to {told['tgs_p90']:,.0f}",
         f"{told['tokens_per_s']:,.0f}",
         usd(told["usd_per_1m_tokens"]),
-        f"{told['calibrated_share']:.0%}",
+        in_turn(told, "{calibrated_share:.0%}".format_map),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from sim.pictures.sections import Section
 from sim.results.files import replace_file
 from sim.study.recommendation import Recommendation
 from sim.study.recommendation_folder import Emitted, roles
-from sim.study.recommendation_words import command, headline, margin_words, next_words
+from sim.study.recommendation_words import command, headline, in_turn, margin_words, next_words
 from sim.study.starting_points import assumptions
 
 # Per cent of the picture; the rest is for figures behind the bars.
@@ -68,7 +68,7 @@ def _sections(found: Recommendation, told: dict[str, dict[str, Any]]) -> Iterato
         "Answer, other side, runner-up",
         "Each at its largest batch that meets the target in simulation. In brackets: 80 %.",
         ["", *told],
-        [[name, *(_cell(each, form) for each in told.values())] for name, form in _ROWS.items()],
+        [[name, *(_cell(each, name) for each in told.values())] for name in _ROWS],
     )
     if found.margin is not None:
         yield Section(
@@ -99,13 +99,29 @@ _ROWS = {
     "USD per million tokens": "{usd_per_1m_tokens:.3f}",
     "kernel time from inside measured ranges": "{calibrated_share:.0%}",
 }
+# What the shapes on two cards have together; of the rest each has its own.
+_TOGETHER = (
+    "shape",
+    "on",
+    "idle GPUs",
+    "tokens/s/GPU",
+    "tokens/s in all",
+    "USD per million tokens",
+)
 
 
-def _cell(told: dict[str, Any], form: str) -> str:
-    shown = told | {"deployment": told["deployment"].upper(), "software": told["software"] or "–"}
-    if "usd" in form and told["usd_per_1m_tokens"] is None:
+def _cell(told: dict[str, Any], name: str) -> str:
+    priced = name.startswith("USD")
+    if priced and told["usd_per_1m_tokens"] is None:
         return "–"
-    return form.format(**shown)
+    if priced or name in _TOGETHER:
+        return _ROWS[name].format(**told)
+    return in_turn(told, lambda part: _ROWS[name].format(**_spelt(part)))
+
+
+def _spelt(told: Mapping[str, Any]) -> dict[str, Any]:
+    deployment, software = told["deployment"].upper(), told["software"] or "–"
+    return {**told, "deployment": deployment, "software": software}
 
 
 def _commands(
@@ -115,7 +131,8 @@ def _commands(
     answer = shlex.quote(str(folder / "answer.yaml"))
     yield "Simulate the answer", f"afdsim run {answer}"
     yield "See what limits it", f"afdsim explain {answer}"
-    if found.other_side is not None and found.question.rate is None:
+    alone = found.other_side is not None and found.other_side.beside is None
+    if alone and found.answer.beside is None and found.question.rate is None:
         other = shlex.quote(str(folder / "other_side.yaml"))
         yield "Compare it with the other side", f"afdsim compare {answer} {other}"
     if launch is not None:

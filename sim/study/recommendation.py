@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from itertools import product
 from typing import Any, TypeVar
 
 from sim.doubt.margin import Margin, margin_of
@@ -31,6 +30,7 @@ from sim.study.shape_search import (
     Probed,
     Screened,
     Search,
+    beside_each_other,
     probe,
     screen,
     searched,
@@ -160,11 +160,13 @@ def recommended(
     searches = [Search(each, question) for each in best]
     counts |= {"simulated": len(jobs), "searched": len(searches)}
     what = f"searching the largest batch of the {len(searches)} best"
-    bracket = _Bracket(question, max(one.worth for one in jobs))
+    bracket = _Bracket(question, _most_worth(jobs))
     every = called(searched, searches, workers, what, tell, bracket.words)
     met = [each for each in every if each is not None]
     if question.rate is not None and met:
         met = served(question, met, workers, tell)
+    elif len(question.gpus) > 1:
+        met = beside_each_other(met)
     met.sort(key=lambda each: -each.worth)
     if not met:
         raise InfeasibleError(_nothing(question, by_kind, probes))
@@ -185,16 +187,28 @@ def recommended(
 def _foremost(
     every: Iterable[_Ranked], side_of: Callable[[_Ranked], StartingPoint], most: int
 ) -> list[_Ranked]:
-    """Return the best of each kind of deployment, `most` without drafts and as many with them.
+    """Return the best of each kind of deployment: `most` by cards, and as many with drafts.
 
-    Apart, since drafts shall not displace a shape by its bound alone.
+    Apart, since drafts shall not displace a shape by its bound alone, and cards serve side by side.
     """
-    ranked = sorted(every, key=lambda one: -one.worth)
-    found: list[_Ranked] = []
-    for kind, drafts in product(KINDS, (False, True)):
-        of = [one for one in ranked if (side_of(one).kind, side_of(one).drafts) == (kind, drafts)]
-        found += of[:most]
-    return found
+    of: dict[tuple[str, bool, frozenset[str]], list[_Ranked]] = {}
+    for one in sorted(every, key=lambda one: -one.worth):
+        side = side_of(one)
+        of.setdefault((side.kind, side.drafts, side.cards), []).append(one)
+    order = sorted(of, key=lambda key: (key[0], key[1], sorted(key[2])))
+    return [one for key in order for one in of[key][:most]]
+
+
+def _most_worth(jobs: Iterable[Screened]) -> float:
+    """Return what shapes are worth by the bound, those on either card together."""
+    best: dict[tuple[str, frozenset[str]], float] = {}
+    for one in jobs:
+        key = one.side.kind, one.side.cards
+        best[key] = max(best.get(key, 0.0), one.worth)
+    together: dict[tuple[str, int], float] = {}
+    for (kind, names), worth in best.items():
+        together[kind, len(names)] = together.get((kind, len(names)), 0.0) + worth
+    return max(together.values())
 
 
 class _Bracket:
@@ -221,9 +235,13 @@ def _second(met: Sequence[Found]) -> Found | None:
     """Return the second best of the answer's kind, of another shape than the answer."""
     answer = met[0]
     for each in met[1:]:
-        if each.side.kind == answer.side.kind and each.shape != answer.shape:
+        if each.side.kind == answer.side.kind and _shapes(each) != _shapes(answer):
             return each
     return None
+
+
+def _shapes(found: Found) -> list[str]:
+    return [each.shape for each in (found, found.beside) if each is not None]
 
 
 def _margin(answer: Found, other: Found) -> Margin:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,14 @@ def roles(found: Recommendation) -> dict[str, Found]:
     return {role: each for role, each in every.items() if each is not None}
 
 
+def _files(found: Recommendation) -> Iterator[tuple[str, Found]]:
+    """Yield each shape under the name of its file, those beside another too."""
+    for role, each in roles(found).items():
+        yield role, each
+        if each.beside is not None:
+            yield f"{role}_beside", each.beside
+
+
 def emitted(found: Recommendation, engine: str) -> Emitted:
     """Return the launch file of the answer, or of the other side if the engine runs that alone.
 
@@ -69,7 +77,7 @@ def save(found: Recommendation, out: Path | None = None, launch: Emitted | None 
     name = folder_name(f"recommend-{question.title}-{gpus}")
 
     def fill(folder: Path) -> None:
-        for role, each in roles(found).items():
+        for role, each in _files(found):
             text = yaml.safe_dump(each.written(), sort_keys=False, allow_unicode=True)
             (folder / f"{role}.yaml").write_text(text, encoding="utf-8")
         if launch is not None:
@@ -84,8 +92,10 @@ def with_files(
 ) -> dict[str, Any]:
     """Return the recommendation as plain data, with the path of each file."""
     told = found.as_dict() | _of(launch)
-    for role in roles(found):
+    for role, each in roles(found).items():
         told[role]["scenario"] = str(folder / f"{role}.yaml")
+        if each.beside is not None:
+            told[role]["beside"]["scenario"] = str(folder / f"{role}_beside.yaml")
     if launch is not None:
         told["launch"]["file"] = str(folder / launch.file.name)
     return told

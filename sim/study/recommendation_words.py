@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sim.study.question import Question
@@ -34,14 +34,22 @@ def headline(found: Recommendation) -> str:
     idle = f", {idle_words(told)}" if told["idle_gpus"] else ""
     cost = told["usd_per_1m_tokens"]
     money = "" if cost is None else f", {cost:.2f} USD per million tokens"
+    requests = in_turn(told, lambda part: _few(part["requests_per_gpu"]))
+    tpot = in_turn(
+        told, "{tpot_ms:.1f} ms (80 %: {tpot_ms_p10:.1f} to {tpot_ms_p90:.1f})".format_map
+    )
     return (
         f"Run {told['shape']} of {question.title} ({KIND[told['deployment']]}, "
-        f"{told['software']}) on {told['on']}{times}{idle}: "
-        f"{_few(told['requests_per_gpu'])} requests a GPU, "
-        f"TPOT {told['tpot_ms']:.1f} ms (80 %: {told['tpot_ms_p10']:.1f} to "
-        f"{told['tpot_ms_p90']:.1f}), {told['tgs']:,.0f} tokens/s/GPU, "
+        f"{in_turn(told, lambda part: str(part['software']))}) on {told['on']}{times}{idle}: "
+        f"{requests} requests a GPU, TPOT {tpot}, {told['tgs']:,.0f} tokens/s/GPU, "
         f"{told['tokens_per_s']:,.0f} tokens/s in all{money}. {_limited(found.limit)}"
     )
+
+
+def in_turn(told: Mapping[str, Any], words: Callable[[Mapping[str, Any]], str]) -> str:
+    """Return words of a shape, as plain data, and of the one beside it if they differ."""
+    parts = [told] if told["beside"] is None else [told, told["beside"]]
+    return " and ".join(dict.fromkeys(map(words, parts)))
 
 
 def idle_words(told: Mapping[str, Any]) -> str:
@@ -70,7 +78,7 @@ def margin_words(found: Recommendation) -> list[str]:
         if other.fill.used == found.answer.fill.used:
             what = f"It yields as much as {best}"
         what += f", which takes {other.fill.used} GPUs"
-    elif other.fill.used < other.fill.total:
+    elif other.idle_gpus:
         what += f", which leaves {idle_words(other.as_dict(found.question))}"
     told = [
         f"{what} (80 %: {percent(low)} to {percent(high)}; it leads with a probability of "

@@ -51,6 +51,8 @@ class Found:
     """Output tokens/s/GPU over all GPUs of the question, idle ones too."""
     arrivals: Settings | None = None
     """Arrivals at one of its deployments, where a rate was asked for."""
+    beside: Found | None = None
+    """The shape of its kind on the other of two cards; `worth` holds both."""
 
     @property
     def closed(self) -> Scenario:
@@ -74,8 +76,17 @@ class Found:
 
     @property
     def tokens_per_s(self) -> float:
-        """Output tokens/s of all its deployments."""
-        return float(self.figures["tgs"] * self.fill.used)
+        """Output tokens/s of all its deployments, those beside it too."""
+        of_others = 0.0 if self.beside is None else self.beside.tokens_per_s
+        return float(self.figures["tgs"] * self.fill.used) + of_others
+
+    @property
+    def idle_gpus(self) -> int:
+        return self.fill.total - self.fill.used - (self.beside.fill.used if self.beside else 0)
+
+    def stands_apart_from(self, other: Found) -> bool:
+        """Return whether the two are of one kind and share no card."""
+        return self.side.kind == other.side.kind and not self.side.cards & other.side.cards
 
     def usd_per_1m_tokens(self, question: Question) -> float | None:
         """Return the rent of all GPUs of the question per million tokens; None without prices."""
@@ -121,27 +132,48 @@ class Found:
         share, doubt = self.fill.share, self.doubt.columns(self.figures)
         gpus, of = self.closed.gpu_count(), f"tpot_ms_{question.tpot_of}"
         to_target = self.figures[of] / self.figures["tpot_ms_mean"]
+        beside = None if self.beside is None else self.beside.as_dict(question)
+        more = dict.fromkeys(("tgs", "tgs_p10", "tgs_p90"), 0.0) if beside is None else beside
         return {
             "deployment": self.side.kind,
-            "shape": self.shape,
+            "shape": self.shape if beside is None else f"{self.shape} and {beside['shape']}",
             "software": self.side.first.software.profile,
-            "on": self.where,
+            "on": self.where if beside is None else f"{self.where} and {beside['on']}",
             "gpus": gpus,
             "times": self.fill.times,
-            "idle_gpus": self.fill.total - self.fill.used,
+            "idle_gpus": self.idle_gpus,
             "requests_in_flight": self.in_flight,
             "requests_per_gpu": self.in_flight / gpus,
             "tpot_ms": self.figures[of],
             "tpot_ms_p10": (doubt["tpot_ms_p10"] or 0.0) * to_target,
             "tpot_ms_p90": (doubt["tpot_ms_p90"] or 0.0) * to_target,
-            "tgs": self.figures["tgs"] * share,
-            "tgs_p10": (doubt["tgs_p10"] or 0.0) * share,
-            "tgs_p90": (doubt["tgs_p90"] or 0.0) * share,
+            "tgs": self.figures["tgs"] * share + more["tgs"],
+            "tgs_p10": (doubt["tgs_p10"] or 0.0) * share + more["tgs_p10"],
+            "tgs_p90": (doubt["tgs_p90"] or 0.0) * share + more["tgs_p90"],
             "tokens_per_s": self.tokens_per_s,
             "usd_per_1m_tokens": self.usd_per_1m_tokens(question),
             "calibrated_share": self.figures["calibrated_share"],
             "settings": self.settings,
+            "beside": beside,
         }
+
+
+def beside_each_other(met: Sequence[Found]) -> list[Found]:
+    """Return shapes, each with the best one of its kind on a card that it leaves idle.
+
+    The one that yields more stands first, and no two are the same pair.
+    """
+    found: dict[frozenset[int], Found] = {}
+    for each in met:
+        apart = [other for other in met if each.stands_apart_from(other)]
+        best = max(apart, key=lambda other: other.worth, default=None)
+        if best is None:
+            found[frozenset((id(each),))] = each
+            continue
+        first, second = sorted((each, best), key=lambda one: -one.worth)
+        pair = replace(first, beside=second, worth=first.worth + second.worth)
+        found.setdefault(frozenset((id(each), id(best))), pair)
+    return [*found.values()]
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,10 @@ class StartingPoint:
     def drafts(self) -> bool:
         return self.first.speculation is not None
 
+    @property
+    def cards(self) -> frozenset[str]:
+        return frozenset(name for name, _gpus in self.first.deployment.gpus_by_card())
+
     def with_arrivals(self, settings: Settings, arrivals: Settings) -> Scenario:
         """Return a shape at which requests arrive."""
         written = self.written(settings, arrivals)

@@ -22,7 +22,14 @@ from sim.study.question import Fill, Question, asked, parse_gpus
 from sim.study.recommendation import Recommendation, recommend, recommended
 from sim.study.recommendation_words import command, headline, margin_words, next_words
 from sim.study.rounds import RoundProgress
-from sim.study.shape_search import Probed, Screened, Search, searched, serving
+from sim.study.shape_search import (
+    Probed,
+    Screened,
+    Search,
+    beside_each_other,
+    searched,
+    serving,
+)
 from sim.study.starting_points import SCREEN, assumptions, sides
 from sim.sweeps.shapes import shapes, with_copies
 
@@ -225,6 +232,49 @@ def test_of_two_cards_it_is_told_which_side_has_which(loaded_model: Path) -> Non
         "8 × h800 for attention and 8 × h20 for FFN",
     }
     assert {each for kind, cards, each in told if cards == 1} >= {"16 × h20", "16 × h800"}
+
+
+def test_a_kind_stands_on_both_cards_side_by_side(loaded_model: Path) -> None:
+    starts = sides(ask(loaded_model, gpus="16xh20+16xh800"))
+    kinds = {(side.kind, *sorted(side.cards)): side for side in starts}
+    figures = {"tgs": 100.0, "tpot_ms_mean": 50.0}
+
+    def found(*key: str, worth: float, requests: int = 64) -> shape_search.Found:
+        fill = Fill(1, kinds[key].first.gpu_count(), 32)
+        return shape_search.Found(kinds[key], {}, requests, figures, fill, worth)
+
+    best, other = found("ep", "h800", worth=30.0), found("ep", "h20", worth=10.0)
+    second = found("ep", "h800", worth=25.0, requests=63)
+    both = found("afd", "h20", "h800", worth=35.0)
+    paired = beside_each_other([best, both, second, other])
+    assert [(each.worth, each.requests, each.beside) for each in paired] == [
+        (40.0, 64, other),
+        (35.0, 64, None),
+        (35.0, 63, other),
+    ]
+    assert paired[0].tokens_per_s == best.tokens_per_s + other.tokens_per_s
+    assert paired[0].idle_gpus == 32 - best.fill.used - other.fill.used
+
+
+def test_both_cards_are_in_what_is_told_and_written(loaded_model: Path, tmp_path: Path) -> None:
+    question = ask(loaded_model, gpus="8xh20+8xh800")
+    found = recommended(question)
+    every = recommendation_folder.roles(found)
+    (role,) = [name for name in ("answer", "other_side") if every[name].side.kind == "ep"]
+    told = every[role].as_dict(question)
+    beside = told["beside"]
+    assert told["idle_gpus"] == 0
+    assert told["tgs"] * 16 == pytest.approx(told["tokens_per_s"])
+    assert {told["on"].split(" and ")[1], beside["on"]} == {beside["on"]}
+    assert told["tokens_per_s"] > beside["tokens_per_s"] > 0
+    folder = recommendation_folder.save(found, tmp_path / "out")
+    files = recommendation_folder.with_files(found, folder)
+    scenario = sim.load(files[role]["beside"]["scenario"])
+    assert [f"{gpus} × {card}" for card, gpus in scenario.deployment.gpus_by_card()] == [
+        beside["on"]
+    ]
+    assert role == "other_side" or f"Run {told['shape']} of" in headline(found)
+    assert beside["shape"] in recommendation_page.draw(found, folder).read_text()
 
 
 @pytest.mark.nightly
