@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import resource_tracker
 from queue import SimpleQueue
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -252,12 +253,16 @@ class _Process:
     def _start(self, call: Callable[..., object]) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
         before = set(multiprocessing.active_children())
-        # Ctrl-C and the end of a terminal reach the whole group; a process that is born while they
-        # are blocked never sees them.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         # The process that Python starts beside them would tell whoever is killed of leaks.
         sys.warnoptions.append("ignore:resource_tracker")
+        # Ctrl-C and the end of a terminal reach the whole group; a process that is born while they
+        # are blocked never sees them.
+        from_terminal = {signal.SIGINT, signal.SIGHUP}
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, from_terminal)
         try:
+            # Having started the process beside them, Python lets Ctrl-C through again.
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, from_terminal)
             executor = ProcessPoolExecutor(1, context, initializer=_end_with_parent)
             self._ready = executor.submit(_import, call)
         finally:

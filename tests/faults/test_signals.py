@@ -209,3 +209,21 @@ def test_a_signal_that_a_library_wraps_is_heard_all_the_same() -> None:
 
     with pytest.raises(signals.Stopped):
         build()
+
+
+def test_no_worker_hears_what_a_terminal_sends() -> None:
+    """Anew, since the first worker of a process was born while Python let Ctrl-C through."""
+    code = """
+import signal
+from functools import partial
+from sim.parallel import processes
+
+with processes.local(2) as workers:
+    call = partial(signal.pthread_sigmask, signal.SIG_BLOCK)
+    for _item, blocked in workers.run(call, [()] * 40):
+        assert {signal.SIGINT, signal.SIGHUP} <= blocked, blocked
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=shaken.ROOT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
